@@ -1,0 +1,1 @@
+"""The adapters that ship with spaceclip_plugin: one file per family of towers."""

@@ -1,0 +1,65 @@
+"""open_clip's own VisionTransformer, and OpenAI's original of it, which has the same parts.
+
+Only the image side owns a `conv1`, so the text tower's `transformer.resblocks` are never taken. Models with a timm
+trunk belong to the timm adapter.
+
+Blocks work on (N, B, C) up to open_clip 2.24 and on (B, N, C) later. Shapes cannot tell the two apart where a batch
+has as many images as an image has tokens, so the layout is read off the modules: the attention's `batch_first`, else
+the transformer's. From 4.0 on neither has it, and the order is (B, N, C).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spaceclip_adapters.clip import OPENAI_CLIP
+from spaceclip_plugin.token_adapter import (
+    ImageStatistics,
+    TokenTowerAdapter,
+    attribute_at,
+    declared_statistics,
+    is_stack,
+)
+from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower
+
+
+class OpenClipAdapter(TokenTowerAdapter):
+    """CLIP towers whose token layout and pooling depend on version and model."""
+
+    def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
+        """The raw activation of a block as (B, N, C)."""
+        declared = attribute_at(tower.blocks[0], "attn.batch_first")
+        if declared is None:
+            declared = attribute_at(tower.module, "transformer.batch_first")
+        return raw.transpose(0, 1) if declared is False and raw.ndim == 3 else raw
+
+    def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
+        """`ln_post`, on all tokens or the pooled one; with an attentional pool (CoCa) the mean of the last block.
+
+        CoCa's pool leaves the tower's width for the embedding's, and nothing normalises the tokens before it.
+        """
+        if attribute_at(module, "attn_pool") is not None:
+            stack = attribute_at(module, self.blocks)
+            return MEAN, stack[-1] if is_stack(stack) else None
+        norm = attribute_at(module, self.context_source)
+        # `pool_type` from 2.23 on, `global_average_pool` before.
+        averages = attribute_at(module, "pool_type") == "avg" or attribute_at(module, "global_average_pool") is True
+        return MEAN if averages else self.context, norm if isinstance(norm, nn.Module) else None
+
+    def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
+        """What the model declares (`visual.image_mean`), else OpenAI's."""
+        return declared_statistics(host, path) or self.statistics
+
+
+adapter = OpenClipAdapter(
+    name="open-clip",
+    tower_classes=("VisionTransformer",),
+    patch_embedding="conv1",
+    blocks="transformer.resblocks",
+    context_source="ln_post",
+    context=CLS,
+    prefix_tokens=1,
+    # OpenAI's original calls it the input resolution.
+    image_size=("image_size", "input_resolution"),
+    statistics=OPENAI_CLIP,
+)

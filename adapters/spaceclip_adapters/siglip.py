@@ -1,0 +1,37 @@
+"""SigLIP vision towers of transformers: alone, in SiglipModel, and as the eye of PaliGemma, Gemma 3 and pi0.
+
+Fixed-resolution SigLIP 2 checkpoints use these classes too. NaFlex ones do not: their patch embedding is a linear
+layer on packed patches, and they need an adapter of their own.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from spaceclip_plugin.token_adapter import ImageStatistics, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.tower import ATTENTION_POOL, MEAN
+
+
+class SiglipAdapter(TokenTowerAdapter):
+    """SigLIP pools with an attention head; vision-language models often build the tower without it."""
+
+    def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
+        """The pooling head, or where there is none the mean of the normalised patches."""
+        head = attribute_at(module, self.context_source)
+        if isinstance(head, nn.Module) and not isinstance(head, nn.Identity):
+            return self.context, head
+        norm = attribute_at(module, "post_layernorm")
+        return MEAN, norm if isinstance(norm, nn.Module) else None
+
+
+adapter = SiglipAdapter(
+    name="siglip",
+    tower_classes=("SiglipVisionTransformer", "SiglipVisionModel"),
+    patch_embedding="embeddings.patch_embedding",
+    blocks="encoder.layers",
+    context_source="head",
+    context=ATTENTION_POOL,
+    prefix_tokens=0,
+    image_size=("config.image_size",),
+    statistics=ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+)

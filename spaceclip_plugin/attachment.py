@@ -1,0 +1,270 @@
+"""The front door: `attach_depth_head` links a live host, its tower's taps and a head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from typing_extensions import Self
+
+from spaceclip_plugin import registry, verification
+from spaceclip_plugin.depth_map import DepthMap
+from spaceclip_plugin.errors import CaptureError, ConfigError, SpaceClipError
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.taps import FrameRecorder
+from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
+
+MAX_UNREAD = 64
+"""Unread frames kept by default; a policy with three cameras stays below it for 20 steps."""
+
+_logger = logging.getLogger(__name__)
+
+
+def attach_depth_head(
+    host: nn.Module,
+    head: DepthHead | str | Path | None = None,
+    *,
+    tower: str | None = None,
+    adapter: str | Adapter | None = None,
+    max_unread: int = MAX_UNREAD,
+) -> DepthAttachment:
+    """Read depth from the vision tower of a live host.
+
+    The host is not changed: hooks keep references to activations it computes anyway, and the head stays outside it.
+    Everything is checked before the first hook is registered.
+
+    Args:
+        host: any module with a vision tower inside.
+        head: a `DepthHead`, the folder of a saved one, or None for a fresh one to train.
+        tower: module path of the tower, where the host has several.
+        adapter: name of the adapter to use, or an instance, where discovery is wrong.
+        max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+
+    Returns:
+        The attachment; also a context manager that detaches on leaving.
+
+    Raises:
+        TowerNotFoundError, AmbiguousTowerError, AdapterError, HostError: no tower, or no single one.
+        HeadMismatchError: the head does not fit the tower.
+        CheckpointError: the head's files are not a head.
+    """
+    if not isinstance(max_unread, int) or max_unread < 1:
+        raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
+    chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
+    if head is None:
+        head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
+    elif isinstance(head, (str, Path)):
+        head = DepthHead.from_pretrained(head).to(_device(chosen))
+    elif not isinstance(head, DepthHead):
+        raise ConfigError(f"head must be a DepthHead, a folder or None, got {type(head).__name__}")
+    head.check_fits(chosen.spec)
+    _warn(head, chosen.spec)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread)
+    attachment = DepthAttachment(host, head, recorder)
+    recorder.start()
+    return attachment
+
+
+class DepthAttachment:
+    """The live link of host, taps and head; made by `attach_depth_head`."""
+
+    def __init__(self, host: nn.Module, head: DepthHead, recorder: FrameRecorder) -> None:
+        self.head = head
+        self._host = host
+        self._recorder = recorder
+        self._latest: DepthMap | None = None
+        self._attached = True
+
+    @property
+    def tower(self) -> TowerSpec:
+        """The tower that is read."""
+        return self._recorder.tower.spec
+
+    @property
+    def dropped(self) -> int:
+        """Unread frames discarded so far because too many were waiting."""
+        return self._recorder.dropped
+
+    @property
+    def latest(self) -> DepthMap | None:
+        """The newest depth that `read` gave, or None before the first."""
+        return self._latest
+
+    def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
+        """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
+
+        Args:
+            output_size: (H, W) of the depth; the size of the image the tower saw if None.
+
+        Returns:
+            DepthMaps with depth (B, H, W) in metres; an empty list if the tower has not run.
+
+        Raises:
+            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, later ones stay unread.
+            ConfigError: an impossible output size.
+        """
+        maps: list[DepthMap] = []
+        training = self.head.training
+        self.head.eval()
+        frames = self._recorder.take()
+        try:
+            while frames:
+                frame = frames.pop(0)
+                maps.append(self._decode(frame, output_size))
+        except SpaceClipError:
+            self._recorder.put_back(frames)
+            raise
+        finally:
+            self.head.train(training)
+        if maps:
+            self._latest = maps[-1]
+        return maps
+
+    def refresh(self, pixels: Tensor) -> None:
+        """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
+
+        Args:
+            pixels: (B, 3, H, W), prepared as the host prepares them (`data.preparation.prepare`); moved to the tower's
+                device and dtype.
+
+        Raises:
+            ConfigError: not such a tensor, an empty batch, or the attachment is detached.
+        """
+        if not self._attached:
+            raise ConfigError("this attachment is detached; attach again to refresh")
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or 0 in pixels.shape:
+            shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
+        tower = self._recorder.tower
+        weight = next(tower.patch_embedding.parameters())
+        device = weight.device if weight.device.type != "meta" else pixels.device
+        with torch.no_grad():
+            tower.module(pixels.to(device, weight.dtype))
+
+    def features(self) -> list[TowerFeatures]:
+        """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.
+
+        Raises:
+            CaptureError: a tap did not fire or holds NaN or infinity.
+        """
+        return [self._features(frame) for frame in self._recorder.take()]
+
+    def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
+        """Call the host with these arguments, without and with its taps, and compare the outputs bit for bit.
+
+        Runs without gradients from the same random state, which is restored along with the host's buffers. Frames of
+        these calls are not kept. Eager hosts and per-block compilation are exact; this measures every other case.
+
+        Raises:
+            CaptureError: the host ran but the taps saw nothing.
+            ConfigError: the attachment is detached.
+        """
+        if not self._attached:
+            raise ConfigError("this attachment is detached; attach again to verify")
+        recorder, host = self._recorder, self._host
+        tapped = FrameRecorder(recorder.tower, recorder.taps, context=self.head.uses_context, max_frames=MAX_UNREAD)
+        device = _device(recorder.tower)
+        unread = recorder.take()
+        recorder.stop()
+        try:
+            with verification.random_state_kept(device), verification.buffers_kept(host):
+                plain_output = verification.run(host, args, kwargs)
+            tapped.start()
+            with verification.random_state_kept(device), verification.buffers_kept(host):
+                tapped_output = verification.run(host, args, kwargs)
+            frames = tapped.take()
+        finally:
+            tapped.stop()
+            recorder.start()
+            recorder.put_back(unread)
+        if not frames:
+            raise CaptureError(
+                f"the host ran, but the {self.tower} did not: these arguments call no vision, "
+                "or the host was compiled before the head was attached"
+            )
+        for frame in frames:
+            recorder.check_complete(frame)
+        identical, difference, tensors = verification.compare(plain_output, tapped_output)
+        return verification.VerifyReport(identical, difference, tensors, len(frames))
+
+    def detach(self) -> None:
+        """Remove every hook and drop unread frames. The host is as it was; may be called again."""
+        self._recorder.stop()
+        self._attached = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached" if self._attached else "detached"
+        return f"DepthAttachment({state} to the {self.tower}, taps {list(self.head.taps)})"
+
+    def _features(self, frame: RawFrame) -> TowerFeatures:
+        self._recorder.check_complete(frame)
+        tower = self._recorder.tower
+        features = tower.adapter.features(frame, tower)
+        _check_finite(features, self.head.taps, frame.index)
+        return features
+
+    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> DepthMap:
+        device = next(self.head.parameters()).device
+        features = self._features(frame)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
+            depth = self.head(features, output_size).depth_m.float()
+        valid = depth > 0
+        if features.valid is not None:
+            patches = features.valid[:, None].to(depth)
+            valid &= interpolate(patches, size=depth.shape[-2:], mode="nearest-exact")[:, 0] > 0
+        return DepthMap(
+            depth_m=depth,
+            valid=valid,
+            view=None,
+            frame=frame.index,
+            image_hw=frame.image_hw,
+            trained=self.head.trained,
+            uncertainty_m=None,
+        )
+
+
+def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> None:
+    named = {f"hidden state {tap}": features.hidden[tap] for tap in taps}
+    if features.context is not None:
+        named["the context"] = features.context
+    # A sum shows any NaN or infinity in one pass without a mask of the map's size; one transfer tells of all maps.
+    finite = torch.stack([value.sum(dtype=torch.float32) for value in named.values()]).isfinite().tolist()
+    for name, good in zip(named, finite, strict=True):
+        if not good:
+            raise CaptureError(
+                f"{name} of image call {index} holds NaN or infinity; depth from it would mean nothing. "
+                "Check the image and the host's precision."
+            )
+
+
+def _device(tower: Tower) -> torch.device:
+    # Offloaded hosts rest on the meta device; the head then starts on the CPU and moves with .to() like any module.
+    for parameter in tower.module.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    return torch.device("cpu")
+
+
+def _warn(head: DepthHead, spec: TowerSpec) -> None:
+    if not head.trained:
+        _logger.warning("the head attached to the %s has random weights: its depth means nothing until trained", spec)
+    config = head.config
+    if config.image_mean is not None and (config.image_mean, config.image_std) != (spec.image_mean, spec.image_std):
+        _logger.warning(
+            "the head was trained on images normalised with mean %s, std %s; the %s takes mean %s, std %s",
+            config.image_mean, config.image_std, spec, spec.image_mean, spec.image_std,
+        )  # fmt: skip

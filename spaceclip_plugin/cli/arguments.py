@@ -1,0 +1,81 @@
+"""Arguments that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from spaceclip_plugin.data.depth_list import DepthList
+from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
+from spaceclip_plugin.hosts import load_host
+
+_logger = logging.getLogger(__name__)
+_PYTHON = "python:"
+
+
+def add_host(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--host, --host-weights, --tower, --adapter."""
+    group = parser.add_argument_group("host")
+    group.add_argument(
+        "--host",
+        required=required,
+        metavar="HOST",
+        help="timm:NAME, hf:ID-or-folder, open_clip:NAME or python:MODULE:FUNCTION (called without arguments)",
+    )
+    group.add_argument("--host-weights", type=Path, metavar="FILE", help="safetensors file with the host's weights")
+    group.add_argument("--tower", metavar="PATH", help="module path of the tower, where the host has several")
+    group.add_argument("--adapter", metavar="NAME", help="adapter to use instead of the one that is found")
+
+
+def host_from(args: argparse.Namespace) -> nn.Module:
+    """The host that the arguments name, frozen and in eval mode."""
+    if args.host.startswith(_PYTHON):
+        if args.host_weights is not None:
+            raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
+        return _from_function(args.host.removeprefix(_PYTHON))
+    return load_host(args.host, weights=args.host_weights)
+
+
+def _from_function(target: str) -> nn.Module:
+    module_name, _, function_name = target.partition(":")
+    if not module_name or not function_name:
+        raise HostError(f"expected python:MODULE:FUNCTION, got {_PYTHON}{target}")
+    sys.path.insert(0, "")  # as `python -m` would: the user's own modules in the current folder
+    try:
+        host = getattr(importlib.import_module(module_name), function_name)()
+    except (ImportError, AttributeError) as error:
+        raise HostError(f"cannot get a host from {_PYTHON}{target}: {error}") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(host, nn.Module):
+        raise HostError(f"{_PYTHON}{target} returned a {type(host).__name__}, expected a torch.nn.Module")
+    return host.eval().requires_grad_(False)
+
+
+def add_lists(parser: argparse.ArgumentParser) -> None:
+    """--protocol, --root, --skip-bad."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--protocol",
+        choices=sorted(PROTOCOLS),
+        default="nyu-eigen",
+        help="depth encoding, crop, mask and range (default: nyu-eigen, 16-bit PNG in millimetres)",
+    )
+    group.add_argument("--root", type=Path, metavar="DIR", help="folder the list's paths start from (default: its own)")
+    group.add_argument("--skip-bad", action="store_true", help="leave out unusable lines, and list them")
+
+
+def depth_list(path: Path, args: argparse.Namespace, protocol: Protocol) -> DepthList:
+    """The samples of a list file; with --skip-bad, every file is read once and bad lines are reported."""
+    samples = DepthList(path, root=args.root, units_per_metre=protocol.depth_scale, skip_bad=args.skip_bad)
+    if args.skip_bad:
+        samples = samples.validated()
+        for line, reason in samples.skipped:
+            _logger.warning("skipped %s line %d: %s", path.name, line, reason)
+    return samples

@@ -1,0 +1,34 @@
+"""`spaceclip convert`: a published SPACE-CLIP checkpoint becomes a head of this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spaceclip_plugin.cli.result import Result
+
+NAME = "convert"
+HELP = "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint, the folder, and the taps, which a checkpoint does not tell."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--semantic-taps", type=int, nargs="+", metavar="N", help="deepest first (default: published)")
+    parser.add_argument("--structural-taps", type=int, nargs="*", metavar="N", help="default: published")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Read, check, write."""
+    from spaceclip_plugin.head.depth_head import DepthHead
+
+    head = DepthHead.from_spaceclip_checkpoint(
+        args.checkpoint,
+        semantic_taps=None if args.semantic_taps is None else tuple(args.semantic_taps),
+        structural_taps=None if args.structural_taps is None else tuple(args.structural_taps),
+    )
+    folder = head.save_pretrained(args.out)
+    config = head.config
+    text = f"{folder}: {config.architecture}, width {config.width}, taps {list(head.taps)}, context {config.context}"
+    return Result(text, {"head": str(folder), "config": config.to_dict()})

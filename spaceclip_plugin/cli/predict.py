@@ -1,0 +1,94 @@
+"""`spaceclip predict`: depth of photos, as files."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from spaceclip_plugin.camera import Intrinsics
+from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.errors import ConfigError
+
+NAME = "predict"
+HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Host, head, photos and where to write."""
+    arguments.add_host(parser)
+    parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="folder of a trained head")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
+    parser.add_argument(
+        "--intrinsics",
+        metavar="FX,FY,CX,CY|FILE",
+        help="of the photos in pixels, or a text file with the 3x3 matrix; writes a PLY point cloud per photo",
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: two forwards")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Read every photo before the host is loaded, so that a wrong path costs nothing."""
+    from spaceclip_plugin.data.image_files import read_rgb
+
+    twice = [name for name, count in Counter(path.stem for path in args.images).items() if count > 1]
+    if twice:
+        raise ConfigError(f"two photos are called {twice[0]!r}, and so would be their files; predict them separately")
+    photos = [read_rgb(path) for path in args.images]
+    cameras = [_intrinsics(args.intrinsics, (photo.shape[0], photo.shape[1])) for photo in photos]
+    host = arguments.host_from(args)
+
+    from spaceclip_plugin.attachment import attach_depth_head
+    from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
+    from spaceclip_plugin.prediction import predict
+
+    written = []
+    with attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment:
+        for path, photo, camera in zip(args.images, photos, cameras, strict=True):
+            depth = predict(attachment, [photo], output_hw=(photo.shape[0], photo.shape[1]), flip=args.flip)
+            files = {
+                "depth_mm": args.out / f"{path.stem}_depth.png",
+                "picture": args.out / f"{path.stem}_picture.png",
+            }
+            depth.save_png16(files["depth_mm"])
+            row = PanelRow(photo, depth.depth_m[0].cpu().numpy(), valid=depth.valid[0].cpu().numpy())
+            write_png(files["picture"], depth_panel([row]))
+            if camera is not None:
+                files["points"] = args.out / f"{path.stem}.ply"
+                depth.save_ply(files["points"], camera, image=photo)
+            shown = depth.depth_m[depth.valid]
+            written.append(
+                {
+                    "image": str(path),
+                    "median_depth_m": float(shown.median()) if shown.numel() else None,
+                    "trained": depth.trained,
+                    "files": {kind: str(file) for kind, file in files.items()},
+                }
+            )
+    lines = []
+    for item in written:
+        median = item["median_depth_m"]
+        lines.append(f"{item['image']}: median depth {'none' if median is None else f'{median:.2f} m'}")
+        lines += [f"  {kind}: {file}" for kind, file in item["files"].items()]  # type: ignore[attr-defined]
+    return Result("\n".join(lines), {"predictions": written})
+
+
+def _intrinsics(text: str | None, image_hw: tuple[int, int]) -> Intrinsics | None:
+    if text is None:
+        return None
+    import numpy as np
+    import torch
+
+    source = Path(text)
+    try:
+        numbers = np.loadtxt(source).reshape(-1) if source.is_file() else np.array([float(x) for x in text.split(",")])
+    except ValueError as error:
+        raise ConfigError(f"--intrinsics takes FX,FY,CX,CY or a file with a 3x3 matrix, got {text!r}: {error}") from error
+    if numbers.size == 9:
+        return Intrinsics.from_matrix(torch.from_numpy(numbers.reshape(3, 3)), image_hw)
+    if numbers.size != 4:
+        raise ConfigError(f"--intrinsics takes 4 numbers or a 3x3 matrix, got {numbers.size} numbers in {text!r}")
+    fx, fy, cx, cy = numbers.tolist()
+    return Intrinsics(fx, fy, cx, cy, image_hw)

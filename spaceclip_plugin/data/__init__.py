@@ -1,0 +1,1 @@
+"""Synthetic and recorded RGB-D: lists, image files, rendered scenes."""

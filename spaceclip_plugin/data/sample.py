@@ -1,0 +1,38 @@
+"""One RGB-D sample, and what every data source is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from spaceclip_plugin.camera import Intrinsics
+
+
+@dataclass(frozen=True, eq=False)
+class DepthSample:
+    """An image and its metric depth.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        depth_m: (H, W) float32 metres along the optical axis; 0 where unknown, never NaN.
+        name: where it comes from, for messages ("train.txt:12 rgb/00012.jpg").
+        intrinsics: of `depth_m`, where known.
+    """
+
+    image: npt.NDArray[np.uint8]
+    depth_m: npt.NDArray[np.float32]
+    name: str
+    intrinsics: Intrinsics | None = None
+
+
+class DepthSource(Protocol):
+    """Random access to RGB-D samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> DepthSample:
+        """Raises DataError, naming the sample, where it cannot be read."""
+        ...

@@ -1,0 +1,233 @@
+"""DepthMap: what one image call of a host says about depth, and its ways out: points, pictures, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.files import atomic_path
+from spaceclip_plugin.pictures import colorize_depth, write_png
+
+IntrinsicsLike = Intrinsics | Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+"""`Intrinsics` of the view at any resolution, or a 3x3 matrix K in pixels of the depth map's own H x W."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DepthMap:
+    """Metric depth of a batch of images: what the tower saw in one image call.
+
+    Attributes:
+        depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
+        valid: (B, H, W) bool, False where there is no depth (padding, masked patches).
+        view: name of the camera, or None where the host does not tell.
+        frame: number of the image call since attaching, from 0.
+        image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
+        trained: False where the head has random weights and the numbers mean nothing.
+        uncertainty_m: (B, H, W) float32 standard deviation in metres, or None where the head gives none.
+
+    Raises:
+        ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
+    """
+
+    depth_m: Tensor
+    valid: Tensor
+    view: str | None
+    frame: int
+    image_hw: tuple[int, int]
+    trained: bool
+    uncertainty_m: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.depth_m.shape)
+        if len(shape) != 3 or min(shape[1:]) < 1:
+            raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
+        if len(self.image_hw) != 2 or min(self.image_hw) < 1:
+            raise ConfigError(f"image_hw is (height, width) of at least 1x1 pixels, got {self.image_hw}")
+        self._check_like_depth("depth_m", self.depth_m, torch.float32)
+        self._check_like_depth("valid", self.valid, torch.bool)
+        sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
+        if self.uncertainty_m is not None:
+            self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
+            sane &= torch.isfinite(self.uncertainty_m) & (self.uncertainty_m >= 0)
+        if not sane.all():  # one question to the device, so that a GPU waits once
+            raise ConfigError(
+                f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
+                "mark pixels without depth in `valid` and give them depth 0"
+            )
+
+    def _check_like_depth(self, name: str, values: Tensor, dtype: torch.dtype) -> None:
+        wanted = (tuple(self.depth_m.shape), dtype, self.depth_m.device)
+        given = (tuple(values.shape), values.dtype, values.device)
+        if given != wanted:
+            raise ConfigError(
+                f"{name} must have shape {wanted[0]}, {wanted[1]}, on {wanted[2]}; "
+                f"got {given[0]}, {given[1]}, on {given[2]}"
+            )
+
+    def __len__(self) -> int:
+        """Number of images, B."""
+        return len(self.depth_m)
+
+    def __getitem__(self, index: int) -> DepthMap:
+        """The depth of one image, as a batch of one; shares memory with the whole.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"image {index} of a depth map of {size}")
+        one = slice(index % size, index % size + 1)
+        uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m[one]
+        return replace(self, depth_m=self.depth_m[one], valid=self.valid[one], uncertainty_m=uncertainty_m)
+
+    def __iter__(self) -> Iterator[DepthMap]:
+        """One batch of one after another."""
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(side) for side in self.depth_m.shape)
+        depth = self.depth_m[self.valid]
+        median = f"median {depth.median():.2f} m" if depth.numel() else "no depth"
+        share = 100 * depth.numel() / max(1, self.valid.numel())
+        name = f"view={self.view!r}, frame={self.frame}, trained={self.trained}"
+        return f"DepthMap({shape}, {median}, {share:.0f} % valid, {name})"
+
+    def to(self, device: torch.device | str) -> DepthMap:
+        """The same depth on another device."""
+        uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m.to(device)
+        return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
+
+    def points(self, intrinsics: IntrinsicsLike) -> Tensor:
+        """Every pixel as a point in the camera frame; select with `valid`.
+
+        Args:
+            intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
+                3x3 matrix K. A matrix carries no image size: it is taken in pixels of this depth map's own H x W, not
+                of the camera's full image. Where the host crops or pads before its tower, apply
+                `Intrinsics.cropped` first.
+
+        Returns:
+            (B, H, W, 3) float32 metres: x right, y down, z forward.
+
+        Raises:
+            ConfigError: not intrinsics of a pinhole camera without skew.
+        """
+        return back_project(self.depth_m, self._camera(intrinsics))
+
+    def _camera(self, intrinsics: IntrinsicsLike) -> Intrinsics:
+        if isinstance(intrinsics, Intrinsics):
+            return intrinsics
+        height, width = self.depth_m.shape[1:]
+        if isinstance(intrinsics, Tensor):
+            return Intrinsics.from_matrix(intrinsics, (height, width))
+        try:
+            matrix = np.array(intrinsics, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"intrinsics are Intrinsics or a 3x3 matrix, got {intrinsics!r}") from error
+        return Intrinsics.from_matrix(torch.from_numpy(matrix), (height, width))
+
+    def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+        """Depth as colour: near warm, far cool, invalid dark grey.
+
+        Args:
+            depth_range_m: (near, far) at the ends of the colour map; None: what shows the whole batch well. Give it
+                where pictures are to be compared.
+
+        Returns:
+            (B, H, W, 3) uint8 RGB.
+
+        Raises:
+            ConfigError: the range is not finite with 0 <= near < far.
+        """
+        return colorize_depth(_to_numpy(self.depth_m), _to_numpy(self.valid), depth_range_m=depth_range_m)
+
+    def save_png16(self, path: str | os.PathLike[str]) -> None:
+        """Write a 16-bit PNG of whole millimetres, 0 where invalid (the encoding of NYU, LeRobot and ROS 16UC1).
+
+        The encoding ends at 65.535 m: what lies beyond is written as 0, invalid; so is depth under half a millimetre.
+
+        Raises:
+            ConfigError: the map holds more than one image.
+            OSError: the disk refuses the write.
+        """
+        self._check_single("save_png16")
+        millimetres = np.rint(_to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
+        known = _to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
+        write_png(path, np.where(known, millimetres, 0).astype(np.uint16))
+
+    def save_ply(
+        self,
+        path: str | os.PathLike[str],
+        intrinsics: IntrinsicsLike,
+        *,
+        image: Tensor | npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Write the valid points as a binary little-endian PLY: x y z in metres, and red green blue with an image.
+
+        Args:
+            path: of the file; missing folders are created.
+            intrinsics: as for `points`.
+            image: (H', W', 3) uint8 RGB of the same view, at any resolution; the pixel at each point's centre is taken.
+
+        Raises:
+            ConfigError: the map holds more than one image, or an argument is not as above.
+            OSError: the disk refuses the write.
+        """
+        self._check_single("save_ply")
+        valid = _to_numpy(self.valid[0])
+        fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
+        if image is not None:
+            fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
+        vertices = np.empty(int(valid.sum()), dtype=fields)
+        points = _to_numpy(self.points(intrinsics)[0])[valid]
+        for axis, name in enumerate(("x", "y", "z")):
+            vertices[name] = points[:, axis]
+        if image is not None:
+            colours = _sampled(image, valid.shape)[valid]
+            for channel, name in enumerate(("red", "green", "blue")):
+                vertices[name] = colours[:, channel]
+        types = {"<f4": "float", "u1": "uchar"}
+        header = [
+            "ply",
+            "format binary_little_endian 1.0",
+            "comment metres, camera frame: x right, y down, z forward",
+            *([] if self.trained else ["comment of an untrained head: the numbers mean nothing"]),
+            f"element vertex {len(vertices)}",
+            *(f"property {types[kind]} {name}" for name, kind in fields),
+            "end_header",
+        ]
+        with atomic_path(path) as temporary:
+            temporary.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
+
+    def _check_single(self, method: str) -> None:
+        if len(self) != 1:
+            raise ConfigError(
+                f"{method} writes one image, this depth map holds {len(self)}; pick one: depth[i].{method}(...)"
+            )
+
+
+def _to_numpy(values: Tensor) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy()
+
+
+def _sampled(image: Tensor | npt.NDArray[np.uint8], hw: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) colours of an image at the pixel centres of a grid of size `hw` over the same view."""
+    pixels = _to_numpy(image) if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
+        raise ConfigError(f"image must be (H, W, 3) uint8 RGB, got {pixels.dtype} of shape {pixels.shape}")
+    rows, columns = (
+        ((np.arange(count) + 0.5) * size / count).astype(np.intp)
+        for count, size in zip(hw, pixels.shape[:2], strict=True)
+    )
+    sampled: npt.NDArray[np.uint8] = pixels[rows[:, None], columns]
+    return sampled

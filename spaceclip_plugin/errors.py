@@ -1,0 +1,71 @@
+"""Every error this package raises on purpose.
+
+SpaceClipError
+├── ConfigError              a setting, key or value that cannot be
+├── HostError                the host model, or what was asked of it
+│   ├── TowerNotFoundError   no vision tower, or none of that name
+│   ├── AmbiguousTowerError  several towers and none chosen
+│   ├── AdapterError         an adapter is unknown, clashes or does not understand its tower
+│   └── CaptureError         the host ran, but the taps did not see what they must
+├── HeadMismatchError        a head that does not fit the tower
+├── CheckpointError          a file that is not the head it should be
+├── DataError                an image, depth map, list or folder
+└── TrainingError            a run that cannot start or must stop
+
+A message says what was given, what was expected and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SpaceClipError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigError(SpaceClipError, ValueError):
+    """A setting, key or value that cannot be."""
+
+
+class HostError(SpaceClipError):
+    """The host model, or what was asked of it."""
+
+
+class TowerNotFoundError(HostError, LookupError):
+    """The host has no vision tower that can be tapped, or none of that name."""
+
+
+class AmbiguousTowerError(HostError, LookupError):
+    """The host has several vision towers and none was chosen."""
+
+
+class AdapterError(HostError):
+    """An adapter is unknown, clashes with another, or does not understand its tower."""
+
+
+class CaptureError(HostError, RuntimeError):
+    """The host ran, but the taps did not see what they must."""
+
+
+class HeadMismatchError(SpaceClipError, ValueError):
+    """A head that does not fit the tower it is attached to."""
+
+
+class CheckpointError(SpaceClipError, ValueError):
+    """A weight or config file that is not the head it should be."""
+
+
+class DataError(SpaceClipError, ValueError):
+    """An image, depth map, list or folder that cannot be used."""
+
+
+class TrainingError(SpaceClipError, RuntimeError):
+    """A run that cannot start or must stop."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` when a known name is close to `name`, else an empty string."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,0 +1,111 @@
+"""The nine figures by which metric depth is compared, for one image, and their mean over images.
+
+Definitions: Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014),
+section 4.2, and the KITTI depth benchmark (SILog). Which pixels count is the caller's business: see `protocols`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.errors import DataError
+
+
+@dataclass(frozen=True)
+class DepthMetrics:
+    """Errors of predicted metres d against true metres g, over the valid pixels of one image or a mean over images.
+
+    Attributes:
+        abs_rel: mean |d - g| / g.
+        sq_rel: mean (d - g)^2 / g, in metres.
+        rmse: root of mean (d - g)^2, in metres.
+        rmse_log: root of mean (ln d - ln g)^2.
+        log10: mean |log10 d - log10 g|.
+        silog: 100 times the standard deviation (over n, not n - 1) of ln d - ln g.
+        delta1: share of pixels with max(d / g, g / d) < 1.25.
+        delta2: the same below 1.25^2.
+        delta3: the same below 1.25^3.
+    """
+
+    abs_rel: float
+    sq_rel: float
+    rmse: float
+    rmse_log: float
+    log10: float
+    silog: float
+    delta1: float
+    delta2: float
+    delta3: float
+
+
+def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> DepthMetrics:
+    """Metrics of one image on its valid pixels, computed in float64 on the CPU.
+
+    Nothing is clipped, resized or rescaled here: a prediction that cannot be compared is an error, not a number.
+
+    Args:
+        prediction_m: (H, W) predicted metres.
+        target_m: (H, W) true metres.
+        valid: (H, W) bool, the pixels that count.
+
+    Raises:
+        DataError: shapes differ, `valid` is not bool or marks nothing, or a marked pixel of either map is not a
+            finite positive depth.
+    """
+    if prediction_m.ndim != 2 or prediction_m.shape != target_m.shape or target_m.shape != valid.shape:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (prediction_m, target_m, valid))
+        raise DataError(
+            f"prediction, target and valid must share one (H, W) shape, got {shapes}; "
+            "resize the prediction to the target first, as Protocol.score does"
+        )
+    if valid.dtype != torch.bool:
+        raise DataError(f"valid must be a bool mask, got {valid.dtype}; compare it, for example target_m > 0")
+    mask = valid.cpu()
+    if not bool(mask.any()):
+        raise DataError("no valid pixel to compare; skip this image or check its ground truth")
+    predicted = _positive(prediction_m.detach().cpu().double()[mask], "prediction")
+    true = _positive(target_m.detach().cpu().double()[mask], "target")
+
+    difference = predicted - true
+    log_ratio = predicted.log() - true.log()
+    ratio = torch.maximum(predicted / true, true / predicted)
+    return DepthMetrics(
+        abs_rel=float((difference.abs() / true).mean()),
+        sq_rel=float((difference.square() / true).mean()),
+        rmse=float(difference.square().mean().sqrt()),
+        rmse_log=float(log_ratio.square().mean().sqrt()),
+        log10=float((predicted.log10() - true.log10()).abs().mean()),
+        silog=100.0 * float(log_ratio.std(correction=0)),
+        delta1=float((ratio < 1.25).double().mean()),
+        delta2=float((ratio < 1.25**2).double().mean()),
+        delta3=float((ratio < 1.25**3).double().mean()),
+    )
+
+
+def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
+    """The mean over images of each metric: every image counts alike, however many valid pixels it has.
+
+    Raises:
+        DataError: no image at all.
+    """
+    if not per_image:
+        raise DataError("no image was scored, so there is no mean; check that the list of samples is not empty")
+    names = [field.name for field in dataclasses.fields(DepthMetrics)]
+    return DepthMetrics(**{name: sum(getattr(m, name) for m in per_image) / len(per_image) for name in names})
+
+
+def _positive(depth_m: Tensor, role: str) -> Tensor:
+    """`depth_m` itself, once every value is known to be a finite positive depth."""
+    bad = ~(torch.isfinite(depth_m) & (depth_m > 0))
+    if bool(bad.any()):
+        example = float(depth_m[bad][0])
+        raise DataError(
+            f"{role} has {int(bad.sum())} of {bad.numel()} valid pixels that are not a finite positive depth, "
+            f"for example {example}; clip it to the depth range of the protocol or leave those pixels out of valid"
+        )
+    return depth_m

@@ -1,0 +1,256 @@
+"""Which pixels are compared, and how a prediction gets onto them: the evaluation protocols of NYU and KITTI.
+
+Sources: Eigen et al. 2014 (NYU and KITTI regions), Garg et al. 2016 (KITTI region), the KITTI benchmark crop. The
+"spaceclip" protocols are those behind the figures of arXiv 2601.17657 and serve only to compare with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.errors import ConfigError, DataError, nearest
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics
+
+_KB_CROP_HW = (352, 1216)
+
+
+@dataclass(frozen=True)
+class PixelRegion:
+    """Rows [top, bottom) and columns [left, right) of an image of exactly `image_hw`."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    image_hw: tuple[int, int]
+
+    def slices(self, image_hw: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns; DataError for an image of another size, where the region has no meaning."""
+        if image_hw != self.image_hw:
+            raise DataError(
+                f"this protocol's mask is defined on {self.image_hw[0]}x{self.image_hw[1]} (HxW) images, "
+                f"got {image_hw[0]}x{image_hw[1]}; use the original images or a protocol without a fixed size"
+            )
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True)
+class FractionRegion:
+    """Rows [top, bottom) and columns [left, right) as fractions of the image's height and width."""
+
+    top: float
+    bottom: float
+    left: float
+    right: float
+
+    def slices(self, image_hw: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns, each edge rounded down to a pixel as in the published evaluations."""
+        height, width = image_hw
+        rows = slice(int(self.top * height), int(self.bottom * height))
+        return rows, slice(int(self.left * width), int(self.right * width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How one published evaluation turns a prediction and a sample into metrics.
+
+    Attributes:
+        name: key in `PROTOCOLS`.
+        description: one line for people.
+        depth_scale: units of the data set's depth PNG per metre.
+        max_depth_m, min_depth_m: ground truth counts strictly between them; predictions are clipped to them.
+        region: the part of the target that counts; None for all of it.
+        kb_crop: the host sees the KITTI benchmark crop, bottom 352 rows and centre 1216 columns.
+        resized_hw: the target is resized (nearest pixel centre) to this size first; None keeps its own.
+    """
+
+    name: str
+    description: str
+    depth_scale: float
+    max_depth_m: float
+    min_depth_m: float = 1e-3
+    region: PixelRegion | FractionRegion | None = None
+    kb_crop: bool = False
+    resized_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.depth_scale) and self.depth_scale > 0):
+            raise ConfigError(f"protocol {self.name!r}: depth_scale must be positive and finite, is {self.depth_scale}")
+        if not 0 < self.min_depth_m < self.max_depth_m < math.inf:
+            raise ConfigError(
+                f"protocol {self.name!r}: needs 0 < min_depth_m < max_depth_m, both finite, "
+                f"got {self.min_depth_m} and {self.max_depth_m}"
+            )
+        if self.kb_crop and self.resized_hw is not None:
+            raise ConfigError(f"protocol {self.name!r}: kb_crop and resized_hw exclude each other; choose one")
+
+    def crop_box(self, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of what the host sees, in pixels of an image of size `image_hw`.
+
+        Raises:
+            DataError: the image is smaller than the KITTI benchmark crop.
+        """
+        height, width = image_hw
+        if not self.kb_crop:
+            return 0, 0, height, width
+        crop_height, crop_width = _KB_CROP_HW
+        if height < crop_height or width < crop_width:
+            raise DataError(
+                f"protocol {self.name!r} crops {crop_height}x{crop_width} (HxW) from the image, got {height}x{width}; "
+                "use the original KITTI images, or 'spaceclip-kitti', which does not crop"
+            )
+        return height - crop_height, (width - crop_width) // 2, crop_height, crop_width
+
+    def target_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Size on which prediction and ground truth are compared."""
+        return self.resized_hw or image_hw
+
+    def mask(self, image_hw: tuple[int, int]) -> Tensor:
+        """(H, W) bool of size `target_hw(image_hw)`: pixels inside both the region and the crop.
+
+        Raises:
+            DataError: the protocol does not know images of this size.
+        """
+        target_hw = self.target_hw(image_hw)
+        top, left, height, width = self._paste_box(image_hw)
+        mask = torch.zeros(target_hw, dtype=torch.bool)
+        mask[top : top + height, left : left + width] = True
+        if self.region is None:
+            return mask
+        region = torch.zeros_like(mask)
+        region[self.region.slices(target_hw)] = True
+        return mask & region
+
+    def input_image(self, sample: DepthSample) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB that the host must see: the sample's image, cropped where the protocol crops.
+
+        Raises:
+            DataError: the image is too small for the crop.
+        """
+        with _naming(sample):
+            top, left, height, width = self.crop_box((sample.image.shape[0], sample.image.shape[1]))
+        return np.ascontiguousarray(sample.image[top : top + height, left : left + width])
+
+    def score(self, prediction_m: Tensor, sample: DepthSample) -> DepthMetrics:
+        """Metrics of a prediction for `input_image(sample)`.
+
+        The prediction is resized (bilinear, half-pixel centres) to the size of the crop, pasted where the crop was
+        and clipped to the depth range; pixels count where the ground truth is in range and the mask is true.
+
+        Args:
+            prediction_m: (h, w) metres, any size, of what `input_image` returned.
+            sample: the image's ground truth.
+
+        Raises:
+            DataError: the prediction is not a finite (h, w) map, the sample has a size the protocol does not know, or
+                none of its pixels is valid under the mask. Names the sample.
+        """
+        if prediction_m.ndim != 2:
+            shape = tuple(prediction_m.shape)
+            raise DataError(f"{sample.name}: expected a prediction of shape (h, w), got {shape}; score image by image")
+        if not bool(torch.isfinite(prediction_m).all()):
+            raise DataError(f"{sample.name}: expected finite metres, got a prediction with NaN or infinity")
+        image_hw = (sample.depth_m.shape[0], sample.depth_m.shape[1])
+        with _naming(sample):
+            mask = self.mask(image_hw)
+            top, left, height, width = self._paste_box(image_hw)
+        target_m = self._target(sample)
+        valid = mask & (target_m > self.min_depth_m) & (target_m < self.max_depth_m)
+        if not bool(valid.any()):
+            raise DataError(
+                f"{sample.name}: no ground truth between {self.min_depth_m} and {self.max_depth_m} m under the mask of "
+                f"protocol {self.name!r}; leave this sample out or check the depth encoding"
+            )
+        whole_m = torch.full(target_m.shape, self.min_depth_m)
+        crop_m = prediction_m.detach().cpu().float()[None, None]
+        crop_m = functional.interpolate(crop_m, (height, width), mode="bilinear", align_corners=False)
+        whole_m[top : top + height, left : left + width] = crop_m[0, 0]
+        return depth_metrics(whole_m.clamp(self.min_depth_m, self.max_depth_m), target_m, valid=valid)
+
+    def _paste_box(self, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+        """`crop_box` in pixels of the target instead of the image."""
+        return self.crop_box(image_hw) if self.resized_hw is None else (0, 0, *self.resized_hw)
+
+    def _target(self, sample: DepthSample) -> Tensor:
+        target_m = torch.from_numpy(np.array(sample.depth_m, dtype=np.float32))
+        if self.resized_hw is None:
+            return target_m
+        # "nearest-exact" samples at pixel centres like Pillow, with which the figures were made; "nearest" does not.
+        return functional.interpolate(target_m[None, None], self.resized_hw, mode="nearest-exact")[0, 0]
+
+
+@contextmanager
+def _naming(sample: DepthSample) -> Iterator[None]:
+    """Puts the sample's name in front of a DataError from inside."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{sample.name}: {error}") from error
+
+
+_KITTI_EIGEN = FractionRegion(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229)
+_KITTI_GARG = FractionRegion(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229)
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="nyu-eigen",
+            description="NYU, Eigen region of 480x640, 10 m",
+            depth_scale=1000.0,
+            max_depth_m=10.0,
+            region=PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640)),
+        ),
+        Protocol(
+            name="kitti-eigen",
+            description="KITTI, benchmark crop, Eigen region of the native size after pasting back (BTS variant), 80 m",
+            depth_scale=256.0,
+            max_depth_m=80.0,
+            region=_KITTI_EIGEN,
+            kb_crop=True,
+        ),
+        Protocol(
+            name="kitti-garg",
+            description="KITTI, benchmark crop, Garg region of the native size after pasting back (BTS variant), 80 m",
+            depth_scale=256.0,
+            max_depth_m=80.0,
+            region=_KITTI_GARG,
+            kb_crop=True,
+        ),
+        Protocol(
+            name="spaceclip-nyu",
+            description="NYU as SPACE-CLIP scored it: whole image, 10 m",
+            depth_scale=1000.0,
+            max_depth_m=10.0,
+        ),
+        Protocol(
+            name="spaceclip-kitti",
+            description="KITTI as SPACE-CLIP scored it: no crop, target resized to 352x704, Eigen region of that, 80 m",
+            depth_scale=256.0,
+            max_depth_m=80.0,
+            region=_KITTI_EIGEN,
+            resized_hw=(352, 704),
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> Protocol:
+    """The protocol called `name`.
+
+    Raises:
+        ConfigError: there is none of that name; says which there are.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"unknown protocol {name!r}{nearest(name, PROTOCOLS)}; known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]

@@ -1,0 +1,127 @@
+"""Files that are whole or absent: atomic writes, and a strict reader of small JSON objects."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from spaceclip_plugin.errors import CheckpointError, ConfigError
+
+MAX_JSON_BYTES = 1 << 20
+"""A config of this package has a few kilobytes; what is far larger is not one, and is not parsed."""
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    Readers see the old file or the new one, never a part: the content is on the disk before the rename. Missing parent
+    folders are created. Where `path` is a symbolic link, the link is replaced and what it points to is left alone.
+
+        with atomic_path("head.safetensors") as temporary:
+            save_file(tensors, temporary)
+
+    Args:
+        path: where the file shall be.
+
+    Yields:
+        A path of the same suffix in the same folder, for the block to write one file to.
+
+    Raises:
+        ConfigError: `path` is a folder, or its parent cannot be created.
+        OSError: the disk refuses the write.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ConfigError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create the folder of {str(target)!r} ({error.strerror}); choose a folder you can write to"
+        ) from error
+    # Not tempfile: its files are private to the user (mode 0600), and the rename would keep them so.
+    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}.tmp{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, object]:
+    """The JSON object in a file that may come from anywhere.
+
+    Stricter than `json.load`: UTF-8 only, at most `MAX_JSON_BYTES`, no key twice, every number finite.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds anything else; the message names the file.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise CheckpointError(f"{str(source)!r} is not a file; expected a JSON file, check the path")
+    try:
+        with source.open("rb") as handle:
+            raw = handle.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(source)!r} ({error.strerror}); check its permissions") from error
+    if len(raw) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{str(source)!r} is larger than {MAX_JSON_BYTES} bytes, expected a small JSON file")
+    try:
+        content = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_object_without_duplicates,
+            parse_float=_finite_float,
+            parse_constant=_finite_float,
+        )
+    except RecursionError as error:
+        raise CheckpointError(f"{str(source)!r} nests too deeply to be one of our JSON files") from error
+    except ValueError as error:  # malformed JSON, bytes that are not UTF-8, and what the hooks refuse
+        raise CheckpointError(
+            f"{str(source)!r} is not valid JSON: {error}; write it anew or download it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(source)!r} holds a JSON {type(content).__name__}, expected an object {{...}}")
+    return content
+
+
+def write_json(path: str | os.PathLike[str], obj: Mapping[str, object]) -> None:
+    """Write an object as indented UTF-8 JSON, keys in the order given, atomically.
+
+    Raises:
+        ConfigError: `obj` holds a value JSON has no word for (NaN, infinity, a tensor); nothing is written.
+        OSError: the disk refuses the write.
+    """
+    try:
+        text = json.dumps(dict(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"cannot write {str(path)!r} as JSON: {error}; give finite numbers, strings, lists and objects"
+        ) from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Python would keep the last of two equal keys, other readers the first: a file may not mean two things."""
+    content: dict[str, object] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} appears twice")
+        content[key] = value
+    return content
+
+
+def _finite_float(text: str) -> float:
+    """Also catches 1e999, which is valid JSON and infinite in Python."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value

@@ -1,0 +1,1 @@
+"""Depth heads: one file per architecture behind one class."""

@@ -1,0 +1,140 @@
+"""What a head is and what it was made for: everything in config.json but the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.head import fields
+from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.head.decoder import DecoderOptions
+from spaceclip_plugin.tower import CLS, CONTEXT_KINDS, TowerSpec
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class DepthHeadConfig:
+    """A head's architecture and the tower it reads.
+
+    Attributes:
+        architecture: a name in `head.architectures.ARCHITECTURES`.
+        options: that architecture's settings, taps included; a mapping is checked and converted, None gives defaults.
+        width: channels of the tower's tokens, C.
+        blocks: transformer blocks of the tower; None where unknown (an imported checkpoint).
+        context: kind of the tower's global vector (`tower.CONTEXT_KINDS`); None where unknown.
+        image_mean, image_std: the tower's input statistics; None where unknown.
+        depth_range_m: nearest and farthest depth the head was made for, in metres.
+        base_model: what the tower is, for people ("timm:deit_tiny_patch16_224").
+        trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
+    """
+
+    architecture: str = DEFAULT_ARCHITECTURE
+    options: DecoderOptions = None  # type: ignore[assignment]
+    width: int = 768
+    blocks: int | None = 12
+    context: str | None = CLS
+    image_mean: tuple[float, float, float] | None = None
+    image_std: tuple[float, float, float] | None = None
+    depth_range_m: tuple[float, float] = (1e-3, 10.0)
+    base_model: str | None = None
+    trained_on: str | None = None
+
+    def __post_init__(self) -> None:
+        kind = architecture(self.architecture).options
+        options = self.options
+        if options is None:
+            options = kind() if self.blocks is None else kind.for_blocks(fields.whole("blocks", self.blocks, 1, 512))
+        elif isinstance(options, Mapping):
+            options = fields.build(kind, options, where=f"options of {self.architecture!r}")
+        if not isinstance(options, kind):
+            raise ConfigError(f"options of {self.architecture!r} must be {kind.__name__}, got {type(options).__name__}")
+        object.__setattr__(self, "options", options)
+        self._check_tower()
+        low, high = fields.reals("depth_range_m", self.depth_range_m, 1e-6, 1e5, length=2)
+        if low >= high:
+            raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
+        object.__setattr__(self, "depth_range_m", (low, high))
+        for name in ("base_model", "trained_on"):
+            if getattr(self, name) is not None:
+                fields.text(name, getattr(self, name))
+
+    def _check_tower(self) -> None:
+        fields.whole("width", self.width, 1, 16384)
+        if self.blocks is not None:
+            fields.whole("blocks", self.blocks, 1, 512)
+            if self.options.taps[-1] > self.blocks:
+                raise ConfigError(
+                    f"tap {self.options.taps[-1]} lies beyond a tower of {self.blocks} blocks; "
+                    f"hidden states run from 0 to {self.blocks}"
+                )
+        if self.context is not None and self.context not in CONTEXT_KINDS:
+            raise ConfigError(f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {self.context!r}")
+        for name, low in (("image_mean", -10.0), ("image_std", 1e-6)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, fields.reals(name, value, low, 1e3, length=3))
+
+    @classmethod
+    def for_tower(cls, spec: TowerSpec, *, architecture_name: str | None = None, **overrides: Any) -> DepthHeadConfig:
+        """A config for that tower, taps scaled to its depth; overrides name fields of the config or of its options.
+
+        Raises:
+            ConfigError: an unknown override or an impossible value.
+        """
+        name = architecture_name or DEFAULT_ARCHITECTURE
+        kind = architecture(name).options
+        option_names = {f.name for f in dataclasses.fields(kind)}
+        chosen = {key: value for key, value in overrides.items() if key in option_names}
+        options = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
+        own = {key: value for key, value in overrides.items() if key not in option_names}
+        tower = {
+            "width": spec.width,
+            "blocks": spec.blocks,
+            "context": spec.context,
+            "image_mean": spec.image_mean,
+            "image_std": spec.image_std,
+        }
+        return fields.build(cls, {"architecture": name, "options": options, **tower, **own}, where="overrides")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping; `from_dict` gives an equal config back."""
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DepthHeadConfig:
+        """The config that `to_dict` wrote.
+
+        Raises:
+            ConfigError: another format version, an unknown or missing key, or an impossible value.
+        """
+        values = dict(values)
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise ConfigError(f"format_version must be {FORMAT_VERSION}, got {version!r}; update spaceclip_plugin?")
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
+        if missing:
+            raise ConfigError(f"missing key {missing[0]!r}; a head's config names every field")
+        if not isinstance(values["options"], Mapping):
+            raise ConfigError(f"options must be an object, got {values['options']!r}")
+        options_kind = architecture(values["architecture"]).options
+        absent = [f.name for f in dataclasses.fields(options_kind) if f.name not in values["options"]]
+        if absent:
+            raise ConfigError(f"options: missing key {absent[0]!r}")
+        return fields.build(cls, values, where="config")
+
+    def mismatches(self, spec: TowerSpec) -> list[str]:
+        """Why a head of this config does not fit that tower; empty when it does. Both sides are named."""
+        found = []
+        if self.width != spec.width:
+            found.append(f"the head reads tokens of width {self.width}, the tower's have {spec.width}")
+        if self.blocks is not None and self.blocks != spec.blocks:
+            found.append(f"the head was made for {self.blocks} blocks, the tower has {spec.blocks}")
+        if self.options.taps[-1] > spec.blocks:
+            found.append(f"the head taps hidden state {self.options.taps[-1]}, the tower's last is {spec.blocks}")
+        if self.options.uses_context and self.context is not None and self.context != spec.context:
+            found.append(f"the head reads a {self.context!r} context, the tower gives {spec.context!r}")
+        return found

@@ -1,0 +1,51 @@
+"""What every head architecture provides: options that can be checked and scaled, and a decoder module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from typing_extensions import Self
+
+from spaceclip_plugin.tower import TowerFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class HeadOutput:
+    """What a decoder gives for one image call.
+
+    Attributes:
+        depth_m: (B, H, W) metres along the optical axis.
+        auxiliary_m: coarser predictions for deep supervision, each (B, H, W) metres; empty unless asked for.
+    """
+
+    depth_m: Tensor
+    auxiliary_m: tuple[Tensor, ...] = ()
+
+
+class DecoderOptions(Protocol):
+    """A frozen dataclass with the settings of one architecture; its constructor checks every field."""
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Hidden states the decoder reads, ascending, without repeats."""
+        ...
+
+    @property
+    def uses_context(self) -> bool:
+        """Whether the decoder reads the tower's global vector."""
+        ...
+
+    @classmethod
+    def for_blocks(cls, blocks: int) -> Self:
+        """Defaults with the taps scaled to a tower of that many blocks."""
+        ...
+
+
+class Decoder(Protocol):
+    """The module of one architecture, built as `Decoder(width, options)`."""
+
+    def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
+        """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters."""
+        ...

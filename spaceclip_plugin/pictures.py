@@ -1,0 +1,324 @@
+"""Pictures of depth for people: the colour maps, PNG files, and panels of photo, truth, prediction and error."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.files import atomic_path
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+_Colours = npt.NDArray[np.uint8]
+_Floats = npt.NDArray[np.floating[Any]]
+_Mask = npt.NDArray[np.bool_]
+
+# Both maps were laid out by hand in OKLCH, where equal steps look equal: lightness falls evenly, so that the order
+# survives colour blindness and grey print. Depth turns from yellow (near) over red to indigo (far); error from white to
+# dark teal, a hue that depth never has.
+_DEPTH_CONTROLS = (
+    "faf392 fde066 ffcb49 ffb33b ff992b ff7c23 f95f36 ed464c dd305e c71f74 a91e8d 89209b 6c229e 50239a 39248a 232378"
+)
+_ERROR_CONTROLS = "f4fcf9 bce9de 75d1c5 2eb4b0 018f95 006a76 014552 002631"
+_INVALID = (48, 48, 48)
+_INK = (32, 32, 36)
+_RULE = (150, 150, 155)
+_PAPER = (255, 255, 255)
+
+
+def _table(controls: str) -> _Colours:
+    """256 colours, (256, 3), linear between evenly spaced control colours."""
+    stops = np.array([list(bytes.fromhex(colour)) for colour in controls.split()], dtype=np.float64)
+    place = np.linspace(0, len(stops) - 1, 256)
+    channels = [np.interp(place, np.arange(len(stops)), stops[:, channel]) for channel in range(3)]
+    table: _Colours = np.stack(channels, axis=-1).round().astype(np.uint8)
+    return table
+
+
+_DEPTH_TABLE = _table(_DEPTH_CONTROLS)
+_ERROR_TABLE = _table(_ERROR_CONTROLS)
+
+
+def colorize_depth(depth_m: _Floats, valid: _Mask, *, depth_range_m: tuple[float, float] | None = None) -> _Colours:
+    """Depth as colour: near is warm and bright, far is cool and dark, invalid is dark grey.
+
+    Args:
+        depth_m: metres, any shape (...).
+        valid: bool, the same shape.
+        depth_range_m: (near, far) at the ends of the colour map, beyond which depth takes the colour of the end. None:
+            from the 1st to the 99th percentile of the valid depth, so that a few stray pixels do not wash out the rest.
+
+    Returns:
+        (..., 3) uint8 RGB.
+
+    Raises:
+        ConfigError: the shapes differ, or the range is not finite with 0 <= near < far.
+    """
+    if depth_m.shape != valid.shape:
+        raise ConfigError(f"depth of shape {depth_m.shape} needs a mask of that shape, got {valid.shape}")
+    return _paint(_DEPTH_TABLE, depth_m, valid, _depth_range(depth_m, valid, depth_range_m))
+
+
+def write_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
+    """Write a PNG file atomically.
+
+    Args:
+        path: of the file; missing folders are created.
+        array: (H, W, 3) uint8 RGB, (H, W) uint8 grey, or (H, W) uint16.
+
+    Raises:
+        ConfigError: the array is none of these.
+        OSError: the disk refuses the write.
+    """
+    from PIL import Image
+
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    colour = array.ndim == 3 and array.shape[-1] == 3 and array.dtype == np.uint8
+    if not (grey or colour) or array.size == 0:
+        raise ConfigError(
+            f"cannot write {array.dtype} of shape {array.shape} as PNG; expected uint8 (H, W, 3), uint8 (H, W) or "
+            "uint16 (H, W), not empty"
+        )
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG")
+
+
+@dataclass(frozen=True, eq=False)
+class PanelRow:
+    """One image of a panel. The maps show the whole image, at any resolution.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        prediction_m: (h, w) metres.
+        truth_m: (h', w') metres, 0 where unknown; None where there is no truth.
+        valid: (h, w) bool, where the prediction counts; None: everywhere.
+
+    Raises:
+        ConfigError: a shape or dtype is not as above.
+    """
+
+    image: _Colours
+    prediction_m: _Floats
+    truth_m: _Floats | None = None
+    valid: _Mask | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[-1] != 3 or self.image.dtype != np.uint8 or self.image.size == 0:
+            raise ConfigError(f"a panel's image is (H, W, 3) uint8, got {self.image.dtype} of shape {self.image.shape}")
+        for name, values in (("prediction_m", self.prediction_m), ("truth_m", self.truth_m)):
+            if values is not None and (values.ndim != 2 or values.size == 0 or not np.isfinite(values).all()):
+                raise ConfigError(f"a panel's {name} is a finite (h, w) map in metres, got shape {values.shape}")
+        if self.valid is not None and (self.valid.shape != self.prediction_m.shape or self.valid.dtype != np.bool_):
+            raise ConfigError(
+                f"a panel's valid is bool of the prediction's shape {self.prediction_m.shape}, got {self.valid.dtype} "
+                f"of shape {self.valid.shape}"
+            )
+
+
+def depth_panel(
+    rows: Sequence[PanelRow],
+    *,
+    depth_range_m: tuple[float, float] | None = None,
+    max_error: float = 0.3,
+    tile_width_px: int = 320,
+) -> _Colours:
+    """A picture of one or more predictions: photo, ground truth, prediction, relative error, and their scales.
+
+    Truth and prediction of a row share one colour range. The error is |d - g| / g; its mean over the pixels where both
+    are valid (AbsRel) stands on the tile. Rows without truth leave its place empty; without any truth there is no such
+    column.
+
+    Args:
+        rows: top to bottom, at least one.
+        depth_range_m: (near, far) for every row; None: for each row from its truth, or else from its prediction.
+        max_error: relative error of the darkest colour.
+        tile_width_px: width of a tile; text and spacing grow with it, the height follows each photo.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ConfigError: no rows, or a setting out of its range.
+    """
+    if not rows:
+        raise ConfigError("a panel needs at least one PanelRow, got none")
+    if not 0 < max_error < math.inf or not 64 <= tile_width_px <= 4096:
+        raise ConfigError(
+            f"max_error must be positive and tile_width_px in 64..4096, got {max_error} and {tile_width_px}"
+        )
+    pen = _Pen(tile_width_px)
+    return pen.page([_cells(row, depth_range_m, max_error, pen) for row in rows])
+
+
+def _cells(
+    row: PanelRow, depth_range_m: tuple[float, float] | None, max_error: float, pen: _Pen
+) -> dict[str, Image.Image]:
+    """The cells of one row by column title, all of one height."""
+    from PIL import Image
+
+    size = (pen.tile, max(1, round(pen.tile * row.image.shape[0] / row.image.shape[1])))
+    valid = np.ones(row.prediction_m.shape, bool) if row.valid is None else row.valid
+    prediction = (row.prediction_m, valid)
+    truth = None if row.truth_m is None else (row.truth_m, row.truth_m > 0)
+    near_far = _depth_range(*(truth or prediction), depth_range_m)
+
+    def tile(table: _Colours, values: _Floats, mask: _Mask, limits: tuple[float, float]) -> Image.Image:
+        return Image.fromarray(_paint(table, *_resample(values, mask, size), limits))
+
+    photo = Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)
+    cells = {"Photo": photo, "Prediction": tile(_DEPTH_TABLE, *prediction, near_far)}
+    cells["m"] = pen.scale(_DEPTH_TABLE, near_far, size[1])
+    if truth is not None:
+        error, counted = _relative_error(prediction, truth)
+        cells["Ground truth"] = tile(_DEPTH_TABLE, *truth, near_far)
+        cells["Relative error"] = tile(_ERROR_TABLE, error, counted, (0.0, max_error))
+        cells["%"] = pen.scale(_ERROR_TABLE, (0.0, 100 * max_error), size[1], open_ended=True)
+        if counted.any():
+            pen.caption(cells["Relative error"], f"mean {100 * float(error[counted].mean()):.1f} %")
+    return cells
+
+
+def _relative_error(prediction: tuple[_Floats, _Mask], truth: tuple[_Floats, _Mask]) -> tuple[_Floats, _Mask]:
+    """|d - g| / g at the truth's resolution, and where both are valid."""
+    truth_m, known = truth
+    height, width = truth_m.shape
+    prediction_m, covered = _resample(*prediction, (width, height))
+    counted = known & covered
+    return np.where(counted, np.abs(prediction_m - truth_m) / np.where(known, truth_m, 1.0), 0.0), counted
+
+
+def _depth_range(depth_m: _Floats, valid: _Mask, given: tuple[float, float] | None) -> tuple[float, float]:
+    """(near, far) in metres as given, or what shows the valid depth well."""
+    if given is not None:
+        near, far = given
+        if not 0 <= near < far < math.inf:
+            raise ConfigError(f"a depth range is (near, far) metres with 0 <= near < far, got {given}")
+        return float(near), float(far)
+    if not valid.any():
+        return 0.0, 1.0
+    near, far = (float(value) for value in np.percentile(depth_m[valid], (1, 99)))
+    margin = max(0.0, 0.05 - (far - near)) / 2  # a wall facing the camera: do not blow its noise up to full colour
+    return max(0.0, near - margin), far + margin
+
+
+def _paint(table: _Colours, values: _Floats, valid: _Mask, limits: tuple[float, float]) -> _Colours:
+    """(..., 3) uint8: values from limits[0] to limits[1] through a table of 256 colours, grey where not valid."""
+    low, high = limits
+    share = (np.clip(np.where(valid, values, low), low, high) - low) / (high - low)
+    picture: _Colours = table[np.rint(share * 255).astype(np.intp)]
+    picture[~valid] = _INVALID
+    return picture
+
+
+def _resample(values: _Floats, valid: _Mask, size: tuple[int, int]) -> tuple[_Floats, _Mask]:
+    """A map at another size (width, height): means of valid pixels, so that invalid ones do not bleed into the rest."""
+    from PIL import Image
+
+    def resize(plane: _Floats | _Mask) -> npt.NDArray[np.float32]:
+        image = Image.fromarray(plane.astype(np.float32))
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+    weight, total = resize(valid), resize(np.where(valid, values, 0.0))
+    # Enlarged, a pixel keeps its border; made smaller, a sparse truth keeps every point.
+    kept = weight > (0.5 if size[0] > values.shape[1] else 0.01)
+    return np.where(kept, total / np.maximum(weight, 0.01), 0.0), kept
+
+
+class _Pen:
+    """Draws the parts of a panel; every length is in proportion to the width of a tile."""
+
+    columns = ("Photo", "Ground truth", "Prediction", "m", "Relative error", "%")
+
+    def __init__(self, tile: int) -> None:
+        self.tile = tile
+        self.em = max(9, round(tile / 18))
+        self.gap = max(4, round(tile / 36))
+        self.font = _font(self.em)
+
+    def page(self, rows: Sequence[dict[str, Image.Image]]) -> _Colours:
+        """The rows under their titles, (height, width, 3) uint8."""
+        from PIL import Image, ImageDraw
+
+        titles = [title for title in self.columns if any(title in row for row in rows)]
+        widths = {title: max(row[title].width for row in rows if title in row) for title in titles}
+        margin, title_height = 2 * self.gap, round(1.6 * self.em)
+        width = 2 * margin + sum(widths.values()) + self.gap * (len(widths) - 1)
+        height = 2 * margin + title_height + sum(row["Photo"].height for row in rows) + self.gap * (len(rows) - 1)
+        page = Image.new("RGB", (width, height), _PAPER)
+        draw = ImageDraw.Draw(page)
+        left = margin
+        for title, column_width in widths.items():
+            self._text(draw, (left, margin + self.em // 2), title)
+            top = margin + title_height
+            for row in rows:
+                if title in row:
+                    page.paste(row[title], (left, top))
+                top += row["Photo"].height + self.gap
+            left += column_width + self.gap
+        return np.array(page, dtype=np.uint8)
+
+    def scale(
+        self, table: _Colours, limits: tuple[float, float], height: int, *, open_ended: bool = False
+    ) -> Image.Image:
+        """An upright colour bar with ticks; with `open_ended` the last colour stands for more, too."""
+        from PIL import Image, ImageDraw
+
+        low, high = limits
+        ticks, decimals = _ticks(low, high, intervals=min(5, max(2, 2 * height // (3 * self.em))))
+        more = ["+" if open_ended and tick > 0.999 * high else "" for tick in ticks]
+        labels = [f"{tick:.{decimals}f}{plus}" for tick, plus in zip(ticks, more, strict=True)]
+        bar = round(0.8 * self.em)
+        indent = bar + round(0.45 * self.em)
+        width = indent + math.ceil(max(self.font.getbbox(label)[2] for label in [*labels, "0.0"]))
+        cell = Image.new("RGB", (width, height), _PAPER)
+        place = np.linspace(255, 0, height).round().astype(np.intp)
+        cell.paste(Image.fromarray(np.repeat(table[place][:, None], bar, axis=1)), (0, 0))
+        draw = ImageDraw.Draw(cell)
+        draw.rectangle((0, 0, bar - 1, height - 1), outline=_RULE)
+        for tick, label in zip(ticks, labels, strict=True):
+            y = round((height - 1) * (high - tick) / (high - low))
+            draw.line((bar, y, bar + self.em // 4, y), fill=_INK, width=max(1, self.em // 16))
+            inside = min(max(y, self.em // 2), height - 1 - self.em // 2)
+            self._text(draw, (indent, inside), label)
+        return cell
+
+    def caption(self, tile: Image.Image, text: str) -> None:
+        """A line of text on the lower left corner of a tile."""
+        from PIL import ImageDraw
+
+        draw = ImageDraw.Draw(tile)
+        width = self.font.getbbox(text)[2]
+        top = tile.height - round(1.6 * self.em)
+        draw.rectangle((0, top, round(width + 0.8 * self.em), tile.height), fill=_PAPER)
+        self._text(draw, (round(0.4 * self.em), top + round(0.8 * self.em)), text)
+
+    def _text(self, draw: ImageDraw.ImageDraw, left_middle: tuple[int, int], text: str) -> None:
+        """Text whose digits are centred on a height; by hand, since the bitmap font of old pillows knows no anchors."""
+        _, top, _, bottom = self.font.getbbox("0")
+        draw.text((left_middle[0], left_middle[1] - (top + bottom) / 2), text, fill=_INK, font=self.font)
+
+
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size_px)
+    except (TypeError, ImportError):  # pillow before 10.1, or built without FreeType: one small bitmap font
+        return ImageFont.load_default()
+
+
+def _ticks(low: float, high: float, *, intervals: int) -> tuple[list[float], int]:
+    """Round numbers from low to high, at most `intervals` steps, and the decimals that tell them apart."""
+    rough = (high - low) / intervals
+    decade = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * decade for factor in (1, 2, 5, 10) if factor * decade >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)], max(0, -math.floor(math.log10(step) + 1e-9))

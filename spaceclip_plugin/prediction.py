@@ -1,0 +1,49 @@
+"""Photos in, depth out, through an attached host."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from spaceclip_plugin.attachment import DepthAttachment
+from spaceclip_plugin.data.preparation import prepare
+from spaceclip_plugin.depth_map import DepthMap
+
+
+def predict(
+    attachment: DepthAttachment,
+    images: Sequence[npt.NDArray[np.uint8]],
+    *,
+    output_hw: tuple[int, int],
+    flip: bool = False,
+) -> DepthMap:
+    """Metric depth of photos: one run of the tower, or two with flip augmentation.
+
+    Args:
+        attachment: a host with a head; its unread frames, if any, are read and lost.
+        images: (H, W, 3) uint8 RGB each.
+        output_hw: size of the depth, in pixels.
+        flip: average with the prediction of the mirrored photo (a second run of tower and head).
+
+    Returns:
+        depth (B, H, W) in metres at `output_hw`.
+
+    Raises:
+        DataError, CaptureError: see `prepare` and `DepthAttachment.read`.
+    """
+    plain = _one_run(attachment, images, output_hw)
+    if not flip:
+        return plain
+    mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
+    depth = 0.5 * (plain.depth_m + mirrored.depth_m.flip(-1))
+    return dataclasses.replace(plain, depth_m=depth, valid=plain.valid & mirrored.valid.flip(-1))
+
+
+def _one_run(
+    attachment: DepthAttachment, images: Sequence[npt.NDArray[np.uint8]], output_hw: tuple[int, int]
+) -> DepthMap:
+    attachment.refresh(prepare(images, attachment.tower))
+    return attachment.read(output_hw)[-1]

@@ -1,0 +1,207 @@
+"""Taps: forward hooks that keep references to a tower's activations and nothing else.
+
+A frame is one image call. It starts when the tower's patch embedding runs, which happens even where the tower's own
+`__call__` is bypassed, and gathers the tapped hidden states and the context as the blocks run. Nothing is computed,
+copied or synchronised in the host's time; shapes are interpreted when someone reads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.tower import RawFrame, Tower
+
+
+class FrameRecorder:
+    """Records the frames of one tower from `start()` to `stop()`.
+
+    Attributes:
+        tower: the tower that is watched.
+        taps: hidden states that are kept, ascending.
+        dropped: unread frames discarded because more than `max_frames` were waiting.
+    """
+
+    def __init__(self, tower: Tower, taps: Sequence[int], *, context: bool, max_frames: int) -> None:
+        self.tower = tower
+        self.taps = tuple(taps)
+        self.dropped = 0
+        self._context = context
+        self._max_frames = max_frames
+        self._frames: deque[RawFrame] = deque()
+        self._calls = 0
+        self._fault: Exception | None = None
+        # Two threads may run the host at once: each fills the frame that it began itself.
+        self._running = threading.local()
+        self._handles: list[RemovableHandle] = []
+
+    def start(self) -> None:
+        """Register the hooks; if one cannot be registered, none stays."""
+        tower = self.tower
+        try:
+            self._handles.append(tower.patch_embedding.register_forward_hook(_Begin(self)))
+            if 0 in self.taps:
+                first = _Input(self)
+                self._handles.append(tower.blocks[0].register_forward_pre_hook(first, with_kwargs=True))
+            for tap in self.taps:
+                if tap > 0:
+                    self._handles.append(tower.blocks[tap - 1].register_forward_hook(_Output(self, tap)))
+            if self._context and tower.context_source is not None:
+                self._handles.append(tower.context_source.register_forward_hook(_Context(self)))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Remove every hook and let go of every reference; may be called again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._frames.clear()
+        self._running = threading.local()
+
+    def take(self) -> list[RawFrame]:
+        """The frames since the last call, oldest first.
+
+        Raises:
+            CaptureError: a hook failed while the host ran. The host was not disturbed; its frames are dropped.
+        """
+        fault, self._fault = self._fault, None
+        frames = [self._frames.popleft() for _ in range(len(self._frames))]
+        if fault is not None:
+            raise CaptureError(
+                f"a tap failed while the host ran: {type(fault).__name__}: {fault}. The host was not disturbed; "
+                f"{len(frames)} frame(s) were dropped. Is adapter {self.tower.spec.adapter!r} right for this tower?"
+            ) from fault
+        return frames
+
+    def put_back(self, frames: Sequence[RawFrame]) -> None:
+        """Return frames that were taken but not read, before those that have come since."""
+        self._frames.extendleft(reversed(frames))
+
+    def check_complete(self, frame: RawFrame) -> None:
+        """Raise CaptureError naming the taps that did not fire in that frame."""
+        missing = [f"hidden state {tap}" for tap in self.taps if tap not in frame.hidden]
+        if self._context and self.tower.context_source is not None and frame.context is None:
+            missing.append("the context")
+        if missing:
+            raise CaptureError(
+                f"image call {frame.index} of the {self.tower.spec} did not reach: {', '.join(missing)}. The host may "
+                "have stopped early, failed, or called a block's .forward() directly, which no hook sees; run the "
+                "tower to its end, or use a head with other taps."
+            )
+
+    def begin(self, pixels: object, embedded: object) -> None:
+        """Start a frame from the input and output of the patch embedding."""
+        if not isinstance(pixels, Tensor) or not isinstance(embedded, Tensor) or embedded.ndim != 4:
+            shape = tuple(embedded.shape) if isinstance(embedded, Tensor) else type(embedded).__name__
+            raise CaptureError(f"the patch embedding must give a map (B, C, h, w), it gave {shape}")
+        height, width = pixels.shape[-2:]
+        rows, columns = embedded.shape[-2:]
+        frame = RawFrame(self._calls, embedded.shape[0], (rows, columns), (height, width))
+        self._calls += 1
+        self._running.frame = frame
+        self._frames.append(frame)
+        while len(self._frames) > self._max_frames:
+            self._frames.popleft()
+            self.dropped += 1
+
+    def keep(self, tap: int, value: object) -> None:
+        """Keep hidden state `tap` of the running frame."""
+        frame = self._frame()
+        if frame is not None:
+            frame.hidden[tap] = first_tensor(value).detach()
+
+    def keep_context(self, value: object) -> None:
+        """Keep the raw context of the running frame."""
+        frame = self._frame()
+        if frame is not None:
+            frame.context = first_tensor(value).detach()
+
+    def failed(self, error: Exception) -> None:
+        """Remember what a hook ran into; `take` reports it."""
+        self._fault = error
+
+    def _frame(self) -> RawFrame | None:
+        # A block that runs before any image call of this thread was handed embeddings made elsewhere: not a frame.
+        return getattr(self._running, "frame", None)
+
+
+class _Hook:
+    """A hook as an object: a copied or unpickled host carries an inert one that records nothing."""
+
+    def __init__(self, recorder: FrameRecorder | None) -> None:
+        self._recorder = recorder
+
+    def __call__(self, module: nn.Module, *call: Any) -> None:
+        recorder = self._recorder
+        # Gradient checkpointing runs blocks again inside backward: those calls are not new images.
+        if recorder is None or torch._C._current_graph_task_id() != -1:
+            return
+        try:
+            self.record(recorder, *call)
+        except Exception as error:  # the host must live on, whatever a foreign module hands its hooks
+            recorder.failed(error)
+
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        """Keep what this hook is there for."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return _Inert(None)
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
+        return _Inert, (None,)
+
+
+class _Inert(_Hook):
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        pass
+
+
+class _Begin(_Hook):
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        args, output = call
+        recorder.begin(args[0] if args else None, output)
+
+
+class _Input(_Hook):
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        args, kwargs = call
+        recorder.keep(0, args[0] if args else kwargs.get("hidden_states"))
+
+
+class _Output(_Hook):
+    def __init__(self, recorder: FrameRecorder, tap: int) -> None:
+        super().__init__(recorder)
+        self._tap = tap
+
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        recorder.keep(self._tap, call[-1])
+
+
+class _Context(_Hook):
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        recorder.keep_context(call[-1])
+
+
+def first_tensor(value: object) -> Tensor:
+    """The activation in what a module returned: itself, the first of a tuple, or a model output's first field.
+
+    Raises:
+        CaptureError: there is no tensor where one is expected.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+        return value[0]
+    raise CaptureError(f"expected a tensor or a tuple that starts with one, got {type(value).__name__}")

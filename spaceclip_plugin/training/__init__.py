@@ -1,0 +1,1 @@
+"""Losses, feature cache and the trainer that keeps the host frozen."""

@@ -1,0 +1,309 @@
+"""Train a head on a frozen host: cache its features once, fit the head, keep the best by validation AbsRel."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spaceclip_plugin.attachment import attach_depth_head
+from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.tower import Adapter
+from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
+from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.recipe import Recipe
+from spaceclip_plugin.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a run gave.
+
+    Attributes:
+        head: the best head, in eval mode; the same as in `folder`.
+        folder: where it was saved.
+        best_epoch: epoch (from 1) it comes from.
+        validation: its mean metrics on the validation source.
+        host_digest: SHA-256 of the host's parameters and buffers, the same before and after.
+        seconds_caching, seconds_training: wall-clock times; training includes validation.
+    """
+
+    head: DepthHead
+    folder: Path
+    best_epoch: int
+    validation: DepthMetrics
+    host_digest: str
+    seconds_caching: float
+    seconds_training: float
+
+
+class DepthTrainer:
+    """Trains one head on one frozen host.
+
+    The host runs in eval mode without gradients while its features are cached, and never again; its digest is taken
+    before and after, and a single moved bit is an error.
+    """
+
+    def __init__(
+        self,
+        host: nn.Module,
+        head: DepthHead | None = None,
+        *,
+        recipe: Recipe,
+        protocol: Protocol,
+        tower: str | None = None,
+        adapter: str | Adapter | None = None,
+    ) -> None:
+        """See `attach_depth_head` for host, head, tower and adapter; a fresh head is made from the recipe's seed."""
+        self._host = host
+        self._recipe = recipe
+        self._protocol = protocol
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)
+            self._attachment = attach_depth_head(host, head, tower=tower, adapter=adapter)
+        depth_range = (protocol.min_depth_m, protocol.max_depth_m)
+        self.head = self._attachment.head
+        self.head.config = dataclasses.replace(self.head.config, depth_range_m=depth_range)
+
+    def fit(
+        self, train: DepthSource, validation: DepthSource, out: Path, *, trained_on: str, progress: bool = True
+    ) -> TrainingResult:
+        """Run the recipe and leave the best head in `out`.
+
+        Args:
+            train: images the head learns from; depth maps of one size.
+            validation: images the best epoch is chosen on.
+            out: folder of the run, made if absent.
+            trained_on: what the head's config will say it was trained on.
+            progress: show progress bars on standard error.
+
+        Raises:
+            TrainingError: the folder is taken, the loss is not finite, or the host changed.
+            DataError: a sample that cannot be used.
+        """
+        folder = RunFolder(out)
+        before = module_digest(self._host)
+        was_training = {module: module.training for module in self._host.modules()}
+        started = time.perf_counter()
+        try:
+            self._host.eval()
+            with self._attachment:
+                cached = self._cache(train, folder, "train", mirror=self._recipe.mirror, progress=progress)
+                held_out = self._cache(validation, folder, "validation", targets=False, progress=progress)
+            cached_at = time.perf_counter()
+            for module, mode in was_training.items():
+                module.training = mode
+            self._check_host(before)
+            self._write_record(folder, before, finished=False)
+            with torch.random.fork_rng():
+                torch.manual_seed(self._recipe.seed)
+                best_epoch, best = self._epochs(cached, held_out, validation, folder, trained_on, progress=progress)
+        finally:
+            self._attachment.detach()
+            for module, mode in was_training.items():
+                module.training = mode
+            folder.drop_cache()
+        after = self._check_host(before)
+        seconds = (cached_at - started, time.perf_counter() - cached_at)
+        head_folder = folder.finish()
+        result = TrainingResult(
+            DepthHead.from_pretrained(head_folder), head_folder, best_epoch, best, after, seconds[0], seconds[1]
+        )
+        self._write_record(folder, before, finished=True, result=result, images=(len(train), len(validation)))
+        return result
+
+    def _cache(
+        self, source: DepthSource, folder: RunFolder, name: str, *, progress: bool, mirror: bool = False,
+        targets: bool = True,
+    ) -> FeatureCache:  # fmt: skip
+        with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not progress) as bar:
+            return cache_features(
+                self._attachment,
+                source,
+                folder.cache(name),
+                protocol=self._protocol,
+                mirror=mirror,
+                targets=targets,
+                progress=bar.update,
+            )
+
+    def _epochs(
+        self,
+        cached: FeatureCache,
+        held_out: FeatureCache,
+        validation: DepthSource,
+        folder: RunFolder,
+        trained_on: str,
+        *,
+        progress: bool,
+    ) -> tuple[int, DepthMetrics]:
+        recipe = self._recipe
+        stepper = _Stepper(self.head, recipe, self._protocol, cached)
+        best: tuple[int, DepthMetrics] | None = None
+        with tqdm(total=stepper.steps, desc="training", unit="step", disable=not progress) as bar:
+            for epoch in range(1, recipe.epochs + 1):
+                started = time.perf_counter()
+                losses = list(_advancing(stepper.epoch(), bar))
+                metrics = self._validate(stepper.average.head, held_out, validation)
+                folder.log(
+                    {
+                        "epoch": epoch,
+                        "loss": sum(losses) / len(losses),
+                        "learning_rate": stepper.learning_rate,
+                        "seconds": round(time.perf_counter() - started, 2),
+                        **{f"val_{name}": value for name, value in dataclasses.asdict(metrics).items()},
+                    }
+                )
+                bar.set_postfix(val_abs_rel=f"{metrics.abs_rel:.4f}")
+                if best is None or metrics.abs_rel < best[1].abs_rel:
+                    best = (epoch, metrics)
+                    stepper.average.head.config = dataclasses.replace(self.head.config, trained_on=trained_on)
+                    folder.save_best(stepper.average.head)
+        if best is None:
+            raise TrainingError("the run had no epoch")
+        return best
+
+    def _validate(self, head: DepthHead, held_out: FeatureCache, validation: DepthSource) -> DepthMetrics:
+        scores = []
+        device = next(head.parameters()).device
+        for index in range(len(validation)):
+            sample = validation[index]
+            _, _, height, width = self._protocol.crop_box((sample.image.shape[0], sample.image.shape[1]))
+            features = held_out.batch([index], [False]).features.to(device)
+            with torch.no_grad():
+                depth = head(features, (height, width)).depth_m[0]
+            scores.append(self._protocol.score(depth.cpu(), sample))
+        return mean_metrics(scores)
+
+    def _check_host(self, before: str) -> str:
+        after = module_digest(self._host)
+        if after != before:
+            raise TrainingError(
+                f"the host changed while a head was trained on it: digest {before[:12]}… before, {after[:12]}… after. "
+                "Is something else training it in this process?"
+            )
+        return after
+
+    def _write_record(
+        self, folder: RunFolder, digest: str, *, finished: bool, result: TrainingResult | None = None,
+        images: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        record: dict[str, object] = {
+            "finished": finished,
+            "recipe": dataclasses.asdict(self._recipe),
+            "protocol": self._protocol.name,
+            "tower": dataclasses.asdict(self._attachment.tower),
+            "head_parameters": sum(p.numel() for p in self.head.parameters()),
+            "host_digest_before": digest,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        if result is not None:
+            record |= {
+                "host_digest_after": result.host_digest,
+                "train_images": images[0],
+                "validation_images": images[1],
+                "best_epoch": result.best_epoch,
+                "validation": dataclasses.asdict(result.validation),
+                "seconds_caching": round(result.seconds_caching, 1),
+                "seconds_training": round(result.seconds_training, 1),
+            }
+        folder.write_record(record)
+
+
+class _Stepper:
+    """The optimisation of a head over cached features."""
+
+    def __init__(self, head: DepthHead, recipe: Recipe, protocol: Protocol, cached: FeatureCache) -> None:
+        from accelerate import Accelerator
+
+        self._recipe = recipe
+        self._protocol = protocol
+        self._cached = cached
+        self._order = torch.Generator().manual_seed(recipe.seed)
+        self._loss = LOSSES[recipe.loss]()
+        device = next(head.parameters()).device
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
+        )
+        head.to(memory_format=torch.channels_last)
+        self.average = _Average(head, recipe.ema_decay)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self._head, self._optimizer = self._accelerator.prepare(head, optimizer)
+        self._plain_head = head
+        self._step = 0
+        self.learning_rate = 0.0
+
+    @property
+    def steps(self) -> int:
+        return self._recipe.epochs * -(-len(self._cached) // self._recipe.batch_size)
+
+    def epoch(self) -> Iterator[float]:
+        """One pass in a fresh random order; yields the loss of each step."""
+        self._head.train()
+        for indices in torch.randperm(len(self._cached), generator=self._order).split(self._recipe.batch_size):
+            mirrored = torch.zeros(len(indices), dtype=torch.bool)
+            if self._cached.views > 1:
+                mirrored = torch.rand(len(indices), generator=self._order) < 0.5
+            yield self._advance(indices.tolist(), mirrored.tolist())
+
+    def _advance(self, indices: list[int], mirrored: list[bool]) -> float:
+        self.learning_rate = self._recipe.learning_rate_at(self._step, self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        batch = self._cached.batch(indices, mirrored)
+        target = batch.target_m.to(self._accelerator.device)
+        with self._accelerator.autocast():
+            output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)
+        valid = (target > self._protocol.min_depth_m) & (target < self._protocol.max_depth_m)
+        auxiliary = [depth.float() for depth in output.auxiliary_m]
+        loss: Tensor = self._loss(output.depth_m.float(), auxiliary, target_m=target, valid=valid).total
+        value = float(loss.detach())
+        if value != value or abs(value) == float("inf"):
+            names = ", ".join(self._cached.names[i] for i in indices[:4])
+            raise TrainingError(
+                f"the loss is {value} at step {self._step} on {names}…; lower the learning rate or check those images"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        self._accelerator.clip_grad_norm_(self._head.parameters(), self._recipe.gradient_norm)
+        self._optimizer.step()
+        self._step += 1
+        self.average.update(self._plain_head, self._step)
+        return value
+
+
+class _Average:
+    """Exponential moving average of a head's weights and running statistics."""
+
+    def __init__(self, head: DepthHead, decay: float) -> None:
+        self.head = copy.deepcopy(head).eval().requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, head: DepthHead, step: int) -> None:
+        # A short run would otherwise validate mostly its random start.
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for mine, theirs in zip(self.head.state_dict().values(), head.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+def _advancing(losses: Iterator[float], bar: tqdm) -> Iterator[float]:
+    for loss in losses:
+        bar.update(1)
+        yield loss

@@ -1,0 +1,199 @@
+"""Hosts by name: exact weights or a clear refusal, no pickle, no network, no trace in the random state."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from spaceclip_adapters import hosts, timm_vit
+from tiny_hosts import VISION
+from torch import nn
+
+from spaceclip_plugin.errors import HostError
+
+TIMM_NAME = "deit_tiny_patch16_224"
+
+
+def assert_frozen(host: nn.Module) -> None:
+    assert not any(module.training for module in host.modules())
+    assert not any(parameter.requires_grad for parameter in host.parameters())
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config_folder(clip_folder: Path, tmp_path: Path) -> Path:
+    """A config without weights."""
+    (tmp_path / "config.json").write_text((clip_folder / "config.json").read_text())
+    return tmp_path
+
+
+class TestRandomWeights:
+    @pytest.mark.parametrize(
+        ("load", "name"),
+        [(hosts.load_timm, "vit_tiny_patch16_224"), (hosts.load_open_clip, "ViT-S-32-alt")],
+    )
+    def test_fixed_frozen_and_announced(self, load, name: str, caplog: pytest.LogCaptureFixture) -> None:
+        before = torch.get_rng_state()
+        with caplog.at_level(logging.WARNING, logger="spaceclip_adapters"):
+            first = load(name)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(3)
+        second = load(name)
+        assert f"{name} has random weights" in caplog.text
+        assert_frozen(first)
+        for ours, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_a_default_device_does_not_change_them(self) -> None:
+        with torch.device("meta"):
+            host = hosts.load_timm("vit_tiny_patch16_224")
+        assert {parameter.device.type for parameter in host.parameters()} == {"cpu"}
+
+
+class TestUnknownNames:
+    def test_timm(self) -> None:
+        with pytest.raises(HostError, match=r"no model 'deit_tiny_patch16_244' \(did you mean 'deit_tiny_patch16_224'"):
+            hosts.load_timm("deit_tiny_patch16_244")
+
+    def test_timm_tag(self) -> None:
+        with pytest.raises(HostError, match="Leave out the tag"):
+            hosts.load_timm(f"{TIMM_NAME}.no_such_tag")
+
+    def test_open_clip(self) -> None:
+        with pytest.raises(HostError, match=r"no model 'ViT-B/32' \(did you mean 'ViT-B-32'"):
+            hosts.load_open_clip("ViT-B/32")
+
+    @pytest.mark.usefixtures("offline")
+    def test_open_clip_with_a_text_tower_of_the_hub(self) -> None:
+        with pytest.raises(HostError, match="described on the Hub"):
+            hosts.load_open_clip("roberta-ViT-B-32")
+
+    @pytest.mark.usefixtures("offline")
+    def test_transformers_offline(self) -> None:
+        with pytest.raises(HostError, match=r"no network, offline mode, or no such model.*snapshot_download"):
+            hosts.load_hf("nobody/no-such-model")
+
+    def test_transformers_folder_of_something_else(self, tmp_path: Path) -> None:
+        with pytest.raises(HostError, match=r"no config\.json"):
+            hosts.load_hf(str(tmp_path))
+
+    def test_transformers_unknown_type(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+        (tmp_path / "model.safetensors").touch()
+        with pytest.raises(HostError, match="cannot describe"):
+            hosts.load_hf(str(tmp_path))
+
+
+class TestTransformersFolder:
+    def test_own_weights(self, clip_folder: Path) -> None:
+        host = hosts.load_hf(str(clip_folder))
+        assert_frozen(host)
+        assert type(host) is transformers.CLIPVisionModel
+        saved = load_file(clip_folder / "model.safetensors")
+        for name, tensor in host.state_dict().items():
+            assert torch.equal(tensor, saved[name])
+
+    def test_no_weights(self, config_folder: Path) -> None:
+        with pytest.raises(HostError, match=r"no safetensors weights\. Give a state dict with `--host-weights FILE`"):
+            hosts.load_hf(str(config_folder))
+
+    def test_pickled_weights_are_not_read(self, config_folder: Path) -> None:
+        (config_folder / "pytorch_model.bin").touch()
+        with pytest.raises(HostError, match=r"\.bin weights are pickle"):
+            hosts.load_hf(str(config_folder))
+
+    def test_config_with_a_state_dict(self, config_folder: Path, clip_folder: Path) -> None:
+        host = hosts.load_hf(str(config_folder), clip_folder / "model.safetensors")
+        assert_frozen(host)
+        saved = load_file(clip_folder / "model.safetensors")
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in host.state_dict().items())
+
+    def test_weights_with_holes(self, config_folder: Path, clip_folder: Path) -> None:
+        """transformers fills holes with random weights; a tower with random parts must not pass for a trained one."""
+        saved = load_file(clip_folder / "model.safetensors")
+        hole = next(name for name in saved if name.endswith("layers.1.mlp.fc1.weight"))
+        del saved[hole]
+        save_file(saved, config_folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(HostError, match=rf"missing {hole}"):
+            hosts.load_hf(str(config_folder))
+
+    def test_broken_weights(self, config_folder: Path) -> None:
+        (config_folder / "model.safetensors").write_bytes(b"not safetensors")
+        with pytest.raises(HostError, match="no safetensors weights could be loaded"):
+            hosts.load_hf(str(config_folder))
+
+    def test_tied_weights_are_there_once(self, tmp_path: Path) -> None:
+        config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16, n_positions=8)
+        transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        assert "lm_head.weight" not in load_file(weights)
+        assert_frozen(hosts.load_hf(str(tmp_path), weights))
+
+
+class TestStateDict:
+    @pytest.fixture(scope="class")
+    def own(self) -> dict[str, torch.Tensor]:
+        return dict(hosts.load_timm("vit_tiny_patch16_224").state_dict())
+
+    def test_missing_and_unexpected_are_named(self, own: dict[str, torch.Tensor], tmp_path: Path) -> None:
+        wrong = {f"visual.{name}": tensor for name, tensor in own.items()}
+        save_file(wrong, tmp_path / "wrong.safetensors")
+        with pytest.raises(
+            HostError,
+            match=r"missing blocks\.0\.attn\.proj\.bias, .* and 147 more; unexpected visual\.blocks\.0\..* and 147 more",
+        ):
+            hosts.load_timm("vit_tiny_patch16_224", tmp_path / "wrong.safetensors")
+
+    def test_other_shapes_are_named(self, own: dict[str, torch.Tensor], tmp_path: Path) -> None:
+        save_file({**own, "head.bias": torch.zeros(7)}, tmp_path / "wrong.safetensors")
+        with pytest.raises(HostError, match=r"other shapes .* head\.bias \(7,\) for \(1000,\)"):
+            hosts.load_timm("vit_tiny_patch16_224", tmp_path / "wrong.safetensors")
+
+    def test_pickle_is_refused_unread(self, tmp_path: Path) -> None:
+        with pytest.raises(HostError, match=r"must be a \.safetensors file.*can run code"):
+            hosts.load_timm(TIMM_NAME, tmp_path / "model.pt")
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(HostError, match="no weights file"):
+            hosts.load_timm(TIMM_NAME, tmp_path / "absent.safetensors")
+
+    def test_half_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "half.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+        with pytest.raises(HostError, match="not a whole safetensors file"):
+            hosts.load_timm(TIMM_NAME, tmp_path / "half.safetensors")
+
+
+@pytest.mark.real
+class TestRealDeit:
+    def test_loads_exactly(self, real_weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+        weights = real_weights / "deit_tiny" / "deit_tiny_timm.safetensors"
+        with caplog.at_level(logging.WARNING, logger="spaceclip_adapters"):
+            host = hosts.load_timm(TIMM_NAME, weights)
+        assert caplog.text == ""
+        saved = load_file(weights)
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in host.state_dict().items())
+        (tower,) = timm_vit.adapter.find(host)
+        assert (tower.spec.width, tower.spec.blocks, tower.spec.patch_size) == (192, 12, 16)
+
+    def test_another_model_refuses_them(self, real_weights: Path) -> None:
+        weights = real_weights / "deit_tiny" / "deit_tiny_timm.safetensors"
+        with pytest.raises(HostError, match="other shapes"):
+            hosts.load_timm("deit_small_patch16_224", weights)
+        with pytest.raises(HostError, match="missing dist_token, head_dist"):
+            hosts.load_timm("deit_tiny_distilled_patch16_224", weights)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spaceclip_plugin.data.image_files import read_depth_png, read_rgb
+from spaceclip_plugin.errors import ConfigError, DataError
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+DEPTH = np.random.default_rng(1).integers(0, 65536, (6, 9), dtype=np.uint16)
+
+
+def png_claiming(width: int, height: int, *, bits: int = 16) -> bytes:
+    """A tiny file whose header promises a huge greyscale image."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
+def test_rgb_comes_back_exactly(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(RGB).save(path)
+    image = read_rgb(path)
+    np.testing.assert_array_equal(image, RGB)
+    assert (image.dtype, image.flags.writeable) == (np.uint8, True)
+    np.testing.assert_array_equal(read_rgb(str(path)), RGB)
+
+
+def test_other_8_bit_images_become_rgb(tmp_path: Path) -> None:
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "grey.png"), RGB[:, :, :1].repeat(3, axis=2))
+    Image.fromarray(np.dstack([RGB, RGB[:, :, 0]])).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "alpha.png"), RGB)
+
+
+def test_an_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate 90 degrees clockwise to display"
+    Image.fromarray(RGB).save(tmp_path / "phone.png", exif=exif)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "phone.png"), np.rot90(RGB, k=-1))
+
+
+@pytest.mark.parametrize("units", [1000.0, 256.0])
+def test_depth_is_units_over_scale_and_zero_stays_zero(tmp_path: Path, units: float) -> None:
+    values = DEPTH.copy()
+    values[2, 3], values[0, 0], values[1, 1] = 0, 65535, 1
+    Image.fromarray(values).save(tmp_path / "depth.png")
+    depth_m = read_depth_png(tmp_path / "depth.png", units_per_metre=units)
+    assert (depth_m.dtype, depth_m.flags.writeable) == (np.float32, True)
+    np.testing.assert_array_equal(depth_m, (values / units).astype(np.float32))
+    assert depth_m[2, 3] == 0.0
+    np.testing.assert_array_equal(depth_m == 0, values == 0)
+
+
+def test_depth_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for name, array in (("8bit.png", DEPTH.astype(np.uint8)), ("rgb.png", RGB), ("depth.tiff", DEPTH)):
+        Image.fromarray(array).save(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name}: expected a 16-bit greyscale PNG .* got (PNG|TIFF) of mode"):
+            read_depth_png(tmp_path / name, units_per_metre=1000.0)
+
+
+def test_a_depth_map_is_no_photo(tmp_path: Path) -> None:
+    Image.fromarray(DEPTH).save(tmp_path / "depth.png")
+    with pytest.raises(DataError, match=r"depth.png: expected an 8-bit image .* swapped"):
+        read_rgb(tmp_path / "depth.png")
+
+
+@pytest.mark.parametrize("units", [0.0, -1.0, float("nan"), float("inf")])
+def test_units_must_be_finite_and_positive(tmp_path: Path, units: float) -> None:
+    with pytest.raises(ConfigError, match="units_per_metre must be finite and positive"):
+        read_depth_png(tmp_path / "unread.png", units_per_metre=units)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated", "bad checksum"])
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "frame.png"
+    buffer = io.BytesIO()
+    Image.fromarray(DEPTH).save(buffer, "PNG")
+    whole = bytearray(buffer.getvalue())
+    if kind == "bad checksum":
+        whole[-20] ^= 0xFF
+    content = {"empty": b"", "text": b"rgb depth 518.8\n", "truncated": whole[: len(whole) * 2 // 3]}
+    if kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_bytes(content.get(kind, bytes(whole)))
+    expected = "no such file" if kind in ("missing", "folder") else "cannot be decoded"
+    for read in (read_rgb, lambda p: read_depth_png(p, units_per_metre=1000.0)):
+        with pytest.raises(DataError, match=rf"frame\.png: .*{expected}"):
+            read(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (10_000, 10_000), (60_000, 60_000)])
+def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path, width: int, height: int) -> None:
+    # Below, within and above the range in which Pillow only warns.
+    (tmp_path / "bomb.png").write_bytes(png_claiming(width, height))
+    with pytest.raises(DataError, match=r"bomb\.png: refused, more than 67108864 pixels"):
+        read_depth_png(tmp_path / "bomb.png", units_per_metre=1000.0)
+    (tmp_path / "bomb8.png").write_bytes(png_claiming(width, height, bits=8))
+    with pytest.raises(DataError, match=r"bomb8\.png: refused, more than 67108864 pixels"):
+        read_rgb(tmp_path / "bomb8.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow may mention the damage before it gives up or goes on
+def test_random_corruption_gives_an_image_or_a_data_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    path, refused = tmp_path / "noise", 0
+    sources = []
+    for suffix, array in (("jpeg", RGB), ("png", RGB), ("tiff", RGB), ("bmp", RGB), ("png", DEPTH)):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, suffix)
+        sources.append(buffer.getvalue())
+    for turn in range(200):
+        content = bytearray(sources[turn % len(sources)])
+        for position in generator.integers(0, len(content), 4):
+            content[position] = generator.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            image = read_rgb(path)
+        except DataError:
+            refused += 1
+        else:
+            assert image.ndim == 3
+    assert 40 < refused < 200
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("folder", "units", "image_hw", "known", "furthest_m"),
+    [("nyu_16bit", 1000.0, (480, 640), (0.6, 0.8), 10.0), ("kitti", 256.0, (375, 1242), (0.15, 0.25), 90.0)],
+)
+def test_real_pairs_have_plausible_metres(
+    real_data: Path,
+    folder: str,
+    units: float,
+    image_hw: tuple[int, int],
+    known: tuple[float, float],
+    furthest_m: float,
+) -> None:
+    photos, depths = (sorted((real_data / folder / kind).iterdir()) for kind in ("rgb", "depth"))
+    assert len(photos) == len(depths) == 3
+    for photo, depth in zip(photos, depths, strict=True):
+        image, depth_m = read_rgb(photo), read_depth_png(depth, units_per_metre=units)
+        assert (image.shape, depth_m.shape) == ((*image_hw, 3), image_hw)
+        assert image.std() > 20
+        assert known[0] < (depth_m > 0).mean() < known[1]
+        assert depth_m[depth_m > 0].min() > 0.3
+        assert furthest_m / 3 < depth_m.max() < furthest_m

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.errors import ConfigError
+
+# Halves and powers of two, so that every number below can be worked out by hand and is exact in floats.
+CAMERA = Intrinsics(fx_px=8.0, fy_px=4.0, cx_px=4.0, cy_px=2.0, image_hw=(4, 8))
+
+
+class TestIntrinsics:
+    def test_resize_scales_each_axis_by_its_own_factor(self) -> None:
+        assert CAMERA.resized((12, 16)) == Intrinsics(16.0, 12.0, 8.0, 6.0, (12, 16))
+
+    def test_resize_there_and_back_is_the_same_camera(self) -> None:
+        assert CAMERA.resized((64, 2)).resized((4, 8)) == CAMERA
+
+    def test_the_centre_of_the_image_stays_the_centre(self) -> None:
+        resized = CAMERA.resized((2, 32))
+        assert (resized.cx_px, resized.cy_px) == (16.0, 1.0)
+
+    def test_crop_moves_the_principal_point_only(self) -> None:
+        assert CAMERA.cropped(1, 3, (2, 4)) == Intrinsics(8.0, 4.0, 1.0, 1.0, (2, 4))
+
+    def test_a_negative_crop_pads(self) -> None:
+        assert CAMERA.cropped(-2, -1, (8, 10)) == Intrinsics(8.0, 4.0, 5.0, 4.0, (8, 10))
+
+    def test_matrix_there_and_back(self) -> None:
+        assert CAMERA.matrix().tolist() == [[8.0, 0.0, 4.0], [0.0, 4.0, 2.0], [0.0, 0.0, 1.0]]
+        assert Intrinsics.from_matrix(CAMERA.matrix(), (4, 8)) == CAMERA
+        assert Intrinsics.from_matrix(CAMERA.matrix().float(), (4, 8)) == CAMERA
+
+    def test_field_of_view(self) -> None:
+        camera = Intrinsics.from_fovy(math.pi / 2, (480, 640))
+        assert camera.fy_px == pytest.approx(240.0)
+        assert (camera.fx_px, camera.cx_px, camera.cy_px) == (camera.fy_px, 320.0, 240.0)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("bad", [0.0, -500.0, math.nan, math.inf])
+    def test_focal_lengths(self, bad: float) -> None:
+        with pytest.raises(ConfigError, match="positive focal lengths"):
+            Intrinsics(bad, 500.0, 320.0, 240.0, (480, 640))
+        with pytest.raises(ConfigError, match="positive focal lengths"):
+            Intrinsics(500.0, bad, 320.0, 240.0, (480, 640))
+
+    @pytest.mark.parametrize("bad", [math.nan, -math.inf])
+    def test_principal_point(self, bad: float) -> None:
+        with pytest.raises(ConfigError, match="finite"):
+            Intrinsics(500.0, 500.0, bad, 240.0, (480, 640))
+
+    @pytest.mark.parametrize("image_hw", [(0, 640), (480, -1)])
+    def test_image_size(self, image_hw: tuple[int, int]) -> None:
+        with pytest.raises(ConfigError, match="at least 1x1"):
+            Intrinsics(500.0, 500.0, 320.0, 240.0, image_hw)
+
+    @pytest.mark.parametrize("shape", [(3, 4), (4, 4), (9,), (1, 3, 3)])
+    def test_matrix_shape(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ConfigError, match="3x3"):
+            Intrinsics.from_matrix(torch.ones(shape), (480, 640))
+
+    @pytest.mark.parametrize(("row", "column", "value"), [(0, 1, 3.0), (1, 0, 1.0), (2, 2, 2.0), (2, 0, 0.5)])
+    def test_matrix_of_another_camera(self, row: int, column: int, value: float) -> None:
+        matrix = CAMERA.matrix()
+        matrix[row, column] = value
+        with pytest.raises(ConfigError, match="without skew"):
+            Intrinsics.from_matrix(matrix, (4, 8))
+
+    def test_matrix_with_nan(self) -> None:
+        with pytest.raises(ConfigError):
+            Intrinsics.from_matrix(torch.full((3, 3), math.nan), (4, 8))
+
+    @pytest.mark.parametrize("fovy_rad", [-0.5, 2 * math.pi - 0.1])
+    def test_field_of_view_that_cannot_be(self, fovy_rad: float) -> None:
+        with pytest.raises(ConfigError):
+            Intrinsics.from_fovy(fovy_rad, (480, 640))
+
+
+class TestBackProject:
+    def test_by_hand(self) -> None:
+        points = back_project(torch.full((1, 4, 8), 2.0), CAMERA)
+        assert points.shape == (1, 4, 8, 3)
+        # Pixel (row 0, column 0) has its centre at (0.5, 0.5): x = 2 (0.5 - 4) / 8, y = 2 (0.5 - 2) / 4.
+        assert points[0, 0, 0].tolist() == [-0.875, -0.75, 2.0]
+        assert points[0, 3, 5].tolist() == [2 * 1.5 / 8, 2 * 1.5 / 4, 2.0]
+
+    def test_x_is_right_and_y_is_down(self) -> None:
+        points = back_project(torch.ones(1, 4, 8), CAMERA)[0]
+        assert (points[:, 1:, 0] > points[:, :-1, 0]).all()
+        assert (points[1:, :, 1] > points[:-1, :, 1]).all()
+
+    def test_z_is_the_depth_and_rays_are_linear_in_it(self) -> None:
+        depth = torch.rand(2, 4, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+        points = back_project(depth, CAMERA)
+        assert torch.equal(points[..., 2], depth)
+        torch.testing.assert_close(back_project(3 * depth, CAMERA), 3 * points)
+
+    def test_pixels_of_no_depth_stay_at_the_origin(self) -> None:
+        assert torch.equal(back_project(torch.zeros(1, 4, 8), CAMERA), torch.zeros(1, 4, 8, 3))
+
+    def test_projecting_back_gives_the_pixel_centres(self) -> None:
+        points = back_project(torch.full((1, 4, 8), 1.7, dtype=torch.float64), CAMERA)[0]
+        pixels = points @ CAMERA.matrix().T
+        pixels = pixels[..., :2] / pixels[..., 2:]
+        rows, columns = torch.meshgrid(torch.arange(4) + 0.5, torch.arange(8) + 0.5, indexing="ij")
+        torch.testing.assert_close(pixels, torch.stack([columns, rows], -1).double())
+
+    def test_resizing_image_and_intrinsics_keeps_the_rays(self) -> None:
+        """A 3x3 block's middle pixel has the ray of the pixel it came from, whoever does the rescaling."""
+        depth = torch.rand(1, 4, 8, generator=torch.Generator().manual_seed(1)) + 0.5
+        large = F.interpolate(depth[:, None], scale_factor=3, mode="nearest")[:, 0]
+        original = back_project(depth, CAMERA)
+        torch.testing.assert_close(back_project(large, CAMERA)[:, 1::3, 1::3], original)
+        torch.testing.assert_close(back_project(large, CAMERA.resized((12, 24)))[:, 1::3, 1::3], original)
+
+    def test_stretching_keeps_the_rays_too(self) -> None:
+        depth = torch.full((1, 4, 8), 2.0)
+        stretched = torch.full((1, 4, 24), 2.0)
+        torch.testing.assert_close(back_project(stretched, CAMERA)[:, :, 1::3], back_project(depth, CAMERA))
+
+    def test_cropping_image_and_intrinsics_keeps_the_points(self) -> None:
+        depth = torch.rand(1, 4, 8, generator=torch.Generator().manual_seed(2)) + 0.5
+        cropped = back_project(depth[:, 1:3, 3:7], CAMERA.cropped(1, 3, (2, 4)))
+        torch.testing.assert_close(cropped, back_project(depth, CAMERA)[:, 1:3, 3:7])
+
+    def test_padding_image_and_intrinsics_keeps_the_points(self) -> None:
+        depth = torch.full((1, 4, 8), 2.0)
+        padded = back_project(F.pad(depth, (1, 2, 3, 4)), CAMERA.cropped(-3, -1, (11, 11)))
+        torch.testing.assert_close(padded[:, 3:7, 1:9], back_project(depth, CAMERA))
+
+    def test_a_wall_is_flat_and_as_wide_as_the_field_of_view(self) -> None:
+        camera = Intrinsics.from_fovy(math.pi / 2, (480, 640))
+        points = back_project(torch.full((1, 480, 640), 3.0), camera)[0]
+        assert torch.equal(points[..., 2], torch.full((480, 640), 3.0))
+        height = points[-1, 0, 1] - points[0, 0, 1]
+        assert height.item() == pytest.approx(6.0 * 479 / 480, rel=1e-5)
