@@ -33,7 +33,12 @@ IMAGENET = ImageStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 
 
 class TokenReader:
-    """Turns captured token sequences into patch maps and a context; every map is a view of what was captured."""
+    """Turns captured token sequences into patch maps and a context.
+
+    Every map is a view of what was captured, in the memory order the host left. That is channels last where prefix
+    tokens were joined to the patches, and channels first where there are none: then the order of the patch
+    convolution's output survives every residual addition.
+    """
 
     name: str
 
@@ -41,8 +46,7 @@ class TokenReader:
         """The patch maps and context of a captured frame.
 
         Raises:
-            CaptureError: an activation is not (B, N, C) with room for the patch grid, or the context is not a vector
-                per image.
+            CaptureError: an activation has no room for the patch grid, or the context is not a vector per image.
         """
         hidden = {index: self._patch_map(index, raw, frame, tower) for index, raw in frame.hidden.items()}
         context = None if frame.context is None else self._context(frame.context, frame, tower)
@@ -130,9 +134,7 @@ class TokenTowerAdapter(TokenReader):
         """
         towers: list[Tower] = []
         for path, module in host.named_modules():
-            if not is_named(module, self.tower_classes):
-                continue
-            tower = self._read(host, path, module)
+            tower = self._read(host, path, module) if is_named(module, self.tower_classes) else None
             if tower is not None and all(tower.patch_embedding is not known.patch_embedding for known in towers):
                 towers.append(tower)
         return towers
@@ -156,8 +158,8 @@ class TokenTowerAdapter(TokenReader):
         stack = attribute_at(module, self.blocks)
         image_hw = size_at(module, self.image_size)
         if not is_patch_embedding(embedding) or not is_stack(stack) or image_hw is None:
-            wanted = f"a patch convolution at {self.patch_embedding!r}, blocks at {self.blocks!r} and an input size"
-            logger.debug("adapter %r skips the %s at %r: no %s", self.name, type(module).__name__, path, wanted)
+            wanted = f"a patch convolution at {self.patch_embedding!r}, blocks at {self.blocks!r}, an input size"
+            logger.debug("adapter %r skips the %s at %r: expected %s", self.name, type(module).__name__, path, wanted)
             return None
         context, source = self.context_of(module)
         statistics = self.statistics_of(host, path)
@@ -172,14 +174,7 @@ class TokenTowerAdapter(TokenReader):
             image_mean=statistics.mean,
             image_std=statistics.std,
         )
-        return Tower(
-            spec=spec,
-            adapter=self,
-            module=module,
-            patch_embedding=embedding,
-            blocks=tuple(stack),
-            context_source=source,
-        )
+        return Tower(spec, self, module, patch_embedding=embedding, blocks=tuple(stack), context_source=source)
 
 
 def is_named(module: nn.Module, names: Iterable[str]) -> bool:
@@ -251,5 +246,4 @@ def _triple(values: object) -> tuple[float, float, float] | None:
 
 
 def _unexpected(tap: str, seen: Tensor, expected: str, tower: Tower, advice: str) -> CaptureError:
-    shape = tuple(seen.shape)
-    return CaptureError(f"{tap} of the {tower.spec} has shape {shape}, expected {expected}. {advice}")
+    return CaptureError(f"{tap} of the {tower.spec} has shape {tuple(seen.shape)}, expected {expected}. {advice}")

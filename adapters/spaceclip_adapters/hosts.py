@@ -62,7 +62,7 @@ def load_open_clip(name: str, weights: Path | None = None) -> nn.Module:
     if name not in known:
         raise HostError(f"open_clip has no model {name!r}{nearest(name, known)}; `open_clip.list_models()` has all.")
     try:
-        with _fixed_randomness():
+        with _fixed_randomness(), _untouched_logging():
             model: nn.Module = open_clip.create_model(name, pretrained=None, pretrained_hf=False)
     except OSError as error:
         raise HostError(
@@ -177,6 +177,17 @@ def _fixed_randomness() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(_SEED)
         yield
+
+
+@contextmanager
+def _untouched_logging() -> Iterator[None]:
+    """Keeps `logging.info` and the like from configuring the root logger, which they do where it has no handler."""
+    handler = logging.NullHandler()
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
 
 
 def _finish(model: nn.Module, name: str, weights: Path | None, *, warn_random: bool = False) -> nn.Module:

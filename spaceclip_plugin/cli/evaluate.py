@@ -49,4 +49,6 @@ def run(args: argparse.Namespace) -> Result:
     }
     forwards = "two forwards (flip)" if args.flip else "one forward"
     table = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    return Result(f"{table}\n{len(result.per_image)} images, protocol {result.protocol}, {forwards}, metric scale", data)
+    return Result(
+        f"{table}\n{len(result.per_image)} images, protocol {result.protocol}, {forwards}, metric scale", data
+    )

@@ -85,7 +85,9 @@ def _intrinsics(text: str | None, image_hw: tuple[int, int]) -> Intrinsics | Non
     try:
         numbers = np.loadtxt(source).reshape(-1) if source.is_file() else np.array([float(x) for x in text.split(",")])
     except ValueError as error:
-        raise ConfigError(f"--intrinsics takes FX,FY,CX,CY or a file with a 3x3 matrix, got {text!r}: {error}") from error
+        raise ConfigError(
+            f"--intrinsics takes FX,FY,CX,CY or a file with a 3x3 matrix, got {text!r}: {error}"
+        ) from error
     if numbers.size == 9:
         return Intrinsics.from_matrix(torch.from_numpy(numbers.reshape(3, 3)), image_hw)
     if numbers.size != 4:

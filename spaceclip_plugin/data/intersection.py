@@ -20,6 +20,8 @@ from spaceclip_plugin.data.scene import Primitive, Room, Shape, Vector
 
 _ROUND_AXES = {Shape.BOX: 0, Shape.CYLINDER: 2, Shape.ELLIPSOID: 3}
 _TINY = 1e-12
+# Float32 tells cosines near 1 apart to 6e-8; a wider cone costs a few rays, a narrower one would cut off edges.
+_COSINE_SLACK = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +108,10 @@ def _rays_near_spheres(solids: Solids, origin_m: Vector, directions: Tensor) -> 
     """(K, N) bool: rays that may meet each solid, because they lie in the cone around its bounding sphere."""
     offset = solids.centre_m - np.array(origin_m)
     distance = np.linalg.norm(offset, axis=1)
-    radius = 1.001 * np.linalg.norm(solids.half_extents_m, axis=1)
+    radius = np.linalg.norm(solids.half_extents_m, axis=1)
     sine = np.minimum(radius / np.maximum(distance, _TINY), 1.0)
     # An origin inside the sphere sees it everywhere.
-    cosine = np.where(sine < 1.0, np.sqrt(1.0 - sine**2), -2.0)
+    cosine = np.where(sine < 1.0, np.sqrt(1.0 - sine**2) - _COSINE_SLACK, -2.0)
     axis = torch.from_numpy(offset / np.maximum(distance, _TINY)[:, None]).to(torch.float32)
     unit = directions * directions.square().sum(0).rsqrt_()
     return axis @ unit >= torch.from_numpy(cosine).to(torch.float32)[:, None]
@@ -152,7 +154,7 @@ def _round_interval(origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]
     square = directions.square().sum(0).clamp_min_(_TINY)
     middle = -(origin * directions).sum(0) / square
     closest = origin + middle * directions
-    room = 1.0 - closest.square().sum(0)
-    half = (room.clamp_min(0.0) / square).sqrt_()
+    inside = 1.0 - closest.square().sum(0)
+    half = (inside.clamp_min(0.0) / square).sqrt_()
     # A miss becomes an interval that never begins.
-    return torch.where(room > 0.0, middle - half, math.inf), middle + half
+    return torch.where(inside > 0.0, middle - half, math.inf), middle + half

@@ -95,7 +95,7 @@ def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> T
         DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
     """
     prediction, target = _checked(prediction_m, target_m, valid)
-    error = (prediction - target).masked_fill(~valid, 0)
+    error = prediction - target
     means = []
     for dim in (1, 2):
         size = error.shape[dim] - 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
+import logging
 
 import pytest
 import torch
+import transformers
 from open_clip.transformer import Transformer
 from spaceclip_adapters import clip, open_clip, siglip, timm_vit
 from tiny_hosts import BATCH, BLOCKS, HOSTS, PATCH, SQUARE, WIDTH, TinyHost, captured, open_clip_truth
@@ -172,13 +175,15 @@ class TestOpenClipLayout:
     @pytest.mark.parametrize("batch", [BATCH, 17])
     @pytest.mark.parametrize("sequence_first", [False, True])
     def test_maps_and_context(self, batch: int, sequence_first: bool) -> None:
-        host = next(tiny for tiny in HOSTS if tiny.name == "open-clip").build().eval()
+        host = by_name("open-clip").seeded()
         visual = host.visual
         visual.positional_embedding = nn.Parameter(torch.randn(17, WIDTH))
-        if sequence_first:
+        if "batch_first" in inspect.signature(Transformer).parameters:
             weights = visual.transformer.state_dict()
-            visual.transformer = Transformer(WIDTH, BLOCKS, 4, batch_first=False).eval()
+            visual.transformer = Transformer(WIDTH, BLOCKS, 4, batch_first=not sequence_first).eval()
             visual.transformer.load_state_dict(weights)
+        elif visual.transformer.resblocks[0].attn.batch_first is sequence_first:
+            pytest.skip("the installed open_clip has the other layout only")
         pixels = torch.randn(batch, 3, *SQUARE)
         for adapter in (open_clip.adapter, StructuralAdapter()):
             (tower,) = adapter.find(host)
@@ -204,17 +209,44 @@ class TestVariants:
 
     def test_an_inner_tower_is_found_once(self) -> None:
         """transformers up to 5.5: a `CLIPVisionModel` without parts of its own around a `CLIPVisionTransformer`."""
-        host = by_name("clip-vision").seeded()
+        (tower,) = clip.adapter.find(by_name("clip-vision").seeded())
+        known = tower.module
         inner = type("CLIPVisionTransformer", (nn.Module,), {})()
-        inner.config = host.config
-        inner.embeddings, inner.encoder, inner.post_layernorm = host.embeddings, host.encoder, host.post_layernorm
+        inner.config = known.config
+        inner.embeddings, inner.encoder, inner.post_layernorm = known.embeddings, known.encoder, known.post_layernorm
         outer = type("CLIPVisionModel", (nn.Module,), {})()
         outer.vision_model = inner
         (tower,) = clip.adapter.find(outer)
         assert tower.spec.path == "vision_model"
 
-    def test_known_name_with_unknown_insides_is_skipped(self) -> None:
-        assert clip.adapter.find(type("CLIPVisionModel", (nn.Module,), {})()) == []
+    def test_known_name_with_unknown_insides_is_skipped_and_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, logger="spaceclip_plugin"):
+            assert clip.adapter.find(nn.ModuleDict({"eye": type("CLIPVisionModel", (nn.Module,), {})()})) == []
+        assert (
+            "skips the CLIPVisionModel at 'eye': expected a patch convolution at 'embeddings.patch_embedding'"
+            in caplog.text
+        )
+
+    @pytest.mark.parametrize("name", ["clip", "siglip", "timm-cls", "open-clip"])
+    def test_compiled_hosts_and_blocks_are_seen_through(self, name: str) -> None:
+        tiny = by_name(name)
+        host = tiny.seeded()
+        (bare,) = ADAPTERS[tiny.adapter].find(host)
+        stack = bare.module.get_submodule(ADAPTERS[tiny.adapter].blocks)
+        for index, block in enumerate(bare.blocks):
+            stack[index] = torch.compile(block)
+        for adapter in (ADAPTERS[tiny.adapter], StructuralAdapter()):
+            (tower,) = adapter.find(torch.compile(host))
+            assert tower.spec.path == ".".join(filter(None, ("_orig_mod", tiny.path)))
+            assert tower.blocks == tuple(stack)
+
+    def test_openais_original_has_the_parts_of_open_clip(self) -> None:
+        host = by_name("open-clip").seeded()
+        host.visual.input_resolution = SQUARE[0]
+        del host.visual.image_size
+        host.visual.transformer.resblocks = nn.Sequential(*host.visual.transformer.resblocks)
+        (tower,) = open_clip.adapter.find(host)
+        assert (tower.spec.image_hw, tower.spec.blocks) == (SQUARE, BLOCKS)
 
     def test_a_removed_siglip_head_gives_way_to_the_mean(self) -> None:
         host = by_name("siglip-vision").seeded()
@@ -225,7 +257,8 @@ class TestVariants:
         assert tower.context_source is tower_module.post_layernorm
 
     def test_naflex_is_not_claimed(self) -> None:
-        transformers = pytest.importorskip("transformers", minversion="4.49", reason="Siglip2 came with 4.49")
+        if not hasattr(transformers, "Siglip2VisionConfig"):
+            pytest.skip(f"transformers {transformers.__version__} has no Siglip2")
         config = transformers.Siglip2VisionConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_patches=16
         )

@@ -57,11 +57,12 @@ class Stranger:
     hidden: Callable[[nn.Module, Tensor], list[Tensor]]
     norm: str
     prefix: int
+    needs: str = "Dinov2Model"
 
 
 STRANGERS = {
     "dinov2": Stranger(_dinov2, _hidden, "layernorm", 1),
-    "dinov2-registers": Stranger(_dinov2_registers, _hidden, "layernorm", 5),
+    "dinov2-registers": Stranger(_dinov2_registers, _hidden, "layernorm", 5, "Dinov2WithRegistersModel"),
     "google-vit": Stranger(_google_vit, _hidden, "layernorm", 1),
     "torchvision-vit": Stranger(_torchvision_vit, _torchvision_hidden, "encoder.ln", 1),
 }
@@ -69,6 +70,8 @@ STRANGERS = {
 
 @pytest.mark.parametrize("stranger", STRANGERS.values(), ids=STRANGERS)
 def test_families_without_an_adapter_are_read(stranger: Stranger) -> None:
+    if not hasattr(transformers, stranger.needs):
+        pytest.skip(f"transformers {transformers.__version__} has no {stranger.needs}")
     host, pixels = stranger.build().eval(), torch.randn(BATCH, 3, 56, 56)
     (tower,) = StructuralAdapter().find(host)
     spec = tower.spec

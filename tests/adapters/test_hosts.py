@@ -43,6 +43,11 @@ def config_folder(clip_folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def own() -> dict[str, torch.Tensor]:
+    return dict(hosts.load_timm("vit_tiny_patch16_224").state_dict())
+
+
 class TestRandomWeights:
     @pytest.mark.parametrize(
         ("load", "name"),
@@ -59,6 +64,12 @@ class TestRandomWeights:
         assert_frozen(first)
         for ours, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs)
+
+    def test_logging_stays_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """open_clip logs by `logging.info`, which sets up the root logger of a process that has none."""
+        monkeypatch.setattr(logging.root, "handlers", [])
+        hosts.load_open_clip("ViT-S-32-alt")
+        assert logging.root.handlers == []
 
     def test_a_default_device_does_not_change_them(self) -> None:
         with torch.device("meta"):
@@ -147,17 +158,11 @@ class TestTransformersFolder:
 
 
 class TestStateDict:
-    @pytest.fixture(scope="class")
-    def own(self) -> dict[str, torch.Tensor]:
-        return dict(hosts.load_timm("vit_tiny_patch16_224").state_dict())
-
     def test_missing_and_unexpected_are_named(self, own: dict[str, torch.Tensor], tmp_path: Path) -> None:
         wrong = {f"visual.{name}": tensor for name, tensor in own.items()}
         save_file(wrong, tmp_path / "wrong.safetensors")
-        with pytest.raises(
-            HostError,
-            match=r"missing blocks\.0\.attn\.proj\.bias, .* and 147 more; unexpected visual\.blocks\.0\..* and 147 more",
-        ):
+        named = r"missing blocks\.0\.attn\.proj\.bias, .* and 147 more; unexpected visual\.blocks\.0\..* and 147 more"
+        with pytest.raises(HostError, match=named):
             hosts.load_timm("vit_tiny_patch16_224", tmp_path / "wrong.safetensors")
 
     def test_other_shapes_are_named(self, own: dict[str, torch.Tensor], tmp_path: Path) -> None:

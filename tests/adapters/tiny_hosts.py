@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import timm
 import torch
 import transformers
 from open_clip.model import CLIP as OpenClipModel
-from open_clip.model import CustomTextCLIP
+from open_clip.model import CLIPVisionCfg, CustomTextCLIP
+from packaging.version import Version
 from torch import Tensor, nn
 
 from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower
@@ -125,6 +127,11 @@ def call(host: nn.Module, pixels: Tensor) -> object:
 
 _FLAT = not hasattr(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)), "vision_model")
 _IN_MODEL = hasattr(transformers, "LlavaModel")
+# Rectangular images came with transformers 4.46, towers without a pooling head with PaliGemma in 4.41.
+_INTERPOLATES = "interpolate_pos_encoding" in inspect.signature(transformers.CLIPVisionModel.forward).parameters
+_HAS_PALIGEMMA = hasattr(transformers, "PaliGemmaConfig")
+# Up to transformers 4.45, LLaVA's processor wrote one image token and the model made room for the rest.
+_IMAGE_TOKENS = 1 if Version(transformers.__version__) < Version("4.46") else 16
 
 
 def _hf_path(base: str) -> str:
@@ -132,19 +139,22 @@ def _hf_path(base: str) -> str:
     return base if _FLAT else f"{base}.vision_model".lstrip(".")
 
 
-def _hf_truth(module: nn.Module, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-    out = module(pixels, output_hidden_states=True)
+def _hf_truth(module: Any, pixels: Tensor, **options: bool) -> tuple[list[Tensor], Tensor]:
+    out = module(pixels, output_hidden_states=True, **options)
+    hidden = out.hidden_states
+    if hidden is None:  # transformers 5.0 to 5.5: the transformer inside a SigLIP model does not report them itself
+        hidden = [module.embeddings(pixels, **options)]
+        for layer in module.encoder.layers:
+            hidden.append(layer(hidden[-1], None))
     pooled = out.last_hidden_state.mean(dim=1) if out.pooler_output is None else out.pooler_output
-    return list(out.hidden_states), pooled
+    return list(hidden), pooled
+
+
+_interpolating = {"interpolate_pos_encoding": True}
 
 
 def _hf_wide(module: nn.Module, pixels: Tensor) -> object:
-    return module(pixels, interpolate_pos_encoding=True)
-
-
-def _hf_wide_truth(module: nn.Module, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
-    out = module(pixels, output_hidden_states=True, interpolate_pos_encoding=True)
-    return list(out.hidden_states), out.pooler_output
+    return module(pixels, **_interpolating)
 
 
 def _image_features(host: Any, pixels: Tensor) -> object:
@@ -152,7 +162,7 @@ def _image_features(host: Any, pixels: Tensor) -> object:
 
 
 def _vlm_run(host: Any, pixels: Tensor) -> object:
-    ids = torch.tensor([[IMAGE_TOKEN] * 16 + [2, 7, 8]] * len(pixels))
+    ids = torch.tensor([[IMAGE_TOKEN] * _IMAGE_TOKENS + [2, 7, 8]] * len(pixels))
     kwargs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
     return host(**kwargs)
 
@@ -210,21 +220,28 @@ _clip_host = partial(TinyHost, adapter="clip", path=_ALONE, context=CLS, prefix=
 _siglip_host = partial(
     TinyHost, adapter="siglip", path=_ALONE, context=ATTENTION_POOL, prefix=0, run=call, truth=_hf_truth
 )
-_wide = {"run": _hf_wide, "truth": _hf_wide_truth, "image_hw": WIDE, "built_for": SQUARE}
+_wide = {"run": _hf_wide, "truth": partial(_hf_truth, **_interpolating), "image_hw": WIDE, "built_for": SQUARE}
 _in_model = {"path": "vision_model", "run": _image_features}
 _in_vlm = {"path": _VLM, "run": _vlm_run}
 
+_INTERPOLATING = (
+    _clip_host("clip-vision-wide", _clip_vision, **_wide),
+    _siglip_host("siglip-vision-wide", _siglip_vision, **_wide),
+)
+_HEADLESS = (
+    _siglip_host("siglip-headless", _siglip_headless, context=MEAN),
+    _siglip_host("paligemma", _paligemma, **_in_vlm, context=MEAN),
+)
+
 TRANSFORMERS = (
     _clip_host("clip-vision", _clip_vision),
-    _clip_host("clip-vision-wide", _clip_vision, **_wide),
     _clip_host("clip-projected", _clip_projected, path="vision_model"),
     _clip_host("clip", _clip, **_in_model),
     _clip_host("llava", _llava, **_in_vlm),
     _siglip_host("siglip-vision", _siglip_vision),
-    _siglip_host("siglip-vision-wide", _siglip_vision, **_wide),
-    _siglip_host("siglip-headless", _siglip_headless, context=MEAN),
     _siglip_host("siglip", _siglip, **_in_model),
-    _siglip_host("paligemma", _paligemma, **_in_vlm, context=MEAN),
+    *(_INTERPOLATING if _INTERPOLATES else ()),
+    *(_HEADLESS if _HAS_PALIGEMMA else ()),
 )
 
 # --- timm -----------------------------------------------------------------------------------------------------------
@@ -270,7 +287,7 @@ _averaging = partial(_timm_host, context=MEAN, prefix=0)
 TIMM = (
     _timm_host("timm-cls", _timm()),
     _timm_host("timm-registers", _timm(**_REGISTERS), prefix=5),
-    _timm_host("timm-dynamic", _timm(dynamic_img_size=True), image_hw=SQUARE, built_for=WIDE),
+    _timm_host("timm-dynamic", _timm(dynamic_img_size=True, img_size=SQUARE), built_for=SQUARE),
     _timm_host("timm-distilled", _timm("deit_tiny_distilled_patch16_224"), prefix=2, truth=_timm_class_token),
     _timm_host("timm-siglip", _timm("vit_base_patch16_siglip_224"), context=ATTENTION_POOL, prefix=0),
     _averaging("timm-average", _timm(**_AVERAGE)),
@@ -289,8 +306,8 @@ def _open_clip(image_size: tuple[int, int] = WIDE, **vision: object) -> Callable
 
 
 def _open_clip_timm() -> nn.Module:
-    """As `ViT-B-16-SigLIP` is built: a timm trunk that pools by itself, and no projection."""
-    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "none"}
+    """As `ViT-B-16-SigLIP` is built: a timm trunk that pools and projects by itself."""
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": ""}
     host = CustomTextCLIP(embed_dim=WIDTH, vision_cfg={**vision, "image_size": 224}, text_cfg=_OPEN_CLIP_TEXT)
     host.visual.trunk = _timm("vit_base_patch16_siglip_224")()
     return host
@@ -325,12 +342,22 @@ _open_clip_host = partial(
     image_hw=WIDE,
 )
 
+_open_clip_knows = CLIPVisionCfg.__dataclass_fields__.keys()
+_average = {"pool_type": "avg"} if "pool_type" in _open_clip_knows else {"global_average_pool": True}
+
+
+def _if_known(option: str, **overrides: Any) -> tuple[TinyHost, ...]:
+    """The host built with this option, where the installed open_clip has it."""
+    host = _open_clip_host(f"open-clip-{option.replace('_', '-')}", **overrides)
+    return (host,) if option in _open_clip_knows else ()
+
+
 OPEN_CLIP = (
     _open_clip_host("open-clip", _open_clip()),
-    _open_clip_host("open-clip-average", _open_clip(pool_type="avg"), context=MEAN),
-    _open_clip_host("open-clip-average-first", _open_clip(pool_type="avg", final_ln_after_pool=True), context=MEAN),
-    _open_clip_host("open-clip-custom-blocks", _open_clip(qk_norm=True)),
-    _open_clip_host("open-clip-coca", _open_clip(attentional_pool=True, attn_pooler_queries=4), context=MEAN),
+    _open_clip_host("open-clip-average", _open_clip(**_average), context=MEAN),
+    *_if_known("final_ln_after_pool", build=_open_clip(**_average, final_ln_after_pool=True), context=MEAN),
+    *_if_known("qk_norm", build=_open_clip(qk_norm=True)),
+    _open_clip_host("open-clip-coca", _open_clip(attentional_pool=True), context=MEAN),
     TinyHost(
         "open-clip-timm",
         _open_clip_timm,

@@ -75,6 +75,13 @@ def test_a_depth_map_is_no_photo(tmp_path: Path) -> None:
         read_rgb(tmp_path / "depth.png")
 
 
+def test_formats_nobody_records_frames_in_are_refused(tmp_path: Path) -> None:
+    # Each decoder is a risk of its own with files from strangers.
+    Image.fromarray(RGB).save(tmp_path / "frame.gif")
+    with pytest.raises(DataError, match=r"frame\.gif: expected an 8-bit image \(JPEG, PNG, BMP, TIFF, WEBP, PPM\)"):
+        read_rgb(tmp_path / "frame.gif")
+
+
 @pytest.mark.parametrize("units", [0.0, -1.0, float("nan"), float("inf")])
 def test_units_must_be_finite_and_positive(tmp_path: Path, units: float) -> None:
     with pytest.raises(ConfigError, match="units_per_metre must be finite and positive"):
@@ -116,7 +123,7 @@ def test_random_corruption_gives_an_image_or_a_data_error(tmp_path: Path) -> Non
     generator = np.random.default_rng(0)
     path, refused = tmp_path / "noise", 0
     sources = []
-    for suffix, array in (("jpeg", RGB), ("png", RGB), ("tiff", RGB), ("bmp", RGB), ("png", DEPTH)):
+    for suffix, array in (("jpeg", RGB), ("png", RGB), ("tiff", RGB), ("bmp", RGB), ("ppm", RGB), ("png", DEPTH)):
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, suffix)
         sources.append(buffer.getvalue())

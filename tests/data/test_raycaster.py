@@ -179,6 +179,9 @@ def test_the_top_of_a_table_is_a_plane() -> None:
 
 def test_culling_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [random_tabletop(np.random.default_rng(seed)) for seed in range(4)]
+    telescope = Camera.looking_at((-18.0, 0.0, 5.0), (2.0, 0.0, 5.0), fovy_rad=1e-3)
+    die = Primitive(Shape.BOX, (2.0, 0.0, 5.0), (0.004, 0.004, 0.004), GREY, rotation_about((1.0, 0.0, 0.0), 0.7))
+    scenes.append(scene_of(die, camera=telescope))
     culled = [render(scene, (64, 64)) for scene in scenes]
 
     def keep_all(solids: intersection.Solids, origin_m: Vector, directions: torch.Tensor) -> torch.Tensor:

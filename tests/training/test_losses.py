@@ -93,6 +93,11 @@ def test_silog_worked_out_by_hand() -> None:
     assert silog_loss(prediction, target, valid=valid).item() == pytest.approx(10 * math.sqrt(1 + 0.15 * 4))
 
 
+def test_silog_of_a_perfect_prediction_is_the_published_floor() -> None:
+    _, target, valid = batch(2, 6, 8)
+    assert silog_loss(target, target, valid=valid).item() == pytest.approx(10 * math.sqrt(1e-7))
+
+
 def test_gradient_worked_out_by_hand() -> None:
     target = torch.tensor([[[1.0, 2.0, 4.0], [1.0, 1.0, 9.0]]])
     prediction = torch.tensor([[[1.0, 5.0, 4.0], [2.0, 1.0, 1.0]]])
@@ -184,9 +189,10 @@ def test_under_autocast_the_windows_stay_in_full_precision() -> None:
     assert value.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_half_precision_maps_are_compared_in_float32() -> None:
+@pytest.mark.parametrize("step", [1, 2])
+def test_half_precision_maps_are_resized_and_compared_in_float32(step: int) -> None:
     prediction, target, valid = batch(1, 24, 24, dtype=torch.float32)
-    rounded = prediction.bfloat16()
+    rounded = prediction[:, ::step, ::step].bfloat16()
     value = PublishedLoss()(rounded, [], target_m=target, valid=valid).total
     expected = PublishedLoss()(rounded.float(), [], target_m=target, valid=valid).total
     assert (value.dtype, value.item()) == (torch.float32, expected.item())
