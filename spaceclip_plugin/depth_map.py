@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.files import atomic_path
-from spaceclip_plugin.pictures import colorize_depth, write_png
+from spaceclip_plugin.pictures import write_png
 
 IntrinsicsLike = Intrinsics | Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 """`Intrinsics` of the view at any resolution, or a 3x3 matrix K in pixels of the depth map's own H x W."""

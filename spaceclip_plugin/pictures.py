@@ -1,4 +1,4 @@
-"""Pictures of depth for people: the colour maps, PNG files, and panels of photo, truth, prediction and error."""
+"""Pictures of depth for people: PNG files, and panels of photo, truth, prediction and error."""
 
 from __future__ import annotations
 
@@ -6,65 +6,22 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from spaceclip_plugin.colours import DEPTH_TABLE, ERROR_TABLE, Colours, Floats, Mask, depth_range, paint
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.files import atomic_path
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-_Colours = npt.NDArray[np.uint8]
-_Floats = npt.NDArray[np.floating[Any]]
-_Mask = npt.NDArray[np.bool_]
 
-# Both maps were laid out by hand in OKLCH, where equal steps look equal: lightness falls evenly, so that the order
-# survives colour blindness and grey print. Depth turns from yellow (near) over red to indigo (far); error from white to
-# dark teal, a hue that depth never has.
-_DEPTH_CONTROLS = (
-    "faf392 fde066 ffcb49 ffb33b ff992b ff7c23 f95f36 ed464c dd305e c71f74 a91e8d 89209b 6c229e 50239a 39248a 232378"
-)
-_ERROR_CONTROLS = "f4fcf9 bce9de 75d1c5 2eb4b0 018f95 006a76 014552 002631"
-_INVALID = (48, 48, 48)
 _INK = (32, 32, 36)
 _RULE = (150, 150, 155)
 _PAPER = (255, 255, 255)
-
-
-def _table(controls: str) -> _Colours:
-    """256 colours, (256, 3), linear between evenly spaced control colours."""
-    stops = np.array([list(bytes.fromhex(colour)) for colour in controls.split()], dtype=np.float64)
-    place = np.linspace(0, len(stops) - 1, 256)
-    channels = [np.interp(place, np.arange(len(stops)), stops[:, channel]) for channel in range(3)]
-    table: _Colours = np.stack(channels, axis=-1).round().astype(np.uint8)
-    return table
-
-
-_DEPTH_TABLE = _table(_DEPTH_CONTROLS)
-_ERROR_TABLE = _table(_ERROR_CONTROLS)
-
-
-def colorize_depth(depth_m: _Floats, valid: _Mask, *, depth_range_m: tuple[float, float] | None = None) -> _Colours:
-    """Depth as colour: near is warm and bright, far is cool and dark, invalid is dark grey.
-
-    Args:
-        depth_m: metres, any shape (...).
-        valid: bool, the same shape.
-        depth_range_m: (near, far) at the ends of the colour map, beyond which depth takes the colour of the end. None:
-            from the 1st to the 99th percentile of the valid depth, so that a few stray pixels do not wash out the rest.
-
-    Returns:
-        (..., 3) uint8 RGB.
-
-    Raises:
-        ConfigError: the shapes differ, or the range is not finite with 0 <= near < far.
-    """
-    if depth_m.shape != valid.shape:
-        raise ConfigError(f"depth of shape {depth_m.shape} needs a mask of that shape, got {valid.shape}")
-    return _paint(_DEPTH_TABLE, depth_m, valid, _depth_range(depth_m, valid, depth_range_m))
 
 
 def write_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
@@ -105,10 +62,10 @@ class PanelRow:
         ConfigError: a shape or dtype is not as above.
     """
 
-    image: _Colours
-    prediction_m: _Floats
-    truth_m: _Floats | None = None
-    valid: _Mask | None = None
+    image: Colours
+    prediction_m: Floats
+    truth_m: Floats | None = None
+    valid: Mask | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[-1] != 3 or self.image.dtype != np.uint8 or self.image.size == 0:
@@ -129,7 +86,7 @@ def depth_panel(
     depth_range_m: tuple[float, float] | None = None,
     max_error: float = 0.3,
     tile_width_px: int = 320,
-) -> _Colours:
+) -> Colours:
     """A picture of one or more predictions: photo, ground truth, prediction, relative error, and their scales.
 
     Truth and prediction of a row share one colour range. The error is |d - g| / g; its mean over the pixels where both
@@ -168,25 +125,25 @@ def _cells(
     valid = np.ones(row.prediction_m.shape, bool) if row.valid is None else row.valid
     prediction = (row.prediction_m, valid)
     truth = None if row.truth_m is None else (row.truth_m, row.truth_m > 0)
-    near_far = _depth_range(*(truth or prediction), depth_range_m)
+    near_far = depth_range(*(truth or prediction), depth_range_m)
 
-    def tile(table: _Colours, values: _Floats, mask: _Mask, limits: tuple[float, float]) -> Image.Image:
-        return Image.fromarray(_paint(table, *_resample(values, mask, size), limits))
+    def tile(table: Colours, values: Floats, mask: Mask, limits: tuple[float, float]) -> Image.Image:
+        return Image.fromarray(paint(table, *_resample(values, mask, size), limits))
 
     photo = Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS)
-    cells = {"Photo": photo, "Prediction": tile(_DEPTH_TABLE, *prediction, near_far)}
-    cells["m"] = pen.scale(_DEPTH_TABLE, near_far, size[1])
+    cells = {"Photo": photo, "Prediction": tile(DEPTH_TABLE, *prediction, near_far)}
+    cells["m"] = pen.scale(DEPTH_TABLE, near_far, size[1])
     if truth is not None:
         error, counted = _relative_error(prediction, truth)
-        cells["Ground truth"] = tile(_DEPTH_TABLE, *truth, near_far)
-        cells["Relative error"] = tile(_ERROR_TABLE, error, counted, (0.0, max_error))
-        cells["%"] = pen.scale(_ERROR_TABLE, (0.0, 100 * max_error), size[1], open_ended=True)
+        cells["Ground truth"] = tile(DEPTH_TABLE, *truth, near_far)
+        cells["Relative error"] = tile(ERROR_TABLE, error, counted, (0.0, max_error))
+        cells["%"] = pen.scale(ERROR_TABLE, (0.0, 100 * max_error), size[1], open_ended=True)
         if counted.any():
             pen.caption(cells["Relative error"], f"mean {100 * float(error[counted].mean()):.1f} %")
     return cells
 
 
-def _relative_error(prediction: tuple[_Floats, _Mask], truth: tuple[_Floats, _Mask]) -> tuple[_Floats, _Mask]:
+def _relative_error(prediction: tuple[Floats, Mask], truth: tuple[Floats, Mask]) -> tuple[Floats, Mask]:
     """|d - g| / g at the truth's resolution, and where both are valid."""
     truth_m, known = truth
     height, width = truth_m.shape
@@ -195,34 +152,11 @@ def _relative_error(prediction: tuple[_Floats, _Mask], truth: tuple[_Floats, _Ma
     return np.where(counted, np.abs(prediction_m - truth_m) / np.where(known, truth_m, 1.0), 0.0), counted
 
 
-def _depth_range(depth_m: _Floats, valid: _Mask, given: tuple[float, float] | None) -> tuple[float, float]:
-    """(near, far) in metres as given, or what shows the valid depth well."""
-    if given is not None:
-        near, far = given
-        if not 0 <= near < far < math.inf:
-            raise ConfigError(f"a depth range is (near, far) metres with 0 <= near < far, got {given}")
-        return float(near), float(far)
-    if not valid.any():
-        return 0.0, 1.0
-    near, far = (float(value) for value in np.percentile(depth_m[valid], (1, 99)))
-    margin = max(0.0, 0.05 - (far - near)) / 2  # a wall facing the camera: do not blow its noise up to full colour
-    return max(0.0, near - margin), far + margin
-
-
-def _paint(table: _Colours, values: _Floats, valid: _Mask, limits: tuple[float, float]) -> _Colours:
-    """(..., 3) uint8: values from limits[0] to limits[1] through a table of 256 colours, grey where not valid."""
-    low, high = limits
-    share = (np.clip(np.where(valid, values, low), low, high) - low) / (high - low)
-    picture: _Colours = table[np.rint(share * 255).astype(np.intp)]
-    picture[~valid] = _INVALID
-    return picture
-
-
-def _resample(values: _Floats, valid: _Mask, size: tuple[int, int]) -> tuple[_Floats, _Mask]:
+def _resample(values: Floats, valid: Mask, size: tuple[int, int]) -> tuple[Floats, Mask]:
     """A map at another size (width, height): means of valid pixels, so that invalid ones do not bleed into the rest."""
     from PIL import Image
 
-    def resize(plane: _Floats | _Mask) -> npt.NDArray[np.float32]:
+    def resize(plane: Floats | Mask) -> npt.NDArray[np.float32]:
         image = Image.fromarray(plane.astype(np.float32))
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
@@ -243,7 +177,7 @@ class _Pen:
         self.gap = max(4, round(tile / 36))
         self.font = _font(self.em)
 
-    def page(self, rows: Sequence[dict[str, Image.Image]]) -> _Colours:
+    def page(self, rows: Sequence[dict[str, Image.Image]]) -> Colours:
         """The rows under their titles, (height, width, 3) uint8."""
         from PIL import Image, ImageDraw
 
@@ -266,7 +200,7 @@ class _Pen:
         return np.array(page, dtype=np.uint8)
 
     def scale(
-        self, table: _Colours, limits: tuple[float, float], height: int, *, open_ended: bool = False
+        self, table: Colours, limits: tuple[float, float], height: int, *, open_ended: bool = False
     ) -> Image.Image:
         """An upright colour bar with ticks; with `open_ended` the last colour stands for more, too."""
         from PIL import Image, ImageDraw

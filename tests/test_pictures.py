@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from spaceclip_plugin import pictures
+from spaceclip_plugin import colours, pictures
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.pictures import PanelRow, colorize_depth, depth_panel, write_png
+from spaceclip_plugin.colours import colorize_depth
+from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 
 GREY = (48, 48, 48)
 
@@ -37,7 +38,7 @@ class TestColorizeDepth:
         assert near[0] > near[2] + 50
         assert far[2] > far[0] + 50
 
-    @pytest.mark.parametrize("table", [pictures._DEPTH_TABLE, pictures._ERROR_TABLE])
+    @pytest.mark.parametrize("table", [colours.DEPTH_TABLE, colours.ERROR_TABLE])
     def test_lightness_falls_evenly_so_order_survives_grey_print(self, table: np.ndarray) -> None:
         lightness = np.cbrt(luminance(table))
         assert table.shape == (256, 3)
@@ -46,7 +47,7 @@ class TestColorizeDepth:
         assert lightness[0] - lightness[-1] > 0.6
 
     def test_no_depth_looks_invalid(self) -> None:
-        distance = np.abs(pictures._DEPTH_TABLE.astype(int) - GREY).max(axis=1)
+        distance = np.abs(colours.DEPTH_TABLE.astype(int) - GREY).max(axis=1)
         assert distance.min() > 40
 
     def test_invalid_is_grey_whatever_the_number(self) -> None:
@@ -70,8 +71,8 @@ class TestColorizeDepth:
         picture = colorize_depth(depth, np.ones(5, bool), depth_range_m=(1.0, 2.0))
         assert (picture[0] == picture[1]).all()
         assert (picture[3] == picture[4]).all()
-        assert (picture[1] == pictures._DEPTH_TABLE[0]).all()
-        assert (picture[3] == pictures._DEPTH_TABLE[255]).all()
+        assert (picture[1] == colours.DEPTH_TABLE[0]).all()
+        assert (picture[3] == colours.DEPTH_TABLE[255]).all()
 
     @pytest.mark.parametrize("depth", [np.zeros((2, 3)), np.full((2, 3), 4.0), np.full((2, 3), 4e4)])
     def test_one_depth_only_is_still_a_picture(self, depth: np.ndarray) -> None:
@@ -180,11 +181,11 @@ class TestDepthPanel:
         cells = self.cells(PanelRow(photo(), ramp(1, 5), ramp(1, 5)), monkeypatch)
         np.testing.assert_array_equal(cells["Ground truth"], cells["Prediction"])
         error = cells["Relative error"][:100]  # above the caption
-        assert (error == pictures._ERROR_TABLE[0]).all()
+        assert (error == colours.ERROR_TABLE[0]).all()
 
     def test_truth_and_prediction_share_a_colour_range(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cells = self.cells(PanelRow(photo(), np.full((7, 7), 5.0), ramp(1, 5)), monkeypatch)
-        assert (cells["Prediction"] == pictures._DEPTH_TABLE[255]).all()
+        assert (cells["Prediction"] == colours.DEPTH_TABLE[255]).all()
 
     def test_the_mean_error_is_absrel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         captions: list[str] = []

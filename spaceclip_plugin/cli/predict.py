@@ -44,35 +44,24 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
     from spaceclip_plugin.prediction import predict
 
-    written = []
+    lines, predictions = [], []
     with attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment:
         for path, photo, camera in zip(args.images, photos, cameras, strict=True):
             depth = predict(attachment, [photo], output_hw=(photo.shape[0], photo.shape[1]), flip=args.flip)
-            files = {
-                "depth_mm": args.out / f"{path.stem}_depth.png",
-                "picture": args.out / f"{path.stem}_picture.png",
-            }
+            files = {"depth_mm": args.out / f"{path.stem}_depth.png", "picture": args.out / f"{path.stem}_picture.png"}
             depth.save_png16(files["depth_mm"])
             row = PanelRow(photo, depth.depth_m[0].cpu().numpy(), valid=depth.valid[0].cpu().numpy())
             write_png(files["picture"], depth_panel([row]))
             if camera is not None:
                 files["points"] = args.out / f"{path.stem}.ply"
                 depth.save_ply(files["points"], camera, image=photo)
-            shown = depth.depth_m[depth.valid]
-            written.append(
-                {
-                    "image": str(path),
-                    "median_depth_m": float(shown.median()) if shown.numel() else None,
-                    "trained": depth.trained,
-                    "files": {kind: str(file) for kind, file in files.items()},
-                }
-            )
-    lines = []
-    for item in written:
-        median = item["median_depth_m"]
-        lines.append(f"{item['image']}: median depth {'none' if median is None else f'{median:.2f} m'}")
-        lines += [f"  {kind}: {file}" for kind, file in item["files"].items()]  # type: ignore[attr-defined]
-    return Result("\n".join(lines), {"predictions": written})
+            known = depth.depth_m[depth.valid]
+            median = float(known.median()) if known.numel() else None
+            lines.append(f"{path}: {'no depth' if median is None else f'median depth {median:.2f} m'}")
+            lines += [f"  {kind}: {file}" for kind, file in files.items()]
+            named = {kind: str(file) for kind, file in files.items()}
+            predictions.append({"image": str(path), "median_depth_m": median, "trained": depth.trained, "files": named})
+    return Result("\n".join(lines), {"predictions": predictions})
 
 
 def _intrinsics(text: str | None, image_hw: tuple[int, int]) -> Intrinsics | None:

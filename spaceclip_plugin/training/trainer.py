@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from spaceclip_plugin.attachment import attach_depth_head
@@ -22,7 +21,7 @@ from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
-from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.run_folder import RunFolder
 
@@ -150,7 +149,7 @@ class DepthTrainer:
         progress: bool,
     ) -> tuple[int, DepthMetrics]:
         recipe = self._recipe
-        stepper = _Stepper(self.head, recipe, self._protocol, cached)
+        stepper = HeadOptimizer(self.head, recipe, self._protocol, cached)
         best: tuple[int, DepthMetrics] | None = None
         with tqdm(total=stepper.steps, desc="training", unit="step", disable=not progress) as bar:
             for epoch in range(1, recipe.epochs + 1):
@@ -221,86 +220,6 @@ class DepthTrainer:
                 "seconds_training": round(result.seconds_training, 1),
             }
         folder.write_record(record)
-
-
-class _Stepper:
-    """The optimisation of a head over cached features."""
-
-    def __init__(self, head: DepthHead, recipe: Recipe, protocol: Protocol, cached: FeatureCache) -> None:
-        from accelerate import Accelerator
-
-        self._recipe = recipe
-        self._protocol = protocol
-        self._cached = cached
-        self._order = torch.Generator().manual_seed(recipe.seed)
-        self._loss = LOSSES[recipe.loss]()
-        device = next(head.parameters()).device
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
-        )
-        head.to(memory_format=torch.channels_last)
-        self.average = _Average(head, recipe.ema_decay)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self._head, self._optimizer = self._accelerator.prepare(head, optimizer)
-        self._plain_head = head
-        self._step = 0
-        self.learning_rate = 0.0
-
-    @property
-    def steps(self) -> int:
-        return self._recipe.epochs * -(-len(self._cached) // self._recipe.batch_size)
-
-    def epoch(self) -> Iterator[float]:
-        """One pass in a fresh random order; yields the loss of each step."""
-        self._head.train()
-        for indices in torch.randperm(len(self._cached), generator=self._order).split(self._recipe.batch_size):
-            mirrored = torch.zeros(len(indices), dtype=torch.bool)
-            if self._cached.views > 1:
-                mirrored = torch.rand(len(indices), generator=self._order) < 0.5
-            yield self._advance(indices.tolist(), mirrored.tolist())
-
-    def _advance(self, indices: list[int], mirrored: list[bool]) -> float:
-        self.learning_rate = self._recipe.learning_rate_at(self._step, self.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        batch = self._cached.batch(indices, mirrored)
-        target = batch.target_m.to(self._accelerator.device)
-        with self._accelerator.autocast():
-            output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)
-        valid = (target > self._protocol.min_depth_m) & (target < self._protocol.max_depth_m)
-        auxiliary = [depth.float() for depth in output.auxiliary_m]
-        loss: Tensor = self._loss(output.depth_m.float(), auxiliary, target_m=target, valid=valid).total
-        value = float(loss.detach())
-        if value != value or abs(value) == float("inf"):
-            names = ", ".join(self._cached.names[i] for i in indices[:4])
-            raise TrainingError(
-                f"the loss is {value} at step {self._step} on {names}…; lower the learning rate or check those images"
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self._head.parameters(), self._recipe.gradient_norm)
-        self._optimizer.step()
-        self._step += 1
-        self.average.update(self._plain_head, self._step)
-        return value
-
-
-class _Average:
-    """Exponential moving average of a head's weights and running statistics."""
-
-    def __init__(self, head: DepthHead, decay: float) -> None:
-        self.head = copy.deepcopy(head).eval().requires_grad_(False)
-        self._decay = decay
-
-    @torch.no_grad()
-    def update(self, head: DepthHead, step: int) -> None:
-        # A short run would otherwise validate mostly its random start.
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(self.head.state_dict().values(), head.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
-            else:
-                mine.copy_(theirs)
 
 
 def _advancing(losses: Iterator[float], bar: tqdm) -> Iterator[float]:
