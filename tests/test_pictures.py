@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageFont
 
 from spaceclip_plugin import colours, pictures
-from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.colours import colorize_depth
+from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 
 GREY = (48, 48, 48)

@@ -34,9 +34,7 @@ class HeadOptimizer:
         self._order = torch.Generator().manual_seed(recipe.seed)
         self._loss = LOSSES[recipe.loss]()
         device = next(head.parameters()).device
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", mixed_precision="bf16" if recipe.precision == "bf16" else "no"
-        )
+        self._accelerator = Accelerator(cpu=device.type == "cpu")
         head.to(memory_format=torch.channels_last)
         self.average = AveragedHead(head, recipe.ema_decay)
         optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -66,7 +64,8 @@ class HeadOptimizer:
             group["lr"] = self.learning_rate
         batch = self._cached.batch(indices, mirrored)
         target = batch.target_m.to(self._accelerator.device)
-        with self._accelerator.autocast():
+        # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
+        with torch.autocast(target.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
             output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)
         valid = (target > self._protocol.min_depth_m) & (target < self._protocol.max_depth_m)
         auxiliary = [depth.float() for depth in output.auxiliary_m]

@@ -54,7 +54,8 @@ class Recipe:
         fields.real("gradient_norm", self.gradient_norm, 1e-6, 1e6)
         fields.real("ema_decay", self.ema_decay, 0.0, 1.0)
         if self.loss not in LOSSES:
-            raise ConfigError(f"unknown loss {self.loss!r}{nearest(self.loss, LOSSES)}; known are {', '.join(LOSSES)}")
+            hint = nearest(str(self.loss), LOSSES)
+            raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}{hint}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 

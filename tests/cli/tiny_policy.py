@@ -1,0 +1,19 @@
+"""A module a user might have: `python:tiny_policy:build` gives the host."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+
+
+def build() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=0
+        )
+
+
+def not_a_module() -> str:
+    return "policy"
