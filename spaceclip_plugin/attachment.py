@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
 from spaceclip_plugin.depth_map import DepthMap
-from spaceclip_plugin.errors import CaptureError, ConfigError, SpaceClipError
+from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
@@ -64,6 +64,11 @@ def attach_depth_head(
     elif not isinstance(head, DepthHead):
         raise ConfigError(f"head must be a DepthHead, a folder or None, got {type(head).__name__}")
     head.check_fits(chosen.spec)
+    if head.uses_context and chosen.context_source is None:
+        raise HeadMismatchError(
+            f"the head reads a {head.config.context!r} context, the {chosen.spec} has no module that gives one; "
+            "use a head without FiLM: DepthHead.for_tower(host, film_hidden=None)"
+        )
     _warn(head, chosen.spec)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread)
     attachment = DepthAttachment(host, head, recorder)

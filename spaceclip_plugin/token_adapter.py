@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
@@ -63,7 +64,7 @@ class TokenReader:
     def _patch_map(self, index: int, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """A block's raw activation as a (B, C, h, w) view."""
         patches = self._patches(self.batch_first(raw, frame, tower), f"hidden state {index}", frame, tower)
-        return patches.view(frame.batch, *frame.grid_hw, tower.spec.width).permute(0, 3, 1, 2)
+        return rearrange(patches, "b (h w) c -> b c h w", h=frame.grid_hw[0])
 
     def _patches(self, tokens: Tensor, tap: str, frame: RawFrame, tower: Tower) -> Tensor:
         """The patch tokens (B, h*w, C) of a sequence (B, N, C)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import io
 import logging
@@ -17,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin import DepthHead, attach_depth_head, registry
 from spaceclip_plugin.errors import (
     AdapterError,
     AmbiguousTowerError,
@@ -29,6 +30,7 @@ from spaceclip_plugin.errors import (
     SpaceClipError,
     TowerNotFoundError,
 )
+from spaceclip_plugin.tower import Tower
 
 SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
 VISION = {
@@ -453,6 +455,18 @@ class TestRefusals:
         head = DepthHead.for_tower(host, **SMALL, context="attention-pool")
         with pytest.raises(HeadMismatchError, match=r"'attention-pool' context, the tower gives 'cls'"):
             attach_depth_head(host, head)
+
+    def test_a_tower_without_a_context(self, host: nn.Module, head: DepthHead) -> None:
+        [tower] = registry.find_towers(host)
+
+        class Contextless:
+            name = "contextless"
+
+            def find(self, _host: nn.Module) -> list[Tower]:
+                return [dataclasses.replace(tower, context_source=None)]
+
+        with pytest.raises(HeadMismatchError, match=r"no module that gives one.*film_hidden=None"):
+            attach_depth_head(host, head, adapter=Contextless())  # type: ignore[arg-type]
 
     def test_a_folder_without_a_head(self, host: nn.Module, tmp_path) -> None:
         with pytest.raises(CheckpointError, match="no head at"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from spaceclip_plugin.attachment import DepthAttachment
@@ -72,7 +73,7 @@ class FeatureCache:
         """Features (float32) and targets of some images, each as photographed or mirrored."""
         rows, view = np.asarray(indices), np.asarray(mirrored, dtype=np.int64)
         hidden = {
-            tap: torch.from_numpy(values[rows, view].astype(np.float32)).permute(0, 3, 1, 2)
+            tap: rearrange(torch.from_numpy(values[rows, view].astype(np.float32)), "b h w c -> b c h w")
             for tap, values in self._maps.items()
         }
         context = torch.from_numpy(self._context[rows, view])
@@ -169,7 +170,7 @@ class _Writer:
                 )
         for view, features in enumerate(views):
             for tap, stored in self._maps.items():
-                half = features.hidden[tap].permute(0, 2, 3, 1).to("cpu", torch.float16)
+                half = rearrange(features.hidden[tap], "b c h w -> b h w c").to("cpu", torch.float16)
                 if not torch.isfinite(half).all():
                     raise TrainingError(
                         f"hidden state {tap} of {samples[0].name} and following exceeds what float16 holds (65504); "

@@ -70,7 +70,7 @@ def test_targets_of_two_sizes_are_refused_by_name(attachment: DepthAttachment, t
 def test_features_beyond_half_precision_are_refused(attachment: DepthAttachment, tmp_path: Path) -> None:
     attachment._recorder.tower.blocks[0].register_forward_hook(lambda _m, _a, output: output * 1e6)
     # The tap was there first and sees the block's own output; the next block's is what grew.
-    with pytest.raises(TrainingError, match="hidden state 2 .*65504"):
+    with pytest.raises(TrainingError, match=r"hidden state 2 .*65504"):
         cached(attachment, scenes(2), tmp_path)
 
 

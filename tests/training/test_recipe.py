@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 
@@ -18,8 +19,8 @@ def test_the_published_schedule() -> None:
     assert max(rates) == pytest.approx(1e-4)
     assert rates[525] == pytest.approx((1e-4 + 1e-6) / 2, rel=1e-3)
     assert rates[-1] == pytest.approx(1e-6, rel=0.01)
-    assert all(a <= b for a, b in zip(rates[:50], rates[1:50], strict=False))
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a <= b for a, b in pairwise(rates[:50]))
+    assert all(a >= b for a, b in pairwise(rates[50:]))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

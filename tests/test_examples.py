@@ -1,0 +1,62 @@
+"""Every example runs, is short, and the README's first example is one that works."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from spaceclip_plugin import DepthHead, Intrinsics
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(path.read_text().splitlines()) < 60
+    runpy.run_path(str(path), run_name="__main__")
+    assert "identical=True" in capsys.readouterr().out
+
+
+class Policy(nn.Module):
+    """What the README's example assumes: a policy that looks at a camera image and acts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = transformers.CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        )
+        self.vision = transformers.CLIPVisionModel(config).eval()
+
+    def select_action(self, observation: Tensor) -> Tensor:
+        return self.vision(observation).pooler_output[:, :7]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.select_action(observation)
+
+
+def test_the_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    policy = Policy()
+    DepthHead.for_tower(policy, channels=(8, 6), semantic_taps=(3, 1), structural_taps=(0,)).save_pretrained("my-head")
+    names = {
+        "policy": policy,
+        "observation": torch.randn(1, 3, 32, 32),
+        "intrinsics": Intrinsics.from_fovy(1.0, image_hw=(32, 32)),
+    }
+    with torch.no_grad():
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["frame"].depth_m.shape == (1, 32, 32)
+    assert not any(module._forward_hooks for module in policy.modules())
