@@ -15,10 +15,14 @@ def module_digest(module: nn.Module) -> str:
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (hex) over named tensors, in the order of their names: name, dtype, shape, then the bytes."""
+    """SHA-256 (hex) over named tensors, in the order of their names: name, dtype, shape, then the bytes.
+
+    A tensor on the meta device (an offloaded host rests there) has no bytes: its name, dtype and shape alone count.
+    """
     total = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        if tensor.numel() and not tensor.is_meta:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()

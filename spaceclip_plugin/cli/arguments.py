@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
 from spaceclip_plugin.hosts import load_host
 
-_logger = logging.getLogger(__name__)
 _PYTHON = "python:"
 
 
@@ -72,10 +70,15 @@ def add_lists(parser: argparse.ArgumentParser) -> None:
 
 
 def depth_list(path: Path, args: argparse.Namespace, protocol: Protocol) -> DepthList:
-    """The samples of a list file; with --skip-bad, every file is read once and bad lines are reported."""
+    """The samples of a list file; with --skip-bad, every file is read once so that all bad lines are known."""
     samples = DepthList(path, root=args.root, units_per_metre=protocol.depth_scale, skip_bad=args.skip_bad)
-    if args.skip_bad:
-        samples = samples.validated()
-        for line, reason in samples.skipped:
-            _logger.warning("skipped %s line %d: %s", path.name, line, reason)
-    return samples
+    return samples.validated() if args.skip_bad else samples
+
+
+def skipped(*lists: DepthList) -> list[dict[str, str | int]]:
+    """Every line that --skip-bad left out, for `--json`."""
+    return [
+        {"list": str(samples.path), "line": line, "reason": reason}
+        for samples in lists
+        for line, reason in samples.skipped
+    ]

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Result:
         "protocol": result.protocol,
         "flip": result.flip,
         "trained": trained,
-        "skipped_lines": len(samples.skipped),
+        "skipped": arguments.skipped(samples),
     }
     forwards = "two forwards (flip)" if args.flip else "one forward"
     table = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> Result:
         "host_unchanged": True,
         "seconds_caching": result.seconds_caching,
         "seconds_training": result.seconds_training,
-        "skipped_lines": len(train.skipped) + len(validation.skipped),
+        "skipped": arguments.skipped(train, validation),
     }
     text = (
         f"best epoch {result.best_epoch} of {recipe.epochs}: AbsRel {metrics.abs_rel:.4f}, RMSE {metrics.rmse:.3f} m, "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.head.space_clip import SpaceClipDecoder, SpaceClipOptions
 
 
@@ -34,5 +35,6 @@ def architecture(name: object) -> Architecture:
     """
     if not isinstance(name, str) or name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ConfigError(f"unknown head architecture {name!r}{nearest(str(name), ARCHITECTURES)}; known are {known}")
+        hint = nearest(name, ARCHITECTURES) if isinstance(name, str) else ""
+        raise ConfigError(f"unknown head architecture {shown(name)}{hint}; known are {known}")
     return ARCHITECTURES[name]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head import fields
-from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.head import architectures, fields
 from spaceclip_plugin.head.decoder import DecoderOptions
 from spaceclip_plugin.tower import CLS, CONTEXT_KINDS, TowerSpec
 
@@ -32,7 +31,7 @@ class DepthHeadConfig:
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
     """
 
-    architecture: str = DEFAULT_ARCHITECTURE
+    architecture: str = architectures.DEFAULT_ARCHITECTURE
     options: DecoderOptions = None  # type: ignore[assignment]
     width: int = 768
     blocks: int | None = 12
@@ -44,7 +43,7 @@ class DepthHeadConfig:
     trained_on: str | None = None
 
     def __post_init__(self) -> None:
-        kind = architecture(self.architecture).options
+        kind = architectures.architecture(self.architecture).options
         options = self.options
         if options is None:
             options = kind() if self.blocks is None else kind.for_blocks(fields.whole("blocks", self.blocks, 1, 512))
@@ -72,33 +71,41 @@ class DepthHeadConfig:
                     f"hidden states run from 0 to {self.blocks}"
                 )
         if self.context is not None and self.context not in CONTEXT_KINDS:
-            raise ConfigError(f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {self.context!r}")
+            raise ConfigError(
+                f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {fields.shown(self.context)}"
+            )
         for name, low in (("image_mean", -10.0), ("image_std", 1e-6)):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, fields.reals(name, value, low, 1e3, length=3))
 
     @classmethod
-    def for_tower(cls, spec: TowerSpec, *, architecture_name: str | None = None, **overrides: Any) -> DepthHeadConfig:
+    def for_tower(cls, spec: TowerSpec, *, architecture: str | None = None, **overrides: Any) -> DepthHeadConfig:
         """A config for that tower, taps scaled to its depth; overrides name fields of the config or of its options.
 
         Raises:
             ConfigError: an unknown override or an impossible value.
         """
-        name = architecture_name or DEFAULT_ARCHITECTURE
-        kind = architecture(name).options
-        option_names = {f.name for f in dataclasses.fields(kind)}
-        chosen = {key: value for key, value in overrides.items() if key in option_names}
-        options = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
-        own = {key: value for key, value in overrides.items() if key not in option_names}
-        tower = {
+        name = architectures.DEFAULT_ARCHITECTURE if architecture is None else architecture
+        kind = architectures.architecture(name).options
+        own_names = [f.name for f in dataclasses.fields(cls) if f.name != "architecture"]
+        option_names = [f.name for f in dataclasses.fields(kind)]
+        for key in overrides:
+            if key not in own_names and key not in option_names:
+                raise fields.unknown_key(key, [*own_names, *option_names], where="overrides")
+        chosen = {key: overrides.pop(key) for key in option_names if key in overrides}
+        if chosen and "options" in overrides:
+            raise ConfigError(f"override options, or single fields of them ({', '.join(chosen)}), not both")
+        if "options" not in overrides:
+            overrides["options"] = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
+        tower: dict[str, Any] = {
             "width": spec.width,
             "blocks": spec.blocks,
             "context": spec.context,
             "image_mean": spec.image_mean,
             "image_std": spec.image_std,
         }
-        return fields.build(cls, {"architecture": name, "options": options, **tower, **own}, where="overrides")
+        return cls(architecture=name, **{**tower, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` gives an equal config back."""
@@ -111,20 +118,24 @@ class DepthHeadConfig:
         Raises:
             ConfigError: another format version, an unknown or missing key, or an impossible value.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a head's config must be an object, got {fields.shown(values)}")
         values = dict(values)
-        version = values.pop("format_version", None)
-        if version != FORMAT_VERSION or isinstance(version, bool):
-            raise ConfigError(f"format_version must be {FORMAT_VERSION}, got {version!r}; update spaceclip_plugin?")
-        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values]
-        if missing:
-            raise ConfigError(f"missing key {missing[0]!r}; a head's config names every field")
-        if not isinstance(values["options"], Mapping):
-            raise ConfigError(f"options must be an object, got {values['options']!r}")
-        options_kind = architecture(values["architecture"]).options
-        absent = [f.name for f in dataclasses.fields(options_kind) if f.name not in values["options"]]
-        if absent:
-            raise ConfigError(f"options: missing key {absent[0]!r}")
-        return fields.build(cls, values, where="config")
+        if "format_version" not in values:
+            raise ConfigError("there is no format_version: this is not the config of a depth head")
+        version = values.pop("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ConfigError(
+                f"format_version must be {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
+            )
+        fields.check_keys(cls, values, where="config", complete=True)
+        options, name = values["options"], values["architecture"]
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"options must be an object, got {fields.shown(options)}")
+        fields.check_keys(
+            architectures.architecture(name).options, options, where=f"options of {name!r}", complete=True
+        )
+        return cls(**values)
 
     def mismatches(self, spec: TowerSpec) -> list[str]:
         """Why a head of this config does not fit that tower; empty when it does. Both sides are named."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spaceclip_plugin import checkpoint_import, hub, registry
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, HeadMismatchError
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.tower import Tower, TowerFeatures, TowerSpec
 
 MAX_OUTPUT_SIDE = 16384
@@ -64,18 +65,12 @@ class DepthHead(nn.Module):
             depth (B, H, W) in metres, in the dtype and on the device of the head.
 
         Raises:
-            CaptureError: a tap or the context is missing, the batch is empty, or a tap has another width.
+            CaptureError: a tap or the context is missing, of another width, or of another batch or grid than the rest;
+                or the batch is empty.
             ConfigError: an impossible output size.
         """
-        output_hw = features.image_hw if output_size is None else _checked_size(output_size)
-        parameter = next(self.parameters())
-        hidden = {tap: _checked_map(features, tap, self.config.width).to(parameter) for tap in self.taps}
-        context = features.context
-        if self.uses_context:
-            if context is None:
-                raise CaptureError("the head reads the tower's context (FiLM), but the features hold none")
-            context = context.to(parameter)
-        inputs = dataclasses.replace(features, hidden=hidden, context=context)
+        output_hw = _checked_size(features.image_hw if output_size is None else output_size)
+        inputs = self._checked(features)
         output: HeadOutput = self.decoder(inputs, output_hw, auxiliary=auxiliary)
         return output
 
@@ -101,14 +96,15 @@ class DepthHead(nn.Module):
             overrides: fields of `DepthHeadConfig` or of the architecture's options.
 
         Raises:
-            HostError: the host has no tower, or several.
+            HostError: the host is not a module, or has no tower, or several.
             ConfigError: an unknown override or an impossible value.
         """
-        if isinstance(host_or_tower, nn.Module):
-            spec = registry.choose_tower(host_or_tower).spec
+        if isinstance(host_or_tower, TowerSpec):
+            spec = host_or_tower
         else:
-            spec = host_or_tower.spec if isinstance(host_or_tower, Tower) else host_or_tower
-        return cls(DepthHeadConfig.for_tower(spec, architecture_name=architecture, **overrides))
+            tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.choose_tower(host_or_tower)
+            spec = tower.spec
+        return cls(DepthHeadConfig.for_tower(spec, architecture=architecture, **overrides))
 
     @classmethod
     def from_spaceclip_checkpoint(
@@ -125,47 +121,81 @@ class DepthHead(nn.Module):
 
         Raises:
             CheckpointError: not such a checkpoint, or one with missing, unknown or mis-shaped weights.
-            ConfigError: taps that do not fit the number of stages.
+            ConfigError: taps that do not fit the number of stages or the tower, or none given where the published ones
+                cannot be meant.
         """
         config, state = checkpoint_import.read(Path(path), semantic_taps=semantic_taps, structural_taps=structural_taps)
-        return cls._from_state(config, state, source=str(path))
+        return cls._from_state(config, state, source=f"{str(path)!r}, under this package's names,")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DepthHead:
         """The head that `save_pretrained` wrote, strictly: every weight present, of the right shape, finite.
 
+        Returns:
+            The head on the CPU, in eval mode and in torch's default dtype, whatever dtype it was saved in.
+
         Raises:
-            CheckpointError: a missing, truncated or foreign file, or weights that do not match the config.
+            CheckpointError: a missing, truncated or foreign file, weights that do not match the config, or two files
+                that were not saved together.
         """
-        values, state = hub.read_folder(Path(folder))
+        folder = Path(folder)
+        saved = hub.read_folder(folder)
         try:
-            config = DepthHeadConfig.from_dict(values)
+            config = DepthHeadConfig.from_dict(saved.config)
         except ConfigError as error:
-            raise CheckpointError(f"{Path(folder) / hub.CONFIG_NAME}: {error}") from error
-        return cls._from_state(config, state, source=str(Path(folder) / hub.WEIGHTS_NAME))
+            raise CheckpointError(f"{str(folder / hub.CONFIG_NAME)!r}: {error}") from error
+        head = cls._from_state(config, saved.state, source=repr(str(folder / hub.WEIGHTS_NAME)))
+        hub.check_pair(folder, saved)
+        return head
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json and model.safetensors to `folder` (made if absent), each whole or not at all."""
+        """Write config.json and model.safetensors to `folder` (made if absent); an older head there is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            CheckpointError: a weight is not finite, or the folder cannot be written; an older head stays as it was.
+        """
         return hub.write_folder(Path(folder), self.config.to_dict(), self.state_dict())
 
     @classmethod
-    def _from_state(cls, config: DepthHeadConfig, state: dict[str, torch.Tensor], *, source: str) -> DepthHead:
-        # Shapes are compared on the meta device: a config that asks for gigabytes is refused before any are taken.
+    def _from_state(cls, config: DepthHeadConfig, state: dict[str, Tensor], *, source: str) -> DepthHead:
+        # Built on the meta device: a config that asks for gigabytes is refused before any are taken.
         with torch.device("meta"):
             head = cls(config)
-        expected = head.state_dict()
-        hub.check_state(state, expected, source=source)
-        head.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, assign=True)
+        head.load_state_dict(hub.matched_state(state, head.state_dict(), source=source), assign=True)
         return head.eval()
 
+    def _checked(self, features: TowerFeatures) -> TowerFeatures:
+        """The features the decoder reads and no others, in the head's dtype and on its device."""
+        parameter = next(self.parameters())
+        hidden = {tap: _checked_map(features, tap, self.config.width) for tap in self.taps}
+        first = self.taps[0]
+        for tap, value in hidden.items():
+            if value.shape != hidden[first].shape:
+                raise CaptureError(
+                    f"hidden state {tap} has shape {tuple(value.shape)}, hidden state {first} has "
+                    f"{tuple(hidden[first].shape)}; a head reads maps of one batch and one grid"
+                )
+        context = None
+        if self.uses_context:
+            context = _checked_context(features, (hidden[first].shape[0], self.config.width)).to(parameter)
+        moved = {tap: value.to(parameter) for tap, value in hidden.items()}
+        return dataclasses.replace(features, hidden=moved, context=context)
 
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_OUTPUT_SIDE for side in size):
-        raise ConfigError(f"output_size must be (height, width), each from 1 to {MAX_OUTPUT_SIDE}, got {size!r}")
-    return (size[0], size[1])
+
+def _checked_size(size: object) -> tuple[int, int]:
+    if isinstance(size, (tuple, list)) and len(size) == 2:
+        height, width = size
+        if all(type(side) is int and 1 <= side <= MAX_OUTPUT_SIDE for side in size):
+            return height, width
+    raise ConfigError(
+        f"output_size must be (height, width) in pixels, each from 1 to {MAX_OUTPUT_SIDE}, got {shown(size)}"
+    )
 
 
-def _checked_map(features: TowerFeatures, tap: int, width: int) -> torch.Tensor:
+def _checked_map(features: TowerFeatures, tap: int, width: int) -> Tensor:
     if tap not in features.hidden:
         raise CaptureError(f"the head reads hidden state {tap}, the features hold {sorted(features.hidden)}")
     patch_map = features.hidden[tap]
@@ -174,3 +204,14 @@ def _checked_map(features: TowerFeatures, tap: int, width: int) -> torch.Tensor:
             f"hidden state {tap} must be a non-empty map (B, {width}, h, w), got shape {tuple(patch_map.shape)}"
         )
     return patch_map
+
+
+def _checked_context(features: TowerFeatures, shape: tuple[int, int]) -> Tensor:
+    if features.context is None:
+        raise CaptureError("the head reads the tower's context (FiLM), but the features hold none")
+    # FiLM broadcasts: a context of another batch would pass unnoticed and modulate the wrong images.
+    if tuple(features.context.shape) != shape:
+        raise CaptureError(
+            f"the context must have shape {shape}, one vector per image, got {tuple(features.context.shape)}"
+        )
+    return features.context

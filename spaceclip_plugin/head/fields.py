@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from spaceclip_plugin.errors import ConfigError, nearest
 
 T = TypeVar("T")
+
+_SHOWN_CHARACTERS = 80
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
@@ -18,7 +21,7 @@ def whole(name: str, value: object, low: int, high: int) -> int:
         ConfigError: anything else (bool and 3.0 included), naming the field.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ConfigError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+        raise ConfigError(f"{name} must be an integer from {low} to {high}, got {shown(value)}")
     return value
 
 
@@ -29,7 +32,7 @@ def real(name: str, value: object, low: float, high: float) -> float:
         ConfigError: anything else, naming the field.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"{name} must be a number from {low} to {high}, got {value!r}")
+        raise ConfigError(f"{name} must be a number from {low} to {high}, got {shown(value)}")
     return float(value)
 
 
@@ -46,10 +49,16 @@ def reals(name: str, value: object, low: float, high: float, *, length: int) -> 
 
 
 def text(name: str, value: object, *, most: int = 500) -> str:
-    """A string of at most `most` characters."""
-    if not isinstance(value, str) or len(value) > most:
-        shown = repr(value) if len(repr(value)) < 80 else f"{type(value).__name__} of length {len(repr(value))}"
-        raise ConfigError(f"{name} must be a string of at most {most} characters, got {shown}")
+    """A string of 1 to `most` characters that says something and can be written to a file and shown on a terminal.
+
+    Raises:
+        ConfigError: not a string, blank, too long, or with control characters or lone surrogates in it.
+    """
+    if not isinstance(value, str) or not value.strip() or len(value) > most:
+        raise ConfigError(f"{name} must be a string of 1 to {most} characters, got {shown(value)}")
+    # Lone surrogates (a file name that is not UTF-8 gives them) cannot be saved; escape codes would reach a terminal.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ConfigError(f"{name} must be one line of Unicode text without control characters, got {shown(value)}")
     return value
 
 
@@ -59,15 +68,42 @@ def build(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Raises:
         ConfigError: an unknown key, with the nearest known one.
     """
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    check_keys(kind, values, where=where)
+    return kind(**values)
+
+
+def check_keys(kind: type[Any], values: Mapping[str, Any], *, where: str, complete: bool = False) -> None:
+    """Check that `values` has no key but the fields of dataclass `kind`, and every one of them where `complete`.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest known one, or a missing one.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}; known are {', '.join(known)}")
-    return kind(**values)
+            raise unknown_key(key, known, where=where)
+    missing = [name for name in known if name not in values]
+    if complete and missing:
+        raise ConfigError(f"{where}: missing key {missing[0]!r}; a saved config names every one of {', '.join(known)}")
+
+
+def unknown_key(key: object, known: list[str], *, where: str) -> ConfigError:
+    """The error for a key that is not among the `known` ones; names the nearest."""
+    hint = nearest(key, known) if isinstance(key, str) else ""
+    return ConfigError(f"{where}: unknown key {shown(key)}{hint}; known are {', '.join(known)}")
+
+
+def shown(value: object) -> str:
+    """`repr(value)` for a message, shortened: what a file holds may be of any length."""
+    try:
+        full = repr(value)
+    except ValueError:  # Python refuses to spell out an integer of thousands of digits
+        return f"{type(value).__name__} too long to show"
+    return full if len(full) <= _SHOWN_CHARACTERS else f"{full[:_SHOWN_CHARACTERS]}…"
 
 
 def _sequence(name: str, value: object, least: int, most: int) -> list[object]:
     if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
         count = str(least) if least == most else f"{least} to {most}"
-        raise ConfigError(f"{name} must be a list of {count} values, got {value!r}")
+        raise ConfigError(f"{name} must be a list of {count} values, got {shown(value)}")
     return list(value)

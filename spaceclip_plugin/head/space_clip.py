@@ -50,13 +50,16 @@ class SpaceClipOptions:
         semantic = fields.wholes("semantic_taps", self.semantic_taps, 0, 512, least=1, most=MAX_STAGES)
         structural = fields.wholes("structural_taps", self.structural_taps, 0, 512, least=0, most=MAX_STAGES)
         if len(semantic) != stages:
-            raise ConfigError(f"semantic_taps needs one tap per stage: {stages} channels, {len(semantic)} taps")
+            raise ConfigError(
+                f"semantic_taps needs one tap per stage: {stages} channels, {len(semantic)} taps; "
+                "give channels and semantic_taps of one length"
+            )
         if len(structural) > stages:
             raise ConfigError(f"structural_taps can have at most one tap per stage: {stages}, got {len(structural)}")
         if self.film_hidden is not None:
             fields.whole("film_hidden", self.film_hidden, 1, 8192)
         if not isinstance(self.auxiliary, bool):
-            raise ConfigError(f"auxiliary must be true or false, got {self.auxiliary!r}")
+            raise ConfigError(f"auxiliary must be true or false, got {fields.shown(self.auxiliary)}")
         object.__setattr__(self, "dropout", fields.real("dropout", self.dropout, 0.0, 0.9))
         for name, value in (("channels", channels), ("semantic_taps", semantic), ("structural_taps", structural)):
             object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples

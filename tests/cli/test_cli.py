@@ -124,8 +124,9 @@ class TestEval:
         assert "absent.png" in err
         code, out, err = run("eval", *argv, "--skip-bad", "--json")
         assert code == 0
-        assert json.loads(out)["skipped_lines"] == 1
-        assert any("line 5" in message and "absent.png" in message for message in caplog.messages)
+        [skipped] = json.loads(out)["skipped"]
+        assert (skipped["list"], skipped["line"]) == (str(broken), 5)
+        assert any("broken.txt:5" in message and "absent.png" in message for message in caplog.messages)
 
 
 class TestPredict:
@@ -191,7 +192,8 @@ class TestConvert:
         torch.save([1, 2, 3], tmp_path / "list.pt")
         code, _, err = run("convert", tmp_path / "list.pt", "--out", tmp_path / "head")
         assert code == 1
-        assert "list.pt is not a SPACE-CLIP checkpoint" in err
+        assert "list.pt" in err
+        assert "not a SPACE-CLIP checkpoint" in err
         assert not (tmp_path / "head").exists()
 
 
