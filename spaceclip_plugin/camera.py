@@ -52,7 +52,7 @@ class Intrinsics:
         k = matrix.detach().cpu().to(torch.float64)
         camera = cls(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), image_hw)
         if not torch.allclose(k, camera.matrix(), atol=1e-6):
-            raise ConfigError(f"an intrinsics matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {k.tolist()}")
+            raise ConfigError(f"intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}")
         return camera
 
     @classmethod

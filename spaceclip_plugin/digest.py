@@ -23,6 +23,6 @@ def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in sorted(named, key=lambda item: item[0]):
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         if tensor.numel() and not tensor.is_meta:
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = tensor.detach().cpu().reshape(-1)
             total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()

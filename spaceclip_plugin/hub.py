@@ -50,9 +50,9 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
     """Write a head to `folder`, made if absent; on an error what was there before stays as it was.
 
     Both files are complete on the disk before the first takes its name, the weights first. A process that dies between
-    the two renames leaves new weights beside the old config, or beside none. No reader takes that for a head: the
-    weights carry the config they belong to, and `check_pair` compares. A killed process may leave hidden `*.tmp.*`
-    files, which nobody reads.
+    the two renames leaves new weights beside the old config, or beside none. A reader refuses both, unless the two
+    configs agree in all that weights depend on: the weights carry the config they belong to, and `check_pair` compares.
+    A killed process may leave hidden `*.tmp.*` files, which nobody reads.
 
     Returns:
         The folder.
@@ -66,7 +66,8 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
         with atomic_path(folder / CONFIG_NAME) as config_file:
             write_json(config_file, config)
             with atomic_path(folder / WEIGHTS_NAME) as weights_file:
-                save_file(tensors, weights_file, metadata={"format": "pt", _SAVED_WITH: json.dumps(dict(config))})
+                # One entry: safetensors writes several in random order, and equal heads would give unequal files.
+                save_file(tensors, weights_file, metadata={_SAVED_WITH: json.dumps(dict(config))})
     except (OSError, ValueError, SafetensorError) as error:  # ValueError: a path or config that cannot be written
         raise CheckpointError(f"cannot write a head to {str(folder)!r}: {error}") from error
     return folder

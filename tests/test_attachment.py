@@ -175,6 +175,8 @@ class TestReading:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_hosts(self, head: DepthHead, dtype: torch.dtype) -> None:
+        if dtype == torch.float16 and torch.__version__ < "2.3":
+            pytest.skip("torch before 2.3 has no float16 layer norm on the CPU")
         host = clip_host().to(dtype)
         with attach_depth_head(host, head) as depth, torch.no_grad():
             host(images(1).to(dtype))
@@ -432,8 +434,10 @@ class TestRefusals:
             attach_depth_head(TwoEyes())
 
     def test_a_tower_that_is_not_there(self) -> None:
-        with pytest.raises(TowerNotFoundError, match=r"'lef'.*did you mean 'left"):
-            attach_depth_head(TwoEyes(), tower="lef")
+        host = TwoEyes()
+        path = registry.find_towers(host)[0].spec.path
+        with pytest.raises(TowerNotFoundError, match=f"did you mean '{path}'"):
+            attach_depth_head(host, tower=path[:-1])
 
     def test_an_unknown_adapter(self, host: nn.Module) -> None:
         with pytest.raises(AdapterError, match=r"'clipp'.*did you mean 'clip'"):

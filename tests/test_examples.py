@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, Intrinsics
@@ -20,6 +21,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(path.read_text().splitlines()) < 60
+    if "llava" in path.name and Version(transformers.__version__) < Version("4.46"):
+        pytest.skip("LLaVA's prompt held one image token, not one a patch, before transformers 4.46")
     runpy.run_path(str(path), run_name="__main__")
     assert "identical=True" in capsys.readouterr().out
 
