@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spaceclip_plugin import registry
@@ -33,6 +33,7 @@ from spaceclip_plugin.training.run_folder import RECORD_NAME
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 IMAGE_HW = (112, 112)
+WIDTH, PATCH = 192, 8
 PROTOCOL = Protocol(
     name="tabletop", description="rendered tabletop scenes, every pixel", depth_scale=1000.0, max_depth_m=10.0
 )
@@ -61,31 +62,55 @@ class DemoResult:
 
 
 def small_clip_host(seed: int = 0) -> nn.Module:
-    """A CLIP vision model of six blocks with random weights from `seed`, frozen; 112x112 images, patch 8."""
+    """A CLIP vision model of six blocks with random weights from `seed`, frozen; 112x112 images, patch 8.
+
+    Its position embeddings are smooth (sines and cosines of row and column), as training makes them: with random ones
+    a head knows where it is only near the border, and its depth shows a seam there.
+    """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=192,
+        hidden_size=WIDTH,
         intermediate_size=384,
         num_hidden_layers=6,
         num_attention_heads=3,
         image_size=IMAGE_HW[0],
-        patch_size=8,
+        patch_size=PATCH,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         host: nn.Module = CLIPVisionModel(config)
+    rows, columns = (side // PATCH for side in IMAGE_HW)
+    [positions] = (part for name, part in host.named_modules() if name.endswith("position_embedding"))
+    with torch.no_grad():
+        positions.weight[1:] = _smooth_positions(rows, columns)  # row 0 is the class token's
     return host.eval().requires_grad_(False)
 
 
+def _smooth_positions(rows: int, columns: int) -> Tensor:
+    """(rows * columns, WIDTH) sines and cosines of both coordinates, about as strong as the patch embeddings."""
+    place = torch.cartesian_prod((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns)
+    phase = place[:, :, None] * torch.pi * 2.0 ** torch.linspace(-1, 3, WIDTH // 4)
+    return 0.2 * torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(1)
+
+
 def run_demo(
-    host: nn.Module, out: Path, *, scenes: int = 800, unseen: int = 100, recipe: Recipe = RECIPE, progress: bool = True
+    host: nn.Module,
+    out: Path,
+    *,
+    tower: str | None = None,
+    adapter: str | None = None,
+    scenes: int = 800,
+    unseen: int = 100,
+    recipe: Recipe = RECIPE,
+    progress: bool = True,
 ) -> DemoResult:
     """Render scenes, train a head on the frozen host, read depth of unseen scenes, write pictures and figures.
 
     Args:
-        host: a frozen host with one vision tower.
+        host: a frozen host.
         out: folder for the results; an earlier demo there is replaced.
+        tower, adapter: which tower, where the host has several; see `attach_depth_head`.
         scenes: training scenes; an eighth as many serve to choose the best epoch.
         unseen: scenes the figures are measured on.
 
@@ -95,13 +120,14 @@ def run_demo(
     run = out / "training"
     if (run / RECORD_NAME).is_file():
         shutil.rmtree(run)
+    head = _head_for(registry.choose_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
+    head.to(next(host.parameters()).device)
     train = _render("train", scenes, progress=progress)
     validation = _render("validation", max(scenes // 8, 1), progress=progress)
     test = _render("unseen", unseen, progress=progress)
-    head = _head_for(registry.choose_tower(host).spec, recipe.seed)
-    trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL)
+    trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL, tower=tower, adapter=adapter)
     trained = trainer.fit(train, validation, run, trained_on=f"{scenes} rendered tabletop scenes", progress=progress)
-    with attach_depth_head(host, trained.head) as attachment:
+    with attach_depth_head(host, trained.folder, tower=tower, adapter=adapter) as attachment:
         predicted = evaluate(attachment, test, protocol=PROTOCOL).mean
         files = _write_pictures(attachment, test[:SHOWN], out)
     depths = np.stack([sample.depth_m for sample in train])

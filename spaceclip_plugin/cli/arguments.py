@@ -7,10 +7,11 @@ import importlib
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from spaceclip_plugin.data.depth_list import DepthList
-from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
 from spaceclip_plugin.hosts import load_host
 
@@ -29,15 +30,29 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     group.add_argument("--host-weights", type=Path, metavar="FILE", help="safetensors file with the host's weights")
     group.add_argument("--tower", metavar="PATH", help="module path of the tower, where the host has several")
     group.add_argument("--adapter", metavar="NAME", help="adapter to use instead of the one that is found")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
 
 
 def host_from(args: argparse.Namespace) -> nn.Module:
-    """The host that the arguments name, frozen and in eval mode."""
-    if args.host.startswith(_PYTHON):
-        if args.host_weights is not None:
-            raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
-        return _from_function(args.host.removeprefix(_PYTHON))
-    return load_host(args.host, weights=args.host_weights)
+    """The host that the arguments name, frozen, in eval mode and on its device."""
+    device = _device(args.device)
+    if not args.host.startswith(_PYTHON):
+        return load_host(args.host, weights=args.host_weights).to(device)
+    if args.host_weights is not None:
+        raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
+    return _from_function(args.host.removeprefix(_PYTHON)).to(device)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a name can be well-formed and its device absent
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
+    return device
 
 
 def _from_function(target: str) -> nn.Module:

@@ -31,7 +31,15 @@ def run(args: argparse.Namespace) -> Result:
         raise ConfigError(f"the demo needs at least 16 training and {demo.SHOWN} unseen scenes")
     recipe = demo.RECIPE if args.epochs is None else dataclasses.replace(demo.RECIPE, epochs=args.epochs)
     host = demo.small_clip_host() if args.host is None else arguments.host_from(args)
-    result = demo.run_demo(host, args.out, scenes=args.scenes, unseen=args.unseen, recipe=recipe)
+    result = demo.run_demo(
+        host,
+        args.out,
+        tower=args.tower,
+        adapter=args.adapter,
+        scenes=args.scenes,
+        unseen=args.unseen,
+        recipe=recipe,
+    )
     name = "a random-weight CLIP tower" if args.host is None else args.host
     rows = (
         (f"depth from {name}", result.predicted),

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> Result:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         head = DepthHead.for_tower(tower, architecture=args.arch, base_model=args.host)
+    head.to(next(host.parameters()).device)
     trainer = DepthTrainer(host, head, recipe=recipe, protocol=protocol, tower=args.tower, adapter=args.adapter)
     result = trainer.fit(train, validation, args.out, trained_on=f"{args.data.name} ({len(train)} images)")
     metrics = result.validation
