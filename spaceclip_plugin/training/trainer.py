@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin.attachment import attach_depth_head
+from spaceclip_plugin import registry
+from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
@@ -69,12 +73,15 @@ class DepthTrainer:
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.seed)
-            self._attachment = attach_depth_head(host, head, tower=tower, adapter=adapter)
-        depth_range = (protocol.min_depth_m, protocol.max_depth_m)
-        self.head = self._attachment.head
-        self.head.config = dataclasses.replace(self.head.config, depth_range_m=depth_range)
+        self._chosen: dict[str, Any] = {"tower": tower, "adapter": adapter}
+        self._tower = registry.choose_tower(host, tower=tower, adapter=adapter)
+        if head is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(recipe.seed)
+                head = DepthHead.for_tower(self._tower).to(next(self._tower.module.parameters()).device)
+        head.check_fits(self._tower.spec)
+        head.config = dataclasses.replace(head.config, depth_range_m=(protocol.min_depth_m, protocol.max_depth_m))
+        self.head = head
 
     def fit(
         self, train: DepthSource, validation: DepthSource, out: Path, *, trained_on: str, progress: bool = True
@@ -92,27 +99,26 @@ class DepthTrainer:
             TrainingError: the folder is taken, the loss is not finite, or the host changed.
             DataError: a sample that cannot be used.
         """
+        if len(train) == 0 or len(validation) == 0:
+            raise DataError(f"a source is empty: {len(train)} training images, {len(validation)} validation images")
+        trained = dataclasses.replace(self.head.config, trained_on=trained_on)
         folder = RunFolder(out)
         before = module_digest(self._host)
-        was_training = {module: module.training for module in self._host.modules()}
         started = time.perf_counter()
         try:
-            self._host.eval()
-            with self._attachment:
-                cached = self._cache(train, folder, "train", mirror=self._recipe.mirror, progress=progress)
-                held_out = self._cache(validation, folder, "validation", targets=False, progress=progress)
+            with (
+                _in_eval_mode(self._host),
+                attach_depth_head(self._host, self.head, **self._chosen) as attachment,
+            ):
+                cached = self._cache(attachment, train, folder, "train", mirror=self._recipe.mirror, progress=progress)
+                held_out = self._cache(attachment, validation, folder, "validation", targets=False, progress=progress)
             cached_at = time.perf_counter()
-            for module, mode in was_training.items():
-                module.training = mode
             self._check_host(before)
             self._write_record(folder, before, finished=False)
             with torch.random.fork_rng():
                 torch.manual_seed(self._recipe.seed)
-                best_epoch, best = self._epochs(cached, held_out, validation, folder, trained_on, progress=progress)
+                best_epoch, best = self._epochs(cached, held_out, validation, folder, trained, progress=progress)
         finally:
-            self._attachment.detach()
-            for module, mode in was_training.items():
-                module.training = mode
             folder.drop_cache()
         after = self._check_host(before)
         seconds = (cached_at - started, time.perf_counter() - cached_at)
@@ -124,12 +130,19 @@ class DepthTrainer:
         return result
 
     def _cache(
-        self, source: DepthSource, folder: RunFolder, name: str, *, progress: bool, mirror: bool = False,
+        self,
+        attachment: DepthAttachment,
+        source: DepthSource,
+        folder: RunFolder,
+        name: str,
+        *,
+        progress: bool,
+        mirror: bool = False,
         targets: bool = True,
-    ) -> FeatureCache:  # fmt: skip
+    ) -> FeatureCache:
         with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not progress) as bar:
             return cache_features(
-                self._attachment,
+                attachment,
                 source,
                 folder.cache(name),
                 protocol=self._protocol,
@@ -144,7 +157,7 @@ class DepthTrainer:
         held_out: FeatureCache,
         validation: DepthSource,
         folder: RunFolder,
-        trained_on: str,
+        trained: DepthHeadConfig,
         *,
         progress: bool,
     ) -> tuple[int, DepthMetrics]:
@@ -168,7 +181,7 @@ class DepthTrainer:
                 bar.set_postfix(val_abs_rel=f"{metrics.abs_rel:.4f}")
                 if best is None or metrics.abs_rel < best[1].abs_rel:
                     best = (epoch, metrics)
-                    stepper.average.head.config = dataclasses.replace(self.head.config, trained_on=trained_on)
+                    stepper.average.head.config = trained
                     folder.save_best(stepper.average.head)
         if best is None:
             raise TrainingError("the run had no epoch")
@@ -203,7 +216,7 @@ class DepthTrainer:
             "finished": finished,
             "recipe": dataclasses.asdict(self._recipe),
             "protocol": self._protocol.name,
-            "tower": dataclasses.asdict(self._attachment.tower),
+            "tower": dataclasses.asdict(self._tower.spec),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
             "host_digest_before": digest,
             "torch": torch.__version__,
@@ -220,6 +233,18 @@ class DepthTrainer:
                 "seconds_training": round(result.seconds_training, 1),
             }
         folder.write_record(record)
+
+
+@contextmanager
+def _in_eval_mode(host: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every module is in the mode it had."""
+    modes = {module: module.training for module in host.modules()}
+    host.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _advancing(losses: Iterator[float], bar: tqdm) -> Iterator[float]:

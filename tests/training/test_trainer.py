@@ -14,7 +14,7 @@ from torch import nn
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import SpaceClipError, TrainingError
+from spaceclip_plugin.errors import ConfigError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
@@ -81,8 +81,10 @@ class TestARun:
         assert (record["train_images"], record["validation_images"]) == (24, 6)
 
     def test_the_folder_is_taken(self, run: tuple) -> None:
+        host = tiny_host()
         with pytest.raises(TrainingError, match="already holds a run"):
-            fit(run[1])
+            fit(run[1], host)
+        assert not any(module._forward_hooks for module in host.modules())
 
 
 def test_a_seed_is_a_run(tmp_path: Path) -> None:
@@ -135,6 +137,14 @@ def test_a_host_that_moves_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="the host changed"):
         fit(tmp_path / "out", host, train=train)
     assert not (tmp_path / "out" / "head").exists()
+
+
+def test_an_impossible_record_is_refused_at_once(tmp_path: Path) -> None:
+    host = tiny_host()
+    trainer = DepthTrainer(host, tiny_head(host), recipe=RECIPE, protocol=PROTOCOL)
+    with pytest.raises(ConfigError, match="trained_on"):
+        trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="a\nb", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def with_depth(sample: DepthSample, value: float) -> DepthSample:
