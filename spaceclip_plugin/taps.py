@@ -33,7 +33,7 @@ class FrameRecorder:
         self.tower = tower
         self.taps = tuple(taps)
         self.dropped = 0
-        self._context = context
+        self._context = context and tower.context_source is not None
         self._max_frames = max_frames
         self._frames: deque[RawFrame] = deque()
         self._calls = 0
@@ -89,7 +89,7 @@ class FrameRecorder:
     def check_complete(self, frame: RawFrame) -> None:
         """Raise CaptureError naming the taps that did not fire in that frame."""
         missing = [f"hidden state {tap}" for tap in self.taps if tap not in frame.hidden]
-        if self._context and self.tower.context_source is not None and frame.context is None:
+        if self._context and frame.context is None:
             missing.append("the context")
         if missing:
             raise CaptureError(
@@ -118,12 +118,14 @@ class FrameRecorder:
         frame = self._frame()
         if frame is not None:
             frame.hidden[tap] = first_tensor(value).detach()
+            self._let_go_if_complete(frame)
 
     def keep_context(self, value: object) -> None:
         """Keep the raw context of the running frame."""
         frame = self._frame()
         if frame is not None:
             frame.context = first_tensor(value).detach()
+            self._let_go_if_complete(frame)
 
     def failed(self, error: Exception) -> None:
         """Remember what a hook ran into; `take` reports it."""
@@ -132,6 +134,11 @@ class FrameRecorder:
     def _frame(self) -> RawFrame | None:
         # A block that runs before any image call of this thread was handed embeddings made elsewhere: not a frame.
         return getattr(self._running, "frame", None)
+
+    def _let_go_if_complete(self, frame: RawFrame) -> None:
+        # Otherwise the newest activations would stay alive after they are read, until the host's next step.
+        if len(frame.hidden) == len(self.taps) and (frame.context is not None or not self._context):
+            self._running.frame = None
 
 
 class _Hook:

@@ -142,6 +142,15 @@ class TestReading:
             gc.collect()
             assert sum(ref() is not None for ref in kept) <= 1
 
+    def test_what_was_read_is_released(self, host: nn.Module, head: DepthHead) -> None:
+        with attach_depth_head(host, head) as depth:
+            see(host, 1)
+            kept = [weakref.ref(value) for value in depth._recorder._frames[0].hidden.values()]
+            assert all(ref() is not None for ref in kept)
+            depth.read()
+            gc.collect()
+            assert all(ref() is None for ref in kept)
+
     def test_a_head_in_train_mode_reads_as_in_eval_mode_and_stays(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
             see(host, 1, 1)
