@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
 from spaceclip_plugin.depth_map import DepthMap
-from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, SpaceClipError
-from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
+from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
 
 MAX_UNREAD = 64
 """Unread frames kept by default; a policy with three cameras stays below it for 20 steps."""
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +61,8 @@ def attach_depth_head(
         raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
     if head is None:
-        head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
+        with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
+            head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
     elif isinstance(head, (str, Path)):
         head = DepthHead.from_pretrained(head).to(_device(chosen))
     elif not isinstance(head, DepthHead):
@@ -69,7 +73,7 @@ def attach_depth_head(
             f"the head reads a {head.config.context!r} context, the {chosen.spec} has no module that gives one; "
             "use a head without FiLM: DepthHead.for_tower(host, film_hidden=None)"
         )
-    _warn(head, chosen.spec)
+    _warn_of_other_statistics(head, chosen.spec)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread)
     attachment = DepthAttachment(host, head, recorder)
     recorder.start()
@@ -85,6 +89,7 @@ class DepthAttachment:
         self._recorder = recorder
         self._latest: DepthMap | None = None
         self._attached = True
+        self._warned = False
 
     @property
     def tower(self) -> TowerSpec:
@@ -111,22 +116,13 @@ class DepthAttachment:
             DepthMaps with depth (B, H, W) in metres; an empty list if the tower has not run.
 
         Raises:
-            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, later ones stay unread.
-            ConfigError: an impossible output size.
+            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
+            ConfigError: an impossible output size; every frame stays unread.
         """
-        maps: list[DepthMap] = []
-        training = self.head.training
-        self.head.eval()
-        frames = self._recorder.take()
-        try:
-            while frames:
-                frame = frames.pop(0)
-                maps.append(self._decode(frame, output_size))
-        except SpaceClipError:
-            self._recorder.put_back(frames)
-            raise
-        finally:
-            self.head.train(training)
+        output_hw = None if output_size is None else checked_size(output_size)
+        self._warn_if_untrained()
+        with in_eval_mode(self.head):
+            maps = self._each(lambda frame: self._decode(frame, output_hw))
         if maps:
             self._latest = maps[-1]
         return maps
@@ -140,25 +136,34 @@ class DepthAttachment:
 
         Raises:
             ConfigError: not such a tensor, an empty batch, or the attachment is detached.
+            CaptureError: the tower does not take images of that size.
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to refresh")
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or 0 in pixels.shape:
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
         tower = self._recorder.tower
         weight = next(tower.patch_embedding.parameters())
         device = weight.device if weight.device.type != "meta" else pixels.device
-        with torch.no_grad():
-            tower.module(pixels.to(device, weight.dtype))
+        try:
+            with torch.no_grad():
+                tower.module(pixels.to(device, weight.dtype))
+        except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
+            self._recorder.abandon()
+            height, width = self.tower.image_hw
+            raise CaptureError(
+                f"the {self.tower} refused images of shape {tuple(pixels.shape)}: {error}. "
+                f"It was built for {height}x{width}; prepare images with data.preparation.prepare"
+            ) from error
 
     def features(self) -> list[TowerFeatures]:
         """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.
 
         Raises:
-            CaptureError: a tap did not fire or holds NaN or infinity.
+            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
         """
-        return [self._features(frame) for frame in self._recorder.take()]
+        return self._each(self._features)
 
     def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
         """Call the host with these arguments, without and with its taps, and compare the outputs bit for bit.
@@ -167,7 +172,7 @@ class DepthAttachment:
         these calls are not kept. Eager hosts and per-block compilation are exact; this measures every other case.
 
         Raises:
-            CaptureError: the host ran but the taps saw nothing.
+            CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
             ConfigError: the attachment is detached.
         """
         if not self._attached:
@@ -178,10 +183,10 @@ class DepthAttachment:
         unread = recorder.take()
         recorder.stop()
         try:
-            with verification.random_state_kept(device), verification.buffers_kept(host):
+            with random_state_kept(device), buffers_kept(host):
                 plain_output = verification.run(host, args, kwargs)
             tapped.start()
-            with verification.random_state_kept(device), verification.buffers_kept(host):
+            with random_state_kept(device), buffers_kept(host):
                 tapped_output = verification.run(host, args, kwargs)
             frames = tapped.take()
         finally:
@@ -195,8 +200,10 @@ class DepthAttachment:
             )
         for frame in frames:
             recorder.check_complete(frame)
-        identical, difference, tensors = verification.compare(plain_output, tapped_output)
-        return verification.VerifyReport(identical, difference, tensors, len(frames))
+        if not plain_output:
+            raise CaptureError("the host returned no tensor, array or number that could be compared")
+        identical, difference = verification.compare(plain_output, tapped_output)
+        return verification.VerifyReport(identical, difference, len(plain_output), len(frames))
 
     def detach(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
@@ -214,6 +221,28 @@ class DepthAttachment:
     def __repr__(self) -> str:
         state = "attached" if self._attached else "detached"
         return f"DepthAttachment({state} to the {self.tower}, taps {list(self.head.taps)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise HostError("an attachment is a live link and cannot be copied or saved; copy the host and attach again")
+
+    def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
+        """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
+        frames = self._recorder.take()
+        decoded: list[T] = []
+        try:
+            for frame in frames:
+                decoded.append(decode(frame))
+        except BaseException as error:
+            bad = len(decoded)
+            # Only a fault of the frame's own costs it; memory that ran out or an interrupt can be tried again.
+            self._recorder.put_back(frames[:bad] + frames[bad + isinstance(error, SpaceClipError) :])
+            raise
+        return decoded
+
+    def _warn_if_untrained(self) -> None:
+        if not self.head.trained and not self._warned:
+            self._warned = True
+            _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
 
     def _features(self, frame: RawFrame) -> TowerFeatures:
         self._recorder.check_complete(frame)
@@ -247,7 +276,9 @@ def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> N
     if features.context is not None:
         named["the context"] = features.context
     # A sum shows any NaN or infinity in one pass without a mask of the map's size; one transfer tells of all maps.
-    finite = torch.stack([value.sum(dtype=torch.float32) for value in named.values()]).isfinite().tolist()
+    device = features.hidden[taps[0]].device  # a tower may be spread over several
+    sums = [value.sum(dtype=torch.float32).to(device) for value in named.values()]
+    finite = torch.stack(sums).isfinite().tolist()
     for name, good in zip(named, finite, strict=True):
         if not good:
             raise CaptureError(
@@ -264,9 +295,7 @@ def _device(tower: Tower) -> torch.device:
     return torch.device("cpu")
 
 
-def _warn(head: DepthHead, spec: TowerSpec) -> None:
-    if not head.trained:
-        _logger.warning("the head attached to the %s has random weights: its depth means nothing until trained", spec)
+def _warn_of_other_statistics(head: DepthHead, spec: TowerSpec) -> None:
     config = head.config
     if config.image_mean is not None and (config.image_mean, config.image_std) != (spec.image_mean, spec.image_std):
         _logger.warning(

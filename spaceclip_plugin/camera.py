@@ -1,7 +1,8 @@
 """Pinhole intrinsics through resize, crop and pad, and back-projection of depth.
 
 Conventions: camera frame x right, y down, z forward (OpenCV, REP-118). Pixel (row v, column u) covers
-[u, u+1) x [v, v+1), so its centre is (u + 0.5, v + 0.5) and the centre of a W x H image is (W/2, H/2).
+[u, u+1) x [v, v+1), so its centre is (u + 0.5, v + 0.5) and the centre of a W x H image is (W/2, H/2). A calibration
+that puts the first pixel's centre at (0, 0), as OpenCV's and ROS's do, needs 0.5 added to its cx and cy.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class Intrinsics:
 
     def __post_init__(self) -> None:
         values = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
-        if not all(math.isfinite(v) for v in values) or self.fx_px <= 0 or self.fy_px <= 0:
+        numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
+        if not numbers or self.fx_px <= 0 or self.fy_px <= 0:
             raise ConfigError(
                 f"intrinsics need finite values and positive focal lengths, got fx, fy, cx, cy = {values}"
             )
-        if min(self.image_hw) < 1:
-            raise ConfigError(f"intrinsics need an image of at least 1x1 pixels, got {self.image_hw}")
+        size = self.image_hw
+        if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(isinstance(v, int) and v > 0 for v in size):
+            raise ConfigError(f"intrinsics need an image size (height, width) of at least 1x1 pixels, got {size!r}")
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, image_hw: tuple[int, int]) -> Intrinsics:
@@ -47,8 +50,9 @@ class Intrinsics:
         Raises:
             ConfigError: not 3x3, with skew, or not of the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].
         """
-        if tuple(matrix.shape) != (3, 3):
-            raise ConfigError(f"an intrinsics matrix is 3x3, got shape {tuple(matrix.shape)}")
+        if not isinstance(matrix, Tensor) or tuple(matrix.shape) != (3, 3):
+            given = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
+            raise ConfigError(f"an intrinsics matrix is 3x3, a tensor; got {given}")
         k = matrix.detach().cpu().to(torch.float64)
         camera = cls(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), image_hw)
         if not torch.allclose(k, camera.matrix(), atol=1e-6):

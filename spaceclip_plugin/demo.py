@@ -20,10 +20,11 @@ from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.evaluation.protocols import Protocol
-from spaceclip_plugin.files import write_json
+from spaceclip_plugin.files import read_json_object, write_json
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.prediction import predict
@@ -118,8 +119,7 @@ def run_demo(
         SpaceClipError: the host has no tower, or the folder cannot be used.
     """
     run = out / "training"
-    if (run / RECORD_NAME).is_file():
-        shutil.rmtree(run)
+    _remove_older_demo(run)
     head = _head_for(registry.choose_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
     head.to(next(host.parameters()).device)
     train = _render("train", scenes, progress=progress)
@@ -137,6 +137,17 @@ def run_demo(
     files["metrics"] = out / "metrics.json"
     write_json(files["metrics"], _record(result))
     return dataclasses.replace(result, files={"head": trained.folder, **files})
+
+
+def _remove_older_demo(run: Path) -> None:
+    # A folder that no demo made is left alone; the trainer then refuses it.
+    if (run / RECORD_NAME).is_file() and read_json_object(run / RECORD_NAME).get("protocol") == PROTOCOL.name:
+        try:
+            shutil.rmtree(run)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot replace the older demo in {str(run)!r}: {error}; choose another --out"
+            ) from error
 
 
 def _render(split: str, count: int, *, progress: bool) -> list[DepthSample]:

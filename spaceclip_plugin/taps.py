@@ -7,7 +7,9 @@ copied or synchronised in the host's time; shapes are interpreted when someone r
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +42,10 @@ class FrameRecorder:
         self._fault: Exception | None = None
         # Two threads may run the host at once: each fills the frame that it began itself.
         self._running = threading.local()
+        self._newest: dict[int, RawFrame] = {}
         self._handles: list[RemovableHandle] = []
+        # An attachment that is forgotten takes its hooks along: they hold the recorder weakly.
+        weakref.finalize(self, _remove, self._handles)
 
     def start(self) -> None:
         """Register the hooks; if one cannot be registered, none stays."""
@@ -61,20 +66,27 @@ class FrameRecorder:
 
     def stop(self) -> None:
         """Remove every hook and let go of every reference; may be called again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        _remove(self._handles)
         self._frames.clear()
+        self._newest.clear()
         self._running = threading.local()
 
     def take(self) -> list[RawFrame]:
-        """The frames since the last call, oldest first.
+        """The frames since the last call, oldest first. One that another thread is still running is left for later.
 
         Raises:
             CaptureError: a hook failed while the host ran. The host was not disturbed; its frames are dropped.
         """
         fault, self._fault = self._fault, None
-        frames = [self._frames.popleft() for _ in range(len(self._frames))]
+        frames: list[RawFrame] = []
+        running: list[RawFrame] = []
+        while self._frames:
+            try:
+                frame = self._frames.popleft()
+            except IndexError:  # the host's thread dropped it meanwhile
+                break
+            (running if self._is_running_elsewhere(frame) else frames).append(frame)
+        self._frames.extendleft(reversed(running))
         if fault is not None:
             raise CaptureError(
                 f"a tap failed while the host ran: {type(fault).__name__}: {fault}. The host was not disturbed; "
@@ -85,6 +97,14 @@ class FrameRecorder:
     def put_back(self, frames: Sequence[RawFrame]) -> None:
         """Return frames that were taken but not read, before those that have come since."""
         self._frames.extendleft(reversed(frames))
+
+    def abandon(self) -> None:
+        """Forget the frame this thread began and did not finish, if there is one."""
+        frame = self._newest.pop(threading.get_ident(), None)
+        if frame is not None:
+            self._running.frame = None
+            with contextlib.suppress(ValueError):  # dropped already
+                self._frames.remove(frame)
 
     def check_complete(self, frame: RawFrame) -> None:
         """Raise CaptureError naming the taps that did not fire in that frame."""
@@ -105,9 +125,10 @@ class FrameRecorder:
             raise CaptureError(f"the patch embedding must give a map (B, C, h, w), it gave {shape}")
         height, width = pixels.shape[-2:]
         rows, columns = embedded.shape[-2:]
-        frame = RawFrame(self._calls, embedded.shape[0], (rows, columns), (height, width))
+        thread = threading.get_ident()
+        frame = RawFrame(self._calls, embedded.shape[0], (rows, columns), (height, width), thread)
         self._calls += 1
-        self._running.frame = frame
+        self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
         while len(self._frames) > self._max_frames:
             self._frames.popleft()
@@ -135,22 +156,37 @@ class FrameRecorder:
         # A block that runs before any image call of this thread was handed embeddings made elsewhere: not a frame.
         return getattr(self._running, "frame", None)
 
+    def _is_complete(self, frame: RawFrame) -> bool:
+        return len(frame.hidden) == len(self.taps) and (frame.context is not None or not self._context)
+
+    def _is_running_elsewhere(self, frame: RawFrame) -> bool:
+        elsewhere = frame.thread != threading.get_ident() and self._newest.get(frame.thread) is frame
+        return elsewhere and not self._is_complete(frame)
+
     def _let_go_if_complete(self, frame: RawFrame) -> None:
         # Otherwise the newest activations would stay alive after they are read, until the host's next step.
-        if len(frame.hidden) == len(self.taps) and (frame.context is not None or not self._context):
+        if self._is_complete(frame):
             self._running.frame = None
+            self._newest.pop(frame.thread, None)
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
 
 
 class _Hook:
     """A hook as an object: a copied or unpickled host carries an inert one that records nothing."""
 
     def __init__(self, recorder: FrameRecorder | None) -> None:
-        self._recorder = recorder
+        self._recorder = _nothing if recorder is None else weakref.ref(recorder)
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        recorder = self._recorder
-        # Gradient checkpointing runs blocks again inside backward: those calls are not new images.
-        if recorder is None or torch._C._current_graph_task_id() != -1:
+        recorder = self._recorder()
+        # Gradient checkpointing runs blocks again inside backward: those calls are not new images. A compiled block
+        # must not ask, for the question would break its graph.
+        if recorder is None or (not _is_compiling() and torch._C._current_graph_task_id() != -1):
             return
         try:
             self.record(recorder, *call)
@@ -162,15 +198,19 @@ class _Hook:
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return _Inert(None)
+        return _Hook(None)
 
     def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
-        return _Inert, (None,)
+        return _Hook, (None,)
 
 
-class _Inert(_Hook):
-    def record(self, recorder: FrameRecorder, *call: Any) -> None:
-        pass
+def _is_compiling() -> bool:
+    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter in torch 2.2
+    return bool(compiler.is_compiling())
+
+
+def _nothing() -> None:
+    """The recorder of an inert hook."""
 
 
 class _Begin(_Hook):

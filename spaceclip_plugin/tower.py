@@ -82,6 +82,7 @@ class RawFrame:
         batch: images in the call, B.
         grid_hw: patch grid (h, w).
         image_hw: size of the pixels the tower saw, (H, W).
+        thread: identifier of the thread that ran the tower.
         hidden: hidden-state index → raw activation.
         context: raw output of the context source.
     """
@@ -90,6 +91,7 @@ class RawFrame:
     batch: int
     grid_hw: tuple[int, int]
     image_hw: tuple[int, int]
+    thread: int = 0
     hidden: dict[int, Tensor] = field(default_factory=dict)
     context: Tensor | None = None
 

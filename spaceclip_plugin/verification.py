@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,21 +29,25 @@ class VerifyReport:
     frames: int
 
 
-def compare(plain: object, tapped: object) -> tuple[bool, float, int]:
-    """Whether two outputs are the same bits, their largest absolute difference, and the tensors compared."""
-    identical, largest, count = True, 0.0, 0
-    first, second = list(tensors_in(plain)), list(tensors_in(tapped))
-    if len(first) != len(second):
-        return False, float("inf"), max(len(first), len(second))
-    for a, b in zip(first, second, strict=True):
-        count += 1
+def run(host: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The output tensors of one forward without gradients, as copies a later in-place host cannot overwrite."""
+    with torch.no_grad():
+        return [tensor.detach().clone() for tensor in tensors_in(host(*args, **kwargs))]
+
+
+def compare(plain: list[Tensor], tapped: list[Tensor]) -> tuple[bool, float]:
+    """Whether two runs gave the same bits, and their largest absolute difference."""
+    if len(plain) != len(tapped):
+        return False, float("inf")
+    identical, largest = True, 0.0
+    for a, b in zip(plain, tapped, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
-            return False, float("inf"), count
+            return False, float("inf")
         if not same_bits(a, b):
             identical = False
             difference = (a.to(torch.float64) - b.to(torch.float64)).abs()
             largest = max(largest, float(difference.nan_to_num(0.0).max()))
-    return identical, largest, count
+    return identical, largest
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -55,40 +60,17 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and model outputs, in order."""
+    """Every tensor, array and number in nested tuples, lists, mappings, dataclasses and model outputs, in order."""
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, (np.ndarray, float, int)) and not (isinstance(value, np.ndarray) and value.dtype == object):
+        yield torch.as_tensor(value)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from tensors_in(item)
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors_in(item)
-
-
-@contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Restores the random state on leaving, so that two runs draw the same numbers and the caller's go on."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-
-
-@contextmanager
-def buffers_kept(host: nn.Module) -> Iterator[None]:
-    """Restores the host's buffers on leaving: a host in train mode updates its running statistics."""
-    saved: list[tuple[Tensor, Tensor]] = [(b, b.clone()) for b in host.buffers()] if host.training else []
-    try:
-        yield
-    finally:
-        for buffer, value in saved:
-            buffer.data.copy_(value)
-
-
-def run(host: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-    """One forward without gradients, with outputs that a later in-place host cannot overwrite."""
-    with torch.no_grad():
-        return _cloned(host(*args, **kwargs))
-
-
-def _cloned(value: object) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in tensors_in(value)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name))

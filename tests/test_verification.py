@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from spaceclip_plugin.verification import buffers_kept, compare, same_bits
+from spaceclip_plugin.module_state import buffers_kept
+from spaceclip_plugin.verification import compare, same_bits, tensors_in
 
 NAN, INF = float("nan"), float("inf")
 
@@ -36,24 +39,36 @@ def test_what_differs(a: torch.Tensor, b: torch.Tensor) -> None:
     assert not compare([a], [b])[0]
 
 
+@dataclasses.dataclass
+class Output:
+    action: torch.Tensor
+    note: str
+    score: float
+
+
 def test_nested_outputs() -> None:
     a, b = torch.zeros(2), torch.ones(3)
-    output = OrderedDict(logits=a, states=(b, [b, None]), text="x")
-    assert compare(output, output) == (True, 0.0, 3)
-    changed = OrderedDict(logits=a, states=(b, [b + 0.25, None]), text="x")
-    assert compare(output, changed) == (False, 0.25, 3)
-    assert compare(output, {"logits": a}) == (False, INF, 3)
+    output = OrderedDict(logits=a, states=(b, [b, None]), text="x", own=Output(a, "y", 0.5), array=np.ones(2))
+    found = list(tensors_in(output))
+    assert len(found) == 6
+    assert compare(found, found) == (True, 0.0)
+    changed = [*found[:2], b + 0.25, *found[3:]]
+    assert compare(found, changed) == (False, 0.25)
+    assert compare(found, found[:1]) == (False, INF)
+    assert list(tensors_in("text")) == []
 
 
 def test_nan_against_a_number_is_no_equality() -> None:
-    identical, _, _ = compare([torch.tensor([NAN])], [torch.tensor([1.0])])
+    identical, _ = compare([torch.tensor([NAN])], [torch.tensor([1.0])])
     assert not identical
 
 
 def test_running_statistics_are_given_back() -> None:
-    host = nn.BatchNorm1d(3).train()
+    norm = nn.BatchNorm1d(3).train()
+    host = nn.Sequential(norm)
+    host.training = False  # in eval mode but for one part
     with buffers_kept(host):
         host(torch.randn(8, 3))
-        assert host.num_batches_tracked == 1
-    assert host.num_batches_tracked == 0
-    assert torch.equal(host.running_mean, torch.zeros(3))
+        assert norm.num_batches_tracked == 1
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, torch.zeros(3))

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     try:
         result: Result = args.run(args)
-    except SpaceClipError as error:
+    except (SpaceClipError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         sys.stderr.write(f"spaceclip {args.command}: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -35,24 +35,26 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 def host_from(args: argparse.Namespace) -> nn.Module:
     """The host that the arguments name, frozen, in eval mode and on its device."""
-    device = _device(args.device)
     if not args.host.startswith(_PYTHON):
-        return load_host(args.host, weights=args.host_weights).to(device)
+        return load_host(args.host, weights=args.host_weights).to(device(args))
     if args.host_weights is not None:
         raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
-    return _from_function(args.host.removeprefix(_PYTHON)).to(device)
+    host = _from_function(args.host.removeprefix(_PYTHON))
+    # Without --device it stays where it was put: a dispatched or quantised model must not be moved.
+    return host if args.device is None else host.to(device(args))
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
+def device(args: argparse.Namespace) -> torch.device:
+    """The device that --device names, else CUDA where there is one."""
+    if args.device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)  # a name can be well-formed and its device absent
+        named = torch.device(args.device)
+        torch.empty(0, device=named)  # a name can be well-formed and its device absent
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
-        raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
-    return device
+        raise ConfigError(f"--device {args.device!r} cannot be used here: {reason}") from error
+    return named
 
 
 def _from_function(target: str) -> nn.Module:
@@ -61,11 +63,12 @@ def _from_function(target: str) -> nn.Module:
         raise HostError(f"expected python:MODULE:FUNCTION, got {_PYTHON}{target}")
     sys.path.insert(0, "")  # as `python -m` would: the user's own modules in the current folder
     try:
-        host = getattr(importlib.import_module(module_name), function_name)()
+        build = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise HostError(f"cannot get a host from {_PYTHON}{target}: {error}") from error
     finally:
         sys.path.remove("")
+    host = build()  # an error in there is the user's own, and its traceback what they need
     if not isinstance(host, nn.Module):
         raise HostError(f"{_PYTHON}{target} returned a {type(host).__name__}, expected a torch.nn.Module")
     return host.eval().requires_grad_(False)
@@ -85,9 +88,9 @@ def add_lists(parser: argparse.ArgumentParser) -> None:
 
 
 def depth_list(path: Path, args: argparse.Namespace, protocol: Protocol) -> DepthList:
-    """The samples of a list file; with --skip-bad, every file is read once so that all bad lines are known."""
+    """The samples of a list file; with --skip-bad, every sample is read once and what cannot be used is left out."""
     samples = DepthList(path, root=args.root, units_per_metre=protocol.depth_scale, skip_bad=args.skip_bad)
-    return samples.validated() if args.skip_bad else samples
+    return samples.validated(protocol.check) if args.skip_bad else samples
 
 
 def skipped(*lists: DepthList) -> list[dict[str, str | int]]:

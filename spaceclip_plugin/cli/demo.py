@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> Result:
     if args.scenes < 16 or args.unseen < demo.SHOWN:
         raise ConfigError(f"the demo needs at least 16 training and {demo.SHOWN} unseen scenes")
     recipe = demo.RECIPE if args.epochs is None else dataclasses.replace(demo.RECIPE, epochs=args.epochs)
-    host = demo.small_clip_host() if args.host is None else arguments.host_from(args)
+    if args.host is None and (args.host_weights or args.tower or args.adapter):
+        raise ConfigError("--host-weights, --tower and --adapter say more about a --host, and none is given")
+    host = demo.small_clip_host().to(arguments.device(args)) if args.host is None else arguments.host_from(args)
     result = demo.run_demo(
         host,
         args.out,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spaceclip_plugin.camera import Intrinsics
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.errors import ConfigError, DataError
 
 NAME = "predict"
 HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
@@ -23,37 +24,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intrinsics",
         metavar="FX,FY,CX,CY|FILE",
-        help="of the photos in pixels, or a text file with the 3x3 matrix; writes a PLY point cloud per photo",
+        help="of the photos in pixels, first pixel's centre at (0.5, 0.5), or a text file with the 3x3 matrix; "
+        "writes a PLY point cloud per photo",
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: two forwards")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Read every photo before the host is loaded, so that a wrong path costs nothing."""
-    from spaceclip_plugin.data.image_files import read_rgb
-
-    twice = [name for name, count in Counter(path.stem for path in args.images).items() if count > 1]
-    if twice:
-        raise ConfigError(f"two photos are called {twice[0]!r}, and so would be their files; predict them separately")
-    photos = [read_rgb(path) for path in args.images]
-    cameras = [_intrinsics(args.intrinsics, (photo.shape[0], photo.shape[1])) for photo in photos]
+    """Check every name and number before the host is loaded, so that a slip costs nothing."""
+    outputs = {path: _outputs(path, args) for path in args.images}
+    _check_names(args.images, outputs)
+    _intrinsics(args.intrinsics, (1, 1))
     host = arguments.host_from(args)
 
+    from tqdm.auto import tqdm
+
     from spaceclip_plugin.attachment import attach_depth_head
+    from spaceclip_plugin.data.image_files import read_rgb
     from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
     from spaceclip_plugin.prediction import predict
 
     lines, predictions = [], []
     with attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment:
-        for path, photo, camera in zip(args.images, photos, cameras, strict=True):
-            depth = predict(attachment, [photo], output_hw=(photo.shape[0], photo.shape[1]), flip=args.flip)
-            files = {"depth_mm": args.out / f"{path.stem}_depth.png", "picture": args.out / f"{path.stem}_picture.png"}
+        for path, files in tqdm(outputs.items(), desc="predicting", unit="photo"):
+            photo = read_rgb(path)
+            image_hw = (photo.shape[0], photo.shape[1])
+            depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip)
             depth.save_png16(files["depth_mm"])
             row = PanelRow(photo, depth.depth_m[0].cpu().numpy(), valid=depth.valid[0].cpu().numpy())
             write_png(files["picture"], depth_panel([row]))
+            camera = _intrinsics(args.intrinsics, image_hw)
             if camera is not None:
-                files["points"] = args.out / f"{path.stem}.ply"
                 depth.save_ply(files["points"], camera, image=photo)
             known = depth.depth_m[depth.valid]
             median = float(known.median()) if known.numel() else None
@@ -62,6 +64,24 @@ def run(args: argparse.Namespace) -> Result:
             named = {kind: str(file) for kind, file in files.items()}
             predictions.append({"image": str(path), "median_depth_m": median, "trained": depth.trained, "files": named})
     return Result("\n".join(lines), {"predictions": predictions})
+
+
+def _outputs(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
+    files = {"depth_mm": args.out / f"{photo.stem}_depth.png", "picture": args.out / f"{photo.stem}_picture.png"}
+    return files if args.intrinsics is None else {**files, "points": args.out / f"{photo.stem}.ply"}
+
+
+def _check_names(photos: Sequence[Path], outputs: Mapping[Path, Mapping[str, Path]]) -> None:
+    for photo in photos:
+        if not photo.is_file():
+            raise DataError(f"no such photo: {photo}")
+    twice = [name for name, count in Counter(path.stem for path in photos).items() if count > 1]
+    if twice:
+        raise ConfigError(f"two photos are called {twice[0]!r}, and so would be their files; predict them separately")
+    inputs = {photo.resolve() for photo in photos}
+    for file in (file for files in outputs.values() for file in files.values()):
+        if file.resolve() in inputs:
+            raise ConfigError(f"{file} is one of the photos and would be overwritten; choose another --out")
 
 
 def _intrinsics(text: str | None, image_hw: tuple[int, int]) -> Intrinsics | None:

@@ -62,7 +62,15 @@ def run(args: argparse.Namespace) -> Result:
         head = DepthHead.for_tower(tower, architecture=args.arch, base_model=args.host)
     head.to(next(host.parameters()).device)
     trainer = DepthTrainer(host, head, recipe=recipe, protocol=protocol, tower=args.tower, adapter=args.adapter)
-    result = trainer.fit(train, validation, args.out, trained_on=f"{args.data.name} ({len(train)} images)")
+    details = {
+        "host": args.host,
+        "host_weights": None if args.host_weights is None else args.host_weights.name,
+        "data": args.data.name,
+        "val": args.val.name,
+        "skipped": arguments.skipped(train, validation),
+    }
+    trained_on = f"{args.data.name} ({len(train)} images)"
+    result = trainer.fit(train, validation, args.out, trained_on=trained_on, details=details)
     metrics = result.validation
     data = {
         "head": str(result.folder),

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import os.path
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,8 @@ from spaceclip_plugin.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 _SHOWN = 5
+
+SampleCheck = Callable[[DepthSample], None]
 
 
 @dataclass(frozen=True)
@@ -105,27 +107,36 @@ class DepthList:
         """
         return self._read(self._entries[index])
 
-    def check(self) -> Iterator[tuple[int, str | None]]:
-        """Reads every pair, one per step: (line number, reason it cannot be used or None)."""
+    def check(self, usable: SampleCheck | None = None) -> Iterator[tuple[int, str | None]]:
+        """Reads every pair, one per step: (line number, reason it cannot be used or None).
+
+        Args:
+            usable: raises DataError for a sample that is whole but of no use, such as `Protocol.check`.
+        """
         for entry in self._entries:
             try:
-                self._read(entry)
+                sample = self._read(entry)
+                if usable is not None:
+                    usable(sample)
             except DataError as error:
                 yield entry.line, str(error)
             else:
                 yield entry.line, None
 
-    def validated(self) -> DepthList:
+    def validated(self, usable: SampleCheck | None = None) -> DepthList:
         """This list once every file has been read: what it still holds can be read.
 
         Reads the whole data set once, with a progress bar on a terminal, so that a run of days does not stop at a
         file that was broken from the start. With `skip_bad` the returned list lacks the unreadable pairs, names them
         in its `skipped` and logs a warning; this list is left as it is.
 
+        Args:
+            usable: a further condition, see `check`.
+
         Raises:
             DataError: pairs cannot be read (without `skip_bad`), or none can.
         """
-        verdicts = dict(tqdm(self.check(), desc=self.path.name, total=len(self), leave=False, disable=None))
+        verdicts = dict(tqdm(self.check(usable), desc=self.path.name, total=len(self), leave=False, disable=None))
         readable = copy.copy(self)
         readable._keep(
             [entry for entry in self._entries if verdicts[entry.line] is None],

@@ -53,7 +53,8 @@ def evaluate(
     for index in range(len(source)):
         sample = source[index]
         image = protocol.input_image(sample)
-        depth = predict(attachment, [image], output_hw=(image.shape[0], image.shape[1]), flip=flip)
+        output_hw = protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
+        depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
         scored.append((sample.name, protocol.score(depth.depth_m[0].cpu(), sample)))
         if progress is not None:
             progress(1)

@@ -141,6 +141,21 @@ class Protocol:
             top, left, height, width = self.crop_box((sample.image.shape[0], sample.image.shape[1]))
         return np.ascontiguousarray(sample.image[top : top + height, left : left + width])
 
+    def prediction_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Size at which a prediction for `input_image` is best made: `score` then resizes nothing."""
+        return self._paste_box(image_hw)[2:]
+
+    def training_target(self, sample: DepthSample) -> npt.NDArray[np.float32]:
+        """(h, w) metres that a prediction of size `prediction_hw` should have; 0 where unknown, unmasked."""
+        with _naming(sample):
+            top, left, height, width = self._paste_box((sample.depth_m.shape[0], sample.depth_m.shape[1]))
+        target: npt.NDArray[np.float32] = self._target(sample).numpy()
+        return target[top : top + height, left : left + width]
+
+    def check(self, sample: DepthSample) -> None:
+        """Raise DataError, naming the sample, if this protocol cannot score it."""
+        self._known(sample)
+
     def score(self, prediction_m: Tensor, sample: DepthSample) -> DepthMetrics:
         """Metrics of a prediction for `input_image(sample)`.
 
@@ -160,10 +175,18 @@ class Protocol:
             raise DataError(f"{sample.name}: expected a prediction of shape (h, w), got {shape}; score image by image")
         if not bool(torch.isfinite(prediction_m).all()):
             raise DataError(f"{sample.name}: expected finite metres, got a prediction with NaN or infinity")
-        image_hw = (sample.depth_m.shape[0], sample.depth_m.shape[1])
+        target_m, valid = self._known(sample)
+        top, left, height, width = self._paste_box((sample.depth_m.shape[0], sample.depth_m.shape[1]))
+        whole_m = torch.full(target_m.shape, self.min_depth_m)
+        crop_m = prediction_m.detach().cpu().float()[None, None]
+        crop_m = functional.interpolate(crop_m, (height, width), mode="bilinear", align_corners=False)
+        whole_m[top : top + height, left : left + width] = crop_m[0, 0]
+        return depth_metrics(whole_m.clamp(self.min_depth_m, self.max_depth_m), target_m, valid=valid)
+
+    def _known(self, sample: DepthSample) -> tuple[Tensor, Tensor]:
+        """The target in metres and where it counts, both of size `target_hw`."""
         with _naming(sample):
-            mask = self.mask(image_hw)
-            top, left, height, width = self._paste_box(image_hw)
+            mask = self.mask((sample.depth_m.shape[0], sample.depth_m.shape[1]))
         target_m = self._target(sample)
         valid = mask & (target_m > self.min_depth_m) & (target_m < self.max_depth_m)
         if not bool(valid.any()):
@@ -171,11 +194,7 @@ class Protocol:
                 f"{sample.name}: no ground truth between {self.min_depth_m} and {self.max_depth_m} m under the mask of "
                 f"protocol {self.name!r}; leave this sample out or check the depth encoding"
             )
-        whole_m = torch.full(target_m.shape, self.min_depth_m)
-        crop_m = prediction_m.detach().cpu().float()[None, None]
-        crop_m = functional.interpolate(crop_m, (height, width), mode="bilinear", align_corners=False)
-        whole_m[top : top + height, left : left + width] = crop_m[0, 0]
-        return depth_metrics(whole_m.clamp(self.min_depth_m, self.max_depth_m), target_m, valid=valid)
+        return target_m, valid
 
     def _paste_box(self, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
         """`crop_box` in pixels of the target instead of the image."""

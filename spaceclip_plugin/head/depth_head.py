@@ -69,7 +69,7 @@ class DepthHead(nn.Module):
                 or the batch is empty.
             ConfigError: an impossible output size.
         """
-        output_hw = _checked_size(features.image_hw if output_size is None else output_size)
+        output_hw = checked_size(features.image_hw if output_size is None else output_size)
         inputs = self._checked(features)
         output: HeadOutput = self.decoder(inputs, output_hw, auxiliary=auxiliary)
         return output
@@ -185,7 +185,8 @@ class DepthHead(nn.Module):
         return dataclasses.replace(features, hidden=moved, context=context)
 
 
-def _checked_size(size: object) -> tuple[int, int]:
+def checked_size(size: object) -> tuple[int, int]:
+    """`size` as (height, width) in pixels; ConfigError for anything else or more than 16384 a side."""
     if isinstance(size, (tuple, list)) and len(size) == 2:
         height, width = size
         if all(type(side) is int and 1 <= side <= MAX_OUTPUT_SIDE for side in size):

@@ -6,6 +6,9 @@ image, which reads back as the channels-last layout convolutions like best.
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,17 +107,19 @@ def cache_features(
         progress: called with the number of images done.
 
     Raises:
-        DataError: an unreadable sample, or targets of different sizes.
+        DataError: a sample that cannot be read or scored, or targets of different sizes.
         TrainingError: features that float16 cannot hold, or a full disk.
     """
     writer: _Writer | None = None
     for start in range(0, len(source), CHUNK):
         samples = [source[i] for i in range(start, min(start + CHUNK, len(source)))]
+        for sample in samples:
+            protocol.check(sample)  # now, and not in the middle of a run
         images = [protocol.input_image(sample) for sample in samples]
         views = [_features(attachment, images)]
         if mirror:
             views.append(_features(attachment, [image[:, ::-1] for image in images]))
-        depths = [_target(sample, protocol) if targets else np.zeros((0, 0), np.float32) for sample in samples]
+        depths = [protocol.training_target(sample) if targets else np.zeros((0, 0), np.float32) for sample in samples]
         if writer is None:
             writer = _Writer(folder, len(source), views, depths[0].shape, attachment.head.taps)
         writer.write(start, samples, views, depths)
@@ -128,11 +133,6 @@ def cache_features(
 def _features(attachment: DepthAttachment, images: Sequence[npt.NDArray[np.uint8]]) -> TowerFeatures:
     attachment.refresh(prepare(images, attachment.tower))
     return attachment.features()[-1]
-
-
-def _target(sample: DepthSample, protocol: Protocol) -> npt.NDArray[np.float32]:
-    top, left, height, width = protocol.crop_box((sample.depth_m.shape[0], sample.depth_m.shape[1]))
-    return sample.depth_m[top : top + height, left : left + width]
 
 
 class _Writer:
@@ -189,8 +189,16 @@ def _memory_map(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> 
     if 0 in shape:
         return np.zeros(shape, dtype)
     try:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        # A memory map is a hole on the disk until it is written, and a full disk then kills the process: ask first.
+        size, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+        if size > free:
+            raise OSError(f"it needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
         raise TrainingError(
-            f"cannot make the feature cache {path}: {error}; free disk space or choose --out"
+            f"cannot make the feature cache {str(path)!r}: {error}; free disk space or choose another folder"
         ) from error
+    return array

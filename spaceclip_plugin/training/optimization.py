@@ -33,8 +33,9 @@ class HeadOptimizer:
         self._cached = cached
         self._order = torch.Generator().manual_seed(recipe.seed)
         self._loss = LOSSES[recipe.loss]()
-        device = next(head.parameters()).device
-        self._accelerator = Accelerator(cpu=device.type == "cpu")
+        # The head stays where it is: accelerate's own device is one per process and not always the host's.
+        self._device = next(head.parameters()).device
+        self._accelerator = Accelerator(cpu=self._device.type == "cpu", device_placement=False)
         head.to(memory_format=torch.channels_last)
         self.average = AveragedHead(head, recipe.ema_decay)
         optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -63,7 +64,7 @@ class HeadOptimizer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         batch = self._cached.batch(indices, mirrored)
-        target = batch.target_m.to(self._accelerator.device)
+        target = batch.target_m.to(self._device)
         # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
         with torch.autocast(target.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
             output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)

@@ -22,20 +22,20 @@ class RunFolder:
     """`run.json`, `metrics.jsonl`, `best/` while the run lasts and `head/` when it is done."""
 
     def __init__(self, path: Path) -> None:
-        """Claim a folder for a run; it is made if absent.
+        """Claim a folder for a run; it is made if absent, and must be empty: nothing of anyone else's is touched.
 
         Raises:
-            TrainingError: another run lives there, or the folder cannot be made.
+            TrainingError: the folder holds something, another run claims it at this moment, or it cannot be made.
         """
-        if (path / RECORD_NAME).exists() or (path / HEAD_NAME).exists():
-            raise TrainingError(f"{path} already holds a run; choose another --out, or remove it first")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(path / CACHE_NAME, ignore_errors=True)  # left by a run that was killed
-            (path / CACHE_NAME).mkdir()
-            (path / METRICS_NAME).unlink(missing_ok=True)
+            held = sorted(entry.name for entry in path.iterdir())
+            if held:
+                what = "already holds a run" if RECORD_NAME in held else f"is not empty (it holds {held[0]!r})"
+                raise TrainingError(f"{str(path)!r} {what}; choose another folder, or remove it first")
+            (path / CACHE_NAME).mkdir()  # fails for the second of two runs that start together
         except OSError as error:
-            raise TrainingError(f"cannot use {path} for a run: {error}") from error
+            raise TrainingError(f"cannot use {str(path)!r} for a run: {error}") from error
         self.path = path
 
     def cache(self, name: str) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
 from spaceclip_plugin.training.optimization import HeadOptimizer
@@ -80,11 +80,17 @@ class DepthTrainer:
                 torch.manual_seed(recipe.seed)
                 head = DepthHead.for_tower(self._tower).to(next(self._tower.module.parameters()).device)
         head.check_fits(self._tower.spec)
-        head.config = dataclasses.replace(head.config, depth_range_m=(protocol.min_depth_m, protocol.max_depth_m))
         self.head = head
 
     def fit(
-        self, train: DepthSource, validation: DepthSource, out: Path, *, trained_on: str, progress: bool = True
+        self,
+        train: DepthSource,
+        validation: DepthSource,
+        out: Path,
+        *,
+        trained_on: str,
+        details: Mapping[str, object] | None = None,
+        progress: bool = True,
     ) -> TrainingResult:
         """Run the recipe and leave the best head in `out`.
 
@@ -93,6 +99,7 @@ class DepthTrainer:
             validation: images the best epoch is chosen on.
             out: folder of the run, made if absent.
             trained_on: what the head's config will say it was trained on.
+            details: where host and data come from, JSON-ready, for the record.
             progress: show progress bars on standard error.
 
         Raises:
@@ -101,20 +108,22 @@ class DepthTrainer:
         """
         if len(train) == 0 or len(validation) == 0:
             raise DataError(f"a source is empty: {len(train)} training images, {len(validation)} validation images")
-        trained = dataclasses.replace(self.head.config, trained_on=trained_on)
+        depth_range_m = (self._protocol.min_depth_m, self._protocol.max_depth_m)
+        trained = dataclasses.replace(self.head.config, trained_on=trained_on, depth_range_m=depth_range_m)
         folder = RunFolder(out)
         before = module_digest(self._host)
         started = time.perf_counter()
         try:
             with (
-                _in_eval_mode(self._host),
+                in_eval_mode(self._host),
                 attach_depth_head(self._host, self.head, **self._chosen) as attachment,
             ):
                 cached = self._cache(attachment, train, folder, "train", mirror=self._recipe.mirror, progress=progress)
                 held_out = self._cache(attachment, validation, folder, "validation", targets=False, progress=progress)
             cached_at = time.perf_counter()
             self._check_host(before)
-            self._write_record(folder, before, finished=False)
+            record = self._record(trained, before, details or {})
+            folder.write_record({"finished": False, **record})
             with torch.random.fork_rng():
                 torch.manual_seed(self._recipe.seed)
                 best_epoch, best = self._epochs(cached, held_out, validation, folder, trained, progress=progress)
@@ -126,7 +135,16 @@ class DepthTrainer:
         result = TrainingResult(
             DepthHead.from_pretrained(head_folder), head_folder, best_epoch, best, after, seconds[0], seconds[1]
         )
-        self._write_record(folder, before, finished=True, result=result, images=(len(train), len(validation)))
+        outcome = {
+            "host_digest_after": after,
+            "train_images": len(train),
+            "validation_images": len(validation),
+            "best_epoch": best_epoch,
+            "validation": dataclasses.asdict(best),
+            "seconds_caching": round(seconds[0], 1),
+            "seconds_training": round(seconds[1], 1),
+        }
+        folder.write_record({"finished": True, **record, **outcome})
         return result
 
     def _cache(
@@ -192,10 +210,10 @@ class DepthTrainer:
         device = next(head.parameters()).device
         for index in range(len(validation)):
             sample = validation[index]
-            _, _, height, width = self._protocol.crop_box((sample.image.shape[0], sample.image.shape[1]))
+            output_hw = self._protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
             features = held_out.batch([index], [False]).features.to(device)
             with torch.no_grad():
-                depth = head(features, (height, width)).depth_m[0]
+                depth = head(features, output_hw).depth_m[0]
             scores.append(self._protocol.score(depth.cpu(), sample))
         return mean_metrics(scores)
 
@@ -208,43 +226,19 @@ class DepthTrainer:
             )
         return after
 
-    def _write_record(
-        self, folder: RunFolder, digest: str, *, finished: bool, result: TrainingResult | None = None,
-        images: tuple[int, int] = (0, 0),
-    ) -> None:  # fmt: skip
-        record: dict[str, object] = {
-            "finished": finished,
+    def _record(self, trained: DepthHeadConfig, digest: str, details: Mapping[str, object]) -> dict[str, object]:
+        return {
             "recipe": dataclasses.asdict(self._recipe),
             "protocol": self._protocol.name,
             "tower": dataclasses.asdict(self._tower.spec),
+            "head": trained.to_dict(),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
             "host_digest_before": digest,
+            "device": str(next(self.head.parameters()).device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "details": dict(details),
         }
-        if result is not None:
-            record |= {
-                "host_digest_after": result.host_digest,
-                "train_images": images[0],
-                "validation_images": images[1],
-                "best_epoch": result.best_epoch,
-                "validation": dataclasses.asdict(result.validation),
-                "seconds_caching": round(result.seconds_caching, 1),
-                "seconds_training": round(result.seconds_training, 1),
-            }
-        folder.write_record(record)
-
-
-@contextmanager
-def _in_eval_mode(host: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in the mode it had."""
-    modes = {module: module.training for module in host.modules()}
-    host.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _advancing(losses: Iterator[float], bar: tqdm) -> Iterator[float]:

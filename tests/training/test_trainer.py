@@ -157,7 +157,7 @@ def with_depth(sample: DepthSample, value: float) -> DepthSample:
     [
         ({"train": []}, "empty"),
         ({"validation": []}, "empty"),
-        ({"train": [with_depth(s, 0.0) for s in scenes(8)]}, "no valid pixel"),
+        ({"train": [with_depth(s, 0.0) for s in scenes(8)]}, "bad.jpg: no ground truth"),
         ({"validation": [with_depth(s, 50.0) for s in scenes(2)]}, "bad.jpg"),
     ],
 )
