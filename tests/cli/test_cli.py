@@ -128,6 +128,23 @@ class TestEval:
         assert (skipped["list"], skipped["line"]) == (str(broken), 5)
         assert any("broken.txt:5" in message and "absent.png" in message for message in caplog.messages)
 
+    def test_depth_out_of_range_is_found_before_training(
+        self, run: Run, lists: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        folder = lists[0].parent
+        Image.fromarray(np.full((36, 48), 60_000, np.uint16)).save(folder / "far_depth.png")
+        far = folder / "far.txt"
+        far.write_text(lists[0].read_text() + "0_0.png far_depth.png\n")
+        argv = [*HOST, *WHOLE_IMAGE, "--data", far, "--val", lists[1], "--out", tmp_path / "run", "--epochs", 1]
+        code, _, err = run("train", *argv)
+        assert code == 1
+        assert "far.txt:17" in err
+        assert "no ground truth between" in err
+        assert not (tmp_path / "run" / "head").exists()
+        code, out, _ = run("train", *argv[:-3], tmp_path / "second", "--epochs", 1, "--skip-bad", "--json")
+        assert code == 0
+        assert [skipped["line"] for skipped in json.loads(out)["skipped"]] == [17]
+
 
 class TestPredict:
     @pytest.fixture
@@ -179,6 +196,15 @@ class TestPredict:
         argv = [*HOST, "--head", trained / "head", photo, photo, "--out", tmp_path / "out"]
         assert "two photos are called 'kitchen'" in run("predict", *argv)[2]
 
+    def test_a_photo_is_never_overwritten(self, run: Run, trained: Path, photo: Path) -> None:
+        before = photo.with_name("kitchen_depth.png")
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(before)
+        content = before.read_bytes()
+        code, _, err = run("predict", *HOST, "--head", trained / "head", photo, before, "--out", photo.parent)
+        assert code == 1
+        assert "would be overwritten" in err
+        assert before.read_bytes() == content
+
     def test_a_photo_that_is_none(self, run: Run, trained: Path, tmp_path: Path) -> None:
         (tmp_path / "text.jpg").write_text("not a photo")
         for path in (tmp_path / "text.jpg", tmp_path / "absent.jpg"):
@@ -209,6 +235,19 @@ class TestDemo:
             assert Path(path).exists()
         assert DepthHead.from_pretrained(result["files"]["head"]).trained
         assert run("demo", *argv)[0] == 0  # again in the same folder
+
+    def test_a_run_that_is_no_demo_is_left_alone(self, run: Run, tmp_path: Path) -> None:
+        training = tmp_path / "demo" / "training"
+        training.mkdir(parents=True)
+        (training / "run.json").write_text('{"protocol": "nyu-eigen"}')
+        code, _, err = run("demo", "--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo")
+        assert code == 1
+        assert "already holds a run" in err
+        assert (training / "run.json").read_text() == '{"protocol": "nyu-eigen"}'
+
+    @pytest.mark.parametrize("option", ["--host-weights", "--tower", "--adapter"])
+    def test_options_of_a_host_without_one(self, run: Run, tmp_path: Path, option: str) -> None:
+        assert "none is given" in run("demo", option, "x", "--out", tmp_path / "demo")[2]
 
     def test_too_small(self, run: Run, tmp_path: Path) -> None:
         assert "at least" in run("demo", "--scenes", 3, "--out", tmp_path)[2]

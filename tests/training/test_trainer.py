@@ -87,6 +87,16 @@ class TestARun:
         assert not any(module._forward_hooks for module in host.modules())
 
 
+def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "precious").write_text("mine")
+    (tmp_path / "metrics.jsonl").write_text("mine too")
+    with pytest.raises(TrainingError, match=r"is not empty \(it holds 'cache'\)"):
+        fit(tmp_path)
+    assert (tmp_path / "cache" / "precious").read_text() == "mine"
+    assert (tmp_path / "metrics.jsonl").read_text() == "mine too"
+
+
 def test_a_seed_is_a_run(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     first, second = fit(tmp_path / "a"), fit(tmp_path / "b")
