@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,7 @@ class DepthAttachment:
         self._latest: DepthMap | None = None
         self._attached = True
         self._warned = False
+        weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
 
     @property
     def tower(self) -> TowerSpec:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.tower import RawFrame, Tower
+
+# Chosen here and not at each call, so that a compiled block sees a constant; torch 2.2 has only the second.
+_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
 
 
 class FrameRecorder:
@@ -44,8 +46,6 @@ class FrameRecorder:
         self._running = threading.local()
         self._newest: dict[int, RawFrame] = {}
         self._handles: list[RemovableHandle] = []
-        # An attachment that is forgotten takes its hooks along: they hold the recorder weakly.
-        weakref.finalize(self, _remove, self._handles)
 
     def start(self) -> None:
         """Register the hooks; if one cannot be registered, none stays."""
@@ -66,7 +66,9 @@ class FrameRecorder:
 
     def stop(self) -> None:
         """Remove every hook and let go of every reference; may be called again."""
-        _remove(self._handles)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
         self._frames.clear()
         self._newest.clear()
         self._running = threading.local()
@@ -170,20 +172,14 @@ class FrameRecorder:
             self._newest.pop(frame.thread, None)
 
 
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
-
-
 class _Hook:
     """A hook as an object: a copied or unpickled host carries an inert one that records nothing."""
 
     def __init__(self, recorder: FrameRecorder | None) -> None:
-        self._recorder = _nothing if recorder is None else weakref.ref(recorder)
+        self._recorder = recorder
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        recorder = self._recorder()
+        recorder = self._recorder
         # Gradient checkpointing runs blocks again inside backward: those calls are not new images. A compiled block
         # must not ask, for the question would break its graph.
         if recorder is None or (not _is_compiling() and torch._C._current_graph_task_id() != -1):
@@ -202,15 +198,6 @@ class _Hook:
 
     def __reduce__(self) -> tuple[type[_Hook], tuple[None]]:
         return _Hook, (None,)
-
-
-def _is_compiling() -> bool:
-    compiler = torch.compiler if hasattr(torch.compiler, "is_compiling") else torch._dynamo  # the latter in torch 2.2
-    return bool(compiler.is_compiling())
-
-
-def _nothing() -> None:
-    """The recorder of an inert hook."""
 
 
 class _Begin(_Hook):
