@@ -3,7 +3,8 @@
     python benchmarks/nyu_space_clip.py --nyu DIR --weights deit_tiny_timm.safetensors --runs DIR
 
 The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; the depth is the 8-bit in-filled NYU labelled set. A run
-that is already finished in --runs is evaluated, not trained again. Writes benchmarks/results/nyu_space_clip.json.
+that is already in --runs is evaluated, not trained again; of one that was stopped, the best epoch so far, and the
+result says so. Writes benchmarks/results/nyu_space_clip.json.
 """
 
 from __future__ import annotations
@@ -49,14 +50,15 @@ def call(*argv: str) -> dict:
 
 
 def run(name: str, host: list[str], args: argparse.Namespace) -> dict:
-    """Train unless done, then evaluate with one forward and with two."""
+    """Train unless there is a run, then evaluate with one forward and with two."""
     folder = args.runs / name
     lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
     record_path = folder / "run.json"
-    if not (record_path.is_file() and json.loads(record_path.read_text())["finished"]):
+    if not record_path.is_file():
         call("train", *host, *lists, "--out", str(folder), *RECIPE)
-    evaluation = ["eval", *host, "--head", str(folder / "head"), "--data", str(args.nyu / VAL)]
     record = json.loads(record_path.read_text())
+    head = folder / ("head" if record["finished"] else "best")
+    evaluation = ["eval", *host, "--head", str(head), "--data", str(args.nyu / VAL)]
     shown_host = " ".join(word if word != str(args.weights) else args.weights.name for word in host)
     return {
         "command": f"spaceclip train {shown_host} --data {TRAIN} --val {VAL} --out {name} {' '.join(RECIPE)}",
