@@ -153,6 +153,8 @@ class DepthAttachment:
                 tower.module(pixels.to(device, weight.dtype))
         except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
             self._recorder.abandon()
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
             height, width = self.tower.image_hw
             raise CaptureError(
                 f"the {self.tower} refused images of shape {tuple(pixels.shape)}: {error}. "

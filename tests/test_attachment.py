@@ -1,9 +1,8 @@
-"""Frames, reading, verifying, detaching and failing, on a small CLIP host."""
+"""Reading depth, and what stays of the host and of an attachment."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 import io
 import logging
@@ -14,65 +13,17 @@ import weakref
 import pytest
 import timm
 import torch
-import transformers
+from clip_world import SMALL, TwoEyes, clip_host, head, hook_count, host, images, see
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spaceclip_plugin import DepthHead, attach_depth_head, registry
+from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import (
-    AdapterError,
-    AmbiguousTowerError,
     CaptureError,
-    CheckpointError,
     ConfigError,
-    HeadMismatchError,
-    HostError,
-    SpaceClipError,
-    TowerNotFoundError,
 )
-from spaceclip_plugin.tower import Tower
 
-SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
-VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
-
-
-def clip_host(**overrides: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**{**VISION, **overrides})).eval()
-
-
-@pytest.fixture
-def host() -> nn.Module:
-    return clip_host()
-
-
-@pytest.fixture
-def head(host: nn.Module) -> DepthHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return DepthHead.for_tower(host, **SMALL).eval()
-
-
-def images(seed: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def see(host: nn.Module, *seeds: int, batch: int = 1) -> None:
-    with torch.no_grad():
-        for seed in seeds:
-            host(images(seed, batch))
-
-
-def hook_count(host: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in host.modules())
+__all__ = ["head", "host"]  # fixtures
 
 
 class TestReading:
@@ -357,145 +308,6 @@ class TestDetaching:
                 action()
 
 
-class TestVerify:
-    def test_an_eager_host_is_identical(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head) as depth:
-            see(host, 1)
-            report = depth.verify(images(2))
-            assert report.identical
-            assert report.max_abs_difference == 0
-            assert report.frames == 1
-            assert [frame.frame for frame in depth.read()] == [0]  # the frame before is still there, no other came
-
-    def test_dropout_draws_the_same_numbers(self, head: DepthHead) -> None:
-        host = clip_host()
-        host.config.attention_dropout = 0.5
-        host.train()
-        with attach_depth_head(host, head) as depth:
-            state = torch.get_rng_state()
-            assert depth.verify(images(1)).identical
-            assert torch.equal(torch.get_rng_state(), state)
-
-    def test_a_host_that_changes_is_found_out(self, head: DepthHead) -> None:
-        class Drifting(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = clip_host()
-                self.calls = 0
-
-            def forward(self, pixels: Tensor) -> Tensor:
-                self.calls += 1
-                return self.inner(pixels).last_hidden_state + self.calls
-
-        with attach_depth_head(Drifting(), head) as depth:
-            report = depth.verify(images(1))
-        assert not report.identical
-        assert report.max_abs_difference == pytest.approx(1.0)
-
-    def test_a_call_without_vision_is_an_error(self, head: DepthHead) -> None:
-        class Blind(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = clip_host()
-
-            def forward(self, pixels: Tensor) -> Tensor:
-                return pixels
-
-        blind = Blind()
-        before = hook_count(blind)
-        with attach_depth_head(blind, head) as depth:
-            attached = hook_count(blind)
-            with pytest.raises(CaptureError, match="did not"):
-                depth.verify(images(1))
-            assert hook_count(blind) == attached > before
-
-
-class TwoEyes(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = clip_host(), clip_host()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.left(pixels).last_hidden_state + self.right(2 * pixels).last_hidden_state
-
-
-class TestRefusals:
-    """Everything is checked before the host is touched."""
-
-    @pytest.fixture(autouse=True)
-    def _untouched(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def touched(*_: object, **__: object) -> None:
-            pytest.fail("a hook was registered on a host that had to be refused")
-
-        monkeypatch.setattr(nn.Module, "register_forward_hook", touched)
-        monkeypatch.setattr(nn.Module, "register_forward_pre_hook", touched)
-
-    def test_not_a_module(self) -> None:
-        with pytest.raises(HostError, match=r"torch.nn.Module, got dict"):
-            attach_depth_head({})  # type: ignore[arg-type]
-
-    def test_no_tower(self) -> None:
-        with pytest.raises(TowerNotFoundError, match="no vision tower found in Sequential"):
-            attach_depth_head(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
-
-    def test_two_towers_and_none_chosen(self) -> None:
-        with pytest.raises(AmbiguousTowerError, match=r"2 towers: .*'left.*'right.*tower=PATH"):
-            attach_depth_head(TwoEyes())
-
-    def test_a_tower_that_is_not_there(self) -> None:
-        host = TwoEyes()
-        path = registry.find_towers(host)[0].spec.path
-        with pytest.raises(TowerNotFoundError, match=f"did you mean '{path}'"):
-            attach_depth_head(host, tower=path[:-1])
-
-    def test_an_unknown_adapter(self, host: nn.Module) -> None:
-        with pytest.raises(AdapterError, match=r"'clipp'.*did you mean 'clip'"):
-            attach_depth_head(host, adapter="clipp")
-
-    def test_an_adapter_for_another_family(self, host: nn.Module) -> None:
-        with pytest.raises(TowerNotFoundError, match="adapter 'siglip'"):
-            attach_depth_head(host, adapter="siglip")
-
-    def test_another_width(self, head: DepthHead) -> None:
-        with pytest.raises(HeadMismatchError, match=r"width 32, the tower's have 64"):
-            attach_depth_head(clip_host(hidden_size=64), head)
-
-    def test_another_depth(self, head: DepthHead) -> None:
-        with pytest.raises(HeadMismatchError, match=r"made for 3 blocks, the tower has 2.*taps hidden state 3"):
-            attach_depth_head(clip_host(num_hidden_layers=2), head)
-
-    def test_another_context(self, host: nn.Module) -> None:
-        head = DepthHead.for_tower(host, **SMALL, context="attention-pool")
-        with pytest.raises(HeadMismatchError, match=r"'attention-pool' context, the tower gives 'cls'"):
-            attach_depth_head(host, head)
-
-    def test_a_tower_without_a_context(self, host: nn.Module, head: DepthHead) -> None:
-        [tower] = registry.find_towers(host)
-
-        class Contextless:
-            name = "contextless"
-
-            def find(self, _host: nn.Module) -> list[Tower]:
-                return [dataclasses.replace(tower, context_source=None)]
-
-        with pytest.raises(HeadMismatchError, match=r"no module that gives one.*film_hidden=None"):
-            attach_depth_head(host, head, adapter=Contextless())  # type: ignore[arg-type]
-
-    def test_a_folder_without_a_head(self, host: nn.Module, tmp_path) -> None:
-        with pytest.raises(CheckpointError, match="no head at"):
-            attach_depth_head(host, tmp_path / "nothing")
-
-    @pytest.mark.parametrize("wrong", [3, {"a": 1}, nn.Linear(2, 2)])
-    def test_something_that_is_not_a_head(self, host: nn.Module, wrong: object) -> None:
-        with pytest.raises(SpaceClipError, match="DepthHead"):
-            attach_depth_head(host, wrong)  # type: ignore[arg-type]
-
-    @pytest.mark.parametrize("unread", [0, -1, 1.5])
-    def test_no_room_for_frames(self, host: nn.Module, head: DepthHead, unread: int) -> None:
-        with pytest.raises(ConfigError, match="max_unread"):
-            attach_depth_head(host, head, max_unread=unread)
-
-
 def test_one_of_two_towers_is_read(head: DepthHead) -> None:
     host = TwoEyes()
     inner = ".vision_model" if hasattr(host.left, "vision_model") else ""
@@ -514,108 +326,3 @@ def test_one_of_two_towers_is_read(head: DepthHead) -> None:
 def test_refresh_takes_a_batch_of_images(host: nn.Module, head: DepthHead, wrong: object) -> None:
     with attach_depth_head(host, head) as depth, pytest.raises(ConfigError, match=r"\(B, 3, H, W\)"):
         depth.refresh(wrong)  # type: ignore[arg-type]
-
-
-class TestReviewed:
-    """Ways to lose depth that a first version had."""
-
-    def test_a_bad_frame_costs_only_itself(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head) as depth, torch.no_grad():
-            see(host, 1)
-            host(torch.full((1, 3, 32, 32), float("nan")))
-            see(host, 2)
-            for read in (depth.features, depth.read):
-                if read == depth.read:
-                    host(torch.full((1, 3, 32, 32), float("nan")))
-                with pytest.raises(CaptureError, match="NaN"):
-                    read()
-            assert [frame.frame for frame in depth.read()] == [0, 2]
-
-    def test_an_interrupted_read_loses_nothing(
-        self, host: nn.Module, head: DepthHead, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with attach_depth_head(host, head) as depth:
-            see(host, 1, 2)
-            with monkeypatch.context() as patch:
-                patch.setattr(head, "forward", lambda *_args, **_kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
-                with pytest.raises(KeyboardInterrupt):
-                    depth.read()
-            assert [frame.frame for frame in depth.read()] == [0, 1]
-
-    def test_a_reader_in_another_thread_waits_for_whole_frames(self, host: nn.Module, head: DepthHead) -> None:
-        calls, errors, seen = 60, [], []
-        with attach_depth_head(host, head, max_unread=1000) as depth:
-            driver = threading.Thread(target=see, args=(host, *range(calls)))
-            driver.start()
-            while driver.is_alive():
-                try:
-                    seen += depth.read((4, 4))
-                except CaptureError as error:
-                    errors.append(error)
-            driver.join()
-            seen += depth.read((4, 4))
-        assert errors == []
-        assert [frame.frame for frame in seen] == list(range(calls))
-
-    def test_a_forgotten_attachment_takes_its_hooks_along(self, host: nn.Module, head: DepthHead) -> None:
-        before = hook_count(host)
-        depth = attach_depth_head(host, head)
-        see(host, 1)
-        del depth
-        gc.collect()
-        assert hook_count(host) == before
-
-    def test_attaching_draws_no_random_numbers(self, host: nn.Module) -> None:
-        state = torch.get_rng_state()
-        with attach_depth_head(clip_host()):
-            assert torch.equal(torch.get_rng_state(), state)
-
-    def test_a_part_of_the_head_that_is_frozen_in_eval_stays_so(self, host: nn.Module, head: DepthHead) -> None:
-        head.train()
-        head.decoder.depth.eval()
-        with attach_depth_head(host, head) as depth:
-            see(host, 1)
-            depth.read()
-        assert head.training
-        assert not head.decoder.depth.training
-
-    @pytest.mark.parametrize("size", [(1, 1), (31, 33), (64, 64)])
-    def test_images_of_a_size_the_tower_refuses(self, host: nn.Module, head: DepthHead, size: tuple[int, int]) -> None:
-        with attach_depth_head(host, head) as depth:
-            with pytest.raises(CaptureError, match=r"refused images of shape .* built for 32x32"):
-                depth.refresh(torch.zeros(1, 3, *size))
-            depth.refresh(images(1))
-            assert len(depth.read()) == 1
-
-    def test_an_attachment_is_not_copied(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head) as depth:
-            for copier in (copy.deepcopy, pickle.dumps):
-                with pytest.raises(HostError, match="live link"):
-                    copier(depth)
-
-    def test_verify_needs_something_to_compare(self, head: DepthHead) -> None:
-        class Silent(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.inner = clip_host()
-
-            def forward(self, pixels: Tensor) -> str:
-                self.inner(pixels)
-                return "done"
-
-        with attach_depth_head(Silent(), head) as depth, pytest.raises(CaptureError, match="could be compared"):
-            depth.verify(images(1))
-
-    def test_blocks_compiled_one_by_one_are_exact(self, host: nn.Module, head: DepthHead) -> None:
-        with torch.no_grad():
-            expected = host(images(1)).last_hidden_state
-        with attach_depth_head(host, head) as depth:
-            see(host, 1)
-            [eager] = depth.read()
-            for block in depth._recorder.tower.blocks:
-                block.compile(backend="eager", fullgraph=True)
-            with torch.no_grad():
-                for _ in range(3):
-                    assert torch.equal(host(images(1)).last_hidden_state, expected)
-            for frame in depth.read():
-                assert torch.equal(frame.depth_m, eager.depth_m)
