@@ -21,6 +21,7 @@ from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.views import declared_views, named_calls
 
 MAX_UNREAD = 64
 """Unread frames kept by default; a policy with three cameras stays below it for 20 steps."""
@@ -36,7 +37,9 @@ def attach_depth_head(
     *,
     tower: str | None = None,
     adapter: str | Adapter | None = None,
+    views: Sequence[str] | None = None,
     max_unread: int = MAX_UNREAD,
+    copy: bool = False,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
 
@@ -48,7 +51,10 @@ def attach_depth_head(
         head: a `DepthHead`, the folder of a saved one, or None for a fresh one to train.
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter to use, or an instance, where discovery is wrong.
+        views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
+            the policy's configuration lists them, where it does (LeRobot).
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+        copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
     Returns:
         The attachment; also a context manager that detaches on leaving.
@@ -60,6 +66,8 @@ def attach_depth_head(
     """
     if not isinstance(max_unread, int) or max_unread < 1:
         raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
+    if isinstance(views, str):
+        raise ConfigError(f"views is a list of camera names, got the single string {views!r}")
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
     if head is None:
         with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
@@ -75,8 +83,8 @@ def attach_depth_head(
             "use a head without FiLM: DepthHead.for_tower(host, film_hidden=None)"
         )
     _warn_of_other_statistics(head, chosen.spec)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread)
-    attachment = DepthAttachment(host, head, recorder)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
+    attachment = DepthAttachment(host, head, recorder, declared_views(host) if views is None else tuple(views))
     recorder.start()
     return attachment
 
@@ -84,8 +92,9 @@ def attach_depth_head(
 class DepthAttachment:
     """The live link of host, taps and head; made by `attach_depth_head`."""
 
-    def __init__(self, host: nn.Module, head: DepthHead, recorder: FrameRecorder) -> None:
+    def __init__(self, host: nn.Module, head: DepthHead, recorder: FrameRecorder, views: tuple[str, ...]) -> None:
         self.head = head
+        self.views = views
         self._host = host
         self._recorder = recorder
         self._latest: DepthMap | None = None
@@ -105,11 +114,18 @@ class DepthAttachment:
 
     @property
     def latest(self) -> DepthMap | None:
-        """The newest depth that `read` gave, or None before the first."""
+        """The newest depth that `read` gave, with its age by now; None before the first.
+
+        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so.
+        """
+        if self._latest is not None:
+            self._latest = self._latest.relabelled(age=self._recorder.step - 1 - self._latest.step)
         return self._latest
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
+
+        A read ends the host step: read once per step, or call `step` where you do not, and ages and views are right.
 
         Args:
             output_size: (H, W) of the depth; the size of the image the tower saw if None.
@@ -124,10 +140,20 @@ class DepthAttachment:
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
         with in_eval_mode(self.head):
-            maps = self._each(lambda frame: self._decode(frame, output_hw))
+            decoded = self._each(lambda frame: self._decode(frame, output_hw))
+        maps = [depth for depth, _ in decoded]
+        if self.views and maps:
+            blank = [seen is not None and bool(seen.all()) for _, seen in decoded]
+            names = named_calls(self.views, [depth.step for depth in maps], blank)
+            maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
         if maps:
             self._latest = maps[-1]
+        self.step()
         return maps
+
+    def step(self) -> None:
+        """Tell that the host took a step without a read; the frames it left stay unread and grow older."""
+        self._recorder.step += 1
 
     def refresh(self, pixels: Tensor) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
@@ -146,11 +172,13 @@ class DepthAttachment:
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
         tower = self._recorder.tower
-        weight = next(tower.patch_embedding.parameters())
+        weight = next(tower.entry.parameters())
         device = weight.device if weight.device.type != "meta" else pixels.device
         try:
             with torch.no_grad():
-                tower.module(pixels.to(device, weight.dtype))
+                tower.adapter.run(tower, pixels.to(device, weight.dtype))
+        except CaptureError:
+            raise
         except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
             self._recorder.abandon()
             if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -182,7 +210,7 @@ class DepthAttachment:
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to verify")
         recorder, host = self._recorder, self._host
-        tapped = FrameRecorder(recorder.tower, recorder.taps, context=self.head.uses_context, max_frames=MAX_UNREAD)
+        tapped = recorder.twin(max_frames=MAX_UNREAD)
         device = _device(recorder.tower)
         unread = recorder.take()
         recorder.stop()
@@ -255,24 +283,37 @@ class DepthAttachment:
         _check_finite(features, self.head.taps, frame.index)
         return features
 
-    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> DepthMap:
+    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> tuple[DepthMap, Tensor | None]:
+        """Depth of a frame, and which of its images are blank, where its pixels are known."""
         device = next(self.head.parameters()).device
         features = self._features(frame)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
             depth = self.head(features, output_size).depth_m.float()
         valid = depth > 0
+        blank = None if frame.call.pixels is None else _blank(frame.call.pixels).to(device)
+        if blank is not None:
+            valid &= ~blank[:, None, None]
         if features.valid is not None:
             patches = features.valid[:, None].to(depth)
             valid &= interpolate(patches, size=depth.shape[-2:], mode="nearest-exact")[:, 0] > 0
-        return DepthMap(
+        depth_map = DepthMap(
             depth_m=depth,
             valid=valid,
             view=None,
             frame=frame.index,
-            image_hw=frame.image_hw,
+            image_hw=features.image_hw,
             trained=self.head.trained,
             uncertainty_m=None,
+            step=frame.step,
+            age=self._recorder.step - frame.step,
         )
+        return depth_map, blank
+
+
+def _blank(pixels: Tensor) -> Tensor:
+    """(B,) bool: images of one value throughout, which policies put in place of a camera that is missing."""
+    flat = pixels.flatten(1)
+    return flat.amax(dim=1) == flat.amin(dim=1)
 
 
 def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> None:

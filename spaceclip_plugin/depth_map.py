@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ class DepthMap:
         image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
         trained: False where the head has random weights and the numbers mean nothing.
         uncertainty_m: (B, H, W) float32 standard deviation in metres, or None where the head gives none.
+        step: number of the host step since attaching in which the tower saw the image, from 0.
+        age: host steps that have gone by since; 0 is the current step.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -46,6 +49,8 @@ class DepthMap:
     image_hw: tuple[int, int]
     trained: bool
     uncertainty_m: Tensor | None = None
+    step: int = 0
+    age: int = 0
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -100,13 +105,21 @@ class DepthMap:
         depth = self.depth_m[self.valid]
         median = f"median {depth.median():.2f} m" if depth.numel() else "no depth"
         share = 100 * depth.numel() / max(1, self.valid.numel())
-        name = f"view={self.view!r}, frame={self.frame}, trained={self.trained}"
+        name = f"view={self.view!r}, frame={self.frame}, age={self.age}, trained={self.trained}"
         return f"DepthMap({shape}, {median}, {share:.0f} % valid, {name})"
 
     def to(self, device: torch.device | str) -> DepthMap:
         """The same depth on another device."""
         uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m.to(device)
         return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
+
+    def relabelled(self, *, view: str | None = None, age: int | None = None) -> DepthMap:
+        """The same depth under a camera's name or another age; shares memory, and what is None stays."""
+        labelled = copy.copy(self)  # not `replace`: that would check every pixel again
+        for name, value in (("view", view), ("age", age)):
+            if value is not None:
+                object.__setattr__(labelled, name, value)
+        return labelled
 
     def points(self, intrinsics: IntrinsicsLike) -> Tensor:
         """Every pixel as a point in the camera frame; select with `valid`.

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from spaceclip_plugin.token_adapter import (
     IMAGENET,
-    TokenReader,
     declared_statistics,
     is_patch_embedding,
     is_stack,
     lineage,
     size_at,
 )
+from spaceclip_plugin.token_reader import TokenReader
 from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower, TowerSpec
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class StructuralAdapter(TokenReader):
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """Tokens as (B, N, C): by shape where it decides, by the blocks' attention where B equals N."""
-        if raw.ndim != 3 or raw.shape[1] != frame.batch:
+        if raw.ndim != 3 or raw.shape[1] != frame.call.batch:
             return raw
-        if raw.shape[0] != frame.batch:
+        if raw.shape[0] != frame.call.batch:
             return raw.transpose(0, 1)
         attentions = (part for part in tower.blocks[0].modules() if isinstance(part, nn.MultiheadAttention))
         attention = next(attentions, None)
@@ -100,7 +100,7 @@ class StructuralAdapter(TokenReader):
             spec=spec,
             adapter=self,
             module=owner,
-            patch_embedding=convolution,
+            entry=convolution,
             blocks=candidate.blocks,
             context_source=candidate.blocks[-1] if norm is None else norm,
         )

@@ -1,6 +1,6 @@
 """Taps: forward hooks that keep references to a tower's activations and nothing else.
 
-A frame is one image call. It starts when the tower's patch embedding runs, which happens even where the tower's own
+A frame is one image call. It starts when the tower's entry is called, which happens even where the tower's own
 `__call__` is bypassed, and gathers the tapped hidden states and the context as the blocks run. Nothing is computed,
 copied or synchronised in the host's time; shapes are interpreted when someone reads.
 """
@@ -31,13 +31,18 @@ class FrameRecorder:
         tower: the tower that is watched.
         taps: hidden states that are kept, ascending.
         dropped: unread frames discarded because more than `max_frames` were waiting.
+        step: host steps so far; frames are marked with it.
     """
 
-    def __init__(self, tower: Tower, taps: Sequence[int], *, context: bool, max_frames: int) -> None:
+    def __init__(
+        self, tower: Tower, taps: Sequence[int], *, context: bool, max_frames: int, copy: bool = False
+    ) -> None:
         self.tower = tower
         self.taps = tuple(taps)
         self.dropped = 0
+        self.step = 0
         self._context = context and tower.context_source is not None
+        self._copy = copy
         self._max_frames = max_frames
         self._frames: deque[RawFrame] = deque()
         self._calls = 0
@@ -47,11 +52,15 @@ class FrameRecorder:
         self._newest: dict[int, RawFrame] = {}
         self._handles: list[RemovableHandle] = []
 
+    def twin(self, *, max_frames: int) -> FrameRecorder:
+        """Another recorder of the same taps, not started."""
+        return FrameRecorder(self.tower, self.taps, context=self._context, max_frames=max_frames, copy=self._copy)
+
     def start(self) -> None:
         """Register the hooks; if one cannot be registered, none stays."""
         tower = self.tower
         try:
-            self._handles.append(tower.patch_embedding.register_forward_hook(_Begin(self)))
+            self._handles.append(tower.entry.register_forward_pre_hook(_Begin(self), with_kwargs=True))
             if 0 in self.taps:
                 first = _Input(self)
                 self._handles.append(tower.blocks[0].register_forward_pre_hook(first, with_kwargs=True))
@@ -109,7 +118,7 @@ class FrameRecorder:
                 self._frames.remove(frame)
 
     def check_complete(self, frame: RawFrame) -> None:
-        """Raise CaptureError naming the taps that did not fire in that frame."""
+        """Raise CaptureError naming the taps that did not fire in that frame, or that the host overwrote since."""
         missing = [f"hidden state {tap}" for tap in self.taps if tap not in frame.hidden]
         if self._context and frame.context is None:
             missing.append("the context")
@@ -119,16 +128,17 @@ class FrameRecorder:
                 "have stopped early, failed, or called a block's .forward() directly, which no hook sees; run the "
                 "tower to its end, or use a head with other taps."
             )
+        if frame.overwritten():
+            raise CaptureError(
+                f"the {self.tower.spec} overwrote activations of image call {frame.index} in place after its blocks "
+                "returned them; attach with copy=True, which keeps copies"
+            )
 
-    def begin(self, pixels: object, embedded: object) -> None:
-        """Start a frame from the input and output of the patch embedding."""
-        if not isinstance(pixels, Tensor) or not isinstance(embedded, Tensor) or embedded.ndim != 4:
-            shape = tuple(embedded.shape) if isinstance(embedded, Tensor) else type(embedded).__name__
-            raise CaptureError(f"the patch embedding must give a map (B, C, h, w), it gave {shape}")
-        height, width = pixels.shape[-2:]
-        rows, columns = embedded.shape[-2:]
+    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Start a frame from the arguments of the tower's entry."""
+        call = self.tower.adapter.image_call(self.tower, args, kwargs)
         thread = threading.get_ident()
-        frame = RawFrame(self._calls, embedded.shape[0], (rows, columns), (height, width), thread)
+        frame = RawFrame(self._calls, call, self.step, thread)
         self._calls += 1
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
@@ -140,15 +150,23 @@ class FrameRecorder:
         """Keep hidden state `tap` of the running frame."""
         frame = self._frame()
         if frame is not None:
-            frame.hidden[tap] = first_tensor(value).detach()
+            frame.hidden[tap] = self._kept(frame, first_tensor(value))
             self._let_go_if_complete(frame)
 
     def keep_context(self, value: object) -> None:
         """Keep the raw context of the running frame."""
         frame = self._frame()
         if frame is not None:
-            frame.context = first_tensor(value).detach()
+            frame.context = self._kept(frame, first_tensor(value))
             self._let_go_if_complete(frame)
+
+    def _kept(self, frame: RawFrame, value: Tensor) -> Tensor:
+        kept = value.detach()  # shares memory and version with what the host goes on with
+        if self._copy:
+            return kept.clone()
+        if not _is_compiling() and not kept.is_inference():
+            frame.versions.append((kept, kept._version))
+        return kept
 
     def failed(self, error: Exception) -> None:
         """Remember what a hook ran into; `take` reports it."""
@@ -202,8 +220,8 @@ class _Hook:
 
 class _Begin(_Hook):
     def record(self, recorder: FrameRecorder, *call: Any) -> None:
-        args, output = call
-        recorder.begin(args[0] if args else None, output)
+        args, kwargs = call
+        recorder.begin(args, kwargs)
 
 
 class _Input(_Hook):

@@ -2,7 +2,6 @@
 
 Most vision transformers keep this layout and differ only in where their parts are. `TokenTowerAdapter` takes those
 places as data, relative to the tower: the way from a host down to its tower changes with versions and wrappers.
-`TokenReader` is the half that turns captured activations into features.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
-from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.token_reader import TokenReader
+from spaceclip_plugin.tower import Tower, TowerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -31,72 +29,8 @@ class ImageStatistics:
 
 IMAGENET = ImageStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """What most towers outside the CLIP and SigLIP families were trained with."""
-
-
-class TokenReader:
-    """Turns captured token sequences into patch maps and a context.
-
-    Every map is a view of what was captured, in the memory order the host left. That is channels last where prefix
-    tokens were joined to the patches, and channels first where there are none: then the order of the patch
-    convolution's output survives every residual addition.
-    """
-
-    name: str
-
-    def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
-        """The patch maps and context of a captured frame.
-
-        Raises:
-            CaptureError: an activation has no room for the patch grid, or the context is not a vector per image.
-        """
-        hidden = {index: self._patch_map(index, raw, frame, tower) for index, raw in frame.hidden.items()}
-        context = None if frame.context is None else self._context(frame.context, frame, tower)
-        return TowerFeatures(hidden=hidden, context=context, image_hw=frame.image_hw)
-
-    def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
-        """The raw activation of a block as (B, N, C); override where blocks carry another layout."""
-        return raw
-
-    def least_prefix(self, tower: Tower) -> int:
-        """How many tokens surely precede the patches; a tower that shows fewer has lost patches."""
-        return 0
-
-    def _patch_map(self, index: int, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
-        """A block's raw activation as a (B, C, h, w) view."""
-        patches = self._patches(self.batch_first(raw, frame, tower), f"hidden state {index}", frame, tower)
-        return rearrange(patches, "b (h w) c -> b c h w", h=frame.grid_hw[0])
-
-    def _patches(self, tokens: Tensor, tap: str, frame: RawFrame, tower: Tower) -> Tensor:
-        """The patch tokens (B, h*w, C) of a sequence (B, N, C)."""
-        height, width = frame.grid_hw
-        least = self.least_prefix(tower)
-        expected = f"(B={frame.batch}, N>={least}+{height}*{width}, C={tower.spec.width})"
-        if tokens.ndim != 3 or (tokens.shape[0], tokens.shape[2]) != (frame.batch, tower.spec.width):
-            raise _unexpected(tap, tokens, expected, tower, "A layout of its own needs an adapter of its own.")
-        prefix = tokens.shape[1] - height * width
-        if prefix < least:
-            advice = (
-                f"That leaves {tokens.shape[1]} - {height * width} = {prefix} prefix tokens where there are at least "
-                f"{least}: switch off whatever drops or merges patches (patch dropout: host.eval())."
-            )
-            raise _unexpected(tap, tokens, expected, tower, advice)
-        return tokens[:, prefix:]
-
-    def _context(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
-        """The global vector (B, C) out of what the context source gave."""
-        kind = tower.spec.context
-        if tower.context_source is tower.blocks[-1]:
-            raw = self.batch_first(raw, frame, tower)
-        vector = raw
-        if raw.ndim == 3 and kind == MEAN:
-            vector = self._patches(raw, "the context", frame, tower).mean(dim=1)
-        elif raw.ndim == 3 and (kind == CLS or raw.shape[1] == 1):
-            vector = raw[:, 0]
-        if tuple(vector.shape) != (frame.batch, tower.spec.width):
-            sequence = "1" if kind not in (CLS, MEAN) else "N"
-            expected = f"(B={frame.batch}, C={tower.spec.width}) or (B, {sequence}, C)"
-            raise _unexpected("the context", raw, expected, tower, "The host may pool differently; see its adapter.")
-        return vector
+SYMMETRIC = ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""Images in [-1, 1], as the SigLIP family takes them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -109,7 +43,7 @@ class TokenTowerAdapter(TokenReader):
         name: unique name, also its entry point.
         tower_classes: class names of the tower module, looked up along the MRO because wrappers rename classes.
         patch_embedding: path of the convolution that cuts the image into patches.
-        blocks: path of the stack of transformer blocks.
+        blocks: paths of the stack of transformer blocks, first match wins (libraries move it between versions).
         context_source: path of the module whose output holds the context.
         context: kind of that context, one of `CONTEXT_KINDS`.
         prefix_tokens: tokens that surely precede the patches.
@@ -120,7 +54,7 @@ class TokenTowerAdapter(TokenReader):
     name: str
     tower_classes: tuple[str, ...]
     patch_embedding: str
-    blocks: str
+    blocks: tuple[str, ...]
     context_source: str
     context: str
     prefix_tokens: int
@@ -136,9 +70,17 @@ class TokenTowerAdapter(TokenReader):
         towers: list[Tower] = []
         for path, module in host.named_modules():
             tower = self._read(host, path, module) if is_named(module, self.tower_classes) else None
-            if tower is not None and all(tower.patch_embedding is not known.patch_embedding for known in towers):
+            if tower is not None and all(tower.blocks[0] is not known.blocks[0] for known in towers):
                 towers.append(tower)
         return towers
+
+    def stack_of(self, module: nn.Module) -> nn.ModuleList | nn.Sequential | None:
+        """The stack of blocks of one tower, or None where there is none at any of the known paths."""
+        return next((stack for path in self.blocks if is_stack(stack := attribute_at(module, path))), None)
+
+    def entry_of(self, module: nn.Module, embedding: nn.Conv2d) -> nn.Module:
+        """The module whose call starts a frame; override where the convolution's arguments do not tell enough."""
+        return embedding
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
         """Kind and source of the context of one tower; override where it depends on how the tower was built."""
@@ -156,10 +98,10 @@ class TokenTowerAdapter(TokenReader):
     def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
         """The tower at `path`, or None where its insides are not this family's."""
         embedding = attribute_at(module, self.patch_embedding)
-        stack = attribute_at(module, self.blocks)
+        stack = self.stack_of(module)
         image_hw = size_at(module, self.image_size)
-        if not is_patch_embedding(embedding) or not is_stack(stack) or image_hw is None:
-            wanted = f"a patch convolution at {self.patch_embedding!r}, blocks at {self.blocks!r}, an input size"
+        if not is_patch_embedding(embedding) or stack is None or image_hw is None:
+            wanted = f"a patch convolution at {self.patch_embedding!r}, blocks at {self.blocks}, an input size"
             logger.debug("adapter %r skips the %s at %r: expected %s", self.name, type(module).__name__, path, wanted)
             return None
         context, source = self.context_of(module)
@@ -175,7 +117,8 @@ class TokenTowerAdapter(TokenReader):
             image_mean=statistics.mean,
             image_std=statistics.std,
         )
-        return Tower(spec, self, module, patch_embedding=embedding, blocks=tuple(stack), context_source=source)
+        entry = self.entry_of(module, embedding)
+        return Tower(spec, self, module, entry=entry, blocks=tuple(stack), context_source=source)
 
 
 def is_named(module: nn.Module, names: Iterable[str]) -> bool:
@@ -244,7 +187,3 @@ def _triple(values: object) -> tuple[float, float, float] | None:
         case [int() | float() as red, int() | float() as green, int() | float() as blue]:
             return float(red), float(green), float(blue)
     return None
-
-
-def _unexpected(tap: str, seen: Tensor, expected: str, tower: Tower, advice: str) -> CaptureError:
-    return CaptureError(f"{tap} of the {tower.spec} has shape {tuple(seen.shape)}, expected {expected}. {advice}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,13 @@ class TowerSpec:
     Attributes:
         adapter: name of the adapter that found it.
         path: module path inside the host, "" where the host is the tower; for people, never stored.
-        width: channels of a token, C.
+        width: channels of the last hidden state and of the context, C.
         blocks: number of transformer blocks; hidden states run from 0 to `blocks`.
-        patch_size: side of a patch in pixels.
-        image_hw: input size the tower was built for, in pixels.
+        patch_size: pixels of the tower's input between two cells of the last hidden state's grid.
+        image_hw: input size the tower was built for, in pixels; a usual one where it takes any.
         context: kind of the global vector, one of `CONTEXT_KINDS`.
         image_mean, image_std: per-channel statistics the host's images are normalised with.
+        widths: channels of every hidden state from 0 on where they differ (a tower of several stages), else None.
     """
 
     adapter: str
@@ -46,11 +47,22 @@ class TowerSpec:
     context: str
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    widths: tuple[int, ...] | None = None
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """The patch grid (h, w) of an image of the usual size."""
+        return self.image_hw[0] // self.patch_size, self.image_hw[1] // self.patch_size
+
+    def width_of(self, tap: int) -> int:
+        """Channels of one hidden state."""
+        return self.width if self.widths is None else self.widths[tap]
 
     def __str__(self) -> str:
         where = self.path or "the host itself"
+        width = self.width if self.widths is None else "/".join(map(str, dict.fromkeys(self.widths)))
         return (
-            f"tower at {where!r} (adapter {self.adapter!r}, width {self.width}, {self.blocks} blocks, "
+            f"tower at {where!r} (adapter {self.adapter!r}, width {width}, {self.blocks} blocks, "
             f"patch {self.patch_size}, context {self.context!r})"
         )
 
@@ -60,7 +72,8 @@ class Tower:
     """A live tower inside a host: its spec and the modules whose calls are watched.
 
     Attributes:
-        patch_embedding: its call starts a frame; takes pixels (B, 3, H, W), gives (B, C, h, w).
+        entry: its call starts a frame, and its arguments tell batch and grid: the patch convolution where there is
+            one, for it runs even where a host bypasses the tower's own `__call__`.
         blocks: the transformer blocks in order.
         context_source: module whose output holds the context, or None where there is none.
     """
@@ -68,9 +81,29 @@ class Tower:
     spec: TowerSpec
     adapter: Adapter
     module: nn.Module
-    patch_embedding: nn.Module
+    entry: nn.Module
     blocks: tuple[nn.Module, ...]
     context_source: nn.Module | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCall:
+    """What the arguments of a tower's entry tell of one image call, before anything has run.
+
+    Attributes:
+        batch: images in the call, B; None where only `layout` tells.
+        grid_hw: patch grid (h, w) of every image; None where only `layout` tells, image by image.
+        image_hw: size of the pixels the tower sees, (H, W); None where only `layout` tells.
+        pixels: the images as the tower takes them, (B, 3, H, W) or packed patches (B, N, …), a reference; None where
+            they are not a row per image.
+        layout: what tells the images apart where shapes do not (grid sizes, a patch mask), a reference.
+    """
+
+    batch: int | None
+    grid_hw: tuple[int, int] | None
+    image_hw: tuple[int, int] | None
+    pixels: Tensor | None = None
+    layout: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -79,21 +112,28 @@ class RawFrame:
 
     Attributes:
         index: number of the image call since attaching, from 0.
-        batch: images in the call, B.
-        grid_hw: patch grid (h, w).
-        image_hw: size of the pixels the tower saw, (H, W).
+        call: what the call's arguments told.
+        step: number of the host step since attaching in which it was made.
         thread: identifier of the thread that ran the tower.
         hidden: hidden-state index → raw activation.
         context: raw output of the context source.
+        versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
     """
 
     index: int
-    batch: int
-    grid_hw: tuple[int, int]
-    image_hw: tuple[int, int]
+    call: ImageCall
+    step: int = 0
     thread: int = 0
     hidden: dict[int, Tensor] = field(default_factory=dict)
     context: Tensor | None = None
+    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def overwritten(self) -> bool:
+        """Whether the host changed kept activations in place; inference tensors show it by sharing memory alone."""
+        if any(kept._version != version for kept, version in self.versions):
+            return True
+        inference = [kept.data_ptr() for kept in self.hidden.values() if kept.is_inference()]
+        return len(set(inference)) < len(inference)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +141,10 @@ class TowerFeatures:
     """What a head reads of one image call.
 
     Attributes:
-        hidden: hidden-state index → patch map (B, C, h, w), prefix tokens dropped, row-major as in the image.
+        hidden: hidden-state index → patch map (B, C, h, w), prefix tokens dropped, row-major as in the image. Images
+            of several sizes lie in the upper left corner of the largest one's grid.
         context: global vector (B, C), or None where no one asked for it.
-        image_hw: size of the image the tower saw, in pixels.
+        image_hw: size of the image that the maps cover, in pixels.
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
     """
 
@@ -131,10 +172,28 @@ class Adapter(Protocol):
         """Every tower of this family in `host`, in module order; runs nothing and changes nothing."""
         ...
 
+    def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
+        """What the arguments of `tower.entry` tell of an image call.
+
+        Runs inside the host's forward: shapes and references only, no arithmetic on tensors and no reading of them.
+
+        Raises:
+            CaptureError: the arguments are not those this family's towers take.
+        """
+        ...
+
     def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
         """The patch maps and context of a captured frame.
 
         Raises:
             CaptureError: the activations do not have the shape this family's towers give.
+        """
+        ...
+
+    def run(self, tower: Tower, pixels: Tensor) -> None:
+        """Run the tower alone on images (B, 3, H, W), as its host calls it.
+
+        Raises:
+            CaptureError: a size this tower cannot take. What the tower itself raises passes through.
         """
         ...

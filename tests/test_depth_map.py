@@ -145,7 +145,7 @@ class TestRepr:
     def test_says_what_matters(self) -> None:
         depth_m = torch.full((1, 6, 8), 2.345)
         assert repr(make(depth_m=depth_m, trained=False)) == (
-            "DepthMap(1x6x8, median 2.35 m, 88 % valid, view='front', frame=3, trained=False)"
+            "DepthMap(1x6x8, median 2.35 m, 88 % valid, view='front', frame=3, age=0, trained=False)"
         )
 
     def test_nothing_valid(self) -> None:

@@ -18,7 +18,6 @@ from spaceclip_plugin.token_adapter import (
     TokenTowerAdapter,
     attribute_at,
     declared_statistics,
-    is_stack,
 )
 from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower
 
@@ -39,8 +38,8 @@ class OpenClipAdapter(TokenTowerAdapter):
         CoCa's pool leaves the tower's width for the embedding's, and nothing normalises the tokens before it.
         """
         if attribute_at(module, "attn_pool") is not None:
-            stack = attribute_at(module, self.blocks)
-            return MEAN, stack[-1] if is_stack(stack) else None
+            stack = self.stack_of(module)
+            return MEAN, None if stack is None else stack[-1]
         norm = attribute_at(module, self.context_source)
         # `pool_type` from 2.23 on, `global_average_pool` before.
         averages = attribute_at(module, "pool_type") == "avg" or attribute_at(module, "global_average_pool") is True
@@ -55,7 +54,7 @@ adapter = OpenClipAdapter(
     name="open-clip",
     tower_classes=("VisionTransformer",),
     patch_embedding="conv1",
-    blocks="transformer.resblocks",
+    blocks=("transformer.resblocks",),
     context_source="ln_post",
     context=CLS,
     prefix_tokens=1,

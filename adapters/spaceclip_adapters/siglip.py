@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from spaceclip_plugin.token_adapter import ImageStatistics, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
 from spaceclip_plugin.tower import ATTENTION_POOL, MEAN
 
 
@@ -28,10 +28,10 @@ adapter = SiglipAdapter(
     name="siglip",
     tower_classes=("SiglipVisionTransformer", "SiglipVisionModel"),
     patch_embedding="embeddings.patch_embedding",
-    blocks="encoder.layers",
+    blocks=("encoder.layers",),
     context_source="head",
     context=ATTENTION_POOL,
     prefix_tokens=0,
     image_size=("config.image_size",),
-    statistics=ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    statistics=SYMMETRIC,
 )

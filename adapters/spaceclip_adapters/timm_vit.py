@@ -1,7 +1,9 @@
 """timm's VisionTransformer: ViT, DeiT, DINOv2, CLIP and SigLIP weights, alone or as the trunk of an open_clip model.
 
 Class and register tokens come before the patches. Where an image becomes one vector depends on the model: an
-attention pool, a final norm before pooling, or a norm after pooling.
+attention pool, a final norm before pooling, or a norm after pooling. Prismatic and OpenVLA replace the `forward` of
+their timm towers by `get_intermediate_layers`, which runs every block but neither norm nor pool: there the context is
+taken after the last block.
 """
 
 from __future__ import annotations
@@ -23,16 +25,21 @@ class TimmVitAdapter(TokenTowerAdapter):
     """timm builds pooling, prefix and statistics per model, so they are read off the module."""
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
-        """The attention pool, else the norm after pooling where it took the final norm's place, else the final norm."""
+        """The attention pool, else the norm after pooling where it took the final norm's place, else the final norm.
+
+        Where `forward` was replaced, the last block.
+        """
+        if _has_another_forward(module):
+            stack = self.stack_of(module)
+            return self._kind(module), None if stack is None else stack[-1]
         pool, pooled_norm = _part(module, "attn_pool"), _part(module, "fc_norm")
-        has_class_token = attribute_at(module, "cls_token") is not None
         if pool is not None:
             return ATTENTION_POOL, pool
         norm = attribute_at(module, self.context_source)
         pooling = attribute_at(module, "global_pool")
         if isinstance(norm, nn.Identity) and pooled_norm is not None and pooling in ("token", "avg"):
             return CLS if pooling == "token" else MEAN, pooled_norm
-        return self.context if has_class_token else MEAN, norm if isinstance(norm, nn.Module) else None
+        return self._kind(module), norm if isinstance(norm, nn.Module) else None
 
     def least_prefix(self, tower: Tower) -> int:
         """Class and register tokens, as the model counts them."""
@@ -48,6 +55,15 @@ class TimmVitAdapter(TokenTowerAdapter):
         own = as_statistics(config.get("mean"), config.get("std")) if isinstance(config, dict) else None
         return own or self.statistics
 
+    def _kind(self, module: nn.Module) -> str:
+        return self.context if attribute_at(module, "cls_token") is not None else MEAN
+
+
+def _has_another_forward(module: nn.Module) -> bool:
+    """Whether an instance's `forward` is not its class's; accelerate wraps one and keeps what it was."""
+    forward = vars(module).get("_old_forward", vars(module).get("forward"))
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+
 
 def _part(module: nn.Module, name: str) -> nn.Module | None:
     """A part that the model really has: timm fills the places of absent ones with None or Identity."""
@@ -59,7 +75,7 @@ adapter = TimmVitAdapter(
     name="timm-vit",
     tower_classes=("VisionTransformer",),
     patch_embedding="patch_embed.proj",
-    blocks="blocks",
+    blocks=("blocks",),
     context_source="norm",
     context=CLS,
     prefix_tokens=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class Architecture:
     """Options class and decoder class of one architecture (see `decoder.py` for what they provide)."""
 
     options: type[Any]
-    decoder: Callable[[int, Any], nn.Module]
+    decoder: Callable[[int, Any, Mapping[int, int]], nn.Module]
 
 
 ARCHITECTURES = {

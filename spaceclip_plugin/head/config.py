@@ -22,7 +22,8 @@ class DepthHeadConfig:
     Attributes:
         architecture: a name in `head.architectures.ARCHITECTURES`.
         options: that architecture's settings, taps included; a mapping is checked and converted, None gives defaults.
-        width: channels of the tower's tokens, C.
+        width: channels of the tower's tokens, C; where they differ, of its last ones and its context.
+        tap_widths: channels of every tap, ascending by tap; None: `width` for all.
         blocks: transformer blocks of the tower; None where unknown (an imported checkpoint).
         context: kind of the tower's global vector (`tower.CONTEXT_KINDS`); None where unknown.
         image_mean, image_std: the tower's input statistics; None where unknown.
@@ -34,6 +35,7 @@ class DepthHeadConfig:
     architecture: str = architectures.DEFAULT_ARCHITECTURE
     options: DecoderOptions = None  # type: ignore[assignment]
     width: int = 768
+    tap_widths: tuple[int, ...] | None = None
     blocks: int | None = 12
     context: str | None = CLS
     image_mean: tuple[float, float, float] | None = None
@@ -63,6 +65,10 @@ class DepthHeadConfig:
 
     def _check_tower(self) -> None:
         fields.whole("width", self.width, 1, 16384)
+        if self.tap_widths is not None:
+            count = len(self.options.taps)
+            widths = fields.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
+            object.__setattr__(self, "tap_widths", widths)
         if self.blocks is not None:
             fields.whole("blocks", self.blocks, 1, 512)
             if self.options.taps[-1] > self.blocks:
@@ -78,6 +84,12 @@ class DepthHeadConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, fields.reals(name, value, low, 1e3, length=3))
+
+    @property
+    def width_of(self) -> dict[int, int]:
+        """Channels of every tap."""
+        taps = self.options.taps
+        return dict(zip(taps, self.tap_widths or [self.width] * len(taps), strict=True))
 
     @classmethod
     def for_tower(cls, spec: TowerSpec, *, architecture: str | None = None, **overrides: Any) -> DepthHeadConfig:
@@ -98,8 +110,13 @@ class DepthHeadConfig:
             raise ConfigError(f"override options, or single fields of them ({', '.join(chosen)}), not both")
         if "options" not in overrides:
             overrides["options"] = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
+        options = overrides["options"]
+        if isinstance(options, Mapping):
+            options = overrides["options"] = fields.build(kind, options, where=f"options of {name!r}")
+        taps = options.taps if isinstance(options, kind) else ()
         tower: dict[str, Any] = {
             "width": spec.width,
+            "tap_widths": spec.widths and tuple(spec.width_of(tap) for tap in taps if tap <= spec.blocks),
             "blocks": spec.blocks,
             "context": spec.context,
             "image_mean": spec.image_mean,
@@ -142,6 +159,9 @@ class DepthHeadConfig:
         found = []
         if self.width != spec.width:
             found.append(f"the head reads tokens of width {self.width}, the tower's have {spec.width}")
+        for tap, width in self.width_of.items():
+            if tap <= spec.blocks and self.width == spec.width and width != spec.width_of(tap):
+                found.append(f"the head reads {width} channels of hidden state {tap}, it has {spec.width_of(tap)}")
         if self.blocks is not None and self.blocks != spec.blocks:
             found.append(f"the head was made for {self.blocks} blocks, the tower has {spec.blocks}")
         if self.options.taps[-1] > spec.blocks:

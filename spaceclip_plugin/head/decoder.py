@@ -44,7 +44,10 @@ class DecoderOptions(Protocol):
 
 
 class Decoder(Protocol):
-    """The module of one architecture, built as `Decoder(width, options)`."""
+    """The module of one architecture, built as `Decoder(width, options, tap_widths)`.
+
+    `width` is the context's, `tap_widths` says the channels of every tap.
+    """
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters."""

@@ -34,7 +34,7 @@ class DepthHead(nn.Module):
     def __init__(self, config: DepthHeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.decoder = architecture(config.architecture).decoder(config.width, config.options)
+        self.decoder = architecture(config.architecture).decoder(config.width, config.options, config.width_of)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -170,10 +170,12 @@ class DepthHead(nn.Module):
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
         """The features the decoder reads and no others, in the head's dtype and on its device."""
         parameter = next(self.parameters())
-        hidden = {tap: _checked_map(features, tap, self.config.width) for tap in self.taps}
+        hidden = {tap: _checked_map(features, tap, width) for tap, width in self.config.width_of.items()}
         first = self.taps[0]
+        several_grids = self.config.tap_widths is not None
         for tap, value in hidden.items():
-            if value.shape != hidden[first].shape:
+            alike = value.shape[:1] == hidden[first].shape[:1] if several_grids else value.shape == hidden[first].shape
+            if not alike:
                 raise CaptureError(
                     f"hidden state {tap} has shape {tuple(value.shape)}, hidden state {first} has "
                     f"{tuple(hidden[first].shape)}; a head reads maps of one batch and one grid"

@@ -7,6 +7,7 @@ its upsampled state with gated skips from both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -87,20 +88,24 @@ class SpaceClipOptions:
 class SpaceClipDecoder(nn.Module):
     """Patch maps → metric depth. A fresh one differs from the published code in the bias of its last layers alone."""
 
-    def __init__(self, width: int, options: SpaceClipOptions) -> None:
+    def __init__(self, width: int, options: SpaceClipOptions, tap_widths: Mapping[int, int]) -> None:
         super().__init__()
         self.options = options
         channels = options.channels
+        semantic_widths = [tap_widths[tap] for tap in options.semantic_taps]
+        structural_widths = [tap_widths[tap] for tap in options.structural_taps]
         incoming = (channels[0], *channels[:-1])
         structural = channels[: len(options.structural_taps)]
         self.film = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * width))
-            for hidden in ([options.film_hidden] * len(channels) if options.film_hidden else ())
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2 * tokens))
+            for tokens, hidden in zip(semantic_widths, [options.film_hidden] * len(channels), strict=True)
+            if hidden is not None
         )
-        self.semantic_projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
-        self.structural_projections = nn.ModuleList(nn.Conv2d(width, c, 1) for c in structural)
+        self.semantic_projections = _projections(semantic_widths, channels)
+        self.structural_projections = _projections(structural_widths, structural)
         self.structural_stages = nn.ModuleList(
-            _StructuralStage(source, c) for source, c in zip((width, *structural), structural, strict=False)
+            _StructuralStage(source, c)
+            for source, c in zip((*structural_widths[:1], *structural), structural, strict=False)
         )
         self.semantic_stages = nn.ModuleList(
             _SemanticStage(source, c, structural=i < len(structural), dropout=options.dropout)
@@ -148,6 +153,10 @@ class SpaceClipDecoder(nn.Module):
                 tokens = gamma * tokens + beta  # no "1 +": the generator learns the identity itself
             maps.append(self.semantic_projections[k](tokens))
         return maps
+
+
+def _projections(widths: Sequence[int], channels: Sequence[int]) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(width, c, 1) for width, c in zip(widths, channels, strict=True))
 
 
 class _Up(nn.Module):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_hosts import BATCH, HOSTS, TinyHost
+from families import HOSTS
+from tiny_hosts import BATCH, TinyHost
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head

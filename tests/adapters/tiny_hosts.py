@@ -50,7 +50,8 @@ Truth = Callable[[nn.Module, Tensor], tuple[list[Tensor], Tensor]]
 class TinyHost:
     """A host, where its tower is, and the host's own account of the tower.
 
-    `run` is one call of the host on an image batch; `truth` gives all hidden states (B, N, C) and the pooled (B, C).
+    `run` is one call of the host on an image batch; `truth` gives all hidden states (B, N, C), prefix tokens first and
+    patches in raster order, and the pooled (B, C). Towers that take packed patches are beyond structural discovery.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TinyHost:
     truth: Truth
     image_hw: tuple[int, int] = SQUARE
     built_for: tuple[int, int] | None = None
+    packed: bool = False
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -91,10 +93,8 @@ def captured(tower: Tower) -> Iterator[list[RawFrame]]:
     """The frames that calls inside the `with` leave behind, gathered as the taps do."""
     frames: list[RawFrame] = []
 
-    def start(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        height, width = output.shape[-2:]
-        image_hw = (inputs[0].shape[-2], inputs[0].shape[-1])
-        frames.append(RawFrame(len(frames), output.shape[0], (height, width), image_hw))
+    def start(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        frames.append(RawFrame(len(frames), tower.adapter.image_call(tower, args, kwargs)))
 
     def block_input(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         frames[-1].hidden[0] = args[0] if args else kwargs["hidden_states"]
@@ -106,7 +106,7 @@ def captured(tower: Tower) -> Iterator[list[RawFrame]]:
         frames[-1].context = first_tensor(output)
 
     handles = [
-        tower.patch_embedding.register_forward_hook(start),
+        tower.entry.register_forward_pre_hook(start, with_kwargs=True),
         tower.blocks[0].register_forward_pre_hook(block_input, with_kwargs=True),
         *(block.register_forward_hook(block_output(i)) for i, block in enumerate(tower.blocks, start=1)),
     ]
@@ -134,12 +134,12 @@ _HAS_PALIGEMMA = hasattr(transformers, "PaliGemmaConfig")
 _IMAGE_TOKENS = 1 if Version(transformers.__version__) < Version("4.46") else 16
 
 
-def _hf_path(base: str) -> str:
+def hf_path(base: str) -> str:
     """Where the tower of a vision model is: the model itself from transformers 5.6 on, before that an inner module."""
     return base if _FLAT else f"{base}.vision_model".lstrip(".")
 
 
-def _hf_truth(module: Any, pixels: Tensor, **options: bool) -> tuple[list[Tensor], Tensor]:
+def hf_truth(module: Any, pixels: Tensor, **options: bool) -> tuple[list[Tensor], Tensor]:
     out = module(pixels, output_hidden_states=True, **options)
     hidden = out.hidden_states
     if hidden is None:  # transformers 5.0 to 5.5: the transformer inside a SigLIP model does not report them itself
@@ -213,16 +213,16 @@ def _siglip_vision() -> nn.Module:
 
 
 # `CLIPModel.vision_model` and the like have always been the tower itself.
-_VLM = _hf_path("model.vision_tower" if _IN_MODEL else "vision_tower")
-_ALONE = _hf_path("")
+VLM_PATH = hf_path("model.vision_tower" if _IN_MODEL else "vision_tower")
+_ALONE = hf_path("")
 
-_clip_host = partial(TinyHost, adapter="clip", path=_ALONE, context=CLS, prefix=1, run=call, truth=_hf_truth)
+_clip_host = partial(TinyHost, adapter="clip", path=_ALONE, context=CLS, prefix=1, run=call, truth=hf_truth)
 _siglip_host = partial(
-    TinyHost, adapter="siglip", path=_ALONE, context=ATTENTION_POOL, prefix=0, run=call, truth=_hf_truth
+    TinyHost, adapter="siglip", path=_ALONE, context=ATTENTION_POOL, prefix=0, run=call, truth=hf_truth
 )
-_wide = {"run": _hf_wide, "truth": partial(_hf_truth, **_interpolating), "image_hw": WIDE, "built_for": SQUARE}
+_wide = {"run": _hf_wide, "truth": partial(hf_truth, **_interpolating), "image_hw": WIDE, "built_for": SQUARE}
 _in_model = {"path": "vision_model", "run": _image_features}
-_in_vlm = {"path": _VLM, "run": _vlm_run}
+_in_vlm = {"path": VLM_PATH, "run": _vlm_run}
 
 _INTERPOLATING = (
     _clip_host("clip-vision-wide", _clip_vision, **_wide),
@@ -370,5 +370,3 @@ OPEN_CLIP = (
         image_hw=WIDE,
     ),
 )
-
-HOSTS = (*TRANSFORMERS, *TIMM, *OPEN_CLIP)

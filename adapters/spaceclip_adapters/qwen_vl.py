@@ -1,0 +1,127 @@
+"""The native-resolution towers of Qwen 2, 2.5 and 3 VL in transformers; Qwen 3's is the eye of GR00T N1.7 too.
+
+All images of a call, and all frames of a video, lie in one sequence (ΣN, C). Patches are ordered so that those merged
+into one language token, 2x2, are neighbours; Qwen 2.5 further orders these units by attention window. Both orders
+are undone here. Nothing pools: the context is the mean patch of each image after the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from spaceclip_adapters.clip import OPENAI_CLIP
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
+from spaceclip_plugin.token_adapter import IMAGENET, SYMMETRIC, ImageStatistics, attribute_at, is_named, is_stack
+from spaceclip_plugin.tower import MEAN, ImageCall, RawFrame, Tower, TowerSpec
+
+_CLASSES: Mapping[str, ImageStatistics] = {
+    "Qwen2VisionTransformerPretrainedModel": OPENAI_CLIP,
+    "Qwen2_5_VisionTransformerPretrainedModel": OPENAI_CLIP,
+    "Qwen3VLVisionModel": SYMMETRIC,
+    "Qwen3VLMoeVisionModel": SYMMETRIC,
+}
+_USUAL_SIDE = 448
+
+
+class QwenVLAdapter(PackedReader):
+    """One sequence for all images, in merge order, and for Qwen 2.5 in window order."""
+
+    name = "qwen-vl"
+
+    def find(self, host: nn.Module) -> list[Tower]:
+        """Every Qwen-VL tower in `host`; runs nothing and changes nothing."""
+        modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
+        return [tower for path, module in modules if (tower := self._read(path, module)) is not None]
+
+    def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
+        """The grids (frames, rows, columns) that the tower is called with."""
+        grids = args[1] if len(args) > 1 else kwargs.get("grid_thw")
+        if not isinstance(grids, Tensor):
+            raise CaptureError(f"the {tower.spec} takes grid_thw, got {type(grids).__name__}")
+        return ImageCall(None, None, None, layout=grids)
+
+    def run(self, tower: Tower, pixels: Tensor) -> None:
+        """Cut images of one size into patches, as the processor does for still images, and run the tower."""
+        patch, merge = tower.spec.patch_size, _merge(tower)
+        rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+        whole = (rows // merge * merge * patch, columns // merge * merge * patch)
+        if pixels.shape[2:] != whole or 0 in whole:
+            raise CaptureError(
+                f"the {tower.spec} takes sides that are multiples of {patch * merge}, got {tuple(pixels.shape)}"
+            )
+        frames = attribute_at(tower.module, "config.temporal_patch_size")
+        patches = rearrange(pixels, "b c (h m p) (w n q) -> (b h w m n) c p q", m=merge, n=merge, p=patch, q=patch)
+        packed = repeat(patches, "n c p q -> n (c t p q)", t=frames)
+        tower.module(packed, grid_thw=torch.tensor([[1, rows, columns]] * len(pixels), device=pixels.device))
+
+    def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
+        """`grid_thw`, every frame of a video an image of its own."""
+        rows = grid_sizes(frame.call.layout)
+        return [(height, width) for frames, height, width in rows for _ in range(frames)]
+
+    def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
+        """Units back from window order, patches back from merge order, images apart."""
+        merge = _merge(tower)
+        units = raw.reshape(-1, merge * merge, raw.shape[-1])
+        window = attribute_at(tower.module, "window_size")
+        if isinstance(window, int):
+            order = window_order(grids, merge, window // merge // tower.spec.patch_size)
+            if len(order) == len(units):  # else the split below names the sizes
+                units = units[torch.argsort(order).to(raw.device)]
+        images = torch.split(units, [height * width // merge**2 for height, width in grids])
+        return [
+            rearrange(image, "(h w) (m n) c -> (h m) (w n) c", h=height // merge, m=merge)
+            for image, (height, _) in zip(images, grids, strict=True)
+        ]
+
+    def _read(self, path: str, module: nn.Module) -> Tower | None:
+        stack, embedding = attribute_at(module, "blocks"), attribute_at(module, "patch_embed.proj")
+        if not is_stack(stack) or not isinstance(embedding, nn.Conv3d):
+            return None
+        statistics = next((known for name, known in _CLASSES.items() if is_named(module, [name])), IMAGENET)
+        spec = TowerSpec(
+            adapter=self.name,
+            path=path,
+            width=embedding.out_channels,
+            blocks=len(stack),
+            patch_size=embedding.stride[1],
+            image_hw=(_USUAL_SIDE, _USUAL_SIDE),
+            context=MEAN,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
+        )
+        return Tower(spec, self, module, entry=module, blocks=tuple(stack), context_source=stack[-1])
+
+
+def window_order(grids: Sequence[tuple[int, int]], merge: int, side: int) -> Tensor:
+    """The order in which Qwen 2.5 feeds merged units to its blocks: image by image, window by window, row by row.
+
+    Args:
+        grids: patch grid (h, w) of every image.
+        merge: patches along a side of a unit.
+        side: units along a side of a window; windows at the right and lower edge may be smaller.
+    """
+    order, first = [], 0
+    for height, width in grids:
+        units = torch.arange(first, first + (height // merge) * (width // merge)).reshape(height // merge, -1)
+        order += [
+            units[y : y + side, x : x + side].reshape(-1)
+            for y in range(0, units.shape[0], side)
+            for x in range(0, units.shape[1], side)
+        ]
+        first += units.numel()
+    return torch.cat(order)
+
+
+def _merge(tower: Tower) -> int:
+    merge = attribute_at(tower.module, "spatial_merge_size")
+    return merge if isinstance(merge, int) else 1
+
+
+adapter = QwenVLAdapter()

@@ -1,0 +1,390 @@
+"""Small random hosts of the other families of transformers: vision-language models, and the towers they are built on.
+
+A family that the installed transformers does not have yet is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from einops import rearrange, repeat
+from tiny_hosts import (
+    BLOCKS,
+    IMAGE_TOKEN,
+    LANGUAGE,
+    PATCH,
+    SQUARE,
+    VISION,
+    VLM_PATH,
+    WIDE,
+    WIDTH,
+    TinyHost,
+    call,
+    hf_path,
+    hf_truth,
+)
+from torch import Tensor, nn
+
+from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN
+
+MERGE = 2
+
+
+def _known(name: str, *hosts: TinyHost) -> tuple[TinyHost, ...]:
+    """The hosts, where the installed transformers has their class."""
+    return hosts if hasattr(transformers, name) else ()
+
+
+def _hidden(module: Any, *inputs: object, **named: object) -> tuple[list[Tensor], Any]:
+    """Every hidden state as the tower itself reports it, and its whole output."""
+    output = module(*inputs, output_hidden_states=True, **named)
+    return list(output.hidden_states), output
+
+
+# --- class tokens and registers -------------------------------------------------------------------------------------
+
+
+def _class_token(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    hidden, output = _hidden(module, pixels)
+    return hidden, output.last_hidden_state[:, 0]
+
+
+def _dinov2() -> nn.Module:
+    return transformers.Dinov2Model(transformers.Dinov2Config(**VISION))
+
+
+def _dinov2_registers() -> nn.Module:
+    return transformers.Dinov2WithRegistersModel(
+        transformers.Dinov2WithRegistersConfig(num_register_tokens=3, **VISION)
+    )
+
+
+def _dinov3() -> nn.Module:
+    return transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(num_register_tokens=4, **VISION))
+
+
+def _vit() -> nn.Module:
+    return transformers.ViTModel(transformers.ViTConfig(**VISION))
+
+
+def _internvl(*, mean_pooling: bool) -> nn.Module:
+    sides = {"image_size": list(SQUARE), "patch_size": [PATCH, PATCH], "use_mean_pooling": mean_pooling}
+    language = {key: value for key, value in LANGUAGE.items() if key != "head_dim"}
+    config = transformers.InternVLConfig(
+        vision_config={**VISION, **sides}, text_config={"model_type": "qwen2", **language}, image_token_id=IMAGE_TOKEN
+    )
+    return transformers.InternVLForConditionalGeneration(config)
+
+
+def _image_features(host: Any, pixels: Tensor) -> object:
+    return _image_features_of(host)(pixel_values=pixels)
+
+
+_alone = partial(TinyHost, path="", context=CLS, run=call, truth=_class_token)
+
+WITH_CLASS_TOKEN = (
+    *_known("Dinov2Model", _alone("dinov2", _dinov2, adapter="dinov2", prefix=1, image_hw=WIDE, built_for=SQUARE)),
+    *_known(
+        "Dinov2WithRegistersModel",
+        _alone("dinov2-registers", _dinov2_registers, adapter="dinov2", prefix=4, image_hw=WIDE, built_for=SQUARE),
+    ),
+    *_known("DINOv3ViTModel", _alone("dinov3", _dinov3, adapter="dinov3", prefix=5, image_hw=WIDE, built_for=SQUARE)),
+    _alone("vit", _vit, adapter="vit", prefix=1),
+    *_known(
+        "InternVLModel",
+        *(
+            _alone(
+                name,
+                partial(_internvl, mean_pooling=pooling),
+                adapter="internvl",
+                prefix=1,
+                path="model.vision_tower",
+                run=_image_features,
+            )
+            for name, pooling in (("internvl", True), ("internvl-normed", False))
+        ),
+    ),
+)
+
+# --- tiles in the batch ---------------------------------------------------------------------------------------------
+
+
+def _llava_next() -> nn.Module:
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=transformers.LlamaConfig(**LANGUAGE),
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=[list(SQUARE)],
+    )
+    return transformers.LlavaNextForConditionalGeneration(config)
+
+
+def _llava_next_run(host: Any, pixels: Tensor) -> object:
+    """One image of the size of a tile: its thumbnail and its only tile are the batch."""
+    return _image_features_of(host)(pixel_values=pixels[None], image_sizes=torch.tensor([SQUARE]))
+
+
+def _image_features_of(host: Any) -> Callable[..., object]:
+    inner = getattr(host, "model", host)
+    return getattr(inner, "get_image_features", None) or host.get_image_features
+
+
+TILED = _known(
+    "LlavaNextForConditionalGeneration",
+    TinyHost(
+        "llava-next",
+        _llava_next,
+        adapter="clip",
+        path=VLM_PATH,
+        context=CLS,
+        prefix=1,
+        run=_llava_next_run,
+        truth=hf_truth,
+    ),
+)
+
+# --- mean patches ---------------------------------------------------------------------------------------------------
+
+
+def _mean_patch(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    hidden, output = _hidden(module, pixels)
+    return hidden, output.last_hidden_state.mean(dim=1)
+
+
+def _ids(images: int, tokens: int) -> dict[str, Tensor]:
+    ids = torch.tensor([[2] + [IMAGE_TOKEN] * tokens + [7, 8]] * images)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _gemma3() -> nn.Module:
+    config = transformers.Gemma3Config(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
+        text_config={"model_type": "gemma3_text", **LANGUAGE},
+        mm_tokens_per_image=4,
+        image_token_index=IMAGE_TOKEN,
+    )
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
+def _gemma3_run(host: Any, pixels: Tensor) -> object:
+    text = _ids(len(pixels), 4)
+    return host(**text, pixel_values=pixels, token_type_ids=(text["input_ids"] == IMAGE_TOKEN).long())
+
+
+def _idefics(kind: str) -> nn.Module:
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=VISION,
+        text_config=transformers.LlamaConfig(pad_token_id=0, **LANGUAGE),
+        image_token_id=IMAGE_TOKEN,
+        scale_factor=MERGE,
+        pad_token_id=0,
+    )
+    return getattr(transformers, f"{kind}Model")(config)
+
+
+def _idefics_run(host: Any, pixels: Tensor) -> object:
+    return host(**_ids(len(pixels), 4), pixel_values=pixels[:, None])
+
+
+def _molmo2() -> nn.Module:
+    vision = {key: value for key, value in VISION.items() if key != "image_size"}
+    config = transformers.Molmo2VisionConfig(image_size=list(SQUARE), num_key_value_heads=4, head_dim=8, **vision)
+    return transformers.models.molmo2.modeling_molmo2.Molmo2VisionModel(config)
+
+
+def _molmo2_run(host: Any, pixels: Tensor) -> object:
+    return host(rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH))
+
+
+def _molmo2_truth(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    hidden, output = _hidden(module, rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH))
+    return hidden, output.last_hidden_state.mean(dim=1)
+
+
+_mean_host = partial(TinyHost, context=MEAN, prefix=0, truth=_mean_patch)
+
+WITHOUT_CLASS_TOKEN = (
+    *_known(
+        "Gemma3ForConditionalGeneration",
+        _mean_host("gemma3", _gemma3, adapter="siglip", path=hf_path("model.vision_tower"), run=_gemma3_run),
+    ),
+    *(
+        host
+        for kind in ("Idefics3", "SmolVLM")
+        for host in _known(
+            f"{kind}Model",
+            _mean_host(kind.lower(), partial(_idefics, kind), adapter="idefics", path="vision_model", run=_idefics_run),
+        )
+    ),
+    *_known(
+        "Molmo2Model",
+        _mean_host("molmo2", _molmo2, adapter="molmo", path="", run=_molmo2_run, truth=_molmo2_truth, packed=True),
+    ),
+)
+
+# --- packed patches -------------------------------------------------------------------------------------------------
+
+
+def merged_patches(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of one size as Qwen's processors pack them: patches of a merged unit together, every frame doubled."""
+    patches = rearrange(pixels, "b c (h m p) (w n q) -> (b h w m n) c p q", m=MERGE, n=MERGE, p=PATCH, q=PATCH)
+    grid = [1, pixels.shape[2] // PATCH, pixels.shape[3] // PATCH]
+    return repeat(patches, "n c p q -> n (c t p q)", t=2), torch.tensor([grid] * len(pixels))
+
+
+def _qwen_run(host: Any, pixels: Tensor) -> object:
+    patches, grid = merged_patches(pixels)
+    return host(patches, grid_thw=grid)
+
+
+def token_of_cell(run: Callable[[Tensor], Tensor], pixels: Tensor) -> list[list[int]]:
+    """Which token carries each patch of each image: found by changing one patch and looking what moved.
+
+    `run` gives the input of the first block as (ΣN, C).
+    """
+    before, rows, columns = run(pixels), pixels.shape[2] // PATCH, pixels.shape[3] // PATCH
+    order: list[list[int]] = []
+    for image in range(len(pixels)):
+        order.append([])
+        for y, x in ((y, x) for y in range(rows) for x in range(columns)):
+            changed = pixels.clone()
+            changed[image, :, y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH] += 1
+            (moved,) = (run(changed) - before).abs().amax(dim=1).gt(1e-4).nonzero()
+            order[-1].append(int(moved))
+    return order
+
+
+def _qwen_truth(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...], _kwargs: object) -> None:
+        states.append(args[0])
+
+    handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in module.blocks]
+    ends: list[Tensor] = []
+    handles.append(module.blocks[-1].register_forward_hook(lambda _module, _args, output: ends.append(output)))
+
+    def first_input(images: Tensor) -> Tensor:
+        states.clear()
+        _qwen_run(module, images)
+        return states[0]
+
+    order = torch.tensor(token_of_cell(first_input, pixels))
+    states.clear()
+    ends.clear()
+    _qwen_run(module, pixels)
+    for handle in handles:
+        handle.remove()
+    hidden = [state[order] for state in (*states, *ends)]
+    return hidden, hidden[-1].mean(dim=1)
+
+
+_QWEN = {"depth": BLOCKS, "hidden_size": WIDTH, "intermediate_size": 64, "num_heads": 4, "patch_size": PATCH}
+_QWEN_TOWERS: Sequence[tuple[str, str, str, dict[str, object]]] = (
+    (
+        "qwen2-vl",
+        "qwen2_vl",
+        "Qwen2VisionTransformerPretrainedModel",
+        {
+            "depth": BLOCKS,
+            "embed_dim": WIDTH,
+            "hidden_size": WIDTH,
+            "mlp_ratio": 2,
+            "num_heads": 4,
+            "patch_size": PATCH,
+        },
+    ),
+    (
+        "qwen2.5-vl",
+        "qwen2_5_vl",
+        "Qwen2_5_VisionTransformerPretrainedModel",
+        {**_QWEN, "window_size": 56, "fullatt_block_indexes": [1], "out_hidden_size": WIDTH},
+    ),
+    (
+        "qwen3-vl",
+        "qwen3_vl",
+        "Qwen3VLVisionModel",
+        {**_QWEN, "num_position_embeddings": 64, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0, 1]},
+    ),
+)
+
+
+def _qwen(module: str, name: str, options: dict[str, object]) -> nn.Module:
+    library = getattr(transformers.models, module)
+    model = getattr(getattr(library, f"modeling_{module}"), name)
+    return model(model.config_class(**options))
+
+
+def _siglip2() -> nn.Module:
+    config = {key: value for key, value in VISION.items() if key != "image_size"}
+    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(num_patches=16, **config))
+
+
+def _siglip2_inputs(pixels: Tensor) -> dict[str, Tensor]:
+    patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=PATCH, q=PATCH)
+    grid = [pixels.shape[2] // PATCH, pixels.shape[3] // PATCH]
+    mask = torch.ones(patches.shape[:2], dtype=torch.long)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([grid] * len(pixels)),
+    }
+
+
+def _siglip2_run(host: Any, pixels: Tensor) -> object:
+    return host(**_siglip2_inputs(pixels))
+
+
+def _siglip2_truth(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    inputs = _siglip2_inputs(pixels)
+    positional = (inputs["pixel_values"], inputs["pixel_attention_mask"], inputs["spatial_shapes"])
+    output = module(*positional, output_hidden_states=True)
+    hidden = [module.embeddings(inputs["pixel_values"], inputs["spatial_shapes"])]
+    for layer in module.encoder.layers:
+        given = layer(hidden[-1], None)
+        hidden.append(given if isinstance(given, Tensor) else given[0])
+    return hidden, output.pooler_output
+
+
+PACKED = (
+    *(
+        TinyHost(
+            name,
+            partial(_qwen, module, model, options),
+            adapter="qwen-vl",
+            path="",
+            context=MEAN,
+            prefix=0,
+            run=_qwen_run,
+            truth=_qwen_truth,
+            image_hw=WIDE,
+            built_for=(448, 448),
+            packed=True,
+        )
+        for name, module, model, options in _QWEN_TOWERS
+        if hasattr(transformers.models, module)
+    ),
+    *_known(
+        "Siglip2VisionModel",
+        TinyHost(
+            "siglip2-naflex",
+            _siglip2,
+            adapter="siglip2",
+            path=hf_path(""),
+            context=ATTENTION_POOL,
+            prefix=0,
+            run=_siglip2_run,
+            truth=_siglip2_truth,
+            image_hw=WIDE,
+            built_for=SQUARE,
+            packed=True,
+        ),
+    ),
+)
+
+
+VLMS = (*TILED, *WITH_CLASS_TOKEN, *WITHOUT_CLASS_TOKEN, *PACKED)
