@@ -83,6 +83,7 @@ def attach_depth_head(
             "use a head without FiLM: DepthHead.for_tower(host, film_hidden=None)"
         )
     _warn_of_other_statistics(head, chosen.spec)
+    _warn_of_adapted_blocks(chosen)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
     attachment = DepthAttachment(host, head, recorder, declared_views(host) if views is None else tuple(views))
     recorder.start()
@@ -172,8 +173,9 @@ class DepthAttachment:
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
         tower = self._recorder.tower
-        weight = next(tower.entry.parameters())
-        device = weight.device if weight.device.type != "meta" else pixels.device
+        # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
+        weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
+        device = pixels.device if weight.is_meta else weight.device
         try:
             with torch.no_grad():
                 tower.adapter.run(tower, pixels.to(device, weight.dtype))
@@ -338,6 +340,15 @@ def _device(tower: Tower) -> torch.device:
         if parameter.device.type != "meta":
             return parameter.device
     return torch.device("cpu")
+
+
+def _warn_of_adapted_blocks(tower: Tower) -> None:
+    adapted = [i for i, block in enumerate(tower.blocks, 1) if any(hasattr(part, "lora_A") for part in block.modules())]
+    if adapted:
+        _logger.warning(
+            "blocks %s of the %s are adapted (LoRA): its activations differ from the frozen tower's, and so will the "
+            "depth; train the head on this host, or keep LoRA out of the vision tower", adapted, tower.spec,
+        )  # fmt: skip
 
 
 def _warn_of_other_statistics(head: DepthHead, spec: TowerSpec) -> None:

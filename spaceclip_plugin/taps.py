@@ -8,6 +8,7 @@ copied or synchronised in the host's time; shapes are interpreted when someone r
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from spaceclip_plugin.tower import RawFrame, Tower
 
 # Chosen here and not at each call, so that a compiled block sees a constant; torch 2.2 has only the second.
 _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+_is_exporting = getattr(torch.compiler, "is_exporting", None) or (lambda: False)
+_STAND_INS = ("FakeTensor", "FunctionalTensor")
 
 
 class FrameRecorder:
@@ -72,12 +75,15 @@ class FrameRecorder:
         except BaseException:
             self.stop()
             raise
+        _forget_compiled_code()
 
     def stop(self) -> None:
         """Remove every hook and let go of every reference; may be called again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        if self._handles:
+            for handle in self._handles:
+                handle.remove()
+            self._handles.clear()
+            _forget_compiled_code()
         self._frames.clear()
         self._newest.clear()
         self._running = threading.local()
@@ -136,6 +142,8 @@ class FrameRecorder:
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Start a frame from the arguments of the tower's entry."""
+        if any(type(value).__name__ in _STAND_INS for value in (*args, *kwargs.values())):
+            return  # torch.export before 2.7 runs the host on tensors without values
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
         thread = threading.get_ident()
         frame = RawFrame(self._calls, call, self.step, thread)
@@ -200,7 +208,7 @@ class _Hook:
         recorder = self._recorder
         # Gradient checkpointing runs blocks again inside backward: those calls are not new images. A compiled block
         # must not ask, for the question would break its graph.
-        if recorder is None or (not _is_compiling() and torch._C._current_graph_task_id() != -1):
+        if recorder is None or _is_exporting() or (not _is_compiling() and torch._C._current_graph_task_id() != -1):
             return
         try:
             self.record(recorder, *call)
@@ -242,6 +250,16 @@ class _Output(_Hook):
 class _Context(_Hook):
     def record(self, recorder: FrameRecorder, *call: Any) -> None:
         recorder.keep_context(call[-1])
+
+
+def _forget_compiled_code() -> None:
+    """Have torch.compile look at hooks again: code it made before would pass by new ones, or miss removed ones.
+
+    Nothing happens where nothing was compiled; elsewhere the next call compiles anew.
+    """
+    dynamo = sys.modules.get("torch._dynamo")  # not imported: nothing was ever compiled
+    if dynamo is not None and dynamo.utils.counters["frames"]["total"]:
+        torch.compiler.reset()
 
 
 def first_tensor(value: object) -> Tensor:

@@ -1,0 +1,117 @@
+"""Towers of several stages: Florence-2's DaViT, whose maps differ in width and stride."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.errors import ConfigError, HeadMismatchError
+from spaceclip_plugin.registry import find_towers
+from spaceclip_plugin.tower import MEAN
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(transformers, "Florence2Config"), reason="the installed transformers has no Florence-2 yet (from 4.56)"
+)
+
+DEPTHS, WIDTHS = [1, 1, 3, 1], [8, 16, 32, 64]
+IMAGE_HW = (64, 96)
+SMALL = {"channels": (8, 6), "film_hidden": 4, "semantic_taps": (6, 4), "structural_taps": (2, 0)}
+
+
+@pytest.fixture
+def host() -> nn.Module:
+    heads = [1, 2, 4, 8]
+    vision = {"embed_dim": WIDTHS, "num_heads": heads, "num_groups": heads, "depths": DEPTHS, "window_size": 4}
+    vision |= {"projection_dim": 32, "max_position_embeddings": 20, "max_temporal_embeddings": 10}
+    text = {"model_type": "bart", "d_model": 32, "vocab_size": 128, "encoder_layers": 1, "decoder_layers": 1}
+    text |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+    text |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = transformers.Florence2Config(vision_config=vision, text_config=text, image_token_id=5)
+        return transformers.Florence2Model(config).eval()
+
+
+@pytest.fixture
+def head(host: nn.Module) -> DepthHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return DepthHead.for_tower(host, **SMALL).eval()
+
+
+def pixels(batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, *IMAGE_HW, generator=torch.Generator().manual_seed(2))
+
+
+def see(host: Any, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return host.get_image_features(images).pooler_output
+
+
+def test_the_tower_is_described(host: nn.Module) -> None:
+    (tower,) = find_towers(host)
+    assert (tower.spec.adapter, tower.spec.path) == ("davit", "vision_tower")
+    assert (tower.spec.blocks, tower.spec.width, tower.spec.patch_size) == (6, 64, 32)
+    assert tower.spec.widths == (8, 8, 16, 32, 32, 32, 64)
+    assert tower.spec.context == MEAN
+    assert tower.module is host.get_submodule("vision_tower")
+
+
+def test_maps_are_the_tower_s_own_hidden_states(host: Any) -> None:
+    every = {"semantic_taps": (6, 5), "structural_taps": (4, 3), "channels": (8, 6)}
+    for taps in (every, {**every, "semantic_taps": (2, 1), "structural_taps": (0,)}):
+        with attach_depth_head(host, DepthHead.for_tower(host, **taps)) as depth:
+            see(host, pixels())
+            [features] = depth.features()
+        with torch.no_grad():  # on a copy: transformers leaves hooks of its own behind
+            output = copy.deepcopy(host.vision_tower)(pixels(), output_hidden_states=True)
+        for tap, patch_map in features.hidden.items():
+            assert torch.equal(patch_map, output.hidden_states[tap]), f"hidden state {tap}"
+        assert torch.equal(features.context, output.last_hidden_state.mean(dim=(2, 3)))
+        assert features.image_hw == IMAGE_HW
+
+
+def test_depth_comes_out_and_the_host_stays_as_it_was(host: nn.Module, head: DepthHead) -> None:
+    plain, digest = see(host, pixels()), module_digest(host)
+    with attach_depth_head(host, head) as depth:
+        assert torch.equal(see(host, pixels()), plain)
+        [frame] = depth.read()
+        depth.refresh(pixels())
+        [alone] = depth.read()
+    assert frame.depth_m.shape == (2, *IMAGE_HW)
+    assert torch.equal(frame.depth_m, alone.depth_m)
+    assert module_digest(host) == digest
+    assert torch.equal(see(host, pixels()), plain)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (36, 100)])
+def test_sizes_that_the_strides_do_not_divide(host: nn.Module, head: DepthHead, size: tuple[int, int]) -> None:
+    with attach_depth_head(host, head) as depth:
+        depth.refresh(torch.randn(1, 3, *size))
+        [frame] = depth.read()
+    assert frame.depth_m.shape == (1, *size)
+
+
+def test_a_head_of_this_tower_is_saved_and_loaded(host: nn.Module, head: DepthHead, tmp_path: Any) -> None:
+    loaded = DepthHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
+    assert loaded.config == head.config
+    assert loaded.config.tap_widths == (8, 16, 32, 64)
+    with attach_depth_head(host, head) as depth, attach_depth_head(host, loaded) as again:
+        see(host, pixels())
+        assert torch.equal(depth.read()[0].depth_m, again.read()[0].depth_m)
+
+
+def test_a_head_for_other_widths_is_refused(host: nn.Module, head: DepthHead) -> None:
+    config = head.config
+    other = DepthHead(type(config)(options=config.options, width=64, tap_widths=(8, 8, 32, 64), blocks=6, context=MEAN))
+    with pytest.raises(HeadMismatchError, match="8 channels of hidden state 2, it has 16"):
+        attach_depth_head(host, other)
+    with pytest.raises(ConfigError, match="tap_widths must be a list of 4 values"):
+        type(config)(options=config.options, width=64, tap_widths=(8, 16), blocks=6)

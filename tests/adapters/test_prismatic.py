@@ -1,0 +1,157 @@
+"""Fused pairs of timm towers as Prismatic and OpenVLA build them: `forward` replaced, norm and pool never run."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate import cpu_offload
+from torch import Tensor, nn
+
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError
+from spaceclip_plugin.registry import find_towers
+from spaceclip_plugin.tower import CLS, MEAN
+
+WIDTH, BLOCKS, PATCH, SIDE = 32, 4, 14, 56
+SMALL = {"channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,), "film_hidden": 4}
+
+
+class FusedEye(nn.Module):
+    """Two towers on the two halves of six-channel images; the penultimate block's patches side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": BLOCKS, "num_heads": 4}
+        build = partial(timm.create_model, pretrained=False, num_classes=0, **shape)
+        registers = {"reg_tokens": 4, "no_embed_class": True}
+        self.featurizer = _penultimate(build("vit_tiny_patch16_224", **registers))
+        self.fused_featurizer = _penultimate(build("vit_base_patch16_siglip_224"))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.split(6, dim=1)  # several cameras are stacked along the channels
+        pairs = [(self.featurizer(image[:, :3]), self.fused_featurizer(image[:, 3:])) for image in images]
+        return torch.cat([torch.cat(pair, dim=2) for pair in pairs], dim=1)
+
+
+def _penultimate(tower: Any) -> nn.Module:
+    layers = partial(tower.get_intermediate_layers, n={BLOCKS - 2})
+    tower.forward = lambda pixels: layers(pixels)[0]
+    return tower
+
+
+class OpenVla(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision_backbone = FusedEye()
+        self.projector = nn.Linear(2 * WIDTH, 8)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.projector(self.vision_backbone(pixels))
+
+
+@pytest.fixture
+def host() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return OpenVla().eval()
+
+
+def head_for(host: nn.Module, index: int) -> DepthHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return DepthHead.for_tower(find_towers(host)[index], **SMALL).eval()
+
+
+def pixels(cameras: int = 1) -> Tensor:
+    return torch.randn(2, 6 * cameras, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+
+
+DINO, SIGLIP = "vision_backbone.featurizer", "vision_backbone.fused_featurizer"
+
+
+def test_both_towers_are_found_and_one_must_be_chosen(host: nn.Module) -> None:
+    dino, siglip = find_towers(host)
+    assert [(tower.spec.path, tower.spec.context) for tower in (dino, siglip)] == [(DINO, CLS), (SIGLIP, MEAN)]
+    assert dino.context_source is dino.blocks[-1]
+    assert siglip.context_source is siglip.blocks[-1]
+    with pytest.raises(AmbiguousTowerError, match=f"{DINO}.*{SIGLIP}.*tower=PATH"):
+        attach_depth_head(host)
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_both_are_read_at_once(host: nn.Module, offloaded: bool) -> None:
+    heads = [head_for(host, 0), head_for(host, 1)]
+    truth = copy.deepcopy(host)
+    with torch.no_grad():
+        plain, digest = host(pixels()), module_digest(host)
+    if offloaded:  # accelerate replaces `forward` once more
+        cpu_offload(host, execution_device="cpu")
+    with (
+        torch.no_grad(),
+        attach_depth_head(host, heads[0], tower=DINO) as dino,
+        attach_depth_head(host, heads[1], tower=SIGLIP) as siglip,
+    ):
+        assert torch.equal(host(pixels()), plain)
+        both = [*dino.features(), *siglip.features()]
+        host(pixels())
+        depths = [*dino.read(), *siglip.read()]
+    for index, features in enumerate(both):
+        tower = find_towers(truth)[index].module
+        tokens = tower._pos_embed(tower.patch_embed(pixels()[:, 3 * index : 3 * index + 3]))
+        hidden = [tower.norm_pre(tokens)]
+        for block in tower.blocks:
+            hidden.append(block(hidden[-1]))
+        prefix = (5, 0)[index]
+        for tap, patch_map in features.hidden.items():
+            assert torch.equal(patch_map.flatten(2).transpose(1, 2), hidden[tap][:, prefix:])
+        assert torch.equal(features.context, hidden[-1][:, 0] if prefix else hidden[-1].mean(dim=1))
+    assert [depth.depth_m.shape for depth in depths] == [(2, SIDE, SIDE)] * 2
+    if not offloaded:
+        assert module_digest(host) == digest
+
+
+def test_refresh_runs_the_replaced_forward(host: nn.Module) -> None:
+    with torch.no_grad(), attach_depth_head(host, head_for(host, 1), tower=SIGLIP) as depth:
+        host(pixels())
+        [through_host] = depth.read()
+        depth.refresh(pixels()[:, 3:])
+        [alone] = depth.read()
+    assert torch.equal(through_host.depth_m, alone.depth_m)
+
+
+def test_two_cameras_in_the_channels_are_two_calls(host: nn.Module) -> None:
+    with (
+        torch.no_grad(),
+        attach_depth_head(host, head_for(host, 0), tower=DINO, views=("scene", "wrist")) as depth,
+    ):
+        host(pixels(cameras=2))
+        assert [frame.view for frame in depth.read()] == ["scene", "wrist"]
+
+
+class Modulated(nn.Module):
+    """As OpenVLA-OFT wraps blocks for FiLM: the wrapper calls the parts of the block, never the block itself."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block.forward(x) * 1.01
+
+
+def test_blocks_wrapped_after_attaching_are_missed_loudly(host: Any) -> None:
+    tower = host.vision_backbone.featurizer
+    with torch.no_grad(), attach_depth_head(host, head_for(host, 0), tower=DINO) as depth:
+        tower.blocks = nn.Sequential(*(Modulated(block) for block in tower.blocks))
+        host(pixels())
+        with pytest.raises(CaptureError, match=r"did not reach: hidden state 0, hidden state 2, hidden state 4"):
+            depth.read()
+    with torch.no_grad(), attach_depth_head(host, head_for(host, 0), tower=DINO) as depth:
+        host(pixels())
+        assert len(depth.read()) == 1

@@ -1,0 +1,128 @@
+"""Images of several sizes in one call: packed, windowed, padded and masked towers give each image its own depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from families import HOSTS
+from tiny_hosts import PATCH, WIDTH, TinyHost
+from tiny_vlms import merged_patches
+from torch import Tensor, nn
+
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.tower import TowerFeatures
+
+SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
+
+
+def named(name: str) -> TinyHost:
+    for tiny in HOSTS:
+        if tiny.name == name:
+            return tiny
+    return pytest.skip(f"the installed transformers {transformers.__version__} has no host for {name}")
+
+
+def image(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.randn(1, 3, rows * PATCH, columns * PATCH, generator=torch.Generator().manual_seed(seed))
+
+
+def features_of(host: nn.Module, run: Any) -> TowerFeatures:
+    head = DepthHead.for_tower(host, **SMALL).eval()
+    with torch.no_grad(), attach_depth_head(host, head) as depth:
+        run(host)
+        [features] = depth.features()
+        run(host)
+        [frame] = depth.read()
+    assert frame.depth_m.shape[0] == len(features.context)
+    if features.valid is not None:
+        inside = features.valid.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+        assert torch.equal(frame.valid, inside & (frame.depth_m > 0))
+    return features
+
+
+def check_each_alone(together: TowerFeatures, alone: list[TowerFeatures], grids: list[tuple[int, int]]) -> None:
+    """An image among others has the features it has alone; cells outside it are zero and not valid."""
+    height, width = max(h for h, _ in grids), max(w for _, w in grids)
+    assert together.image_hw == (height * PATCH, width * PATCH)
+    for i, ((rows, columns), own) in enumerate(zip(grids, alone, strict=True)):
+        expected = torch.zeros(height, width, dtype=torch.bool)
+        expected[:rows, :columns] = True
+        assert torch.equal(together.valid[i], expected)
+        torch.testing.assert_close(together.context[i], own.context[0], rtol=1e-4, atol=1e-5)
+        for tap, patch_map in together.hidden.items():
+            assert patch_map.shape == (len(grids), WIDTH, height, width)
+            torch.testing.assert_close(patch_map[i, :, :rows, :columns], own.hidden[tap][0], rtol=1e-4, atol=1e-5)
+            assert not patch_map[i][:, ~expected].any()
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl"])
+def test_qwen_images_and_videos(name: str) -> None:
+    host = named(name).seeded()
+    grids = [(8, 12), (4, 6), (2, 14), (6, 6)]  # windows are 2x2 units of 2x2 patches: whole, cut and single ones
+    packed = [merged_patches(image(rows, columns, i)) for i, (rows, columns) in enumerate(grids)]
+
+    def call(images: list[tuple[Tensor, Tensor]]) -> Any:
+        patches, sizes = torch.cat([p for p, _ in images]), torch.cat([g for _, g in images])
+        return lambda tower: tower(patches, grid_thw=sizes)
+
+    alone = [features_of(host, call([one])) for one in packed]
+    assert all(own.valid is None for own in alone)
+    check_each_alone(features_of(host, call(packed)), alone, grids)
+
+    # Two frames of a video are two images of one grid.
+    (first, sizes), (second, _) = packed[1], merged_patches(image(4, 6, 9))
+    video = torch.cat([first, second])
+    clip = features_of(host, lambda tower: tower(video, grid_thw=torch.tensor([[2, 4, 6]])))
+    assert clip.valid is None
+    assert {tuple(value.shape) for value in clip.hidden.values()} == {(2, WIDTH, 4, 6)}
+    torch.testing.assert_close(clip.hidden[0][:1], alone[1].hidden[0], rtol=1e-4, atol=1e-5)
+
+
+def naflex(images: list[Tensor]) -> dict[str, Tensor]:
+    longest = max(i.shape[2] * i.shape[3] // PATCH**2 for i in images)
+    inputs = {
+        "pixel_values": torch.zeros(len(images), longest, 3 * PATCH**2),
+        "pixel_attention_mask": torch.zeros(len(images), longest, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[i.shape[2] // PATCH, i.shape[3] // PATCH] for i in images]),
+    }
+    for row, picture in enumerate(images):
+        patches = picture[0].unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).permute(1, 2, 3, 4, 0).flatten(0, 1)
+        inputs["pixel_values"][row, : len(patches)] = patches.flatten(1)
+        inputs["pixel_attention_mask"][row, : len(patches)] = 1
+    return inputs
+
+
+def test_naflex_with_a_padded_tail() -> None:
+    host, grids = named("siglip2-naflex").seeded(), [(3, 5), (5, 4), (2, 2)]
+    images = [image(rows, columns, i) for i, (rows, columns) in enumerate(grids)]
+    alone = [features_of(host, lambda tower, one=one: tower(**naflex([one]))) for one in images]
+    check_each_alone(features_of(host, lambda tower: tower(**naflex(images))), alone, grids)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_masked_patches_are_not_valid(name: str) -> None:
+    tiny = named(name)
+    host = tiny.seeded()
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[0], mask[1, :3, :2] = True, True
+    features = features_of(host, lambda model: model.vision_model(tiny.pixels(), patch_attention_mask=mask))
+    assert torch.equal(features.valid, mask)
+    with torch.no_grad():
+        output = host.vision_model(tiny.pixels(), patch_attention_mask=mask).last_hidden_state
+    for i in range(2):
+        torch.testing.assert_close(features.context[i], output[i][mask[i].flatten()].mean(dim=0))
+    # A mask that masks nothing leaves every patch valid, and says so by None.
+    assert features_of(host, lambda model: model.vision_model(tiny.pixels())).valid is None
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl", "siglip2-naflex"])
+def test_sizes_that_do_not_fit_the_patches_are_refused(name: str) -> None:
+    host = named(name).seeded()
+    with attach_depth_head(host, DepthHead.for_tower(host, **SMALL).eval()) as depth:
+        with pytest.raises(CaptureError, match="multiples of"):
+            depth.refresh(torch.zeros(1, 3, 3 * PATCH + 1, 4 * PATCH))
+        assert depth.read() == []
