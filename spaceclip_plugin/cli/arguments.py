@@ -18,15 +18,14 @@ from spaceclip_plugin.hosts import load_host
 _PYTHON = "python:"
 
 
-def add_host(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """--host, --host-weights, --tower, --adapter."""
+def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
+    """--host (or HOST, where it is the command's object), --host-weights, --tower, --adapter, --device."""
     group = parser.add_argument_group("host")
-    group.add_argument(
-        "--host",
-        required=required,
-        metavar="HOST",
-        help="timm:NAME, hf:ID-or-folder, open_clip:NAME or python:MODULE:FUNCTION (called without arguments)",
-    )
+    known = "timm:NAME, hf:ID-or-folder, open_clip:NAME or python:MODULE:FUNCTION (called without arguments)"
+    if positional:
+        parser.add_argument("host", metavar="HOST", help=known)
+    else:
+        group.add_argument("--host", required=required, metavar="HOST", help=known)
     group.add_argument("--host-weights", type=Path, metavar="FILE", help="safetensors file with the host's weights")
     group.add_argument("--tower", metavar="PATH", help="module path of the tower, where the host has several")
     group.add_argument("--adapter", metavar="NAME", help="adapter to use instead of the one that is found")

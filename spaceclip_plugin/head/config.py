@@ -145,6 +145,7 @@ class DepthHeadConfig:
             raise ConfigError(
                 f"format_version must be {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
             )
+        values.setdefault("tap_widths", None)  # heads saved before towers of several stages were known
         fields.check_keys(cls, values, where="config", complete=True)
         options, name = values["options"], values["architecture"]
         if not isinstance(options, Mapping):

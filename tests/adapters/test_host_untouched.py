@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from families import HOSTS
@@ -82,3 +86,77 @@ def test_a_hundred_attachments_leave_nothing(tiny: TinyHost) -> None:
     for _ in range(100):
         attach_depth_head(host, head).detach()
     assert state(host) == before
+
+
+def test_a_fault_at_any_step_of_attaching_leaves_the_host_as_it_was(
+    tiny: TinyHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = tiny.seeded()
+    before, head = state(host), head_for(host)
+    registrations = ("register_forward_hook", "register_forward_pre_hook")
+    real = {name: getattr(nn.Module, name) for name in registrations}
+    for fatal in range(len(head.taps) + 2):  # the entry, every tap, the context
+        calls = itertools.count()
+
+        def register(self: nn.Module, *args: Any, name: str, fatal: int = fatal, calls: Any = calls, **kw: Any) -> Any:
+            if next(calls) == fatal:
+                raise MemoryError("no room for a hook")
+            return real[name](self, *args, **kw)
+
+        with monkeypatch.context() as patch:
+            for name in registrations:
+                patch.setattr(nn.Module, name, functools.partialmethod(register, name=name))
+            with pytest.raises(MemoryError, match="no room"):
+                attach_depth_head(host, head)
+        assert state(host) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_hosts(tiny: TinyHost, dtype: torch.dtype) -> None:
+    host, pixels = tiny.seeded().to(dtype), tiny.pixels().to(dtype)
+    try:
+        with torch.no_grad():
+            plain = list(tensors_in(tiny.run(host, pixels)))
+    except RuntimeError as error:
+        pytest.skip(f"this host does not run in {dtype} on this CPU: {str(error).splitlines()[0]}")
+    with torch.no_grad(), attach_depth_head(host, head_for(host)) as depth:
+        assert compare(plain, list(tensors_in(tiny.run(host, pixels)))) == (True, 0.0)
+        [features] = depth.features()
+        assert {value.dtype for value in features.hidden.values()} == {dtype}
+        tiny.run(host, pixels)
+        [frame] = depth.read()
+        expected = depth.head(features).depth_m
+    assert frame.depth_m.dtype == torch.float32
+    assert torch.equal(frame.depth_m, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_image_of_a_batch_has_the_depth_it_has_alone(tiny: TinyHost, batch: int) -> None:
+    if tiny.name == "llava-next":
+        pytest.skip("tiles come in pairs here: a thumbnail and one tile")
+    host, pixels = tiny.seeded(), tiny.pixels(batch)
+    with torch.no_grad(), attach_depth_head(host, head_for(host)) as depth:
+        tiny.run(host, pixels)
+        [together] = depth.read()
+        for one in pixels:
+            tiny.run(host, one[None])
+        alone = depth.read()
+    assert [frame.frame for frame in (together, *alone)] == list(range(batch + 1))
+    assert together.depth_m.shape == (batch, *tiny.image_hw)
+    torch.testing.assert_close(together.depth_m, torch.cat([frame.depth_m for frame in alone]), rtol=1e-4, atol=1e-5)
+
+
+def test_two_cameras_are_two_frames_in_order(tiny: TinyHost) -> None:
+    host, cameras = tiny.seeded(), [tiny.pixels(seed=5), tiny.pixels(seed=6)]
+    with torch.no_grad(), attach_depth_head(host, head_for(host), views=("scene", "wrist")) as depth:
+        apart = []
+        for pixels in cameras:
+            tiny.run(host, pixels)
+            apart += depth.read()
+        for pixels in cameras:
+            tiny.run(host, pixels)
+        frames = depth.read()
+    assert [(frame.view, frame.age) for frame in frames] == [("scene", 0), ("wrist", 0)]
+    for frame, expected in zip(frames, apart, strict=True):
+        assert torch.equal(frame.depth_m, expected.depth_m)
+    assert not torch.equal(frames[0].depth_m, frames[1].depth_m)

@@ -80,8 +80,8 @@ class TinyHost:
                     nn.init.normal_(parameter, std=0.5)
         return host
 
-    def pixels(self) -> Tensor:
-        return torch.randn(BATCH, 3, *self.image_hw, generator=torch.Generator().manual_seed(2))
+    def pixels(self, batch: int = BATCH, seed: int = 2) -> Tensor:
+        return torch.randn(batch, 3, *self.image_hw, generator=torch.Generator().manual_seed(seed))
 
 
 def first_tensor(output: Any) -> Tensor:

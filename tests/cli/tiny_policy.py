@@ -17,3 +17,11 @@ def build() -> nn.Module:
 
 def not_a_module() -> str:
     return "policy"
+
+
+def two_eyes() -> nn.Module:
+    return nn.ModuleDict({"left": build(), "right": build()})
+
+
+def blind() -> nn.Module:
+    return nn.Linear(2, 2)

@@ -1,0 +1,83 @@
+"""`spaceclip inspect`: the towers of a host, and whether a head fits them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.errors import TowerNotFoundError, nearest
+from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.tower import Tower
+
+NAME = "inspect"
+HELP = "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head fits."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The host, and a head to try on it."""
+    arguments.add_host(parser, positional=True)
+    parser.add_argument("--head", type=Path, metavar="DIR", help="folder of a head: does it fit, and if not, why")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Find the towers; nothing is run."""
+    from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.registry import find_towers
+
+    head = None if args.head is None else DepthHead.from_pretrained(args.head).config
+    host = arguments.host_from(args)
+    towers = find_towers(host, adapter=args.adapter)
+    paths = [tower.spec.path for tower in towers]
+    if args.tower is not None:
+        towers = [tower for tower in towers if tower.spec.path == args.tower]
+    if not towers:
+        hint = "" if args.tower is None else f" at {args.tower!r}{nearest(args.tower, paths)}"
+        raise TowerNotFoundError(f"no vision tower found in {type(host).__name__}{hint}; towers are at {paths}")
+    found = [_described(tower, head) for tower in towers]
+    text = f"{type(host).__name__}: {len(found)} vision tower{'s' * (len(found) > 1)}\n"
+    return Result(text + "\n".join(_lines(tower) for tower in found), {"host": type(host).__name__, "towers": found})
+
+
+def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
+    spec = tower.spec
+    config = DepthHeadConfig.for_tower(spec) if head is None else head
+    described = {
+        **asdict(spec),
+        "class": type(tower.module).__name__,
+        "grid_hw": spec.grid_hw,
+        "taps": list(config.options.taps),
+        "architecture": config.architecture,
+    }
+    if head is not None:
+        mismatches = head.mismatches(spec)
+        described["head"] = {"fits": not mismatches, "mismatches": mismatches, "trained_on": head.trained_on}
+    return described
+
+
+def _lines(tower: dict[str, Any]) -> str:
+    widths = tower["widths"]
+    rows, columns = tower["grid_hw"]
+    height, width = tower["image_hw"]
+    pairs = {
+        "tower": f"{tower['path'] or 'the host itself'} ({tower['class']})",
+        "adapter": tower["adapter"],
+        "blocks": tower["blocks"],
+        "width": "/".join(map(str, dict.fromkeys(widths))) if widths else tower["width"],
+        "grid": f"{rows}x{columns} patches of {tower['patch_size']} pixels, image {height}x{width}",
+        "context": tower["context"],
+        "mean, std": f"{_numbers(tower['image_mean'])}, {_numbers(tower['image_std'])}",
+        "taps": f"{tower['taps']} ({tower['architecture']})",
+    }
+    if "head" in tower:
+        head = tower["head"]
+        pairs["head"] = "fits" if head["fits"] else "does not fit: " + "; ".join(head["mismatches"])
+        pairs["trained on"] = head["trained_on"] or "nothing: random weights"
+    return "\n".join(f"  {name:<10} {value}" for name, value in pairs.items()) + "\n"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + " ".join(f"{value:.4g}" for value in values) + ")"

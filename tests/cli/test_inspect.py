@@ -1,0 +1,77 @@
+"""`spaceclip inspect`: what is found in a host, and what a head says to it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_policy import build
+
+from spaceclip_plugin import DepthHead
+from spaceclip_plugin.cli import main
+
+HOST = "python:tiny_policy:build"
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+def test_the_tower_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", HOST]) == 0
+    shown = capsys.readouterr().out
+    for line in (
+        "VisionTransformer: 1 vision tower",
+        "tower      the host itself (VisionTransformer)",
+        "adapter    timm-vit",
+        "blocks     3",
+        "width      24",
+        "grid       4x4 patches of 8 pixels, image 32x32",
+        "context    cls",
+        "mean, std  (0.5 0.5 0.5), (0.5 0.5 0.5)",
+        "taps       [0, 1, 2, 3] (space-clip)",
+    ):
+        assert line in shown
+
+
+def test_json_has_every_tower(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "python:tiny_policy:two_eyes", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [tower["path"] for tower in data["towers"]] == ["left", "right"]
+    assert data["towers"][0]["grid_hw"] == [4, 4]
+    assert main(["inspect", "python:tiny_policy:two_eyes", "--tower", "right", "--json"]) == 0
+    assert [tower["path"] for tower in json.loads(capsys.readouterr().out)["towers"]] == ["right"]
+
+
+def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitting = DepthHead.for_tower(build()).save_pretrained(tmp_path / "fits")
+    wider = DepthHead.for_tower(build(), width=48, blocks=12).save_pretrained(tmp_path / "wider")
+    assert main(["inspect", HOST, "--head", str(fitting)]) == 0
+    assert "head       fits" in capsys.readouterr().out
+    assert main(["inspect", HOST, "--head", str(wider), "--json"]) == 0
+    (tower,) = json.loads(capsys.readouterr().out)["towers"]
+    assert tower["head"]["fits"] is False
+    assert tower["head"]["mismatches"] == [
+        "the head reads tokens of width 48, the tower's have 24",
+        "the head was made for 12 blocks, the tower has 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([HOST, "--tower", "eyes"], r"no vision tower found in VisionTransformer at 'eyes'"),
+        (["python:tiny_policy:two_eyes", "--tower", "rigth"], r"did you mean 'right'"),
+        (["python:tiny_policy:blind"], r"no vision tower found in Linear"),
+        ([HOST, "--adapter", "tim-vit"], r"unknown adapter 'tim-vit' \(did you mean 'timm-vit'\?\)"),
+        ([HOST, "--head", "nowhere"], r"nowhere"),
+    ],
+)
+def test_what_cannot_be_shown(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", *argv]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.search(message, captured.err), captured.err
