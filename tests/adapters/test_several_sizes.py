@@ -74,7 +74,7 @@ def test_qwen_images_and_videos(name: str) -> None:
     check_each_alone(features_of(host, call(packed)), alone, grids)
 
     # Two frames of a video are two images of one grid.
-    (first, sizes), (second, _) = packed[1], merged_patches(image(4, 6, 9))
+    (first, _), (second, _) = packed[1], merged_patches(image(4, 6, 9))
     video = torch.cat([first, second])
     clip = features_of(host, lambda tower: tower(video, grid_thw=torch.tensor([[2, 4, 6]])))
     assert clip.valid is None
