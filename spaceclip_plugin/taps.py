@@ -143,7 +143,7 @@ class FrameRecorder:
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Start a frame from the arguments of the tower's entry."""
         if any(type(value).__name__ in _STAND_INS for value in (*args, *kwargs.values())):
-            return  # torch.export before 2.7 runs the host on tensors without values
+            return  # torch.export, where it does not say so, runs the host on tensors without values
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
         thread = threading.get_ident()
         frame = RawFrame(self._calls, call, self.step, thread)

@@ -1,0 +1,123 @@
+"""What taps cost the host: step time with taps attached and nothing read against none, and memory over many steps.
+
+python benchmarks/host_overhead.py
+
+A CLIP ViT-B/16-sized tower (random weights) runs with and without taps in alternation, in one process; each pair of
+neighbouring runs gives one ratio. Memory is what tensors hold alive, counted over 1,000 steps that no one reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.attachment import MAX_UNREAD
+from spaceclip_plugin.files import write_json
+
+RECORD = Path(__file__).parent / "results" / "host_overhead.json"
+
+
+def clip_vit_b16() -> nn.Module:
+    """CLIP ViT-B/16 at 224 pixels, random weights."""
+    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(patch_size=16)).eval().requires_grad_(False)
+
+
+def small_clip() -> nn.Module:
+    """A tower so small that a thousand steps are quick."""
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=16
+    )
+    return transformers.CLIPVisionModel(config).eval().requires_grad_(False)
+
+
+def seconds(step: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def step_time(pairs: int, threads: int) -> dict[str, object]:
+    """Ratios of neighbouring runs, with taps over without; the order within a pair alternates."""
+    torch.set_num_threads(threads)
+    host, pixels = clip_vit_b16(), torch.randn(1, 3, 224, 224)
+    head = DepthHead.for_tower(host).eval()
+    alone: list[float] = []
+    tapped: list[float] = []
+
+    def without() -> None:
+        alone.append(seconds(lambda: host(pixels)))
+
+    def with_taps() -> None:
+        with attach_depth_head(host, head):
+            tapped.append(seconds(lambda: host(pixels)))
+
+    with torch.no_grad():
+        for _ in range(5):
+            host(pixels)
+        for pair in range(pairs):
+            for run in (without, with_taps) if pair % 2 else (with_taps, without):
+                run()
+    ratios = sorted(b / a for a, b in zip(alone, tapped, strict=True))
+    return {
+        "threads": threads,
+        "pairs": pairs,
+        "ratio_median": round(statistics.median(ratios), 4),
+        "ratio_quartiles": [round(ratios[len(ratios) // 4], 4), round(ratios[3 * len(ratios) // 4], 4)],
+        "ratio_of_medians": round(statistics.median(tapped) / statistics.median(alone), 4),
+        "host_ms_median": round(1e3 * statistics.median(alone), 1),
+    }
+
+
+def tensor_bytes() -> int:
+    """Bytes of every tensor storage that Python holds alive."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def memory_growth(steps: int) -> dict[str, object]:
+    """Tensor bytes at the end of warm-up and after `steps` more steps, with a reader that never reads."""
+    host = small_clip()
+    with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host).eval()) as depth:
+        for _ in range(MAX_UNREAD):
+            host(torch.randn(1, 3, 64, 64))
+        before = tensor_bytes()
+        for _ in range(steps):
+            host(torch.randn(1, 3, 64, 64))
+        after, dropped = tensor_bytes(), depth.dropped
+    return {"steps": steps, "unread_frames": MAX_UNREAD, "dropped": dropped, "growth_bytes": after - before}
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    record = {
+        "command": "python benchmarks/host_overhead.py",
+        "host": "CLIP ViT-B/16 vision tower at 224, random weights, batch 1, float32, no_grad",
+        "machine": f"{platform.machine()}, CPU, torch {torch.__version__}, transformers {transformers.__version__}",
+        "step_time": [step_time(args.pairs, threads) for threads in (1, 2)],
+        "memory": memory_growth(args.steps),
+    }
+    print(json.dumps(record, indent=2))
+    write_json(args.record, record)
+
+
+if __name__ == "__main__":
+    main()
