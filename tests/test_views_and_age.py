@@ -148,7 +148,5 @@ class TestViews:
             ([], [], []),
         ],
     )
-    def test_names_are_certain_or_absent(
-        self, steps: list[int], blank: list[bool], expected: list[str | None]
-    ) -> None:
+    def test_names_are_certain_or_absent(self, steps: list[int], blank: list[bool], expected: list[str | None]) -> None:
         assert named_calls(("a", "b"), steps, blank) == expected

@@ -133,8 +133,10 @@ def _image_features_of(host: Any) -> Callable[..., object]:
     return getattr(inner, "get_image_features", None) or host.get_image_features
 
 
+# Before transformers 4.50 the whole model alone runs the tower on tiles.
+_TILES = hasattr(transformers.LlavaNextForConditionalGeneration, "get_image_features")
 TILED = _known(
-    "LlavaNextForConditionalGeneration",
+    "LlavaNextForConditionalGeneration" if _TILES else "absent",
     TinyHost(
         "llava-next",
         _llava_next,
@@ -190,6 +192,20 @@ def _idefics_run(host: Any, pixels: Tensor) -> object:
     return host(**_ids(len(pixels), 4), pixel_values=pixels[:, None])
 
 
+def _idefics2() -> nn.Module:
+    config = transformers.Idefics2Config(
+        vision_config=VISION,
+        text_config=transformers.MistralConfig(pad_token_id=0, **LANGUAGE),
+        perceiver_config={"hidden_size": WIDTH, "resampler_n_heads": 4, "num_key_value_heads": 2},
+        image_token_id=IMAGE_TOKEN,
+    )
+    return transformers.Idefics2Model(config)
+
+
+def _vision_model(host: Any, pixels: Tensor) -> object:
+    return host.vision_model(pixels)
+
+
 def _molmo2() -> nn.Module:
     vision = {key: value for key, value in VISION.items() if key != "image_size"}
     config = transformers.Molmo2VisionConfig(image_size=list(SQUARE), num_key_value_heads=4, head_dim=8, **vision)
@@ -212,6 +228,7 @@ WITHOUT_CLASS_TOKEN = (
         "Gemma3ForConditionalGeneration",
         _mean_host("gemma3", _gemma3, adapter="siglip", path=hf_path("model.vision_tower"), run=_gemma3_run),
     ),
+    _mean_host("idefics2", _idefics2, adapter="idefics", path="vision_model", run=_vision_model),
     *(
         host
         for kind in ("Idefics3", "SmolVLM")
