@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test test-matrix test-lerobot check setup clean
 
 demo: setup
 	$(BIN)/spaceclip demo
 
 test: check
 	$(BIN)/python -m pytest
+
+# The oldest, the newest and some versions in between of every library; see benchmarks/version_matrix.py.
+test-matrix:
+	$(PYTHON) benchmarks/version_matrix.py $(ROWS)
+
+test-lerobot:
+	$(PYTHON) benchmarks/version_matrix.py --rows lerobot-0.4 lerobot-0.6
 
 check: setup
 	$(BIN)/ruff check .

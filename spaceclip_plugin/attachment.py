@@ -69,13 +69,14 @@ def attach_depth_head(
     if isinstance(views, str):
         raise ConfigError(f"views is a list of camera names, got the single string {views!r}")
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
-    if head is None:
-        with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
-            head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
-    elif isinstance(head, (str, Path)):
-        head = DepthHead.from_pretrained(head).to(_device(chosen))
-    elif not isinstance(head, DepthHead):
-        raise ConfigError(f"head must be a DepthHead, a folder or None, got {type(head).__name__}")
+    with torch.inference_mode(False):  # a head made in inference mode could never be trained
+        if head is None:
+            with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
+                head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
+        elif isinstance(head, (str, Path)):
+            head = DepthHead.from_pretrained(head).to(_device(chosen))
+        elif not isinstance(head, DepthHead):
+            raise ConfigError(f"head must be a DepthHead, a folder or None, got {type(head).__name__}")
     head.check_fits(chosen.spec)
     if head.uses_context and chosen.context_source is None:
         raise HeadMismatchError(
@@ -177,7 +178,7 @@ class DepthAttachment:
         weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
         device = pixels.device if weight.is_meta else weight.device
         try:
-            with torch.no_grad():
+            with torch.no_grad(), in_eval_mode(tower.module):  # in train mode it would draw random numbers
                 tower.adapter.run(tower, pixels.to(device, weight.dtype))
         except CaptureError:
             raise
@@ -194,10 +195,12 @@ class DepthAttachment:
     def features(self) -> list[TowerFeatures]:
         """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.
 
+        Those of a host that ran in inference mode are copied, for a head cannot be trained on inference tensors.
+
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
         """
-        return self._each(self._features)
+        return self._each(lambda frame: self._features(frame).trainable())
 
     def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
         """Call the host with these arguments, without and with its taps, and compare the outputs bit for bit.
@@ -292,7 +295,7 @@ class DepthAttachment:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
             depth = self.head(features, output_size).depth_m.float()
         valid = depth > 0
-        blank = None if frame.call.pixels is None else _blank(frame.call.pixels).to(device)
+        blank = None if frame.pixels is None else _blank(frame.pixels).to(device)
         if blank is not None:
             valid &= ~blank[:, None, None]
         if features.valid is not None:

@@ -8,6 +8,7 @@ copied or synchronised in the host's time; shapes are interpreted when someone r
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import threading
 from collections import deque
@@ -48,7 +49,7 @@ class FrameRecorder:
         self._copy = copy
         self._max_frames = max_frames
         self._frames: deque[RawFrame] = deque()
-        self._calls = 0
+        self._calls = itertools.count()  # two threads never draw one number
         self._fault: Exception | None = None
         # Two threads may run the host at once: each fills the frame that it began itself.
         self._running = threading.local()
@@ -95,6 +96,9 @@ class FrameRecorder:
             CaptureError: a hook failed while the host ran. The host was not disturbed; its frames are dropped.
         """
         fault, self._fault = self._fault, None
+        alive = {thread.ident for thread in threading.enumerate()}
+        for ended in [thread for thread in self._newest if thread not in alive]:
+            self._newest.pop(ended, None)  # its last frame will not be completed any more
         frames: list[RawFrame] = []
         running: list[RawFrame] = []
         while self._frames:
@@ -146,8 +150,7 @@ class FrameRecorder:
             return  # torch.export, where it does not say so, runs the host on tensors without values
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
         thread = threading.get_ident()
-        frame = RawFrame(self._calls, call, self.step, thread)
-        self._calls += 1
+        frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.pixels))
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
         while len(self._frames) > self._max_frames:
@@ -172,8 +175,9 @@ class FrameRecorder:
         kept = value.detach()  # shares memory and version with what the host goes on with
         if self._copy:
             return kept.clone()
-        if not _is_compiling() and not kept.is_inference():
-            frame.versions.append((kept, kept._version))
+        version = _version(kept)
+        if version is not None:
+            frame.versions.append((kept, version))
         return kept
 
     def failed(self, error: Exception) -> None:
@@ -206,9 +210,8 @@ class _Hook:
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
         recorder = self._recorder
-        # Gradient checkpointing runs blocks again inside backward: those calls are not new images. A compiled block
-        # must not ask, for the question would break its graph.
-        if recorder is None or _is_exporting() or (not _is_compiling() and torch._C._current_graph_task_id() != -1):
+        # A compiled block must not ask, for the question would break its graph.
+        if recorder is None or _is_exporting() or (not _is_compiling() and _is_no_new_image()):
             return
         try:
             self.record(recorder, *call)
@@ -250,6 +253,16 @@ class _Output(_Hook):
 class _Context(_Hook):
     def record(self, recorder: FrameRecorder, *call: Any) -> None:
         recorder.keep_context(call[-1])
+
+
+def _version(value: Tensor | None) -> int | None:
+    """How often a tensor was changed in place; None where that is not counted, or must not be asked for."""
+    return None if value is None or _is_compiling() or value.is_inference() else value._version
+
+
+def _is_no_new_image() -> bool:
+    """Whether this call is gradient checkpointing running a block again inside backward, or torch.jit tracing it."""
+    return torch._C._current_graph_task_id() != -1 or torch._C._get_tracing_state() is not None
 
 
 def _forget_compiled_code() -> None:

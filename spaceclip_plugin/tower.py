@@ -6,7 +6,7 @@ Hidden states are numbered as in `transformers`: 0 is the input of the first blo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -118,6 +118,7 @@ class RawFrame:
         hidden: hidden-state index → raw activation.
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
+        pixels_version: the same number of the call's pixels, None where it is not known.
     """
 
     index: int
@@ -127,6 +128,14 @@ class RawFrame:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     context: Tensor | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    pixels_version: int | None = None
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """The call's pixels, if they are still what the tower saw: camera buffers are filled again and again."""
+        pixels = self.call.pixels
+        changed = self.pixels_version is not None and pixels is not None and pixels._version != self.pixels_version
+        return None if changed else pixels
 
     def overwritten(self) -> bool:
         """Whether the host changed kept activations in place; inference tensors show it by sharing memory alone."""
@@ -155,11 +164,19 @@ class TowerFeatures:
 
     def to(self, device: torch.device) -> TowerFeatures:
         """The same features on another device."""
+        return self._each(lambda value: value.to(device))
+
+    def trainable(self) -> TowerFeatures:
+        """The same features with every inference tensor copied into one that autograd may keep."""
+        with torch.inference_mode(False):
+            return self._each(lambda value: value.clone() if value.is_inference() else value)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
         return TowerFeatures(
-            {tap: value.to(device) for tap, value in self.hidden.items()},
-            None if self.context is None else self.context.to(device),
+            {tap: change(value) for tap, value in self.hidden.items()},
+            None if self.context is None else change(self.context),
             self.image_hw,
-            None if self.valid is None else self.valid.to(device),
+            None if self.valid is None else change(self.valid),
         )
 
 

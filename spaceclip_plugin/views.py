@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+# LeRobot's policies that run their tower camera by camera; its others put all cameras into one batch.
+_CAMERA_BY_CAMERA = frozenset({"PI0Policy", "PI05Policy", "PI0FastPolicy", "SmolVLAPolicy"})
 _PREFIXES = ("observation.images.", "observation.")
 _EMPTY = "empty_camera"
 
 
 def declared_views(host: nn.Module) -> tuple[str, ...]:
-    """Camera names in the configuration of a policy (LeRobot's `config.image_features`); empty where none tells."""
+    """Camera names in the configuration of a LeRobot policy that runs its tower once per camera; else empty."""
     for module in host.modules():
-        features = getattr(getattr(module, "config", None), "image_features", None)
-        if isinstance(features, Mapping) and features:
-            return tuple(_short(str(name)) for name in features)
+        if any(cls.__name__ in _CAMERA_BY_CAMERA for cls in type(module).__mro__):
+            features = getattr(getattr(module, "config", None), "image_features", None)
+            return tuple(_short(str(name)) for name in features) if isinstance(features, Mapping) else ()
     return ()
 
 

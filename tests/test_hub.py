@@ -301,7 +301,10 @@ class TestConfigFile:
         (folder / "config.json").write_bytes(content)
         assert "config.json" in refused(folder)
 
-    @pytest.mark.parametrize("key", ["format_version", *(field.name for field in dataclasses.fields(DepthHeadConfig))])
+    @pytest.mark.parametrize(
+        "key",
+        ["format_version", *(f.name for f in dataclasses.fields(DepthHeadConfig) if f.name != "tap_widths")],
+    )
     def test_a_missing_key(self, folder: Path, key: str) -> None:
         path = folder / "config.json"
         path.write_text(json.dumps({name: v for name, v in json.loads(path.read_text()).items() if name != key}))

@@ -19,7 +19,7 @@ __all__ = ["head", "host"]  # fixtures
 CHUNK = 4
 
 
-class Policy(nn.Module):
+class PI0Policy(nn.Module):
     """Runs its tower once per camera and chunk of actions, missing cameras last and all -1, as LeRobot's do."""
 
     def __init__(self, *cameras: str) -> None:
@@ -45,7 +45,7 @@ def batch(*cameras: str, seed: int = 0) -> dict[str, Tensor]:
 
 class TestAge:
     def test_depth_ages_while_queued_actions_are_served(self, head: DepthHead) -> None:
-        policy = Policy("top", "wrist")
+        policy = PI0Policy("top", "wrist")
         counts, ages, steps = [], [], []
         with attach_depth_head(policy, head) as depth:
             for step in range(2 * CHUNK):
@@ -79,7 +79,7 @@ class TestAge:
             assert [(frame.step, frame.age) for frame in depth.read()] == [(0, 0)]
 
     def test_refresh_makes_depth_young_again(self, head: DepthHead) -> None:
-        policy = Policy("top")
+        policy = PI0Policy("top")
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("top"))
             depth.read()
@@ -93,7 +93,7 @@ class TestAge:
 
 class TestViews:
     def test_a_missing_camera_has_no_depth_and_takes_the_names_along(self, head: DepthHead) -> None:
-        policy = Policy("top", "wrist")
+        policy = PI0Policy("top", "wrist")
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("wrist"))  # the calls are wrist, then the stand-in for top
             wrist, stand_in = depth.read()
@@ -103,7 +103,7 @@ class TestViews:
         assert bool((stand_in.depth_m >= 0).all())
 
     def test_declared_placeholders_do_not_cost_the_names(self, head: DepthHead) -> None:
-        policy = Policy("top", "empty_camera_0")
+        policy = PI0Policy("top", "empty_camera_0")
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("top"))
             frames = depth.read()
@@ -131,11 +131,16 @@ class TestViews:
             attach_depth_head(host, head, views="wrist")
 
     def test_views_that_a_policy_declares(self) -> None:
-        assert declared_views(Policy("top", "wrist")) == ("top", "wrist")
-        wrapped = nn.Sequential(Policy("side"))
+        assert declared_views(PI0Policy("top", "wrist")) == ("top", "wrist")
+        wrapped = nn.Sequential(PI0Policy("side"))
         wrapped[0].config.image_features = {"observation.image": None}
         assert declared_views(wrapped) == ("image",)
         assert declared_views(clip_host()) == ()
+
+        class XVLAPolicy(nn.Module):  # all cameras in one call: a call is no camera
+            config = SimpleNamespace(image_features={"observation.images.top": None})
+
+        assert declared_views(XVLAPolicy()) == ()
 
     @pytest.mark.parametrize(
         ("steps", "blank", "expected"),

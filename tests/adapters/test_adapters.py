@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,17 @@ import transformers
 from families import HOSTS
 from open_clip.transformer import Transformer
 from spaceclip_adapters import clip, open_clip, siglip, timm_vit
-from tiny_hosts import BATCH, BLOCKS, PATCH, SQUARE, WIDTH, TinyHost, captured, open_clip_truth
+from tiny_hosts import (
+    BATCH,
+    BLOCKS,
+    PATCH,
+    SQUARE,
+    WIDTH,
+    TinyHost,
+    captured,
+    contract_of,
+    open_clip_truth,
+)
 from torch import Tensor, nn
 
 from spaceclip_plugin.discovery import StructuralAdapter
@@ -58,8 +69,10 @@ def by_name(name: str) -> TinyHost:
 
 
 class TestEveryHost:
-    def test_tower_is_described(self, seen: Seen) -> None:
+    def test_tower_is_described(self, seen: Seen, record_property: Callable[[str, object], None]) -> None:
         spec, tiny = seen.tower.spec, seen.tiny
+        for name, value in contract_of(tiny.name, seen.host, seen.tower).items():
+            record_property(name, value)
         assert spec.adapter == tiny.adapter
         assert spec.path == tiny.path
         assert (spec.width, spec.blocks, spec.patch_size) == (WIDTH, BLOCKS, PATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import timm
 import torch
 from accelerate import cpu_offload
+from tiny_hosts import contract_of
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -75,8 +77,12 @@ def pixels(cameras: int = 1) -> Tensor:
 DINO, SIGLIP = "vision_backbone.featurizer", "vision_backbone.fused_featurizer"
 
 
-def test_both_towers_are_found_and_one_must_be_chosen(host: nn.Module) -> None:
+def test_both_towers_are_found_and_one_must_be_chosen(
+    host: nn.Module, record_property: Callable[[str, object], None]
+) -> None:
     dino, siglip = find_towers(host)
+    for name, value in contract_of("openvla", host, dino).items():
+        record_property(name, value)
     assert [(tower.spec.path, tower.spec.context) for tower in (dino, siglip)] == [(DINO, CLS), (SIGLIP, MEAN)]
     assert dino.context_source is dino.blocks[-1]
     assert siglip.context_source is siglip.blocks[-1]

@@ -84,6 +84,12 @@ class TinyHost:
         return torch.randn(batch, 3, *self.image_hw, generator=torch.Generator().manual_seed(seed))
 
 
+def contract_of(name: str, host: nn.Module, tower: Tower) -> dict[str, str]:
+    """What the version matrix reports of a host that the contract was run on; recorded as test properties."""
+    classes = {"host": type(host).__name__, "tower": type(tower.module).__name__}
+    return {"contract": name, "adapter": tower.spec.adapter, **classes}
+
+
 def first_tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else first_tensor(output[0])
 
@@ -142,8 +148,8 @@ def hf_path(base: str) -> str:
 def hf_truth(module: Any, pixels: Tensor, **options: bool) -> tuple[list[Tensor], Tensor]:
     out = module(pixels, output_hidden_states=True, **options)
     hidden = out.hidden_states
-    if hidden is None:  # transformers 5.0 to 5.5: the transformer inside a SigLIP model does not report them itself
-        hidden = [module.embeddings(pixels, **options)]
+    if hidden is None:  # transformers 4.57 to 5.5: some transformers inside a model do not report them themselves
+        hidden = [getattr(module, "pre_layrnorm", nn.Identity())(module.embeddings(pixels, **options))]
         for layer in module.encoder.layers:
             hidden.append(layer(hidden[-1], None))
     pooled = out.last_hidden_state.mean(dim=1) if out.pooler_output is None else out.pooler_output

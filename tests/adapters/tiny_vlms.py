@@ -84,6 +84,16 @@ def _image_features(host: Any, pixels: Tensor) -> object:
     return _image_features_of(host)(pixel_values=pixels)
 
 
+def _internvl_truth(module: Any, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Layer by layer: in transformers 4.57 the tower cannot be asked for its hidden states."""
+    embedded = module.embeddings(pixels)
+    hidden = [embedded if isinstance(embedded, Tensor) else embedded[0]]
+    for layer in module.encoder.layer:
+        output = layer(hidden[-1])
+        hidden.append(output if isinstance(output, Tensor) else output[0])
+    return hidden, module.layernorm(hidden[-1])[:, 0]
+
+
 _alone = partial(TinyHost, path="", context=CLS, run=call, truth=_class_token)
 
 WITH_CLASS_TOKEN = (
@@ -104,6 +114,7 @@ WITH_CLASS_TOKEN = (
                 prefix=1,
                 path="model.vision_tower",
                 run=_image_features,
+                truth=_internvl_truth,
             )
             for name, pooling in (("internvl", True), ("internvl-normed", False))
         ),
@@ -125,7 +136,8 @@ def _llava_next() -> nn.Module:
 
 def _llava_next_run(host: Any, pixels: Tensor) -> object:
     """One image of the size of a tile: its thumbnail and its only tile are the batch."""
-    return _image_features_of(host)(pixel_values=pixels[None], image_sizes=torch.tensor([SQUARE]))
+    layers = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    return _image_features_of(host)(pixel_values=pixels[None], image_sizes=torch.tensor([SQUARE]), **layers)
 
 
 def _image_features_of(host: Any) -> Callable[..., object]:
@@ -226,7 +238,9 @@ _mean_host = partial(TinyHost, context=MEAN, prefix=0, truth=_mean_patch)
 WITHOUT_CLASS_TOKEN = (
     *_known(
         "Gemma3ForConditionalGeneration",
-        _mean_host("gemma3", _gemma3, adapter="siglip", path=hf_path("model.vision_tower"), run=_gemma3_run),
+        _mean_host(
+            "gemma3", _gemma3, adapter="siglip", path=hf_path("model.vision_tower"), run=_gemma3_run, truth=hf_truth
+        ),
     ),
     _mean_host("idefics2", _idefics2, adapter="idefics", path="vision_model", run=_vision_model),
     *(

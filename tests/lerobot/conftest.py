@@ -1,0 +1,19 @@
+"""Quiet, offline building of policies; without lerobot the tests here skip by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from transformers.utils import logging
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_loading() -> Iterator[None]:
+    """Transformers reports every tiny model it loads, key by key."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(verbosity)
+    logging.enable_progress_bar()
