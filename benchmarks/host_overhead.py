@@ -83,7 +83,7 @@ def step_time(pairs: int, threads: int) -> dict[str, object]:
 def tensor_bytes() -> int:
     """Bytes of every tensor storage that Python holds alive."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

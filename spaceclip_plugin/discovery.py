@@ -81,6 +81,8 @@ class StructuralAdapter(TokenReader):
         """The tower of a candidate, with the context after its final norm, or after its last block without one."""
         owner, convolution = host.get_submodule(candidate.owner), candidate.convolution
         parameters = {path.rpartition(".")[2] for path, _ in owner.named_parameters()}
+        for part in owner.modules():  # FSDP leaves plain tensors where parameters were
+            parameters |= {name for name, value in vars(part).items() if isinstance(value, Tensor)}
         statistics = declared_statistics(host, candidate.owner)
         if statistics is None:
             logger.info("the tower at %r declares no image statistics: ImageNet's are assumed", candidate.owner)

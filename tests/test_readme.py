@@ -29,6 +29,19 @@ def test_the_table_is_the_recorded_run(row: str) -> None:
     assert figures == [f"{scores['abs_rel']:.4f}", f"{scores['rmse']:.3f}", f"{scores['delta1']:.3f}"]
 
 
+def test_what_taps_cost_is_the_recorded_run() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "host_overhead.json").read_text())
+    for run in record["step_time"]:
+        low, high = run["ratio_quartiles"]
+        assert f"| {run['threads']} | {run['ratio_median']:.3f} | {low:.3f} to {high:.3f} |" in README
+        assert f"median of {run['pairs']} pairs" in README
+    memory = record["memory"]
+    said = (
+        f"Over {memory['steps']:,} steps that no one reads, after the first {memory['unread_frames']}, tensors grow by"
+    )
+    assert f"{said} {memory['growth_bytes']} bytes" in README
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
