@@ -9,12 +9,13 @@ LeRobot has pins of its own, and so rows of its own.
 
 Every row gets an environment of its own (about 5 GB; uv shares files that are equal) and is tested in one thread.
 Writes benchmarks/results/version_matrix.json at the end. A row that was left out this time stays in the record if it
-ran at the same commit, and leaves it otherwise. A row whose Python is missing is recorded as not run.
+ran on the same source files, and leaves it otherwise. A row whose Python is missing is recorded as not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -199,7 +200,8 @@ def run_tests(python: Path, row: Row) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
         started = time.monotonic()
-        done = call([python, "-m", "pytest", row.tests, f"--junitxml={junit}", *loose], **SETTINGS)
+        report = [f"--junitxml={junit}", "-o", "junit_family=xunit1"]  # the family that may hold properties
+        done = call([python, "-m", "pytest", row.tests, *report, *loose], **SETTINGS)
         seconds = round(time.monotonic() - started)
         try:
             found = {**read_junit(junit), "contracts": read_contracts(junit)}
@@ -213,12 +215,15 @@ def run_tests(python: Path, row: Row) -> dict[str, Any]:
 
 
 def source_state(record: Path) -> dict[str, Any]:
-    """The commit, and whether the tree differs from it, the record itself left out."""
+    """The commit, whether the tree differs from it (the record left out), and a digest of all but pages and records."""
     if not shutil.which("git") or (commit := call(["git", "rev-parse", "HEAD"])).returncode != 0:
-        return {"commit": None, "dirty": None}
+        return {"commit": None, "dirty": None, "source": None}
     others = [f":(exclude){record.relative_to(ROOT)}"] if record.is_relative_to(ROOT) else []
     changes = call(["git", "status", "--porcelain", "--", ".", *others]).stdout
-    return {"commit": commit.stdout.strip(), "dirty": bool(changes.strip())}
+    files = call(["git", "ls-tree", "-r", "HEAD"]).stdout.splitlines()
+    tested = [line for line in files if not line.endswith((".md", ".json"))]
+    source = hashlib.sha256("\n".join(tested).encode()).hexdigest()[:16]
+    return {"commit": commit.stdout.strip(), "dirty": bool(changes.strip()), "source": source}
 
 
 def run_row(row: Row, folder: Path, record: Path, *, fresh: bool) -> dict[str, Any]:
@@ -233,9 +238,9 @@ def run_row(row: Row, folder: Path, record: Path, *, fresh: bool) -> dict[str, A
 
 
 def merged(earlier: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """This time's rows, and those of before that ran at the same commit, in the order of ROWS."""
-    commit = now[-1]["commit"]
-    rows = {row["row"]: row for row in earlier if commit is not None and row["commit"] == commit}
+    """This time's rows, and those of before that ran on the same source files, in the order of ROWS."""
+    source = now[-1]["source"]
+    rows = {row["row"]: row for row in earlier if source is not None and row.get("source") == source}
     rows |= {row["row"]: row for row in now}
     return [rows[row.name] for row in ROWS if row.name in rows]
 
@@ -293,10 +298,14 @@ def contract_table(record: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for name, contract in sorted(hosts.items(), key=lambda item: (item[1]["adapter"], item[0])):
         results = [row["contracts"].get(name) for row in rows]
-        marks = ["–" if one is None else f"✗ {one['failed']}" if one["failed"] else "✓" for one in results]
+        marks = ["–" if one is None else _mark(one) for one in results]
         classes = [f"`{contract[part]}`" for part in ("host", "tower", "adapter")]
         lines.append(f"| {' | '.join([name, *classes, *marks])} |")
     return "\n".join(lines)
+
+
+def _mark(contract: dict[str, Any]) -> str:
+    return f"✗ {contract['failed']}" if contract["failed"] else "✓" if contract["passed"] > 1 else "not run"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:

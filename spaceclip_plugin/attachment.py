@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +21,16 @@ from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
+from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
-from spaceclip_plugin.views import declared_views, named_calls
+from spaceclip_plugin.views import checked_views, declared_views, named_calls
 
-MAX_UNREAD = 64
-"""Unread frames kept by default; a policy with three cameras stays below it for 20 steps."""
+MAX_UNREAD = 16
+"""Unread frames kept by default, five steps of three cameras.
+
+Each holds every tapped hidden state of its image call: 4 MiB for a ViT-B/16 at 224 pixels in float32 and the default
+head, 8 MiB for a So400m; proportionally more for larger images.
+"""
 
 T = TypeVar("T")
 
@@ -66,8 +72,8 @@ def attach_depth_head(
     """
     if not isinstance(max_unread, int) or max_unread < 1:
         raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
-    if isinstance(views, str):
-        raise ConfigError(f"views is a list of camera names, got the single string {views!r}")
+    if views is not None:
+        views = checked_views(views)
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
     with torch.inference_mode(False):  # a head made in inference mode could never be trained
         if head is None:
@@ -86,7 +92,9 @@ def attach_depth_head(
     _warn_of_other_statistics(head, chosen.spec)
     _warn_of_adapted_blocks(chosen)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
-    attachment = DepthAttachment(host, head, recorder, declared_views(host) if views is None else tuple(views))
+    if views is None:
+        views = declared_views(lineage(host, chosen.spec.path))
+    attachment = DepthAttachment(host, head, recorder, views)
     recorder.start()
     return attachment
 
@@ -118,11 +126,11 @@ class DepthAttachment:
     def latest(self) -> DepthMap | None:
         """The newest depth that `read` gave, with its age by now; None before the first.
 
-        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so.
+        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. Of several cameras
+        it is the last one's; the blank image that stands for a missing camera does not count.
         """
-        if self._latest is not None:
-            self._latest = self._latest.relabelled(age=self._recorder.step - 1 - self._latest.step)
-        return self._latest
+        latest = self._latest
+        return None if latest is None else latest.relabelled(age=self._recorder.step - 1 - latest.step)
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
@@ -144,13 +152,13 @@ class DepthAttachment:
         with in_eval_mode(self.head):
             decoded = self._each(lambda frame: self._decode(frame, output_hw))
         maps = [depth for depth, _ in decoded]
-        if self.views and maps:
-            blank = [seen is not None and bool(seen.all()) for _, seen in decoded]
-            names = named_calls(self.views, [depth.step for depth in maps], blank)
+        if self.views:
+            names = named_calls(self.views, [depth.step for depth in maps], [blank for _, blank in decoded])
             maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
-        if maps:
-            self._latest = maps[-1]
+        seen = [depth for depth, (_, blank) in zip(maps, decoded, strict=True) if not blank]
         self.step()
+        if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
+            self._latest = seen[-1]
         return maps
 
     def step(self) -> None:
@@ -203,10 +211,18 @@ class DepthAttachment:
         return self._each(lambda frame: self._features(frame).trainable())
 
     def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
-        """Call the host with these arguments, without and with its taps, and compare the outputs bit for bit.
+        """Call the host with these arguments, without and with its taps, and compare; see `verify_call`."""
+        return self.verify_call(lambda: self._host(*args, **kwargs))
+
+    def verify_call(self, call: Callable[[], object]) -> verification.VerifyReport:
+        """Run `call`, which uses the host, without and with its taps, and compare what it returns bit for bit.
 
         Runs without gradients from the same random state, which is restored along with the host's buffers. Frames of
         these calls are not kept. Eager hosts and per-block compilation are exact; this measures every other case.
+
+        Args:
+            call: a step of the host from the same start each time. For a policy that queues actions:
+                `lambda: (policy.reset(), policy.select_action(batch))[1]`.
 
         Raises:
             CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
@@ -221,10 +237,10 @@ class DepthAttachment:
         recorder.stop()
         try:
             with random_state_kept(device), buffers_kept(host):
-                plain_output = verification.run(host, args, kwargs)
+                plain_output = verification.run(call)
             tapped.start()
             with random_state_kept(device), buffers_kept(host):
-                tapped_output = verification.run(host, args, kwargs)
+                tapped_output = verification.run(call)
             frames = tapped.take()
         finally:
             tapped.stop()
@@ -232,8 +248,8 @@ class DepthAttachment:
             recorder.put_back(unread)
         if not frames:
             raise CaptureError(
-                f"the host ran, but the {self.tower} did not: these arguments call no vision, "
-                "or the host was compiled before the head was attached"
+                f"the host ran, but the {self.tower} did not: this call uses no vision (a queued action?), "
+                "or what was compiled or traced before the head was attached"
             )
         for frame in frames:
             recorder.check_complete(frame)
@@ -288,8 +304,8 @@ class DepthAttachment:
         _check_finite(features, self.head.taps, frame.index)
         return features
 
-    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> tuple[DepthMap, Tensor | None]:
-        """Depth of a frame, and which of its images are blank, where its pixels are known."""
+    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> tuple[DepthMap, bool | None]:
+        """Depth of a frame, and whether all its images are blank; None where that cannot be told any more."""
         device = next(self.head.parameters()).device
         features = self._features(frame)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
@@ -311,8 +327,12 @@ class DepthAttachment:
             uncertainty_m=None,
             step=frame.step,
             age=self._recorder.step - frame.step,
+            image_sizes=features.image_sizes,
         )
-        return depth_map, blank
+        # Another thread's step may still be going on: which of its cameras this is, no one can tell.
+        if frame.thread != threading.get_ident() or (frame.call.pixels is not None and blank is None):
+            return depth_map, None
+        return depth_map, blank is not None and bool(blank.all())
 
 
 def _blank(pixels: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class DepthMap:
         uncertainty_m: (B, H, W) float32 standard deviation in metres, or None where the head gives none.
         step: number of the host step since attaching in which the tower saw the image, from 0.
         age: host steps that have gone by since; 0 is the current step.
+        image_sizes: (H, W) in pixels of every image of a batch of several sizes, each in the upper left corner of
+            `image_hw`; None where all are `image_hw`. Indexing cuts an image out.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -51,6 +53,7 @@ class DepthMap:
     uncertainty_m: Tensor | None = None
     step: int = 0
     age: int = 0
+    image_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -60,6 +63,8 @@ class DepthMap:
             raise ConfigError(f"image_hw is (height, width) of at least 1x1 pixels, got {self.image_hw}")
         self._check_like_depth("depth_m", self.depth_m, torch.float32)
         self._check_like_depth("valid", self.valid, torch.bool)
+        if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
+            raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
         sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
         if self.uncertainty_m is not None:
             self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
@@ -84,7 +89,7 @@ class DepthMap:
         return len(self.depth_m)
 
     def __getitem__(self, index: int) -> DepthMap:
-        """The depth of one image, as a batch of one; shares memory with the whole.
+        """The depth of one image, as a batch of one of its own size; shares memory with the whole.
 
         Raises:
             IndexError: there is no such image.
@@ -92,9 +97,22 @@ class DepthMap:
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"image {index} of a depth map of {size}")
-        one = slice(index % size, index % size + 1)
-        uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m[one]
-        return replace(self, depth_m=self.depth_m[one], valid=self.valid[one], uncertainty_m=uncertainty_m)
+        index %= size
+        image_hw = self.image_hw if self.image_sizes is None else self.image_sizes[index]
+        (rows, columns), (height, width) = self.depth_m.shape[1:], self.image_hw
+        own = (
+            slice(index, index + 1),
+            slice(max(1, round(rows * image_hw[0] / height))),
+            slice(max(1, round(columns * image_hw[1] / width))),
+        )
+        return replace(
+            self,
+            depth_m=self.depth_m[own],
+            valid=self.valid[own],
+            uncertainty_m=None if self.uncertainty_m is None else self.uncertainty_m[own],
+            image_hw=image_hw,
+            image_sizes=None,
+        )
 
     def __iter__(self) -> Iterator[DepthMap]:
         """One batch of one after another."""
@@ -134,8 +152,10 @@ class DepthMap:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew.
+            ConfigError: not intrinsics of a pinhole camera without skew, or a batch of several sizes: take one image.
         """
+        if self.image_sizes is not None:
+            raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
         return back_project(self.depth_m, self._camera(intrinsics))
 
     def _camera(self, intrinsics: IntrinsicsLike) -> Intrinsics:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from spaceclip_plugin.token_adapter import (
     size_at,
 )
 from spaceclip_plugin.token_reader import TokenReader
-from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower, TowerSpec
+from spaceclip_plugin.tower import CLS, MEAN, RAW_CLS, RAW_MEAN, RawFrame, Tower, TowerSpec
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class StructuralAdapter(TokenReader):
 
     def least_prefix(self, tower: Tower) -> int:
         """1 where there is a class token, else 0."""
-        return int(tower.spec.context == CLS)
+        return int(tower.spec.context in (CLS, RAW_CLS))
 
     def _tower(self, host: nn.Module, candidate: _Candidate) -> Tower:
         """The tower of a candidate, with the context after its final norm, or after its last block without one."""
@@ -98,6 +98,8 @@ class StructuralAdapter(TokenReader):
             image_std=(statistics or IMAGENET).std,
         )
         norm = _final_norm(owner, _relative(candidate.stack, candidate.owner), width=convolution.out_channels)
+        if norm is None:
+            spec = replace(spec, context=RAW_CLS if spec.context == CLS else RAW_MEAN)
         return Tower(
             spec=spec,
             adapter=self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -34,6 +36,11 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Restores the random state on leaving, so that two runs draw the same numbers and the caller's go on."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+    """Restores the random states on leaving (torch's, numpy's and Python's): two runs draw the same numbers."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the host's, not ours
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

@@ -41,13 +41,22 @@ class PackedReader:
         """
         grids = self.grids(frame, tower)
         hidden = {index: self._map(f"hidden state {index}", raw, grids, tower) for index, raw in frame.hidden.items()}
-        context = None if frame.context is None else self.pooled(frame.context, grids, tower)
-        if context is not None and tuple(context.shape) != (len(grids), tower.spec.width):
-            wanted = f"(B={len(grids)}, C={tower.spec.width})"
+        context = None if frame.context is None else self._context(frame.context, grids, tower)
+        patch = tower.spec.patch_size
+        sizes = tuple((rows * patch, columns * patch) for rows, columns in grids)
+        image_hw = (max(height for height, _ in sizes), max(width for _, width in sizes))
+        valid = _valid(grids, next(iter(hidden.values()), context))
+        return TowerFeatures(hidden, context, image_hw, valid, None if valid is None else sizes)
+
+    def _context(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> Tensor:
+        wanted = f"(B={len(grids)}, C={tower.spec.width})"
+        try:
+            context = self.pooled(raw, grids, tower)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise unexpected("the context", raw, wanted, tower, str(error)) from error
+        if tuple(context.shape) != (len(grids), tower.spec.width):
             raise unexpected("the context", context, wanted, tower, "The host may pool differently; see its adapter.")
-        height, width = max(h for h, _ in grids), max(w for _, w in grids)
-        image_hw = (height * tower.spec.patch_size, width * tower.spec.patch_size)
-        return TowerFeatures(hidden, context, image_hw, _valid(grids, next(iter(hidden.values()), context)))
+        return context
 
     def _map(self, tap: str, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> Tensor:
         try:
@@ -71,15 +80,15 @@ def on_canvas(images: Sequence[Tensor]) -> Tensor:
     return canvas.permute(0, 3, 1, 2)
 
 
-def grid_sizes(layout: Tensor | None) -> list[list[int]]:
-    """The rows of a tensor of grid sizes as integers; a read from the device.
+def grid_sizes(layout: Tensor | None, columns: int) -> list[list[int]]:
+    """The rows of a tensor (B, columns) of grid sizes as integers; a read from the device.
 
     Raises:
-        CaptureError: the call had none, or an empty one.
+        CaptureError: the call had none, or one of another shape.
     """
-    if layout is None or layout.ndim != 2 or len(layout) == 0:
+    if layout is None or layout.ndim != 2 or len(layout) == 0 or layout.shape[1] != columns:
         given = None if layout is None else tuple(layout.shape)
-        raise CaptureError(f"this family's towers are called with the grid size of every image, got {given}")
+        raise CaptureError(f"this family's towers are called with grid sizes (B, {columns}), got {given}")
     rows: list[list[int]] = layout.tolist()
     return rows
 

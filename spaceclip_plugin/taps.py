@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -133,10 +134,11 @@ class FrameRecorder:
         if self._context and frame.context is None:
             missing.append("the context")
         if missing:
+            other = "without FiLM (film_hidden=None)" if missing == ["the context"] else "with other taps"
             raise CaptureError(
                 f"image call {frame.index} of the {self.tower.spec} did not reach: {', '.join(missing)}. The host may "
                 "have stopped early, failed, or called a block's .forward() directly, which no hook sees; run the "
-                "tower to its end, or use a head with other taps."
+                f"tower to its end, or use a head {other}."
             )
         if frame.overwritten():
             raise CaptureError(
@@ -149,7 +151,10 @@ class FrameRecorder:
         if any(type(value).__name__ in _STAND_INS for value in (*args, *kwargs.values())):
             return  # torch.export, where it does not say so, runs the host on tensors without values
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
+        if call.layout is not None:
+            call = replace(call, layout=call.layout.clone())  # a few numbers, which the caller may use again
         thread = threading.get_ident()
+        threading.current_thread()  # makes a thread that Python did not start known to threading.enumerate
         frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.pixels))
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)

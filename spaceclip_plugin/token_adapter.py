@@ -7,7 +7,7 @@ places as data, relative to the tower: the way from a host down to its tower cha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -168,16 +168,18 @@ def lineage(host: nn.Module, path: str) -> Iterator[nn.Module]:
 
 
 def declared_statistics(host: nn.Module, path: str) -> ImageStatistics | None:
-    """The `image_mean` and `image_std` that the module at `path`, or the nearest that holds it, declares."""
-    for module in lineage(host, path):
-        statistics = as_statistics(getattr(module, "image_mean", None), getattr(module, "image_std", None))
-        if statistics is not None:
-            return statistics
-    return None
+    """What the module at `path`, or the nearest that holds it, declares.
+
+    That is `image_mean` and `image_std` (open_clip), and where none has these, timm's `pretrained_cfg`.
+    """
+    holders = list(lineage(host, path))
+    configs = [config for module in holders if isinstance(config := getattr(module, "pretrained_cfg", None), Mapping)]
+    pairs = [(getattr(module, "image_mean", None), getattr(module, "image_std", None)) for module in holders]
+    pairs += [(config.get("mean"), config.get("std")) for config in configs]
+    return next((found for mean, std in pairs if (found := _statistics(mean, std)) is not None), None)
 
 
-def as_statistics(mean: object, std: object) -> ImageStatistics | None:
-    """Image statistics of two sequences of three numbers, or None where they are something else."""
+def _statistics(mean: object, std: object) -> ImageStatistics | None:
     mean_rgb, std_rgb = _triple(mean), _triple(std)
     return None if mean_rgb is None or std_rgb is None else ImageStatistics(mean=mean_rgb, std=std_rgb)
 

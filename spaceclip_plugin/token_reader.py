@@ -10,7 +10,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.tower import CLS, MEAN, ImageCall, RawFrame, Tower, TowerFeatures
+from spaceclip_plugin.tower import (
+    ATTENTION_POOL,
+    CLS,
+    MEAN,
+    RAW_CLS,
+    RAW_MEAN,
+    ImageCall,
+    RawFrame,
+    Tower,
+    TowerFeatures,
+)
 
 
 class TokenReader:
@@ -82,12 +92,12 @@ class TokenReader:
         if tower.context_source is tower.blocks[-1]:
             raw = self.batch_first(raw, frame, tower)
         vector = raw
-        if raw.ndim == 3 and kind == MEAN:
+        if raw.ndim == 3 and kind in (MEAN, RAW_MEAN):
             vector = mean_of_valid(self._patches(raw, "the context", frame, tower), valid)
-        elif raw.ndim == 3 and (kind == CLS or raw.shape[1] == 1):
+        elif raw.ndim == 3 and (kind in (CLS, RAW_CLS) or raw.shape[1] == 1):
             vector = raw[:, 0]
         if tuple(vector.shape) != (frame.call.batch, tower.spec.width):
-            sequence = "1" if kind not in (CLS, MEAN) else "N"
+            sequence = "1" if kind == ATTENTION_POOL else "N"
             expected = f"(B={frame.call.batch}, C={tower.spec.width}) or (B, {sequence}, C)"
             raise unexpected("the context", raw, expected, tower, "The host may pool differently; see its adapter.")
         return vector

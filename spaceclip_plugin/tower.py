@@ -19,7 +19,11 @@ ATTENTION_POOL = "attention-pool"
 """Context: the output of an attention-pooling head (SigLIP's pooled vector)."""
 MEAN = "mean"
 """Context: the mean patch token after the tower's final norm (towers without a pooled vector)."""
-CONTEXT_KINDS = (CLS, ATTENTION_POOL, MEAN)
+RAW_CLS = "raw-cls"
+"""Context: the class token after the last block, where the host runs no final norm."""
+RAW_MEAN = "raw-mean"
+"""Context: the mean patch token after the last block, where the host runs no final norm."""
+CONTEXT_KINDS = (CLS, ATTENTION_POOL, MEAN, RAW_CLS, RAW_MEAN)
 
 
 @dataclass(frozen=True)
@@ -155,12 +159,14 @@ class TowerFeatures:
         context: global vector (B, C), or None where no one asked for it.
         image_hw: size of the image that the maps cover, in pixels.
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
+        image_sizes: (H, W) of every image where they differ, each in the upper left corner of `image_hw`; else None.
     """
 
     hidden: Mapping[int, Tensor]
     context: Tensor | None
     image_hw: tuple[int, int]
     valid: Tensor | None = None
+    image_sizes: tuple[tuple[int, int], ...] | None = None
 
     def to(self, device: torch.device) -> TowerFeatures:
         """The same features on another device."""
@@ -177,6 +183,7 @@ class TowerFeatures:
             None if self.context is None else change(self.context),
             self.image_hw,
             None if self.valid is None else change(self.valid),
+            self.image_sizes,
         )
 
 

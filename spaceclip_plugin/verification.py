@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class VerifyReport:
     frames: int
 
 
-def run(host: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The output tensors of one forward without gradients, as copies a later in-place host cannot overwrite."""
+def run(call: Callable[[], object]) -> list[Tensor]:
+    """The tensors a call returns without gradients, as copies a later in-place host cannot overwrite."""
     with torch.no_grad():
-        return [tensor.detach().clone() for tensor in tensors_in(host(*args, **kwargs))]
+        return [tensor.detach().clone() for tensor in tensors_in(call())]
 
 
 def compare(plain: list[Tensor], tapped: list[Tensor]) -> tuple[bool, float]:

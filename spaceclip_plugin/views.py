@@ -7,10 +7,11 @@ name would be worse than none.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
+
+from spaceclip_plugin.errors import ConfigError
 
 # LeRobot's policies that run their tower camera by camera; its others put all cameras into one batch.
 _CAMERA_BY_CAMERA = frozenset({"PI0Policy", "PI05Policy", "PI0FastPolicy", "SmolVLAPolicy"})
@@ -18,13 +19,21 @@ _PREFIXES = ("observation.images.", "observation.")
 _EMPTY = "empty_camera"
 
 
-def declared_views(host: nn.Module) -> tuple[str, ...]:
-    """Camera names in the configuration of a LeRobot policy that runs its tower once per camera; else empty."""
-    for module in host.modules():
+def declared_views(holders: Iterable[nn.Module]) -> tuple[str, ...]:
+    """Camera names in the configuration of the LeRobot policy among a tower's holders that runs it once per camera."""
+    for module in holders:
         if any(cls.__name__ in _CAMERA_BY_CAMERA for cls in type(module).__mro__):
             features = getattr(getattr(module, "config", None), "image_features", None)
             return tuple(_short(str(name)) for name in features) if isinstance(features, Mapping) else ()
     return ()
+
+
+def checked_views(views: Sequence[str]) -> tuple[str, ...]:
+    """Camera names that a user gave; ConfigError for anything but a list of different, non-empty strings."""
+    names = () if isinstance(views, str) else tuple(views)
+    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(f"views must be a list of different camera names, got {views!r}")
+    return names
 
 
 def _short(name: str) -> str:
@@ -33,19 +42,21 @@ def _short(name: str) -> str:
     return name
 
 
-def named_calls(views: Sequence[str], steps: Sequence[int], blank: Sequence[bool]) -> list[str | None]:
+def named_calls(views: Sequence[str], steps: Sequence[int], blank: Sequence[bool | None]) -> list[str | None]:
     """The camera of every image call, or None.
 
     Args:
         views: cameras in the order in which the policy calls its tower.
         steps: the host step of every call, in call order.
-        blank: whether every image of a call is of one value.
+        blank: whether every image of a call is of one value; None where that is not known.
     """
-    names: list[str | None] = []
-    for step, calls in Counter(steps).items():
-        blanks = [blank[i] for i, other in enumerate(steps) if other == step]
-        placeholders = [name.startswith(_EMPTY) for name in views]
+    names: list[str | None] = [None] * len(steps)
+    placeholders = [name.startswith(_EMPTY) for name in views]
+    for step in set(steps):
+        calls = [i for i, other in enumerate(steps) if other == step]
+        blanks = [blank[i] for i in calls]
         # Missing cameras come last, whichever they are: then order tells no names, unless they are placeholders.
-        certain = calls == len(views) and (not any(blanks) or blanks == placeholders)
-        names += views if certain else [None] * calls
+        if len(calls) == len(views) and (blanks == [False] * len(calls) or blanks == placeholders):
+            for i, name in zip(calls, views, strict=True):
+                names[i] = name
     return names

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
+import numpy as np
 import pytest
 import torch
 from clip_world import clip_host, head, hook_count, host, images, see
@@ -79,6 +83,16 @@ class TestVerify:
 
         with attach_depth_head(Silent(), head) as depth, pytest.raises(CaptureError, match="could be compared"):
             depth.verify(images(1))
+
+    def test_any_call_that_uses_the_host(self, host: nn.Module, head: DepthHead) -> None:
+        with attach_depth_head(host, head) as depth:
+            drawn = depth.verify_call(lambda: [host(images(1)).pooler_output, random.random(), np.random.rand(3)])  # noqa: NPY002
+            assert drawn.identical
+            assert drawn.frames == 1
+            with pytest.raises(CaptureError, match="a queued action"):
+                depth.verify_call(lambda: 1.0)
+            counter = itertools.count()
+            assert not depth.verify_call(lambda: host(images(next(counter))).pooler_output).identical
 
     def test_blocks_compiled_one_by_one_are_exact(self, host: nn.Module, head: DepthHead) -> None:
         with torch.no_grad():

@@ -47,8 +47,9 @@ def matrix() -> ModuleType:
     return module
 
 
-def recorded(name: str, commit: str | None = "a" * 40, **more: Any) -> dict[str, Any]:
-    row = {"row": name, "tests": "tests/adapters", "warnings_are_errors": False, "commit": commit, "dirty": False}
+def recorded(name: str, source: str | None = "a" * 16, **more: Any) -> dict[str, Any]:
+    row = {"row": name, "tests": "tests/adapters", "warnings_are_errors": False, "commit": "c" * 40, "dirty": False}
+    row["source"] = source
     counts = {"passed": 3, "failed": 0, "skipped": 0, "failures": [], "seconds": 1}
     return {**row, "result": "passed", "versions": {"python": "3.12.1", "torch": "2.6.0"}, **counts, **more}
 
@@ -276,9 +277,9 @@ class TestEnvironments:
 
 
 class TestRecord:
-    def test_rows_of_before_stay_only_at_the_same_commit(self, matrix: ModuleType) -> None:
+    def test_rows_of_before_stay_only_with_the_same_sources(self, matrix: ModuleType) -> None:
         lowest, middle, newest = "lowest", "transformers-5.0", "newest"
-        earlier = [recorded(newest), recorded(middle, "b" * 40), recorded(lowest, passed=1), recorded("gone")]
+        earlier = [recorded(newest), recorded(middle, "b" * 16), recorded(lowest, passed=1), recorded("gone")]
         merged = matrix.merged(earlier, [recorded(lowest, passed=2)])
         assert [(row["row"], row["passed"]) for row in merged] == [(lowest, 2), (newest, 3)]
         assert [row["row"] for row in matrix.merged([recorded(newest, None)], [recorded(lowest, None)])] == [lowest]
@@ -324,16 +325,28 @@ class TestRecord:
     def test_commit_and_changes(self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(matrix, "ROOT", tmp_path)
         record = tmp_path / "record.json"
-        assert matrix.source_state(record) == {"commit": None, "dirty": None}
+        assert matrix.source_state(record) == {"commit": None, "dirty": None, "source": None}
         identity = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-        for command in (("init", "-q"), (*identity, "commit", "-q", "--allow-empty", "-m", "x")):
+
+        def git(*command: str) -> None:
             subprocess.run(["git", *command], cwd=tmp_path, check=True)
+
+        git("init", "-q")
+        git(*identity, "commit", "-q", "--allow-empty", "-m", "x")
+        empty = matrix.source_state(record)["source"]
         record.touch()
         state = matrix.source_state(record)
         assert re.fullmatch("[0-9a-f]{40}", state["commit"])
         assert state["dirty"] is False
         (tmp_path / "other").touch()
         assert matrix.source_state(record)["dirty"] is True
+        (tmp_path / "README.md").touch()
+        git("add", "README.md", "record.json")
+        git(*identity, "commit", "-q", "-m", "a page and a record are no sources")
+        assert matrix.source_state(record)["source"] == empty
+        git("add", "other")
+        git(*identity, "commit", "-q", "-m", "this is")
+        assert matrix.source_state(record)["source"] != empty
 
 
 class TestTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from types import SimpleNamespace
 
@@ -78,6 +79,14 @@ class TestAge:
                 depth.read((0, 0))
             assert [(frame.step, frame.age) for frame in depth.read()] == [(0, 0)]
 
+    def test_latest_is_no_stand_in_and_never_goes_back(self, head: DepthHead) -> None:
+        policy = PI0Policy("top", "wrist")
+        with attach_depth_head(policy, head) as depth:
+            policy.select_action(batch("wrist"))
+            assert [frame.frame for frame in depth.read()] == [0, 1]
+            assert depth.latest.frame == 0  # the second is the blank image that stands for the other camera
+            assert depth.latest is not depth.latest
+
     def test_refresh_makes_depth_young_again(self, head: DepthHead) -> None:
         policy = PI0Policy("top")
         with attach_depth_head(policy, head) as depth:
@@ -126,21 +135,50 @@ class TestViews:
             host(images(4))  # one call is not the two cameras
             assert [frame.view for frame in depth.read()] == [None]
 
+    def test_two_policies_in_one_host_keep_their_cameras(self, head: DepthHead) -> None:
+        host = nn.ModuleDict({"a": PI0Policy("left", "right"), "b": PI0Policy("top", "wrist")})
+        with attach_depth_head(host, head, tower="b.eye") as depth:
+            assert depth.views == ("top", "wrist")
+
+    def test_a_reader_in_another_thread_gives_no_names(self, head: DepthHead) -> None:
+        """It may read between two cameras, and would then call every later one by the other's name."""
+        policy, names = PI0Policy("top", "wrist"), []
+        with attach_depth_head(policy, head) as depth:
+            policy.select_action(batch("top", "wrist"))
+            reader = threading.Thread(target=lambda: names.extend(frame.view for frame in depth.read()))
+            reader.start()
+            reader.join()
+            assert names == [None, None]
+            assert depth.latest.frame == 1
+
+    def test_a_buffer_that_was_filled_again_costs_the_names(self, host: nn.Module, head: DepthHead) -> None:
+        buffer = images(0)
+        with torch.no_grad(), attach_depth_head(host, head, views=("top", "wrist")) as depth:
+            host(buffer)
+            buffer.fill_(-1)
+            host(buffer)
+            assert [frame.view for frame in depth.read()] == [None, None]
+
+    @pytest.mark.parametrize("views", [[], [1, 2], ["top", "top"], [""], ["top", None]])
+    def test_views_that_are_no_names(self, host: nn.Module, head: DepthHead, views: list[object]) -> None:
+        with pytest.raises(ConfigError, match="list of different camera names"):
+            attach_depth_head(host, head, views=views)
+
     def test_a_single_string_is_no_list_of_names(self, host: nn.Module, head: DepthHead) -> None:
-        with pytest.raises(ConfigError, match="list of camera names, got the single string 'wrist'"):
+        with pytest.raises(ConfigError, match="list of different camera names, got 'wrist'"):
             attach_depth_head(host, head, views="wrist")
 
     def test_views_that_a_policy_declares(self) -> None:
-        assert declared_views(PI0Policy("top", "wrist")) == ("top", "wrist")
-        wrapped = nn.Sequential(PI0Policy("side"))
-        wrapped[0].config.image_features = {"observation.image": None}
-        assert declared_views(wrapped) == ("image",)
-        assert declared_views(clip_host()) == ()
+        assert declared_views([PI0Policy("top", "wrist")]) == ("top", "wrist")
+        policy = PI0Policy("side")
+        policy.config.image_features = {"observation.image": None}
+        assert declared_views([policy.eye, policy, nn.Sequential(policy)]) == ("image",)
+        assert declared_views([clip_host()]) == ()
 
         class XVLAPolicy(nn.Module):  # all cameras in one call: a call is no camera
             config = SimpleNamespace(image_features={"observation.images.top": None})
 
-        assert declared_views(XVLAPolicy()) == ()
+        assert declared_views([XVLAPolicy()]) == ()
 
     @pytest.mark.parametrize(
         ("steps", "blank", "expected"),
@@ -150,6 +188,8 @@ class TestViews:
             ([3, 3, 4], [False] * 3, ["a", "b", None]),
             ([3, 3, 3, 3], [False] * 4, [None] * 4),
             ([3, 3, 4, 4], [False, True, False, False], [None, None, "a", "b"]),
+            ([3, 3, 4, 4], [False, None, False, False], [None, None, "a", "b"]),
+            ([4, 3, 4], [False] * 3, ["a", None, "b"]),
             ([], [], []),
         ],
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin.token_adapter import IMAGENET, attribute_at, is_named, is_stack
 from spaceclip_plugin.token_reader import convolution_call, convolved_size, known, unexpected
-from spaceclip_plugin.tower import MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
 
 _CLASSES = ("Florence2VisionBackbone", "DaViT")
 _USUAL_SIDE = 224
@@ -75,7 +75,7 @@ class DavitAdapter:
             blocks=len(blocks),
             patch_size=math.prod(convolution.stride[0] for convolution in convolutions),
             image_hw=(_USUAL_SIDE, _USUAL_SIDE),
-            context=MEAN,
+            context=RAW_MEAN,
             image_mean=IMAGENET.mean,
             image_std=IMAGENET.std,
             widths=(widths[0], *widths),

@@ -5,10 +5,22 @@ Checkpoints that average their patches have no final norm; the class token is th
 
 from __future__ import annotations
 
-from spaceclip_plugin.token_adapter import IMAGENET, TokenTowerAdapter
-from spaceclip_plugin.tower import CLS
+from torch import nn
 
-adapter = TokenTowerAdapter(
+from spaceclip_plugin.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.tower import CLS, RAW_CLS
+
+
+class InternVLAdapter(TokenTowerAdapter):
+    """The final norm is an identity where the model averages its patches."""
+
+    def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
+        """The class token, normalised or not."""
+        norm = attribute_at(module, self.context_source)
+        return RAW_CLS if isinstance(norm, nn.Identity) else CLS, norm if isinstance(norm, nn.Module) else None
+
+
+adapter = InternVLAdapter(
     name="internvl",
     tower_classes=("InternVLVisionModel",),
     patch_embedding="embeddings.patch_embeddings.projection",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.token_adapter import SYMMETRIC, attribute_at, is_named, is_stack, size_at
 from spaceclip_plugin.token_reader import TokenReader
-from spaceclip_plugin.tower import MEAN, ImageCall, Tower, TowerSpec
+from spaceclip_plugin.tower import RAW_MEAN, ImageCall, Tower, TowerSpec
 
 _CLASSES = ("Molmo2VisionModel", "MolmoAct2VisionTransformer")
 _STACKS = ("layers", "transformer.resblocks")
@@ -61,7 +61,7 @@ class MolmoAdapter(TokenReader):
             blocks=len(stack),
             patch_size=patch,
             image_hw=(grid[0] * patch, grid[1] * patch),
-            context=MEAN,
+            context=RAW_MEAN,
             image_mean=SYMMETRIC.mean,
             image_std=SYMMETRIC.std,
         )

@@ -19,7 +19,7 @@ from spaceclip_plugin.token_adapter import (
     attribute_at,
     declared_statistics,
 )
-from spaceclip_plugin.tower import CLS, MEAN, RawFrame, Tower
+from spaceclip_plugin.tower import CLS, MEAN, RAW_MEAN, RawFrame, Tower
 
 
 class OpenClipAdapter(TokenTowerAdapter):
@@ -39,7 +39,7 @@ class OpenClipAdapter(TokenTowerAdapter):
         """
         if attribute_at(module, "attn_pool") is not None:
             stack = self.stack_of(module)
-            return MEAN, None if stack is None else stack[-1]
+            return RAW_MEAN, None if stack is None else stack[-1]
         norm = attribute_at(module, self.context_source)
         # `pool_type` from 2.23 on, `global_average_pool` before.
         averages = attribute_at(module, "pool_type") == "avg" or attribute_at(module, "global_average_pool") is True

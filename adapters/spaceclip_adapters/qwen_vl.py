@@ -18,7 +18,7 @@ from spaceclip_adapters.clip import OPENAI_CLIP
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
 from spaceclip_plugin.token_adapter import IMAGENET, SYMMETRIC, ImageStatistics, attribute_at, is_named, is_stack
-from spaceclip_plugin.tower import MEAN, ImageCall, RawFrame, Tower, TowerSpec
+from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerSpec
 
 _CLASSES: Mapping[str, ImageStatistics] = {
     "Qwen2VisionTransformerPretrainedModel": OPENAI_CLIP,
@@ -62,7 +62,7 @@ class QwenVLAdapter(PackedReader):
 
     def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
         """`grid_thw`, every frame of a video an image of its own."""
-        rows = grid_sizes(frame.call.layout)
+        rows = grid_sizes(frame.call.layout, 3)
         return [(height, width) for frames, height, width in rows for _ in range(frames)]
 
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
@@ -92,7 +92,7 @@ class QwenVLAdapter(PackedReader):
             blocks=len(stack),
             patch_size=embedding.stride[1],
             image_hw=(_USUAL_SIDE, _USUAL_SIDE),
-            context=MEAN,
+            context=RAW_MEAN,
             image_mean=statistics.mean,
             image_std=statistics.std,
         )

@@ -53,7 +53,7 @@ class Siglip2Adapter(PackedReader):
 
     def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
         """`spatial_shapes`, row by row."""
-        return [(rows, columns) for rows, columns in grid_sizes(frame.call.layout)]
+        return [(rows, columns) for rows, columns in grid_sizes(frame.call.layout, 2)]
 
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
         """The head of every sequence; its tail is padding."""

@@ -8,17 +8,21 @@ taken after the last block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
+from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.token_adapter import (
     IMAGENET,
     ImageStatistics,
     TokenTowerAdapter,
-    as_statistics,
     attribute_at,
     declared_statistics,
 )
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, Tower
+from spaceclip_plugin.token_reader import convolution_call, known
+from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN, ImageCall, Tower
 
 
 class TimmVitAdapter(TokenTowerAdapter):
@@ -31,7 +35,7 @@ class TimmVitAdapter(TokenTowerAdapter):
         """
         if _has_another_forward(module):
             stack = self.stack_of(module)
-            return self._kind(module), None if stack is None else stack[-1]
+            return RAW_CLS if self._kind(module) == CLS else RAW_MEAN, None if stack is None else stack[-1]
         pool, pooled_norm = _part(module, "attn_pool"), _part(module, "fc_norm")
         if pool is not None:
             return ATTENTION_POOL, pool
@@ -41,6 +45,24 @@ class TimmVitAdapter(TokenTowerAdapter):
             return CLS if pooling == "token" else MEAN, pooled_norm
         return self._kind(module), norm if isinstance(norm, nn.Module) else None
 
+    def entry_of(self, module: nn.Module, embedding: nn.Conv2d) -> nn.Module:
+        """The convolution, or where the embedding pads images to whole patches, the embedding."""
+        padding = attribute_at(module, "patch_embed.dynamic_img_pad") is True
+        return module.get_submodule("patch_embed") if padding else embedding
+
+    def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
+        """Batch and grid; an image that the tower would pad is refused, for its depth would cover the padding too."""
+        pixels = args[0] if args else kwargs.get("x")
+        convolution = attribute_at(tower.module, self.patch_embedding)
+        call = convolution_call(convolution if isinstance(convolution, nn.Module) else tower.entry, pixels)
+        height, width = known(call.image_hw, "image size")
+        if tower.entry is not convolution and (height % tower.spec.patch_size or width % tower.spec.patch_size):
+            raise CaptureError(
+                f"the {tower.spec} pads images of {height}x{width} to whole patches, which depth would cover too; give "
+                f"it sides that are multiples of {tower.spec.patch_size}"
+            )
+        return call
+
     def least_prefix(self, tower: Tower) -> int:
         """Class and register tokens, as the model counts them."""
         count = attribute_at(tower.module, "num_prefix_tokens")
@@ -48,21 +70,22 @@ class TimmVitAdapter(TokenTowerAdapter):
 
     def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
         """What an open_clip model around the trunk declares, else the pretrained configuration, else ImageNet."""
-        declared = declared_statistics(host, path)
-        if declared is not None:
-            return declared
-        config = attribute_at(host.get_submodule(path), "pretrained_cfg")
-        own = as_statistics(config.get("mean"), config.get("std")) if isinstance(config, dict) else None
-        return own or self.statistics
+        return declared_statistics(host, path) or self.statistics
 
     def _kind(self, module: nn.Module) -> str:
         return self.context if attribute_at(module, "cls_token") is not None else MEAN
 
 
 def _has_another_forward(module: nn.Module) -> bool:
-    """Whether an instance's `forward` is not its class's; accelerate wraps one and keeps what it was."""
-    forward = vars(module).get("_old_forward", vars(module).get("forward"))
-    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward
+    """Whether an instance's `forward` is not its class's in the end: wrappers keep what they wrap in these places."""
+    own = vars(module)
+    forward = own.get("_old_forward") or own.get("_original_forward") or own.get("forward")
+    while forward is not None and getattr(forward, "__func__", forward) is not type(module).forward:
+        inner = getattr(forward, "__wrapped__", None) or getattr(forward, "_torchdynamo_orig_callable", None)
+        if inner is None:
+            return True
+        forward = inner
+    return False
 
 
 def _part(module: nn.Module, name: str) -> nn.Module | None:

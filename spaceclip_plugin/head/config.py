@@ -65,10 +65,6 @@ class DepthHeadConfig:
 
     def _check_tower(self) -> None:
         fields.whole("width", self.width, 1, 16384)
-        if self.tap_widths is not None:
-            count = len(self.options.taps)
-            widths = fields.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
-            object.__setattr__(self, "tap_widths", widths)
         if self.blocks is not None:
             fields.whole("blocks", self.blocks, 1, 512)
             if self.options.taps[-1] > self.blocks:
@@ -76,6 +72,10 @@ class DepthHeadConfig:
                     f"tap {self.options.taps[-1]} lies beyond a tower of {self.blocks} blocks; "
                     f"hidden states run from 0 to {self.blocks}"
                 )
+        if self.tap_widths is not None:
+            count = len(self.options.taps)
+            widths = fields.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
+            object.__setattr__(self, "tap_widths", widths)
         if self.context is not None and self.context not in CONTEXT_KINDS:
             raise ConfigError(
                 f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {fields.shown(self.context)}"

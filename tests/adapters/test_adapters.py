@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from spaceclip_plugin.discovery import StructuralAdapter
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.packed_reader import PackedReader
-from spaceclip_plugin.registry import installed_adapters
+from spaceclip_plugin.registry import find_towers, installed_adapters
 from spaceclip_plugin.token_adapter import IMAGENET
 from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower, TowerFeatures
 
@@ -68,11 +68,18 @@ def by_name(name: str) -> TinyHost:
     return next(tiny for tiny in HOSTS if tiny.name == name)
 
 
+@pytest.mark.parametrize("tiny", HOSTS, ids=lambda tiny: tiny.name)
+def test_the_tower_is_where_its_library_puts_it(tiny: TinyHost, record_property: Callable[[str, object], None]) -> None:
+    """Also tells the version matrix which hosts there are, whether or not an adapter finds their tower."""
+    host = tiny.seeded()
+    for name, value in contract_of(tiny.name, tiny.adapter, host, host.get_submodule(tiny.path)).items():
+        record_property(name, value)
+    assert [tower.spec.path for tower in find_towers(host)] == [tiny.path]
+
+
 class TestEveryHost:
-    def test_tower_is_described(self, seen: Seen, record_property: Callable[[str, object], None]) -> None:
+    def test_tower_is_described(self, seen: Seen) -> None:
         spec, tiny = seen.tower.spec, seen.tiny
-        for name, value in contract_of(tiny.name, seen.host, seen.tower).items():
-            record_property(name, value)
         assert spec.adapter == tiny.adapter
         assert spec.path == tiny.path
         assert (spec.width, spec.blocks, spec.patch_size) == (WIDTH, BLOCKS, PATCH)

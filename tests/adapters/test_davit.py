@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError
 from spaceclip_plugin.registry import find_towers
-from spaceclip_plugin.tower import MEAN
+from spaceclip_plugin.tower import RAW_MEAN
 
 pytestmark = pytest.mark.skipif(
     not hasattr(transformers, "Florence2Config"), reason="the installed transformers has no Florence-2 yet (from 4.56)"
@@ -59,13 +60,13 @@ def see(host: Any, images: Tensor) -> Tensor:
 
 
 def test_the_tower_is_described(host: nn.Module, record_property: Callable[[str, object], None]) -> None:
-    (tower,) = find_towers(host)
-    for name, value in contract_of("florence2", host, tower).items():
+    for name, value in contract_of("florence2", "davit", host, host.get_submodule("vision_tower")).items():
         record_property(name, value)
+    (tower,) = find_towers(host)
     assert (tower.spec.adapter, tower.spec.path) == ("davit", "vision_tower")
     assert (tower.spec.blocks, tower.spec.width, tower.spec.patch_size) == (6, 64, 32)
     assert tower.spec.widths == (8, 8, 16, 32, 32, 32, 64)
-    assert tower.spec.context == MEAN
+    assert tower.spec.context == RAW_MEAN
     assert tower.module is host.get_submodule("vision_tower")
 
 
@@ -132,7 +133,7 @@ def test_a_head_of_this_tower_is_saved_and_loaded(host: nn.Module, head: DepthHe
 
 def test_a_head_for_other_widths_is_refused(host: nn.Module, head: DepthHead) -> None:
     config = head.config
-    other = DepthHead(type(config)(options=config.options, width=64, tap_widths=(8, 8, 32, 64), blocks=6, context=MEAN))
+    other = DepthHead(replace(config, tap_widths=(8, 8, 32, 64)))
     with pytest.raises(HeadMismatchError, match="8 channels of hidden state 2, it has 16"):
         attach_depth_head(host, other)
     with pytest.raises(ConfigError, match="tap_widths must be a list of 4 values"):

@@ -16,7 +16,7 @@ from tiny_hosts import BATCH, IMAGE_TOKEN, LANGUAGE, VISION, WIDTH, captured
 from torch import Tensor, nn
 
 from spaceclip_plugin.discovery import StructuralAdapter
-from spaceclip_plugin.tower import CLS, MEAN
+from spaceclip_plugin.tower import CLS, RAW_MEAN
 
 TINY = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
 
@@ -215,7 +215,7 @@ def test_a_bare_tower_is_read_from_its_last_block(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="spaceclip_plugin"):
         (tower,) = StructuralAdapter().find(host)
     assert "ImageNet's are assumed" in caplog.text
-    assert (tower.spec.image_hw, tower.spec.context) == ((224, 224), MEAN)
+    assert (tower.spec.image_hw, tower.spec.context) == ((224, 224), RAW_MEAN)
     assert tower.context_source is host.stack[-1]
     with torch.no_grad(), captured(tower) as frames:
         out = host(pixels)

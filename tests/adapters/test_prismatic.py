@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,15 +12,15 @@ from typing import Any
 import pytest
 import timm
 import torch
-from accelerate import cpu_offload
+from accelerate import Accelerator, cpu_offload
 from tiny_hosts import contract_of
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError
+from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError, HeadMismatchError
 from spaceclip_plugin.registry import find_towers
-from spaceclip_plugin.tower import CLS, MEAN
+from spaceclip_plugin.tower import CLS, RAW_CLS, RAW_MEAN
 
 WIDTH, BLOCKS, PATCH, SIDE = 32, 4, 14, 56
 SMALL = {"channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,), "film_hidden": 4}
@@ -80,10 +82,10 @@ DINO, SIGLIP = "vision_backbone.featurizer", "vision_backbone.fused_featurizer"
 def test_both_towers_are_found_and_one_must_be_chosen(
     host: nn.Module, record_property: Callable[[str, object], None]
 ) -> None:
-    dino, siglip = find_towers(host)
-    for name, value in contract_of("openvla", host, dino).items():
+    for name, value in contract_of("fused pair", "timm-vit", host, host.get_submodule(DINO)).items():
         record_property(name, value)
-    assert [(tower.spec.path, tower.spec.context) for tower in (dino, siglip)] == [(DINO, CLS), (SIGLIP, MEAN)]
+    dino, siglip = find_towers(host)
+    assert [(tower.spec.path, tower.spec.context) for tower in (dino, siglip)] == [(DINO, RAW_CLS), (SIGLIP, RAW_MEAN)]
     assert dino.context_source is dino.blocks[-1]
     assert siglip.context_source is siglip.blocks[-1]
     with pytest.raises(AmbiguousTowerError, match=f"{DINO}.*{SIGLIP}.*tower=PATH"):
@@ -161,3 +163,44 @@ def test_blocks_wrapped_after_attaching_are_missed_loudly(host: Any) -> None:
     with torch.no_grad(), attach_depth_head(host, head_for(host, 0), tower=DINO) as depth:
         host(pixels())
         assert len(depth.read()) == 1
+
+
+def compiled(tower: Any) -> None:
+    tower.forward = torch.compile(tower.forward, backend="eager")
+
+
+def prepared(tower: Any) -> None:
+    Accelerator(cpu=True, mixed_precision="bf16").prepare_model(tower)
+
+
+def wrapped(tower: Any) -> None:
+    inner = tower.forward
+    tower.forward = functools.wraps(inner)(lambda *args, **kwargs: inner(*args, **kwargs))
+
+
+@pytest.mark.parametrize("wrap", [compiled, prepared, wrapped])
+def test_a_wrapped_forward_still_runs_the_norm(wrap: Callable[[nn.Module], None]) -> None:
+    """Only a forward that leads elsewhere changes the context: heads must not silently read another one."""
+    tower = timm.create_model("vit_tiny_patch16_224", img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, num_heads=4)
+    [plain] = find_towers(tower)
+    wrap(tower)
+    [found] = find_towers(tower)
+    assert found.spec == plain.spec
+    assert found.context_source is plain.context_source
+
+
+def test_a_head_for_the_norm_is_refused_where_none_runs(host: nn.Module) -> None:
+    plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
+    with pytest.raises(HeadMismatchError, match="the head reads a 'cls' context, the tower gives 'raw-cls'"):
+        attach_depth_head(host, DepthHead.for_tower(plain, **SMALL), tower=DINO)
+
+
+def test_a_tower_that_pads_takes_whole_patches_only() -> None:
+    tower = timm.create_model("vit_tiny_patch16_224", depth=4, dynamic_img_size=True, dynamic_img_pad=True).eval()
+    with torch.no_grad(), attach_depth_head(tower, DepthHead.for_tower(tower, **SMALL).eval()) as depth:
+        tower(torch.randn(1, 3, 224, 256))
+        [frame] = depth.read()
+        assert frame.image_hw == (224, 256)
+        tower(torch.randn(1, 3, 225, 230))
+        with pytest.raises(CaptureError, match="pads images of 225x230 to whole patches"):
+            depth.read()

@@ -13,7 +13,8 @@ from tiny_vlms import merged_patches
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.camera import Intrinsics
+from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.tower import TowerFeatures
 
 SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
@@ -126,3 +127,34 @@ def test_sizes_that_do_not_fit_the_patches_are_refused(name: str) -> None:
         with pytest.raises(CaptureError, match="multiples of"):
             depth.refresh(torch.zeros(1, 3, 3 * PATCH + 1, 4 * PATCH))
         assert depth.read() == []
+
+
+def test_each_image_is_cut_out_in_its_own_size() -> None:
+    host, sizes = named("siglip2-naflex").seeded(), [(28, 28), (56, 42)]
+    images = [image(height // PATCH, width // PATCH, i) for i, (height, width) in enumerate(sizes)]
+    camera = Intrinsics(28.0, 28.0, 14.0, 14.0, (28, 28))
+    with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host, **SMALL).eval()) as depth:
+        host(**naflex(images))
+        [together] = depth.read()
+        host(**naflex(images))
+        [halved] = depth.read((28, 21))
+        host(**naflex(images[:1]))
+        [alone] = depth.read()
+    assert (together.image_hw, together.image_sizes) == ((56, 42), tuple(sizes))
+    with pytest.raises(ConfigError, match="several sizes"):
+        together.points(camera)
+    for i, one in enumerate(together):
+        assert (one.image_hw, one.image_sizes, tuple(one.depth_m.shape[1:])) == (sizes[i], None, sizes[i])
+    assert halved[0].depth_m.shape == (1, 14, 14)
+    # The same camera rays as without the other image, whatever the depth at the seam.
+    directions = [points[..., :2] / points[..., 2:] for points in (together[0].points(camera), alone.points(camera))]
+    torch.testing.assert_close(*directions)
+
+
+def test_grid_sizes_that_are_used_again_before_anyone_reads() -> None:
+    host, inputs = named("siglip2-naflex").seeded(), naflex([image(2, 6, 0)])
+    with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host, **SMALL).eval()) as depth:
+        host(**inputs)
+        inputs["spatial_shapes"].copy_(torch.tensor([[6, 2]]))
+        [frame] = depth.read()
+    assert frame.image_hw == (2 * PATCH, 6 * PATCH)

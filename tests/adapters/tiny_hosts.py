@@ -18,7 +18,7 @@ from open_clip.model import CLIPVisionCfg, CustomTextCLIP
 from packaging.version import Version
 from torch import Tensor, nn
 
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower
+from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_MEAN, RawFrame, Tower
 
 PATCH, WIDTH, BLOCKS, BATCH = 14, 32, 3, 2
 SQUARE, WIDE = (56, 56), (56, 84)
@@ -84,10 +84,9 @@ class TinyHost:
         return torch.randn(batch, 3, *self.image_hw, generator=torch.Generator().manual_seed(seed))
 
 
-def contract_of(name: str, host: nn.Module, tower: Tower) -> dict[str, str]:
+def contract_of(name: str, adapter: str, host: nn.Module, tower: nn.Module) -> dict[str, str]:
     """What the version matrix reports of a host that the contract was run on; recorded as test properties."""
-    classes = {"host": type(host).__name__, "tower": type(tower.module).__name__}
-    return {"contract": name, "adapter": tower.spec.adapter, **classes}
+    return {"contract": name, "adapter": adapter, "host": type(host).__name__, "tower": type(tower).__name__}
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -363,7 +362,7 @@ OPEN_CLIP = (
     _open_clip_host("open-clip-average", _open_clip(**_average), context=MEAN),
     *_if_known("final_ln_after_pool", build=_open_clip(**_average, final_ln_after_pool=True), context=MEAN),
     *_if_known("qk_norm", build=_open_clip(qk_norm=True)),
-    _open_clip_host("open-clip-coca", _open_clip(attentional_pool=True), context=MEAN),
+    _open_clip_host("open-clip-coca", _open_clip(attentional_pool=True), context=RAW_MEAN),
     TinyHost(
         "open-clip-timm",
         _open_clip_timm,

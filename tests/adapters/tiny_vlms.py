@@ -29,7 +29,7 @@ from tiny_hosts import (
 )
 from torch import Tensor, nn
 
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN
+from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN
 
 MERGE = 2
 
@@ -115,6 +115,7 @@ WITH_CLASS_TOKEN = (
                 path="model.vision_tower",
                 run=_image_features,
                 truth=_internvl_truth,
+                context=RAW_CLS if pooling else CLS,
             )
             for name, pooling in (("internvl", True), ("internvl-normed", False))
         ),
@@ -253,7 +254,16 @@ WITHOUT_CLASS_TOKEN = (
     ),
     *_known(
         "Molmo2Model",
-        _mean_host("molmo2", _molmo2, adapter="molmo", path="", run=_molmo2_run, truth=_molmo2_truth, packed=True),
+        _mean_host(
+            "molmo2",
+            _molmo2,
+            adapter="molmo",
+            path="",
+            run=_molmo2_run,
+            truth=_molmo2_truth,
+            packed=True,
+            context=RAW_MEAN,
+        ),
     ),
 )
 
@@ -388,7 +398,7 @@ PACKED = (
             partial(_qwen, module, model, options),
             adapter="qwen-vl",
             path="",
-            context=MEAN,
+            context=RAW_MEAN,
             prefix=0,
             run=_qwen_run,
             truth=_qwen_truth,

@@ -60,10 +60,10 @@ def tiny(request: pytest.FixtureRequest) -> TinyPolicy:
 
 def test_the_tower_is_found_for_what_it_is(tiny: TinyPolicy, record_property: Callable[[str, object], None]) -> None:
     policy = tiny.seeded()
-    found = choose_tower(policy)
-    classes = {"host": type(policy).__name__, "tower": type(found.module).__name__}
-    for name, value in {"contract": tiny.name, "adapter": found.spec.adapter, **classes}.items():
+    classes = {"host": type(policy).__name__, "tower": type(policy.get_submodule(tiny.path)).__name__}
+    for name, value in {"contract": tiny.name, "adapter": tiny.adapter, **classes}.items():
         record_property(name, value)
+    found = choose_tower(policy)
     assert (found.spec.adapter, found.spec.path, found.spec.context) == (tiny.adapter, tiny.path, tiny.context)
     assert (tiny.image_hw[0] // found.spec.patch_size, tiny.image_hw[1] // found.spec.patch_size) == tiny.grid_hw
 
