@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.registry import find_towers
 from spaceclip_plugin.views import declared_views, named_calls
 
 __all__ = ["head", "host"]  # fixtures
@@ -137,7 +138,7 @@ class TestViews:
 
     def test_two_policies_in_one_host_keep_their_cameras(self, head: DepthHead) -> None:
         host = nn.ModuleDict({"a": PI0Policy("left", "right"), "b": PI0Policy("top", "wrist")})
-        with attach_depth_head(host, head, tower="b.eye") as depth:
+        with attach_depth_head(host, head, tower=find_towers(host)[1].spec.path) as depth:
             assert depth.views == ("top", "wrist")
 
     def test_a_reader_in_another_thread_gives_no_names(self, head: DepthHead) -> None:
