@@ -10,6 +10,7 @@ SpaceClipError
 ├── HeadMismatchError        a head that does not fit the tower
 ├── CheckpointError          a file that is not the head it should be
 ├── DataError                an image, depth map, list or folder
+├── ExportError              a head that cannot become a file of another format
 └── TrainingError            a run that cannot start or must stop
 
 A message says what was given, what was expected and what to do next.
@@ -59,6 +60,10 @@ class CheckpointError(SpaceClipError, ValueError):
 
 class DataError(SpaceClipError, ValueError):
     """An image, depth map, list or folder that cannot be used."""
+
+
+class ExportError(SpaceClipError, RuntimeError):
+    """A head that cannot become a file of another format, or whose file would give another depth."""
 
 
 class TrainingError(SpaceClipError, RuntimeError):

@@ -108,7 +108,7 @@ class TestErrors:
         assert kind.__doc__
 
     def test_all_are_here(self) -> None:
-        assert len(ERRORS) == 11
+        assert len(ERRORS) == 12
 
     @pytest.mark.parametrize(
         ("kind", "builtin"),
@@ -118,6 +118,7 @@ class TestErrors:
             (errors.HeadMismatchError, ValueError),
             (errors.DataError, ValueError),
             (errors.CaptureError, RuntimeError),
+            (errors.ExportError, RuntimeError),
             (errors.TrainingError, RuntimeError),
             (errors.TowerNotFoundError, LookupError),
             (errors.AmbiguousTowerError, LookupError),

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from spaceclip_plugin import __version__
-from spaceclip_plugin.cli import convert, demo, evaluate, inspect, predict, train
+from spaceclip_plugin.cli import convert, demo, evaluate, export, inspect, predict, train
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import SpaceClipError
 
-COMMANDS = (demo, inspect, train, evaluate, predict, convert)
+COMMANDS = (demo, inspect, train, evaluate, predict, convert, export)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,6 +47,9 @@ class Decoder(Protocol):
     """The module of one architecture, built as `Decoder(width, options, tap_widths)`.
 
     `width` is the context's, `tap_widths` says the channels of every tap.
+
+    A decoder may also offer `fused() -> nn.Module`: a new module, called alike, that computes what it computes in eval
+    mode from weights of its own, faster. It gives no auxiliary outputs; `DepthHead.fuse` sees to dtype and device.
     """
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:

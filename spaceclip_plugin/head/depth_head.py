@@ -74,6 +74,20 @@ class DepthHead(nn.Module):
         output: HeadOutput = self.decoder(inputs, output_hw, auxiliary=auxiliary)
         return output
 
+    def fuse(self) -> DepthHead:
+        """A copy of the head rearranged for inference: the same depth up to rounding, in fewer operations.
+
+        It reads the same features and attaches alike. It stays in eval mode, has no auxiliary outputs and gives no
+        gradients; neither it nor this head changes with the other. Fuse once the head is trained and where it will
+        run: fewer operations are not faster on every device.
+
+        Raises:
+            ConfigError: the head is fused already, or its architecture has no fused form.
+        """
+        from spaceclip_plugin.head.fused_head import FusedDepthHead  # it is a DepthHead itself
+
+        return FusedDepthHead(self)
+
     def check_fits(self, spec: TowerSpec) -> None:
         """Raise HeadMismatchError, naming both sides, if the head does not fit that tower."""
         found = self.config.mismatches(spec)

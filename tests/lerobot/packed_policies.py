@@ -27,6 +27,8 @@ from tiny_policy import (
 from torch import Tensor, nn
 from tower_truth import reported_maps, reported_packed, walked_molmo, walked_stages
 
+from spaceclip_plugin.tower import RAW_MEAN
+
 # --- X-VLA: DaViT inside Florence 2 ---------------------------------------------------------------------------------
 
 _FLORENCE = {
@@ -86,6 +88,7 @@ XVLA = TinyPolicy(
     _xvla,
     observation,
     adapter="davit",
+    context=RAW_MEAN,
     path="model.vlm.vision_tower",
     calls=1,
     images=len(CAMERAS),
@@ -194,6 +197,7 @@ MOLMOACT2 = TinyPolicy(
     _molmoact2,
     _molmo_batch,
     adapter="molmo",
+    context=RAW_MEAN,
     path="model.model.vision_backbone.image_vit",
     calls=1,
     images=len(CAMERAS),
@@ -297,6 +301,7 @@ GROOT = TinyPolicy(
     _groot,
     _groot_batch,
     adapter="qwen-vl",
+    context=RAW_MEAN,
     path="_groot_model.backbone.model.model.visual",
     calls=1,
     images=len(CAMERAS),

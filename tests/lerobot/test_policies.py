@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.tower import MEAN, RAW_MEAN
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
@@ -152,7 +153,7 @@ def test_taps_are_the_towers_own_hidden_states(tiny: TinyPolicy, dtype: str, rob
 def _check_context(tiny: TinyPolicy, tower: Any, context: Tensor | None, maps: Maps) -> None:
     assert context is not None
     assert context.shape == maps[-1].shape[:2]
-    if tiny.context != "mean":
+    if tiny.context not in (MEAN, RAW_MEAN):
         return  # a vector of its own, tested on the tower alone
     tokens = maps[-1].flatten(2).transpose(1, 2)
     norm: Callable[[Tensor], Tensor] = getattr(copy.deepcopy(tower), "post_layernorm", lambda value: value)

@@ -1,0 +1,66 @@
+"""`spaceclip export`: a head as a file that runs without torch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spaceclip_plugin.cli.result import Result
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.head.config import DepthHeadConfig
+    from spaceclip_plugin.onnx_export import OnnxFile
+
+NAME = "export"
+HELP = "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with it."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The head, the file, and the size of the depth, which a head does not know."""
+    parser.add_argument("head", type=Path, metavar="HEAD", help="folder of a head")
+    parser.add_argument("--format", choices=("onnx",), default="onnx", help="default: onnx")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument(
+        "--patch-size", type=int, metavar="N", help="depth is N times the grid: the tower's patch (`inspect` shows it)"
+    )
+    size.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="depth is H x W pixels, whatever the grid")
+    parser.add_argument(
+        "--grid", type=int, nargs=2, metavar=("H", "W"), default=(14, 14), help="grid to compare at (default: 14 14)"
+    )
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Read, write, compare."""
+    from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.onnx_export import export_onnx
+
+    head = DepthHead.from_pretrained(args.head)
+    written = export_onnx(
+        head,
+        args.out,
+        patch_size=args.patch_size,
+        output_hw=None if args.size is None else tuple(args.size),
+        grid_hw=tuple(args.grid),
+    )
+    config = head.config
+    data = {**asdict(written), "path": str(written.path), "trained_on": config.trained_on, "config": config.to_dict()}
+    return Result("\n".join(_lines(written, config)), data)
+
+
+def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
+    sizes = {**written.inputs, "depth_m": written.output}
+    shapes = [f"  {name:<10} {' x '.join(map(str, shape))}" for name, shape in sizes.items()]
+    compared = [
+        f"  batch {case.batch}, grid {case.grid_hw[0]}x{case.grid_hw[1]}: ONNX Runtime and torch differ by at most "
+        f"{case.difference_m:.2g} m, allowed {case.allowed_m:.2g} m"
+        for case in written.comparisons
+    ]
+    return [
+        f"{written.path}: {config.architecture}, {written.file_bytes / 1e6:.1f} MB, opset {written.opset}, float32",
+        *shapes,
+        f"  trained on {config.trained_on or 'nothing: random weights'}",
+        *compared,
+    ]
