@@ -15,6 +15,7 @@ import transformers
 from golden_cases import CASES, load_case, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -323,6 +324,10 @@ class TestAHeadLikeAnyOther:
         assert module_digest(other) == module_digest(fused)
         assert_same_depth(other, head)
 
+    @pytest.mark.skipif(
+        Version(torch.__version__) < Version("2.6"),
+        reason="the compiler of torch 2.2 cannot resize a line to a size that it keeps as a symbol",
+    )
     def test_compiled(self) -> None:
         head = lively_head()
         assert_same_depth(torch.compile(head.fuse(), backend="aot_eager"), head)
