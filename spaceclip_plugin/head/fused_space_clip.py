@@ -174,7 +174,8 @@ class _FusedSemanticStage(nn.Module):
         return out.add_(fused).relu_()
 
     def _parts(self, up: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([up, *(_gated(skip, up, gate) for skip, gate in zip(skips, self.gates, strict=True))], dim=1)
+        # No zip(strict=True) here: the compiler of torch 2.6 fails on it.
+        return torch.cat([up, *[_gated(skips[i], up, gate) for i, gate in enumerate(self.gates)]], dim=1)
 
 
 def _gated(skip: Tensor, up: Tensor, gate: nn.Module) -> Tensor:
