@@ -87,7 +87,7 @@ def attach_depth_head(
     if head.uses_context and chosen.context_source is None:
         raise HeadMismatchError(
             f"the head reads a {head.config.context!r} context, the {chosen.spec} has no module that gives one; "
-            "use a head without FiLM: DepthHead.for_tower(host, film_hidden=None)"
+            "use one that reads none, as DepthHead.for_tower(host) makes"
         )
     _warn_of_other_statistics(head, chosen.spec)
     _warn_of_adapted_blocks(chosen)
@@ -309,7 +309,8 @@ class DepthAttachment:
         device = next(self.head.parameters()).device
         features = self._features(frame)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
-            depth = self.head(features, output_size).depth_m.float()
+            output = self.head(features, output_size)
+        depth = output.depth_m.float()
         valid = depth > 0
         blank = None if frame.pixels is None else _blank(frame.pixels).to(device)
         if blank is not None:
@@ -324,7 +325,7 @@ class DepthAttachment:
             frame=frame.index,
             image_hw=features.image_hw,
             trained=self.head.trained,
-            uncertainty_m=None,
+            uncertainty_m=None if output.uncertainty_m is None else output.uncertainty_m.float(),
             step=frame.step,
             age=self._recorder.step - frame.step,
             image_sizes=features.image_sizes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ from spaceclip_plugin.pictures import write_png
 
 IntrinsicsLike = Intrinsics | Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 """`Intrinsics` of the view at any resolution, or a 3x3 matrix K in pixels of the depth map's own H x W."""
+
+_DEPTH_FLOOR_M = 1e-6
+_WIDEST = 30.0  # in ln depth: beyond any world, and finite
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,6 +143,21 @@ class DepthMap:
                 object.__setattr__(labelled, name, value)
         return labelled
 
+    def interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """Nearest and farthest metres between which the true depth lies with probability `level`, (B, H, W) each.
+
+        The logarithm of the depth is taken to err as a Laplace distribution of standard deviation
+        `uncertainty_m / depth_m`: that is what heads are trained and calibrated for.
+
+        Raises:
+            ConfigError: the head gives no uncertainty, or `level` is not between 0 and 1.
+        """
+        if self.uncertainty_m is None:
+            raise ConfigError("this head gives no uncertainty; a head trained with uncertainty=True does")
+        relative = self.uncertainty_m / self.depth_m.clamp_min(_DEPTH_FLOOR_M)
+        spread = (interval_factor(level) * relative).clamp_max(_WIDEST)
+        return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
+
     def points(self, intrinsics: IntrinsicsLike) -> Tensor:
         """Every pixel as a point in the camera frame; select with `valid`.
 
@@ -248,6 +267,17 @@ class DepthMap:
             raise ConfigError(
                 f"{method} writes one image, this depth map holds {len(self)}; pick one: depth[i].{method}(...)"
             )
+
+
+def interval_factor(level: float) -> float:
+    """Half the width, in standard deviations, of the central interval of a Laplace distribution with that probability.
+
+    Raises:
+        ConfigError: `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"the level of an interval is a probability between 0 and 1, got {level!r}")
+    return -math.log1p(-level) / math.sqrt(2)
 
 
 def _to_numpy(values: Tensor) -> npt.NDArray[Any]:

@@ -39,7 +39,12 @@ def predict(
         return plain
     mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
     depth = 0.5 * (plain.depth_m + mirrored.depth_m.flip(-1))
-    return dataclasses.replace(plain, depth_m=depth, valid=plain.valid & mirrored.valid.flip(-1))
+    uncertainty = plain.uncertainty_m
+    if uncertainty is not None and mirrored.uncertainty_m is not None:
+        # Both forwards err alike: the mean of the deviations, not what two independent guesses would have.
+        uncertainty = 0.5 * (uncertainty + mirrored.uncertainty_m.flip(-1))
+    valid = plain.valid & mirrored.valid.flip(-1)
+    return dataclasses.replace(plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty)
 
 
 def _one_run(

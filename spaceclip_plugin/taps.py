@@ -134,7 +134,7 @@ class FrameRecorder:
         if self._context and frame.context is None:
             missing.append("the context")
         if missing:
-            other = "without FiLM (film_hidden=None)" if missing == ["the context"] else "with other taps"
+            other = "that reads no context" if missing == ["the context"] else "with other taps"
             raise CaptureError(
                 f"image call {frame.index} of the {self.tower.spec} did not reach: {', '.join(missing)}. The host may "
                 "have stopped early, failed, or called a block's .forward() directly, which no hook sees; run the "

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead
 
-SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (3, 1),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
 VISION = {
     "hidden_size": 32,
     "intermediate_size": 64,

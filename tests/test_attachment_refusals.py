@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
-from clip_world import SMALL, TwoEyes, clip_host, head, host
+from clip_world import SMALL, TwoEyes, clip_host, head, host, see
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head, registry
@@ -22,6 +23,24 @@ from spaceclip_plugin.errors import (
 from spaceclip_plugin.tower import Tower
 
 __all__ = ["head", "host"]  # fixtures
+
+
+class Contextless:
+    """Finds the CLIP tower without what gives its context."""
+
+    name = "contextless"
+
+    def find(self, host: nn.Module) -> list[Tower]:
+        return [dataclasses.replace(tower, context_source=None) for tower in registry.find_towers(host)]
+
+
+@pytest.mark.parametrize("options", [{**SMALL, "film_hidden": None}, {"architecture": "tap-mixer"}])
+def test_a_head_that_reads_no_context_is_not_refused_for_it(host: nn.Module, options: dict[str, Any]) -> None:
+    head = DepthHead.for_tower(dataclasses.replace(registry.find_towers(host)[0].spec, context="mean"), **options)
+    with attach_depth_head(host, head.eval(), adapter=Contextless()) as depth:  # type: ignore[arg-type]
+        see(host, 1)
+        [frame] = depth.read()
+    assert frame.depth_m.shape == (1, 32, 32)
 
 
 class TestRefusals:
@@ -75,15 +94,7 @@ class TestRefusals:
             attach_depth_head(host, head)
 
     def test_a_tower_without_a_context(self, host: nn.Module, head: DepthHead) -> None:
-        [tower] = registry.find_towers(host)
-
-        class Contextless:
-            name = "contextless"
-
-            def find(self, _host: nn.Module) -> list[Tower]:
-                return [dataclasses.replace(tower, context_source=None)]
-
-        with pytest.raises(HeadMismatchError, match=r"no module that gives one.*film_hidden=None"):
+        with pytest.raises(HeadMismatchError, match=r"no module that gives one.*as DepthHead.for_tower"):
             attach_depth_head(host, head, adapter=Contextless())  # type: ignore[arg-type]
 
     def test_a_folder_without_a_head(self, host: nn.Module, tmp_path) -> None:

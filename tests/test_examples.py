@@ -53,7 +53,9 @@ def test_the_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     policy = Policy()
-    DepthHead.for_tower(policy, channels=(8, 6), semantic_taps=(3, 1), structural_taps=(0,)).save_pretrained("my-head")
+    DepthHead.for_tower(policy, taps=(1, 3), channels=(8, 6), convolutions=(1, 1), attention=0).save_pretrained(
+        "my-head"
+    )
     names = {
         "policy": policy,
         "observation": torch.randn(1, 3, 32, 32),

@@ -21,10 +21,16 @@ from torch import Tensor
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig, hub
 from spaceclip_plugin.errors import CheckpointError
+from spaceclip_plugin.head.architectures import name_for
 from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 from spaceclip_plugin.tower import TowerFeatures
 
 OPTIONS = SpaceClipOptions(semantic_taps=(5, 3), structural_taps=(1,), channels=(6, 4), film_hidden=7)
+MIXER = TapMixerOptions(taps=(1, 3, 5), channels=(48, 6), attention=1, convolutions=(1, 1))
+HUGE = SpaceClipOptions(semantic_taps=(6,) * 6, structural_taps=(1,) * 6, channels=(2048,) * 6, film_hidden=8192)
+HUGE_MIXER = TapMixerOptions(taps=(1, 3, 5), channels=(4080, *(4096,) * 4), attention=16, convolutions=(16,) * 5)
+Options = SpaceClipOptions | TapMixerOptions
 CONFIG = DepthHeadConfig(
     options=OPTIONS,
     width=8,
@@ -107,20 +113,26 @@ class TestRoundTrip:
         assert sorted(contents(again)) == ["config.json", "model.safetensors"]
 
     @pytest.mark.parametrize(
-        "changes",
+        "options",
         [
-            {"film_hidden": None},
-            {"structural_taps": ()},
-            {"auxiliary": False},
-            {"channels": (2,), "semantic_taps": (0,)},
+            OPTIONS,
+            dataclasses.replace(OPTIONS, structural_taps=(), film_hidden=None),
+            dataclasses.replace(OPTIONS, structural_taps=(), auxiliary=False),
+            dataclasses.replace(OPTIONS, structural_taps=(), channels=(2,), semantic_taps=(1,)),
+            MIXER,
+            dataclasses.replace(MIXER, attention=0, channels=(5, 6)),
+            dataclasses.replace(MIXER, uncertainty=False, taps=(3,)),
         ],
     )
-    def test_every_shape_of_head(self, tmp_path: Path, changes: dict[str, Any]) -> None:
-        config = dataclasses.replace(CONFIG, options=dataclasses.replace(OPTIONS, **{"structural_taps": (), **changes}))
-        head = make_head(config)
+    def test_every_shape_of_head(self, tmp_path: Path, options: Options) -> None:
+        head = make_head(dataclasses.replace(CONFIG, architecture=name_for(options), options=options))
         loaded = DepthHead.from_pretrained(head.save_pretrained(tmp_path))
-        assert loaded.config == config
+        assert loaded.config == head.config
+        assert list(loaded.state_dict()) == list(head.state_dict())
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in head.state_dict().items())
+        with torch.no_grad():
+            found, expected = vars(loaded(features())), vars(head(features()))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
     def test_a_bf16_head_in_channels_last_keeps_its_values(self, tmp_path: Path) -> None:
         head = make_head().to(torch.bfloat16, memory_format=torch.channels_last)
@@ -311,12 +323,10 @@ class TestConfigFile:
         assert key in refused(folder)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit of the address space")
-    def test_gigabytes_are_refused_before_they_are_taken(self, folder: Path) -> None:
+    @pytest.mark.parametrize("huge", [HUGE, HUGE_MIXER])
+    def test_gigabytes_are_refused_before_they_are_taken(self, folder: Path, huge: Options) -> None:
         edit_weights(folder)
-        huge = dataclasses.asdict(
-            SpaceClipOptions(semantic_taps=(6,) * 6, structural_taps=(1,) * 6, channels=(2048,) * 6, film_hidden=8192)
-        )
-        edit_config(folder, width=16384, options=huge)
+        edit_config(folder, width=16384, architecture=name_for(huge), options=dataclasses.asdict(huge))
         started = time.perf_counter()
         with limited("RLIMIT_AS", address_space() + 400_000_000):
             assert "does not hold the weights its config calls for" in refused(folder)

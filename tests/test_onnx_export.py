@@ -32,7 +32,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the packages of t
 
 WIDTH = 8
 SMALL: dict[str, dict[str, Any]] = {  # other architectures: their defaults
-    "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7}
+    "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
+    "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1},
 }
 Output = dict[str, tuple[int, int]]
 
@@ -63,6 +64,10 @@ HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
     ),
     "taps of several widths": (
         lambda: small_head(**SMALL["space-clip"], config={"tap_widths": (4, 4, 4, 8)}),
+        {"patch_size": 8},
+    ),
+    "mixed taps of several widths": (
+        lambda: small_head("tap-mixer", **SMALL["tap-mixer"], config={"tap_widths": (4, 4, 8)}),
         {"patch_size": 8},
     ),
 }

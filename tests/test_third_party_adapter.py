@@ -19,7 +19,7 @@ from spaceclip_plugin import DepthHead, attach_depth_head
 
 torch.manual_seed(0)
 host, pixels = build(), torch.randn(2, 3, 64, 64)
-taps = {"channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,)}
+taps = {"architecture": "space-clip", "channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,)}
 with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host, **taps)) as depth:
     plain = host(pixels)
     [features] = depth.features()

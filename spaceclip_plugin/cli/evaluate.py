@@ -44,11 +44,14 @@ def run(args: argparse.Namespace) -> Result:
         "images": len(result.per_image),
         "protocol": result.protocol,
         "flip": result.flip,
+        "coverage": result.coverage,
         "trained": trained,
         "skipped": arguments.skipped(samples),
     }
     forwards = "two forwards (flip)" if args.flip else "one forward"
     table = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    return Result(
-        f"{table}\n{len(result.per_image)} images, protocol {result.protocol}, {forwards}, metric scale", data
-    )
+    text = f"{table}\n{len(result.per_image)} images, protocol {result.protocol}, {forwards}, metric scale"
+    if result.coverage is not None:
+        held = ", ".join(f"{100 * level:.0f} % {100 * share:.1f} %" for level, share in result.coverage.items())
+        text += f"\nshare of the pixels in intervals of the predicted uncertainty: {held}"
+    return Result(text, data)

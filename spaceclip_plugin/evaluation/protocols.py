@@ -60,6 +60,21 @@ class FractionRegion:
         return rows, slice(int(self.left * width), int(self.right * width))
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Maps of one image next to its ground truth.
+
+    Attributes:
+        maps_m: (N, H, W) metres.
+        target_m: (H, W) metres.
+        valid: (H, W) bool, the pixels that count.
+    """
+
+    maps_m: Tensor
+    target_m: Tensor
+    valid: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How one published evaluation turns a prediction and a sample into metrics.
@@ -175,13 +190,27 @@ class Protocol:
             raise DataError(f"{sample.name}: expected a prediction of shape (h, w), got {shape}; score image by image")
         if not bool(torch.isfinite(prediction_m).all()):
             raise DataError(f"{sample.name}: expected finite metres, got a prediction with NaN or infinity")
+        compared = self.compared(prediction_m[None], sample)
+        clipped_m = compared.maps_m[0].clamp(self.min_depth_m, self.max_depth_m)
+        return depth_metrics(clipped_m, compared.target_m, valid=compared.valid)
+
+    def compared(self, maps_m: Tensor, sample: DepthSample) -> Compared:
+        """Maps of `input_image(sample)` brought onto the ground truth as `score` does, not clipped.
+
+        Args:
+            maps_m: (N, h, w) metres, any size.
+            sample: the image's ground truth.
+
+        Raises:
+            DataError: see `score`.
+        """
         target_m, valid = self._known(sample)
         top, left, height, width = self._paste_box((sample.depth_m.shape[0], sample.depth_m.shape[1]))
-        whole_m = torch.full(target_m.shape, self.min_depth_m)
-        crop_m = prediction_m.detach().cpu().float()[None, None]
-        crop_m = functional.interpolate(crop_m, (height, width), mode="bilinear", align_corners=False)
-        whole_m[top : top + height, left : left + width] = crop_m[0, 0]
-        return depth_metrics(whole_m.clamp(self.min_depth_m, self.max_depth_m), target_m, valid=valid)
+        whole_m = torch.full((len(maps_m), *target_m.shape), self.min_depth_m)
+        crops_m = maps_m.detach().cpu().float()[None]
+        crops_m = functional.interpolate(crops_m, (height, width), mode="bilinear", align_corners=False)
+        whole_m[:, top : top + height, left : left + width] = crops_m[0]
+        return Compared(whole_m, target_m, valid)
 
     def _known(self, sample: DepthSample) -> tuple[Tensor, Tensor]:
         """The target in metres and where it counts, both of size `target_hw`."""

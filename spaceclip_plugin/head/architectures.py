@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.head.space_clip import SpaceClipDecoder, SpaceClipOptions
+from spaceclip_plugin.head.tap_mixer import TapMixerDecoder, TapMixerOptions
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Architecture:
 
 ARCHITECTURES = {
     "space-clip": Architecture(SpaceClipOptions, SpaceClipDecoder),
+    "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder),
 }
-DEFAULT_ARCHITECTURE = "space-clip"
+DEFAULT_ARCHITECTURE = "tap-mixer"
 
 
 def architecture(name: object) -> Architecture:
@@ -38,3 +41,17 @@ def architecture(name: object) -> Architecture:
         hint = nearest(name, ARCHITECTURES) if isinstance(name, str) else ""
         raise ConfigError(f"unknown head architecture {shown(name)}{hint}; known are {known}")
     return ARCHITECTURES[name]
+
+
+def name_for(options: object) -> str:
+    """The name of the architecture that `options` belong to; the default one's for all else."""
+    return next((name for name, one in ARCHITECTURES.items() if isinstance(options, one.options)), DEFAULT_ARCHITECTURE)
+
+
+def owner_of(option: str) -> str | None:
+    """The first architecture with an option of that name, if there is one."""
+    return next((name for name, one in ARCHITECTURES.items() if option in _names(one.options)), None)
+
+
+def _names(options: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(options)]

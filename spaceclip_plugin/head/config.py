@@ -20,7 +20,8 @@ class DepthHeadConfig:
     """A head's architecture and the tower it reads.
 
     Attributes:
-        architecture: a name in `head.architectures.ARCHITECTURES`.
+        architecture: a name in `head.architectures.ARCHITECTURES`; None: the one that `options` belong to, else the
+            default.
         options: that architecture's settings, taps included; a mapping is checked and converted, None gives defaults.
         width: channels of the tower's tokens, C; where they differ, of its last ones and its context.
         tap_widths: channels of every tap, ascending by tap; None: `width` for all.
@@ -32,7 +33,7 @@ class DepthHeadConfig:
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
     """
 
-    architecture: str = architectures.DEFAULT_ARCHITECTURE
+    architecture: str = None  # type: ignore[assignment]
     options: DecoderOptions = None  # type: ignore[assignment]
     width: int = 768
     tap_widths: tuple[int, ...] | None = None
@@ -45,8 +46,10 @@ class DepthHeadConfig:
     trained_on: str | None = None
 
     def __post_init__(self) -> None:
-        kind = architectures.architecture(self.architecture).options
         options = self.options
+        if self.architecture is None:
+            object.__setattr__(self, "architecture", architectures.name_for(options))
+        kind = architectures.architecture(self.architecture).options
         if options is None:
             options = kind() if self.blocks is None else kind.for_blocks(fields.whole("blocks", self.blocks, 1, 512))
         elif isinstance(options, Mapping):
@@ -98,12 +101,14 @@ class DepthHeadConfig:
         Raises:
             ConfigError: an unknown override or an impossible value.
         """
-        name = architectures.DEFAULT_ARCHITECTURE if architecture is None else architecture
+        name = architectures.name_for(overrides.get("options")) if architecture is None else architecture
         kind = architectures.architecture(name).options
         own_names = [f.name for f in dataclasses.fields(cls) if f.name != "architecture"]
         option_names = [f.name for f in dataclasses.fields(kind)]
         for key in overrides:
             if key not in own_names and key not in option_names:
+                if owner := architectures.owner_of(key):
+                    raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
                 raise fields.unknown_key(key, [*own_names, *option_names], where="overrides")
         chosen = {key: overrides.pop(key) for key in option_names if key in overrides}
         if chosen and "options" in overrides:

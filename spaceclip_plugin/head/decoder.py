@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 from typing_extensions import Self
@@ -18,10 +18,13 @@ class HeadOutput:
     Attributes:
         depth_m: (B, H, W) metres along the optical axis.
         auxiliary_m: coarser predictions for deep supervision, each (B, H, W) metres; empty unless asked for.
+        uncertainty_m: (B, H, W) standard deviation in metres, or None where the architecture predicts none. No gradient
+            of it reaches the depth.
     """
 
     depth_m: Tensor
     auxiliary_m: tuple[Tensor, ...] = ()
+    uncertainty_m: Tensor | None = None
 
 
 class DecoderOptions(Protocol):
@@ -50,8 +53,29 @@ class Decoder(Protocol):
 
     A decoder may also offer `fused() -> nn.Module`: a new module, called alike, that computes what it computes in eval
     mode from weights of its own, faster. It gives no auxiliary outputs; `DepthHead.fuse` sees to dtype and device.
+
+    One that predicts uncertainty is `Calibratable`.
     """
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters."""
         ...
+
+
+@runtime_checkable
+class Calibratable(Protocol):
+    """A decoder that may predict uncertainty, which the trainer calibrates."""
+
+    @property
+    def predicts_uncertainty(self) -> bool:
+        """Whether it does: an option may have switched it off."""
+        ...
+
+    def rescale_uncertainty(self, factor: float) -> None:
+        """From now on predict `factor` times as much, as far as the decoder's limits allow."""
+        ...
+
+
+def predicts_uncertainty(decoder: object) -> bool:
+    """Whether a decoder's outputs have `uncertainty_m`."""
+    return isinstance(decoder, Calibratable) and decoder.predicts_uncertainty

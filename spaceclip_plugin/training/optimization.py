@@ -54,23 +54,31 @@ class HeadOptimizer:
         self._head.train()
         order = torch.randperm(len(self._cached), generator=self._order)
         for indices in torch.split(order, self._recipe.batch_size):
-            mirrored = torch.zeros(len(indices), dtype=torch.bool)
-            if self._cached.views > 1:
-                mirrored = torch.rand(len(indices), generator=self._order) < 0.5
-            yield self._advance(indices.tolist(), mirrored.tolist())
+            yield self._advance(indices.tolist(), self._drawn_views(len(indices)))
 
-    def _advance(self, indices: list[int], mirrored: list[bool]) -> float:
+    def _drawn_views(self, count: int) -> list[int]:
+        views = self._cached.views
+        if views == 1:
+            return [0] * count
+        # Counted from the last view, so that of two the mirrored one is drawn below a half, as it always was.
+        drawn = views - 1 - (torch.rand(count, generator=self._order) * views).long()
+        return [int(view) for view in drawn]
+
+    def _advance(self, indices: list[int], views: list[int]) -> float:
         self.learning_rate = self._recipe.learning_rate_at(self._step, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
-        batch = self._cached.batch(indices, mirrored)
+        batch = self._cached.batch(indices, views)
         target = batch.target_m.to(self._device)
         # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
         with torch.autocast(target.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
             output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)
         valid = (target > self._protocol.min_depth_m) & (target < self._protocol.max_depth_m)
         auxiliary = [depth.float() for depth in output.auxiliary_m]
-        loss: Tensor = self._loss(output.depth_m.float(), auxiliary, target_m=target, valid=valid).total
+        uncertainty = None if output.uncertainty_m is None else output.uncertainty_m.float()
+        loss: Tensor = self._loss(
+            output.depth_m.float(), auxiliary, target_m=target, valid=valid, uncertainty_m=uncertainty
+        ).total
         value = float(loss.detach())
         if not math.isfinite(value):
             names = ", ".join(self._cached.names[i] for i in indices[:4])

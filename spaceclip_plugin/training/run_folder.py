@@ -57,6 +57,10 @@ class RunFolder:
         """Keep this head as the best so far."""
         head.save_pretrained(self.path / BEST_NAME)
 
+    def best(self) -> DepthHead:
+        """The best head so far, on the CPU and in eval mode."""
+        return DepthHead.from_pretrained(self.path / BEST_NAME)
+
     def finish(self) -> Path:
         """Make the best head the run's head; returns its folder."""
         (self.path / BEST_NAME).rename(self.path / HEAD_NAME)

@@ -1,4 +1,7 @@
-"""Train a head on a frozen host: cache its features once, fit the head, keep the best by validation AbsRel."""
+"""Train a head on a frozen host: cache its features once, fit the head, keep the best by validation AbsRel.
+
+Where the head predicts its uncertainty, that is calibrated at the end, on the validation images.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,18 @@ from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import DataError, TrainingError
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.errors import ConfigError, DataError, TrainingError
+from spaceclip_plugin.evaluation.calibration import Calibration
+from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
+from spaceclip_plugin.training.held_out import HeldOut
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.run_folder import RunFolder
@@ -41,6 +48,7 @@ class TrainingResult:
         validation: its mean metrics on the validation source.
         host_digest: SHA-256 of the host's parameters and buffers, the same before and after.
         seconds_caching, seconds_training: wall-clock times; training includes validation.
+        calibration: how the head's uncertainty was rescaled; None where it predicts none.
     """
 
     head: DepthHead
@@ -50,6 +58,7 @@ class TrainingResult:
     host_digest: str
     seconds_caching: float
     seconds_training: float
+    calibration: Calibration | None = None
 
 
 class DepthTrainer:
@@ -69,7 +78,11 @@ class DepthTrainer:
         tower: str | None = None,
         adapter: str | Adapter | None = None,
     ) -> None:
-        """See `attach_depth_head` for host, head, tower and adapter; a fresh head is made from the recipe's seed."""
+        """See `attach_depth_head` for host, head, tower and adapter; a fresh head is made from the recipe's seed.
+
+        Raises:
+            ConfigError: the head predicts uncertainty and the recipe's loss does not teach it.
+        """
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
@@ -80,6 +93,11 @@ class DepthTrainer:
                 torch.manual_seed(recipe.seed)
                 head = DepthHead.for_tower(self._tower).to(next(self._tower.module.parameters()).device)
         head.check_fits(self._tower.spec)
+        if predicts_uncertainty(head.decoder) and not LOSSES[recipe.loss]().learns_uncertainty:
+            raise ConfigError(
+                f"the head predicts its uncertainty, which the loss {recipe.loss!r} does not teach: it would stay "
+                "random. Make the head with uncertainty=False, or take the loss 'relative'"
+            )
         self.head = head
 
     def fit(
@@ -118,29 +136,31 @@ class DepthTrainer:
                 in_eval_mode(self._host),
                 attach_depth_head(self._host, self.head, **self._chosen) as attachment,
             ):
-                cached = self._cache(attachment, train, folder, "train", mirror=self._recipe.mirror, progress=progress)
-                held_out = self._cache(attachment, validation, folder, "validation", targets=False, progress=progress)
+                cached = self._cache(attachment, train, folder, training=True, progress=progress)
+                features = self._cache(attachment, validation, folder, training=False, progress=progress)
             cached_at = time.perf_counter()
             self._check_host(before)
             record = self._record(trained, before, details or {})
             folder.write_record({"finished": False, **record})
             with torch.random.fork_rng():
                 torch.manual_seed(self._recipe.seed)
-                best_epoch, best = self._epochs(cached, held_out, validation, folder, trained, progress=progress)
+                held_out = HeldOut(features, validation, self._protocol)
+                best_epoch, best = self._epochs(cached, held_out, folder, trained, progress=progress)
+            calibration = self._calibrate(held_out, folder)
         finally:
             folder.drop_cache()
         after = self._check_host(before)
         seconds = (cached_at - started, time.perf_counter() - cached_at)
         head_folder = folder.finish()
-        result = TrainingResult(
-            DepthHead.from_pretrained(head_folder), head_folder, best_epoch, best, after, seconds[0], seconds[1]
-        )
+        head = DepthHead.from_pretrained(head_folder)
+        result = TrainingResult(head, head_folder, best_epoch, best, after, seconds[0], seconds[1], calibration)
         outcome = {
             "host_digest_after": after,
             "train_images": len(train),
             "validation_images": len(validation),
             "best_epoch": best_epoch,
             "validation": dataclasses.asdict(best),
+            "uncertainty": None if calibration is None else dataclasses.asdict(calibration),
             "seconds_caching": round(seconds[0], 1),
             "seconds_training": round(seconds[1], 1),
         }
@@ -148,36 +168,24 @@ class DepthTrainer:
         return result
 
     def _cache(
-        self,
-        attachment: DepthAttachment,
-        source: DepthSource,
-        folder: RunFolder,
-        name: str,
-        *,
-        progress: bool,
-        mirror: bool = False,
-        targets: bool = True,
+        self, attachment: DepthAttachment, source: DepthSource, folder: RunFolder, *, training: bool, progress: bool
     ) -> FeatureCache:
+        recipe, name = self._recipe, "train" if training else "validation"
         with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not progress) as bar:
             return cache_features(
                 attachment,
                 source,
                 folder.cache(name),
                 protocol=self._protocol,
-                mirror=mirror,
-                targets=targets,
+                views=recipe.views if training else 1,
+                seed=recipe.seed,
+                targets=training,
+                target_side=recipe.target_side,
                 progress=bar.update,
             )
 
     def _epochs(
-        self,
-        cached: FeatureCache,
-        held_out: FeatureCache,
-        validation: DepthSource,
-        folder: RunFolder,
-        trained: DepthHeadConfig,
-        *,
-        progress: bool,
+        self, cached: FeatureCache, held_out: HeldOut, folder: RunFolder, trained: DepthHeadConfig, *, progress: bool
     ) -> tuple[int, DepthMetrics]:
         recipe = self._recipe
         stepper = HeadOptimizer(self.head, recipe, self._protocol, cached)
@@ -186,7 +194,7 @@ class DepthTrainer:
             for epoch in range(1, recipe.epochs + 1):
                 started = time.perf_counter()
                 losses = list(_advancing(stepper.epoch(), bar))
-                metrics = self._validate(stepper.average.head, held_out, validation)
+                metrics = held_out.metrics(stepper.average.head)
                 folder.log(
                     {
                         "epoch": epoch,
@@ -205,17 +213,12 @@ class DepthTrainer:
             raise TrainingError("the run had no epoch")
         return best
 
-    def _validate(self, head: DepthHead, held_out: FeatureCache, validation: DepthSource) -> DepthMetrics:
-        scores = []
-        device = next(head.parameters()).device
-        for index in range(len(validation)):
-            sample = validation[index]
-            output_hw = self._protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
-            features = held_out.batch([index], [False]).features.to(device)
-            with torch.no_grad():
-                depth = head(features, output_hw).depth_m[0]
-            scores.append(self._protocol.score(depth.cpu(), sample))
-        return mean_metrics(scores)
+    def _calibrate(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:
+        best = folder.best().to(next(self.head.parameters()).device)
+        calibration = held_out.calibrate(best)
+        if calibration is not None:
+            folder.save_best(best)
+        return calibration
 
     def _check_host(self, before: str) -> str:
         after = module_digest(self._host)

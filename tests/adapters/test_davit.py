@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError
+from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.registry import find_towers
 from spaceclip_plugin.tower import RAW_MEAN
 
@@ -25,7 +26,10 @@ pytestmark = pytest.mark.skipif(
 
 DEPTHS, WIDTHS = [1, 1, 3, 1], [8, 16, 32, 64]
 IMAGE_HW = (64, 96)
-SMALL = {"channels": (8, 6), "film_hidden": 4, "semantic_taps": (6, 4), "structural_taps": (2, 0)}
+SMALL: dict[str, dict[str, Any]] = {  # a hidden state of every stage
+    "space-clip": {"channels": (8, 6), "film_hidden": 4, "semantic_taps": (6, 4), "structural_taps": (2, 0)},
+    "tap-mixer": {"channels": (48, 8), "convolutions": (1, 1), "attention": 1, "taps": (0, 2, 4, 6)},
+}
 
 
 @pytest.fixture
@@ -42,11 +46,11 @@ def host() -> nn.Module:
         return transformers.Florence2Model(config).eval()
 
 
-@pytest.fixture
-def head(host: nn.Module) -> DepthHead:
+@pytest.fixture(params=ARCHITECTURES)
+def head(host: nn.Module, request: pytest.FixtureRequest) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, **SMALL).eval()
+        return DepthHead.for_tower(host, architecture=request.param, **SMALL[request.param]).eval()
 
 
 def pixels(batch: int = 2) -> Tensor:
@@ -89,7 +93,7 @@ def stage_by_stage(tower: Any) -> list[Tensor]:
 
 
 def test_maps_are_the_tower_s_own_hidden_states(host: Any) -> None:
-    every = {"semantic_taps": (6, 5), "structural_taps": (4, 3), "channels": (8, 6)}
+    every = {"architecture": "space-clip", "semantic_taps": (6, 5), "structural_taps": (4, 3), "channels": (8, 6)}
     for taps in (every, {**every, "semantic_taps": (2, 1), "structural_taps": (0,)}):
         with attach_depth_head(host, DepthHead.for_tower(host, **taps)) as depth:
             see(host, pixels())
@@ -112,6 +116,25 @@ def test_depth_comes_out_and_the_host_stays_as_it_was(host: nn.Module, head: Dep
     assert torch.equal(frame.depth_m, alone.depth_m)
     assert module_digest(host) == digest
     assert torch.equal(see(host, pixels()), plain)
+
+
+def test_every_stage_is_felt(host: nn.Module, head: DepthHead) -> None:
+    with attach_depth_head(host, head) as depth, torch.no_grad():
+        see(host, pixels())
+        [features] = depth.features()
+    with torch.no_grad():
+        plain = head(features).depth_m
+        for tap, value in features.hidden.items():
+            flipped = replace(features, hidden={**features.hidden, tap: value.flip(1)})
+            assert (head(flipped).depth_m - plain).abs().max() > 1e-4, f"hidden state {tap}"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_head_of_all_default_taps(host: nn.Module, architecture: str) -> None:
+    with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host, architecture=architecture)) as depth:
+        see(host, pixels())
+        [frame] = depth.read()
+    assert frame.depth_m.shape == (2, *IMAGE_HW)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (36, 100)])

@@ -14,15 +14,20 @@ from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.verification import compare, tensors_in
 
-SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
+SMALL: dict[str, dict[str, Any]] = {
+    "space-clip": {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4},
+    "tap-mixer": {"taps": (1, 3), "channels": (48, 8), "convolutions": (1, 1), "attention": 1},
+}
 
 
-def head_for(host: nn.Module) -> DepthHead:
+def head_for(host: nn.Module, architecture: str = "space-clip") -> DepthHead:
+    """A small head; the space-clip one reads the tower's context too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return DepthHead.for_tower(host, **SMALL).eval()
+        return DepthHead.for_tower(host, architecture=architecture, **SMALL[architecture]).eval()
 
 
 def state(host: nn.Module) -> dict[str, object]:
@@ -130,12 +135,13 @@ def test_half_precision_hosts(tiny: TinyHost, dtype: torch.dtype) -> None:
     assert torch.equal(frame.depth_m, expected)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_every_image_of_a_batch_has_the_depth_it_has_alone(tiny: TinyHost, batch: int) -> None:
+def test_every_image_of_a_batch_has_the_depth_it_has_alone(tiny: TinyHost, batch: int, architecture: str) -> None:
     if tiny.name == "llava-next":
         pytest.skip("tiles come in pairs here: a thumbnail and one tile")
     host, pixels = tiny.seeded(), tiny.pixels(batch)
-    with torch.no_grad(), attach_depth_head(host, head_for(host)) as depth:
+    with torch.no_grad(), attach_depth_head(host, head_for(host, architecture)) as depth:
         tiny.run(host, pixels)
         [together] = depth.read()
         for one in pixels:

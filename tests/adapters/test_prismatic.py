@@ -23,7 +23,13 @@ from spaceclip_plugin.registry import find_towers
 from spaceclip_plugin.tower import CLS, RAW_CLS, RAW_MEAN
 
 WIDTH, BLOCKS, PATCH, SIDE = 32, 4, 14, 56
-SMALL = {"channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,), "film_hidden": 4}
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (4, 2),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
 
 
 class FusedEye(nn.Module):
@@ -193,6 +199,15 @@ def test_a_head_for_the_norm_is_refused_where_none_runs(host: nn.Module) -> None
     plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
     with pytest.raises(HeadMismatchError, match="the head reads a 'cls' context, the tower gives 'raw-cls'"):
         attach_depth_head(host, DepthHead.for_tower(plain, **SMALL), tower=DINO)
+
+
+def test_a_head_that_reads_no_context_fits_where_no_norm_runs(host: nn.Module) -> None:
+    plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
+    head = DepthHead.for_tower(plain, architecture="tap-mixer", channels=(48,), convolutions=(1,))
+    with torch.no_grad(), attach_depth_head(host, head, tower=DINO) as depth:
+        host(pixels())
+        [frame] = depth.read()
+    assert frame.depth_m.shape == (2, SIDE, SIDE)
 
 
 def test_a_tower_that_pads_takes_whole_patches_only() -> None:

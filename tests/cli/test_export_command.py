@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,29 +19,41 @@ if torch.__version__ < OLDEST_TORCH:
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="needs the packages of the extra `export`")
 
-OPTIONS = {"channels": (4,), "semantic_taps": (2,), "structural_taps": (), "film_hidden": 3}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "space-clip": {"channels": (4,), "semantic_taps": (2,), "structural_taps": (), "film_hidden": 3},
+    "tap-mixer": {"channels": (48,), "taps": (2,), "convolutions": (1,), "attention": 1},
+}
+
+
+def saved(folder: Path, architecture: str) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = DepthHeadConfig(architecture, OPTIONS[architecture], width=8, blocks=2, trained_on="a room")
+        return DepthHead(config).save_pretrained(folder)
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = DepthHeadConfig(width=8, blocks=2, options=OPTIONS, trained_on="a room")
-        return DepthHead(config).save_pretrained(tmp_path / "head")
+    return saved(tmp_path / "head", "space-clip")
 
 
-def test_json_has_all_of_it(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("architecture", "context"), [("space-clip", {"context": ["batch", 8]}), ("tap-mixer", {})])
+def test_json_has_all_of_it(
+    architecture: str, context: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = saved(tmp_path / "head", architecture)
     out = tmp_path / "new" / "head.onnx"
     argv = ["export", str(head), "--format", "onnx", "--out", str(out), "--patch-size", "14", "--grid", "3", "4"]
     assert main([*argv, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["path"] == str(out)
-    assert data["inputs"] == {"hidden_2": ["batch", 8, "h", "w"], "context": ["batch", 8]}
+    assert data["inputs"] == {"hidden_2": ["batch", 8, "h", "w"], **context}
     assert data["output"] == ["batch", "14*h", "14*w"]
     assert data["opset"] == 18
     assert data["file_bytes"] == out.stat().st_size
     assert data["trained_on"] == "a room"
-    assert data["config"]["options"]["channels"] == [4]
+    assert data["config"]["architecture"] == architecture
+    assert data["config"]["options"]["channels"] == list(OPTIONS[architecture]["channels"])
     assert [(case["batch"], case["grid_hw"]) for case in data["comparisons"]] == [(1, [3, 4]), (3, [4, 4])]
     assert all(case["difference_m"] <= case["allowed_m"] for case in data["comparisons"])
 

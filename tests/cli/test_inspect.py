@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,8 @@ from tiny_policy import build
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
+from spaceclip_plugin.head.architectures import ARCHITECTURES
+from spaceclip_plugin.registry import choose_tower
 
 HOST = "python:tiny_policy:build"
 
@@ -32,7 +35,7 @@ def test_the_tower_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         "grid       4x4 patches of 8 pixels, image 32x32",
         "context    cls",
         "mean, std  (0.5 0.5 0.5), (0.5 0.5 0.5)",
-        "taps       [0, 1, 2, 3] (space-clip)",
+        "taps       [0, 1, 2, 3] (tap-mixer)",
     ):
         assert line in shown
 
@@ -46,17 +49,25 @@ def test_json_has_every_tower(capsys: pytest.CaptureFixture[str]) -> None:
     assert [tower["path"] for tower in json.loads(capsys.readouterr().out)["towers"]] == ["right"]
 
 
-def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitting = DepthHead.for_tower(build()).save_pretrained(tmp_path / "fits")
-    wider = DepthHead.for_tower(build(), width=48, blocks=12).save_pretrained(tmp_path / "wider")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str) -> None:
+    spec = choose_tower(build()).spec
+    fitting = DepthHead.for_tower(spec, architecture=architecture).save_pretrained(tmp_path / "fits")
+    larger = dataclasses.replace(spec, width=48, blocks=12)
+    head = DepthHead.for_tower(larger, architecture=architecture)
+    wider = head.save_pretrained(tmp_path / "wider")
     assert main(["inspect", HOST, "--head", str(fitting)]) == 0
-    assert "head       fits" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "head       fits" in shown
+    assert f"taps       [0, 1, 2, 3] ({architecture})" in shown
     assert main(["inspect", HOST, "--head", str(wider), "--json"]) == 0
     (tower,) = json.loads(capsys.readouterr().out)["towers"]
+    assert (tower["architecture"], tower["taps"]) == (architecture, list(head.taps))
     assert tower["head"]["fits"] is False
     assert tower["head"]["mismatches"] == [
         "the head reads tokens of width 48, the tower's have 24",
         "the head was made for 12 blocks, the tower has 3",
+        "the head taps hidden state 12, the tower's last is 3",
     ]
 
 

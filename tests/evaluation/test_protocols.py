@@ -205,3 +205,18 @@ def test_real_pairs_go_through(real_data: Path, name: str) -> None:
     constant = protocol.score(torch.full((14, 14), median), sample)
     assert 0.1 < constant.abs_rel < 0.8
     assert protocol.score(torch.full((14, 14), 2 * median), sample).abs_rel > constant.abs_rel
+
+
+@pytest.mark.parametrize("name", ["kitti-garg", "spaceclip-kitti", "spaceclip-nyu"])
+def test_maps_are_compared_where_the_score_compares_them(name: str) -> None:
+    protocol = get_protocol(name)
+    sample = sample_of(random_depth((375, 1242), 0, 90))
+    first, second = (torch.from_numpy(random_depth((20, 30), 1, 9)) * k for k in (1, 3))
+    compared = protocol.compared(torch.stack([first, second]), sample)
+    assert compared.maps_m.shape == (2, *protocol.target_hw((375, 1242)))
+    for prediction, on_target in zip((first, second), compared.maps_m, strict=True):
+        again = depth_metrics(on_target.clamp(1e-3, protocol.max_depth_m), compared.target_m, valid=compared.valid)
+        assert again == protocol.score(prediction, sample)
+    assert torch.equal(compared.valid & ~protocol.mask((375, 1242)), torch.zeros_like(compared.valid))
+    with pytest.raises(DataError, match="no ground truth"):
+        protocol.compared(first[None], sample_of(np.zeros((375, 1242))))

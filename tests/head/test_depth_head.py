@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError
-from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.registry import choose_tower
 from spaceclip_plugin.tower import TowerFeatures, TowerSpec
 
@@ -32,11 +33,26 @@ SPEC = TowerSpec(
 )
 
 
-def small_head(*, seed: int = 0, width: int = WIDTH, **options: Any) -> DepthHead:
-    chosen = {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7, **options}
+SMALL: dict[str, dict[str, Any]] = {  # hidden states 0, 1, 3 and 5
+    "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
+    "tap-mixer": {"channels": (48, 8), "taps": (0, 1, 3, 5), "convolutions": (1, 1), "attention": 1},
+}
+ROOMY = {"space-clip": (16, 8), "tap-mixer": (48, 8)}
+"""Channels enough that no ReLU closes a stage."""
+
+every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def small_head(name: str = "space-clip", /, *, seed: int = 0, width: int = WIDTH, **options: Any) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DepthHead(DepthHeadConfig(width=width, blocks=6, options=SpaceClipOptions(**chosen))).eval()
+        return DepthHead(DepthHeadConfig(name, {**SMALL[name], **options}, width, blocks=6)).eval()
+
+
+def given_in(output: HeadOutput) -> list[Tensor]:
+    """Everything a head predicts."""
+    uncertainty = [] if output.uncertainty_m is None else [output.uncertainty_m]
+    return [output.depth_m, *output.auxiliary_m, *uncertainty]
 
 
 def features(
@@ -61,10 +77,32 @@ def tiny_clip() -> nn.Module:
     return transformers.CLIPVisionModel(config).eval()
 
 
+@st.composite
+def heads(draw: st.DrawFn) -> DepthHead:
+    channels = (draw(st.integers(2, 20)), draw(st.integers(2, 20)))
+    taps = draw(st.lists(st.integers(0, 6), min_size=2, max_size=4))
+    attention = draw(st.integers(0, 1))
+    options: dict[str, dict[str, Any]] = {
+        "space-clip": {"semantic_taps": taps[:2], "structural_taps": taps[2:], "channels": channels},
+        "tap-mixer": {
+            "taps": sorted(set(taps)),
+            "channels": (48, channels[1]) if attention else channels,
+            "attention": attention,
+            "uncertainty": draw(st.booleans()),
+        },
+    }
+    name = draw(st.sampled_from(sorted(ARCHITECTURES)))
+    return small_head(name, width=draw(st.integers(1, 40)), **options[name])
+
+
 class TestShapes:
-    def test_the_defaults_are_the_published_model(self) -> None:
-        head = DepthHead(DepthHeadConfig())
+    def test_the_published_model(self) -> None:
+        head = DepthHead(DepthHeadConfig("space-clip"))
         assert sum(parameter.numel() for parameter in head.parameters()) == 12_050_996  # SPACECLIP.md, C = 768
+
+    @every_architecture
+    def test_the_defaults(self, name: str) -> None:
+        head = DepthHead(DepthHeadConfig(name))
         assert not head.trained
         with torch.no_grad():
             assert head.eval()(features(head, batch=1)).depth_m.shape == (1, 32, 48)
@@ -90,39 +128,50 @@ class TestShapes:
         assert [depth.shape for depth in output.auxiliary_m] == [(1, 7, 9)] * (stages - 1)
         assert all(depth.isfinite().all() for depth in (output.depth_m, *output.auxiliary_m))
 
-    @settings(deadline=None, max_examples=25)
+    @settings(deadline=None, max_examples=50)
     @given(
-        width=st.integers(1, 40),
-        taps=st.lists(st.integers(0, 6), min_size=2, max_size=4),
-        channels=st.tuples(st.integers(2, 20), st.integers(2, 20)),
+        head=heads(),
         grid_hw=st.tuples(st.integers(1, 5), st.integers(1, 5)),
         batch=st.integers(1, 3),
         output_hw=st.none() | st.tuples(st.integers(1, 40), st.integers(1, 40)),
     )
-    def test_any_width_taps_grid_batch_and_output(
-        self,
-        width: int,
-        taps: list[int],
-        channels: tuple[int, int],
-        grid_hw: tuple[int, int],
-        batch: int,
-        output_hw: tuple[int, int] | None,
+    def test_any_head_grid_batch_and_output(
+        self, head: DepthHead, grid_hw: tuple[int, int], batch: int, output_hw: tuple[int, int] | None
     ) -> None:
-        head = small_head(width=width, semantic_taps=taps[:2], structural_taps=taps[2:], channels=channels)
         given_features = features(head, batch=batch, grid_hw=grid_hw)
         with torch.no_grad():
-            depth = head(given_features, output_hw).depth_m
-        assert depth.shape == (batch, *(output_hw or given_features.image_hw))
-        assert depth.isfinite().all()
-        assert (depth >= 0).all()
+            output = head(given_features, output_hw)
+        for values in given_in(output):
+            assert values.shape == (batch, *(output_hw or given_features.image_hw))
+            assert values.isfinite().all()
+            assert (values >= 0).all()
 
+    @every_architecture
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize("grid_hw", [(1, 1), (1, 3), (3, 1), (2, 5)])
     @pytest.mark.parametrize("output_hw", [(1, 1), (1, 5), (33, 17)])
-    def test_odd_grids_and_outputs(self, grid_hw: tuple[int, int], output_hw: tuple[int, int], training: bool) -> None:
-        head = small_head().train(training)
+    def test_odd_grids_and_outputs(
+        self, grid_hw: tuple[int, int], output_hw: tuple[int, int], training: bool, name: str
+    ) -> None:
+        head = small_head(name).train(training)
         output = head(features(head, batch=1, grid_hw=grid_hw), output_hw, auxiliary=True)
-        assert [depth.shape for depth in (output.depth_m, *output.auxiliary_m)] == [(1, *output_hw)] * 2
+        # Auxiliary depth of one architecture, uncertainty of the other.
+        assert [values.shape for values in given_in(output)] == [(1, *output_hw)] * 2
+
+    @pytest.mark.parametrize(
+        ("name", "options"), [("space-clip", {}), ("tap-mixer", {"attention": 0, "convolutions": (0, 0)})]
+    )
+    def test_a_patch_is_felt_where_it_lies(self, name: str, options: dict[str, Any]) -> None:
+        head = small_head(name, **options)
+        plain = features(head, batch=1, grid_hw=(4, 6))
+        for row, column in ((0, 4), (3, 1), (2, 5)):
+            sign = torch.ones(4, 6)
+            sign[row, column] = -1
+            moved = {tap: sign * value for tap, value in plain.hidden.items()}
+            with torch.no_grad():
+                change = head(dataclasses.replace(plain, hidden=moved)).depth_m - head(plain).depth_m
+            felt = nn.functional.avg_pool2d(change.abs(), 16)[0]
+            assert divmod(int(felt.argmax()), 6) == (row, column)
 
     def test_rows_stay_rows(self) -> None:
         head = small_head()
@@ -134,16 +183,20 @@ class TestShapes:
         with torch.no_grad():
             torch.testing.assert_close(head(tall, (8, 5)).depth_m, head(wide, (5, 8)).depth_m.mT)
 
-    def test_images_of_a_batch_do_not_mix(self) -> None:
-        head = small_head()
+    @every_architecture
+    def test_images_of_a_batch_do_not_mix(self, name: str) -> None:
+        head = small_head(name)
         together = features(head, batch=3)
         alone = TowerFeatures(
-            {tap: value[1:2] for tap, value in together.hidden.items()}, together.context[1:2], together.image_hw
+            {tap: value[1:2] for tap, value in together.hidden.items()},
+            None if together.context is None else together.context[1:2],
+            together.image_hw,
         )
         with torch.no_grad():
-            torch.testing.assert_close(head(alone).depth_m, head(together).depth_m[1:2])
+            for one, all_three in zip(given_in(head(alone)), given_in(head(together)), strict=True):
+                torch.testing.assert_close(one, all_three[1:2])
 
-    def test_padding_marks_pass_without_effect(self) -> None:
+    def test_padding_marks_pass_the_published_decoder_without_effect(self) -> None:
         head = small_head()
         plain = features(head)
         with torch.no_grad():
@@ -152,25 +205,29 @@ class TestShapes:
 
 
 class TestRefusals:
-    def test_an_empty_batch(self) -> None:
-        head = small_head()
+    @every_architecture
+    def test_an_empty_batch(self, name: str) -> None:
+        head = small_head(name)
         with pytest.raises(CaptureError, match=r"non-empty map \(B, 8, h, w\), got shape \(0, 8, 2, 3\)"):
             head(features(head, batch=0))
 
+    @every_architecture
     @pytest.mark.parametrize("shape", [(2, 9, 2, 3), (2, 8, 6), (2, 8, 0, 3)])
-    def test_a_map_of_another_shape(self, shape: tuple[int, ...]) -> None:
-        head = small_head()
+    def test_a_map_of_another_shape(self, shape: tuple[int, ...], name: str) -> None:
+        head = small_head(name)
         with pytest.raises(CaptureError, match=r"hidden state 3 must be a non-empty map \(B, 8, h, w\), got shape"):
             head(changed(features(head), 3, torch.zeros(shape)))
 
+    @every_architecture
     @pytest.mark.parametrize("shape", [(1, 8, 2, 3), (2, 8, 4, 6)])
-    def test_maps_that_disagree(self, shape: tuple[int, ...]) -> None:
-        head = small_head()
+    def test_maps_that_disagree(self, shape: tuple[int, ...], name: str) -> None:
+        head = small_head(name)
         with pytest.raises(CaptureError, match=r"hidden state 5 has shape .* hidden state 0 has \(2, 8, 2, 3\)"):
             head(changed(features(head), 5, torch.zeros(shape)))
 
-    def test_a_missing_tap(self) -> None:
-        head = small_head()
+    @every_architecture
+    def test_a_missing_tap(self, name: str) -> None:
+        head = small_head(name)
         full = features(head)
         lacking = dataclasses.replace(full, hidden={tap: full.hidden[tap] for tap in (0, 1, 5)})
         with pytest.raises(CaptureError, match=r"reads hidden state 3, the features hold \[0, 1, 5\]"):
@@ -187,8 +244,9 @@ class TestRefusals:
         with pytest.raises(CaptureError, match=r"context must have shape \(2, 8\), one vector per image, got"):
             head(dataclasses.replace(features(head), context=torch.zeros(shape)))
 
-    def test_a_head_without_film_asks_for_no_context(self) -> None:
-        head = small_head(film_hidden=None)
+    @pytest.mark.parametrize(("name", "options"), [("space-clip", {"film_hidden": None}), ("tap-mixer", {})])
+    def test_a_head_that_reads_no_context_asks_for_none(self, name: str, options: dict[str, Any]) -> None:
+        head = small_head(name, **options)
         with torch.no_grad():
             without = head(features(head)).depth_m
             ignored = head(dataclasses.replace(features(head), context=torch.zeros(5, 5))).depth_m
@@ -197,35 +255,42 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "size", [64, (64,), (0, 8), (8, -1), (8, 16385), (8.0, 8), (True, 8), "88", (8, 8, 8), torch.ones(2)]
     )
-    def test_an_impossible_output_size(self, size: Any) -> None:
-        head = small_head()
+    @every_architecture
+    def test_an_impossible_output_size(self, size: Any, name: str) -> None:
+        head = small_head(name)
         with pytest.raises(ConfigError, match=r"output_size must be \(height, width\) in pixels, each from 1 to 16384"):
             head(features(head), size)
 
-    def test_a_tower_it_does_not_fit(self) -> None:
-        head = DepthHead.for_tower(SPEC, base_model="timm:vit")
+    @every_architecture
+    def test_a_tower_it_does_not_fit(self, name: str) -> None:
+        head = DepthHead.for_tower(SPEC, architecture=name, base_model="timm:vit")
         head.check_fits(SPEC)
         with pytest.raises(HeadMismatchError, match=r"made for timm:vit.* width 8, the tower's have 9") as caught:
             head.check_fits(dataclasses.replace(SPEC, width=9, context="mean"))
-        assert "'cls' context, the tower gives 'mean'" in str(caught.value)
+        assert ("'cls' context, the tower gives 'mean'" in str(caught.value)) == head.uses_context
         assert "tower at 'vision'" in str(caught.value)
 
 
 class TestForTower:
-    def test_a_spec_a_tower_and_a_host_give_one_head(self) -> None:
+    @pytest.mark.parametrize("name", [None, *ARCHITECTURES])
+    def test_a_spec_a_tower_and_a_host_give_one_head(self, name: str | None) -> None:
         host = tiny_clip()
         tower = choose_tower(host)
-        configs = [DepthHead.for_tower(source).config for source in (host, tower, tower.spec)]
+        configs = [DepthHead.for_tower(source, architecture=name).config for source in (host, tower, tower.spec)]
         assert configs[0] == configs[1] == configs[2]
         assert (configs[0].width, configs[0].blocks, configs[0].context) == (16, 4, "cls")
-        assert configs[0].options.semantic_taps == (4, 3, 2, 1)
+        assert configs[0].architecture == (name or DEFAULT_ARCHITECTURE)
+        assert configs[0].options == ARCHITECTURES[configs[0].architecture].options.for_blocks(4)
 
-    def test_overrides_and_architecture(self) -> None:
-        head = DepthHead.for_tower(SPEC, architecture="space-clip", trained_on="a room", channels=(8, 6, 4, 2))
+    @pytest.mark.parametrize(("name", "channels"), [("space-clip", (8, 6, 4, 2)), ("tap-mixer", (48, 4, 2))])
+    def test_overrides_and_architecture(self, name: str, channels: tuple[int, ...]) -> None:
+        head = DepthHead.for_tower(SPEC, architecture=name, trained_on="a room", channels=channels)
         assert head.trained
-        assert head.config.options.channels == (8, 6, 4, 2)
-        with pytest.raises(ConfigError, match="did you mean 'film_hidden'"):
-            DepthHead.for_tower(SPEC, film_hiden=3)
+        assert head.config.options.channels == channels
+        with pytest.raises(ConfigError, match="did you mean 'dropout'"):
+            DepthHead.for_tower(SPEC, architecture=name, droput=0.5)
+
+    def test_an_unknown_architecture(self) -> None:
         with pytest.raises(ConfigError, match="unknown head architecture 'dpt'"):
             DepthHead.for_tower(SPEC, architecture="dpt")
 
@@ -263,35 +328,40 @@ class TestAuxiliaryHeads:
 
 
 class TestAFreshHead:
-    # With the usual bias around zero about a third of these start with no positive depth at all.
+    # With the usual bias around zero about a third of the published decoders start with no positive depth at all.
+    @every_architecture
     @pytest.mark.parametrize("training", [False, True])
     @pytest.mark.parametrize("seed", range(12))
-    def test_its_depth_is_alive(self, seed: int, training: bool) -> None:
-        head = small_head(seed=seed, channels=(16, 8)).train(training)
-        output = head(features(head), auxiliary=True)
-        for depth in (output.depth_m, *output.auxiliary_m):
-            assert (depth > 0).float().mean() > 0.5
+    def test_its_output_is_alive(self, seed: int, training: bool, name: str) -> None:
+        head = small_head(name, seed=seed, channels=ROOMY[name]).train(training)
+        for values in given_in(head(features(head), auxiliary=True)):
+            assert (values > 0).float().mean() > 0.5
 
     @pytest.mark.parametrize("auxiliary", [False, True])
-    @pytest.mark.parametrize("film_hidden", [None, 16])
-    @pytest.mark.parametrize("structural_taps", [(), (0,), (1, 0)])
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            *(("space-clip", {"film_hidden": f, "structural_taps": t}) for f in (None, 16) for t in ((), (0,), (1, 0))),
+            *(("tap-mixer", {"uncertainty": u, "attention": a}) for u in (False, True) for a in (0, 2)),
+        ],
+    )
     def test_gradients_reach_every_parameter_its_output_depends_on(
-        self, structural_taps: tuple[int, ...], film_hidden: int | None, auxiliary: bool
+        self, name: str, options: dict[str, Any], auxiliary: bool
     ) -> None:
-        head = small_head(channels=(16, 8), structural_taps=structural_taps, film_hidden=film_hidden).train()
-        output = head(features(head), auxiliary=auxiliary)
-        sum(depth.square().sum() for depth in (output.depth_m, *output.auxiliary_m)).backward()
-        for name, parameter in head.named_parameters():
-            if auxiliary or not name.startswith("decoder.auxiliary."):
-                assert parameter.grad is not None, name
-                assert parameter.grad.abs().sum() > 0, name
+        head = small_head(name, channels=ROOMY[name], **options).train()
+        sum(values.square().sum() for values in given_in(head(features(head), auxiliary=auxiliary))).backward()
+        for key, parameter in head.named_parameters():
+            if auxiliary or not key.startswith("decoder.auxiliary."):
+                assert parameter.grad is not None, key
+                assert parameter.grad.abs().sum() > 0, key
             else:
-                assert parameter.grad is None, name
+                assert parameter.grad is None, key
 
-    def test_every_feature_matters(self) -> None:
-        head = small_head(channels=(16, 8))
+    @every_architecture
+    def test_every_feature_matters(self, name: str) -> None:
+        head = small_head(name, channels=ROOMY[name])
         full = features(head)
-        inputs = [*full.hidden.values(), full.context]
+        inputs = [*full.hidden.values(), *([full.context] if head.uses_context else [])]
         for value in inputs:
             value.requires_grad_()
         head(full).depth_m.sum().backward()
@@ -299,35 +369,41 @@ class TestAFreshHead:
 
 
 class TestPrecision:
-    def test_eval_is_deterministic(self) -> None:
-        head = small_head(dropout=0.9)
-        before = {name: value.clone() for name, value in head.state_dict().items()}
+    @every_architecture
+    def test_eval_is_deterministic(self, name: str) -> None:
+        head = small_head(name, dropout=0.9)
+        before = {key: value.clone() for key, value in head.state_dict().items()}
         with torch.no_grad():
-            assert torch.equal(head(features(head)).depth_m, head(features(head)).depth_m)
-        assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+            assert all(map(torch.equal, given_in(head(features(head))), given_in(head(features(head)))))
+        assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
 
-    def test_dropout_acts_in_training(self) -> None:
-        head = small_head(channels=(16, 8), dropout=0.9).train()
+    @every_architecture
+    def test_dropout_acts_in_training(self, name: str) -> None:
+        head = small_head(name, channels=ROOMY[name], dropout=0.9).train()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             assert not torch.equal(head(features(head)).depth_m, head(features(head)).depth_m)
 
+    @every_architecture
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-    def test_features_are_cast_to_the_head(self, dtype: torch.dtype) -> None:
-        head = small_head()
+    def test_features_are_cast_to_the_head(self, dtype: torch.dtype, name: str) -> None:
+        head = small_head(name)
         low = features(head, dtype=dtype)
         cast = TowerFeatures(
-            {tap: value.float() for tap, value in low.hidden.items()}, low.context.float(), low.image_hw
+            {tap: value.float() for tap, value in low.hidden.items()},
+            None if low.context is None else low.context.float(),
+            low.image_hw,
         )
         with torch.no_grad():
-            depth = head(low).depth_m
-            assert depth.dtype == torch.float32
-            assert torch.equal(depth, head(cast).depth_m)
+            for values, expected in zip(given_in(head(low)), given_in(head(cast)), strict=True):
+                assert values.dtype == torch.float32
+                assert torch.equal(values, expected)
 
-    def test_a_bf16_head_agrees_with_itself_in_float32(self) -> None:
-        head = small_head(channels=(16, 8))
+    @every_architecture
+    def test_a_bf16_head_agrees_with_itself_in_float32(self, name: str) -> None:
+        head = small_head(name, channels=ROOMY[name])
         with torch.no_grad():
-            full = head(features(head)).depth_m
-            half = head.to(torch.bfloat16)(features(head)).depth_m
-        assert half.dtype == torch.bfloat16
-        torch.testing.assert_close(half.float(), full, rtol=0.03, atol=0.03)
+            full = given_in(head(features(head)))
+            half = given_in(head.to(torch.bfloat16)(features(head)))
+        assert {values.dtype for values in half} == {torch.bfloat16}
+        torch.testing.assert_close([values.float() for values in half], full, rtol=0.03, atol=0.03)

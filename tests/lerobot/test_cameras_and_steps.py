@@ -17,7 +17,13 @@ from row_policies import PI0, PI0_FAST, PI05, SMOLVLA
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, CHUNK, VIEWS, TinyPolicy, observation
 
-SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (3, 1),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
 PREPROCESSED = ("pixel_values", "eagle_pixel_values")
 
 

@@ -21,7 +21,13 @@ from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, CHUNK, TinyPolicy
 from tower_truth import Maps, calls_of, maps_of
 
-SMALL = {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4}
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (3, 1),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
 IN_EVERY_DTYPE = [pytest.param(tiny, dtype, id=f"{tiny.name}-{dtype}") for tiny in POLICIES for dtype in tiny.dtypes]
 
 

@@ -12,7 +12,13 @@ from spaceclip_plugin.data.tabletop import TabletopScenes
 from spaceclip_plugin.evaluation.protocols import Protocol
 
 PROTOCOL = Protocol(name="tabletop", description="every pixel", depth_scale=1000.0, max_depth_m=10.0)
-SMALL = {"channels": (8, 6), "semantic_taps": (2, 1), "structural_taps": (0,), "film_hidden": 4}
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (2, 1),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
 
 
 def tiny_host() -> nn.Module:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_world import PROTOCOL, scenes, tiny_head, tiny_host
 from torch import nn
+from uncertain_head import uncertain_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import ConfigError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.training import trainer as trainer_module
+from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
-RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
+RECIPE = Recipe.published(epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
+RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, views=3, target_side=24)
 
 
 def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **options: object) -> TrainingResult:
@@ -79,6 +85,9 @@ class TestARun:
         record = json.loads((run[1] / "run.json").read_text())
         assert record["finished"]
         assert (record["train_images"], record["validation_images"]) == (24, 6)
+        assert record["recipe"] == dataclasses.asdict(RECIPE)
+        assert record["uncertainty"] is None
+        assert run[2].calibration is None
 
     def test_the_folder_is_taken(self, run: tuple) -> None:
         host = tiny_host()
@@ -127,6 +136,89 @@ def test_a_head_without_film_or_structure(tmp_path: Path) -> None:
     trainer = DepthTrainer(host, head, recipe=RECIPE, protocol=PROTOCOL)
     trainer.fit(scenes(16), scenes(4, seed=1), tmp_path / "out", trained_on="scenes", progress=False)
     assert not DepthHead.from_pretrained(tmp_path / "out" / "head").uses_context
+
+
+def test_the_recommended_recipe_learns_too(tmp_path: Path) -> None:
+    fit(tmp_path / "out", recipe=RECOMMENDED)
+    losses = [line["loss"] for line in lines(tmp_path / "out")]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_cache_is_made_as_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[FeatureCache, dict]] = []
+
+    def making(*args: Any, **options: Any) -> FeatureCache:
+        cache = cache_features(*args, **options)
+        made.append((cache, options))
+        return cache
+
+    monkeypatch.setattr(trainer_module, "cache_features", making)
+    fit(tmp_path / "out", recipe=dataclasses.replace(RECOMMENDED, epochs=1, seed=5))
+    (train, train_options), (held_out, _) = made
+    assert (len(train), train.views, train.target_hw, train_options["seed"]) == (24, 3, (24, 24), 5)
+    # Validation is of the images as photographed, and scored on the samples themselves.
+    assert (len(held_out), held_out.views, held_out.batch([0], [0]).target_m.numel()) == (6, 1, 0)
+
+
+class TestUncertainty:
+    @pytest.fixture
+    def calibrated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Path, TrainingResult]:
+        host = tiny_host()
+        head = uncertain_head(host, monkeypatch)
+        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
+        out = tmp_path / "out"
+        return host, out, trainer.fit(scenes(16), scenes(6, seed=1), out, trained_on="x", progress=False)
+
+    def test_the_record_says_what_it_is_worth(self, calibrated: tuple) -> None:
+        _, out, result = calibrated
+        record = json.loads((out / "run.json").read_text())["uncertainty"]
+        assert record.keys() == {"factor", "before", "after", "cross_checked", "images"}
+        assert record["factor"] == result.calibration.factor
+        assert record["images"] == 6
+        for level in (0.5, 0.9):
+            # The head starts out far too sure of itself, and four epochs do not mend that.
+            assert record["before"][str(level)] < level - 0.1
+            assert abs(record["after"][str(level)] - level) < 0.1
+            assert abs(record["cross_checked"][str(level)] - level) < 0.2
+            assert record["cross_checked"] != record["after"]
+
+    def test_the_saved_head_is_the_rescaled_one(self, calibrated: tuple) -> None:
+        host, out, result = calibrated
+        head = DepthHead.from_pretrained(out / "head")
+        assert head.decoder.log_spread.item() == result.head.decoder.log_spread.item()
+        with attach_depth_head(host.eval(), head) as depth:
+            again = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
+        # 32x32 images are calibrated on every pixel; the cache holds float16 features.
+        assert again.coverage == pytest.approx(result.calibration.after, abs=5e-3)
+        assert again.mean.abs_rel == pytest.approx(result.validation.abs_rel, rel=5e-3)
+        with torch.no_grad():
+            head.decoder.rescale_uncertainty(1 / result.calibration.factor)
+        with attach_depth_head(host.eval(), head) as depth:
+            before = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
+        assert before.coverage == pytest.approx(result.calibration.before, abs=5e-3)
+
+    def test_a_head_that_gives_none_stays_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        host = tiny_host()
+        head = uncertain_head(host, monkeypatch, silent=True)
+        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
+        result = trainer.fit(scenes(16), scenes(3, seed=1), tmp_path / "out", trained_on="x", progress=False)
+        assert result.calibration is None
+        assert result.head.decoder.log_spread.item() == -5.0  # decayed by nothing: no gradient, no step
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["uncertainty"] is None
+
+    def test_the_tap_mixer_is_calibrated(self, tmp_path: Path) -> None:
+        host = tiny_host()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head = DepthHead.for_tower(
+                host, architecture="tap-mixer", taps=(0, 2), channels=(16, 8), attention=0, convolutions=(1, 1)
+            )
+        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
+        result = trainer.fit(scenes(16), scenes(6, seed=1), tmp_path / "out", trained_on="x", progress=False)
+        assert result.calibration is not None
+        with attach_depth_head(host.eval(), result.head) as depth:
+            again = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
+        assert again.coverage == pytest.approx(result.calibration.after, abs=0.01)
 
 
 class Meddler(list):

@@ -1,0 +1,201 @@
+"""Train heads on one real frozen tower with NYU depth, three seeds each, and record how well each does.
+
+    python benchmarks/nyu_heads.py --nyu DIR --weights deit_tiny_timm.safetensors --runs DIR [--rows tap-mixer …]
+    python benchmarks/nyu_heads.py --table    (the table of README, from the record)
+
+The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; the depth is the 8-bit in-filled NYU labelled set; the
+best epoch is chosen on the images that the figures are of. A run that is already in --runs is evaluated, not trained
+again; of one that was stopped, the best epoch so far, and the record says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spaceclip_plugin.cli import main as spaceclip
+from spaceclip_plugin.data.depth_list import DepthList
+from spaceclip_plugin.evaluation.metrics import mean_metrics
+from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.files import write_json
+
+RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
+HOST = ["--host", "timm:deit_tiny_patch16_224"]
+TRAIN, VAL = "train_695.txt", "val_100.txt"
+METRICS = ("abs_rel", "rmse", "delta1")
+NEW, PUBLISHED = "tap-mixer", "space-clip"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A head and how it is trained.
+
+    Attributes:
+        title: what the table calls it.
+        flags: of `spaceclip train`, after host, lists, seed and folder.
+        seeds: one run each.
+        pretrained: whether the tower has its weights; random ones else.
+    """
+
+    title: str
+    flags: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    pretrained: bool = True
+
+
+BF16 = ("--precision", "bf16")
+SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
+ROWS = {
+    NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
+    PUBLISHED: Row(
+        "space-clip, recommended loss and views",
+        (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
+        (0, 1, 2),
+    ),
+    "space-clip-published": Row(
+        "space-clip, published loss",
+        (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
+    ),
+    "published-loss": Row("tap-mixer, published loss and views", (*BF16, "--loss", "published", "--views", "2")),
+    "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
+    "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
+    "four-taps": Row("tap-mixer, taps 3, 6, 9, 12", (*BF16, "--set", "taps=[3,6,9,12]")),
+    "random-tower": Row("tap-mixer on the same tower with random weights", BF16, pretrained=False),
+}
+
+
+def call(*argv: str) -> Any:
+    """One `spaceclip … --json`."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = spaceclip([*argv, "--json"])
+    if code != 0:
+        raise SystemExit(code)
+    return json.loads(out.getvalue())
+
+
+def run(name: str, row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train unless there is a run, then evaluate with one forward and with two."""
+    folder = args.runs / f"{name}_s{seed}"
+    host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else HOST
+    flags = [*row.flags, "--seed", str(seed)]
+    record_path = folder / "run.json"
+    if not record_path.is_file():
+        lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
+        call("train", *host, *lists, "--out", str(folder), *flags)
+    record = json.loads(record_path.read_text())
+    head = folder / ("head" if record["finished"] else "best")
+    evaluation = ["eval", *host, "--head", str(head), "--data", str(args.nyu / VAL)]
+    shown_host = " ".join(word if word != str(args.weights) else args.weights.name for word in host)
+    return {
+        "seed": seed,
+        "command": f"spaceclip train {shown_host} --data {TRAIN} --val {VAL} --out {folder.name} {' '.join(flags)}",
+        "one_forward": call(*evaluation),
+        "two_forwards": call(*evaluation, "--flip"),
+        "run": {key: record[key] for key in sorted(record) if key != "tower"},
+        "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
+    }
+
+
+def summary(runs: Sequence[dict[str, Any]], forwards: str) -> dict[str, dict[str, float]]:
+    """Mean, lowest and highest of every metric over the seeds."""
+    found = {}
+    for metric in METRICS:
+        values = [run[forwards][metric] for run in runs]
+        found[metric] = {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
+    return found
+
+
+def baselines(args: argparse.Namespace) -> dict[str, Any]:
+    """What guesses without an image score: the training set's median depth, and its mean depth at each pixel."""
+    protocol = get_protocol("nyu-eigen")
+    train = DepthList(args.nyu / TRAIN, units_per_metre=protocol.depth_scale)
+    depths = np.stack([train[i].depth_m for i in range(len(train))])
+    val = DepthList(args.nyu / VAL, units_per_metre=protocol.depth_scale)
+    guesses = {
+        "per-pixel mean of the training depth": depths.mean(axis=0),
+        "constant median of the training depth": np.full_like(depths[0], np.median(depths)),
+    }
+    return {
+        name: vars(mean_metrics([protocol.score(torch.from_numpy(guess), val[i]) for i in range(len(val))]))
+        for name, guess in guesses.items()
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """Every row that was run, as Markdown."""
+    lines = [
+        "| What predicts | head, M parameters | seeds | AbsRel ↓ | RMSE (m) ↓ | δ1 ↑ | AbsRel with flip |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"].values():
+        one, two = row["one_forward"], row["two_forwards"]
+        parameters = f"{row['runs'][0]['run']['head_parameters'] / 1e6:.2f}"
+        cells = [row["title"], parameters, str(len(row["runs"])), _shown(one["abs_rel"], 4), _shown(one["rmse"], 3)]
+        lines.append(f"| {' | '.join([*cells, _shown(one['delta1'], 3), _shown(two['abs_rel'], 4)])} |")
+    for name, scores in record["baselines"].items():
+        lines.append(
+            f"| {name} | – | – | {scores['abs_rel']:.4f} | {scores['rmse']:.3f} | {scores['delta1']:.3f} | – |"
+        )
+    return "\n".join(lines)
+
+
+def _shown(metric: dict[str, float], digits: int) -> str:
+    mean = f"{metric['mean']:.{digits}f}"
+    if metric["low"] == metric["high"]:
+        return mean
+    return f"{mean} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Where the data, the weights and the runs are, and which rows are wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nyu", type=Path, help=f"folder with {TRAIN} and {VAL}")
+    parser.add_argument("--weights", type=Path, help="DeiT-Tiny weights in timm names, safetensors")
+    parser.add_argument("--runs", type=Path, help="folder for the training runs")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="others stay as recorded")
+    parser.add_argument("--table", action="store_true", help="print the record as Markdown, and stop")
+    args = parser.parse_args(argv)
+    if not args.table and None in (args.nyu, args.weights, args.runs):
+        parser.error("--nyu, --weights and --runs say where everything is; or --table for the record")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and evaluate what is missing, record, print."""
+    args = arguments(argv)
+    record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
+    if not args.table:
+        for name in args.rows:
+            runs = [run(name, ROWS[name], seed, args) for seed in ROWS[name].seeds]
+            record["rows"][name] = {
+                "title": ROWS[name].title,
+                "one_forward": summary(runs, "one_forward"),
+                "two_forwards": summary(runs, "two_forwards"),
+                "runs": runs,
+            }
+        record = {
+            "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), NYU labelled, 8-bit in-filled, 695 "
+            "training and 100 validation images; best epoch chosen on the latter",
+            "protocol": "nyu-eigen",
+            "machine": f"{platform.machine()}, torch {torch.__version__}",
+            "rows": {name: record["rows"][name] for name in ROWS if name in record["rows"]},
+            "baselines": baselines(args),
+        }
+        write_json(RECORD, record)
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""A decoder at a fraction of a tower's cost: all mixing on the patch grid, all detail by learned upsampling.
+
+Every tap is normalised, projected and summed into one map. Self-attention and depthwise blocks mix it; pixel shuffles
+climb to four times the patch grid; and a learned convex combination of neighbours (Teed and Deng, "RAFT", 2020,
+section 3.3) climbs the last four times. The map holds log depth: the exponential makes metres, and errors count in
+proportion to distance.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, gelu, interpolate, pad, pixel_shuffle, scaled_dot_product_attention
+from typing_extensions import Self
+
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.head import fields
+from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.map_layers import MapLinear, PreciseLinear
+from spaceclip_plugin.tower import TowerFeatures
+
+REFERENCE_BLOCKS = 12
+HEAD_CHANNELS = 48
+"""Channels of one attention head."""
+KERNEL = 5
+EXPANSION = 2
+CONVEX = 4
+"""Factor of the convex upsampling."""
+NEIGHBOURS = 9
+LOG_DEPTH_LIMIT = 7.0
+"""Depth stays between a millimetre and a kilometre, and finite, whatever the weights."""
+LOG_SPREAD_LIMITS = (-7.0, 2.0)
+_START_LOG_M, _START_LOG_SPREAD = 0.7, -1.5
+"""A fresh head says two metres, give or take a fifth."""
+
+
+@dataclass(frozen=True)
+class TapMixerOptions:
+    """Settings of the tap mixer; the defaults are for a 12-block tower.
+
+    Attributes:
+        taps: hidden states that are summed, ascending.
+        channels: channels at the patch grid and after every doubling of it; the output is 4 · 2^(len - 1) times the
+            grid, then resized.
+        attention: self-attention blocks at the patch grid.
+        convolutions: depthwise blocks per stage, one number for every entry of `channels`.
+        uncertainty: whether the standard deviation of the depth is predicted too.
+        dropout: probability that a channel of a block's update is dropped, in training.
+    """
+
+    taps: tuple[int, ...] = (1, 2, 3, 6, 9, 12)
+    channels: tuple[int, ...] = (192, 128, 64)
+    attention: int = 2
+    convolutions: tuple[int, ...] = (2, 1, 1)
+    uncertainty: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        taps = fields.wholes("taps", self.taps, 0, 512, least=1, most=64)
+        if list(taps) != sorted(set(taps)):
+            raise ConfigError(f"taps must ascend without repeats, got {fields.shown(self.taps)}")
+        channels = fields.wholes("channels", self.channels, 2, 4096, least=1, most=5)
+        count = len(channels)
+        convolutions = fields.wholes("convolutions", self.convolutions, 0, 16, least=count, most=count)
+        fields.whole("attention", self.attention, 0, 16)
+        if self.attention and channels[0] % HEAD_CHANNELS:
+            raise ConfigError(
+                f"channels[0] must be a multiple of {HEAD_CHANNELS} where there is attention, got {channels[0]}; "
+                "choose another width or attention=0"
+            )
+        if not isinstance(self.uncertainty, bool):
+            raise ConfigError(f"uncertainty must be true or false, got {fields.shown(self.uncertainty)}")
+        object.__setattr__(self, "dropout", fields.real("dropout", self.dropout, 0.0, 0.9))
+        for name, value in (("taps", taps), ("channels", channels), ("convolutions", convolutions)):
+            object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples
+
+    @property
+    def uses_context(self) -> bool:
+        """False: the tower's global vector is not read, so that any tower will do."""
+        return False
+
+    @classmethod
+    def for_blocks(cls, blocks: int) -> Self:
+        """The default taps at the same fractions of a tower of `blocks` blocks."""
+        scaled = {(2 * tap * blocks + REFERENCE_BLOCKS) // (2 * REFERENCE_BLOCKS) for tap in cls.taps}
+        return cls(taps=tuple(sorted(scaled)))
+
+
+class TapMixerDecoder(nn.Module):
+    """Patch maps → metric depth and its standard deviation. Maps are (B, h, w, C) inside, as towers leave them."""
+
+    def __init__(self, width: int, options: TapMixerOptions, tap_widths: Mapping[int, int]) -> None:
+        super().__init__()
+        self.options = options
+        self.several_grids = len(set(tap_widths.values())) > 1  # a stage of another width has another grid
+        channels = options.channels
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(tap_widths[tap]), nn.Linear(tap_widths[tap], channels[0]))
+            for tap in options.taps
+        )
+        self.attention = nn.ModuleList(_Attention(channels[0], options.dropout) for _ in range(options.attention))
+        self.stages = nn.ModuleList(
+            nn.ModuleList(_Block(c, options.dropout) for _ in range(count))
+            for c, count in zip(channels, options.convolutions, strict=True)
+        )
+        self.climbs = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(a), nn.Linear(a, 4 * b)) for a, b in itertools.pairwise(channels)
+        )
+        last = channels[-1]
+        self.norm = nn.LayerNorm(last)
+        self.out = PreciseLinear(last, 1 + NEIGHBOURS * CONVEX**2)  # log depth, and how it is upsampled
+        self.spread = PreciseLinear(last, 1) if options.uncertainty else None
+        self._start_smooth()
+
+    @torch.no_grad()
+    def _start_smooth(self) -> None:
+        """A fresh head's depth is bilinear between the patches: no lattice to unlearn."""
+        for climb in self.climbs:
+            layer = cast(nn.Linear, cast(nn.Sequential, climb)[1])
+            for values in (layer.weight, layer.bias):  # all four cells alike (Aitken et al., 2017)
+                first = values[: len(values) // 4].clone()
+                values.copy_(first.repeat(4, *[1] * (first.ndim - 1)))
+        self.out.weight[1:].mul_(0.1)
+        self.out.bias[0] = _START_LOG_M
+        self.out.bias[1:] = _bilinear_shares().log()
+        if self.spread is not None:
+            self.spread.bias.fill_(_START_LOG_SPREAD)
+
+    def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
+        """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs.
+
+        Args:
+            features: must hold every tap; maps of other grids than the middle tap's are resized to that one.
+            output_hw: size the depth is resized to (bilinear), in pixels.
+            auxiliary: ignored.
+        """
+        x = self._summed(features)
+        mask = _patch_mask(features.valid, x)
+        x = _kept(x, mask)
+        for attention in self.attention:
+            x = _kept(attention(x, mask), mask)
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = _doubled(self.climbs[i - 1](x))
+                mask = None if mask is None else _doubled(mask.expand(-1, -1, -1, 4))
+            for block in cast(nn.ModuleList, stage):
+                x = block(_kept(x, mask))
+        x = self.norm(x)
+        log_m, weights = self.out(x).tensor_split([1], dim=-1)
+        log_m = _convex(_filled(log_m, mask), weights)
+        depth_m = _sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)
+        own = self.out.weight.dtype  # not that of x, which autocast may have lowered
+        if self.spread is None:
+            return HeadOutput(depth_m.to(own))
+        # Detached: learning how wrong the depth is must not change the depth.
+        spread = self.spread(x.detach()).clamp(*LOG_SPREAD_LIMITS).exp()
+        uncertainty_m = depth_m.detach() * _sized(spread.permute(0, 3, 1, 2), output_hw)
+        return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m.to(own))
+
+    @property
+    def predicts_uncertainty(self) -> bool:
+        """Whether there is an `uncertainty_m`."""
+        return self.spread is not None
+
+    def fused(self) -> nn.Module:
+        """The same function in eval mode, its layers over maps done the fastest way there is; see `DepthHead.fuse`.
+
+        There is nothing to fold: on a CPU nine tenths of the time go into matrix products that no algebra saves.
+        """
+        fused = copy.deepcopy(self).eval()
+        for part in list(fused.modules()):
+            for name, layer in list(part.named_children()):
+                if isinstance(layer, nn.Linear):
+                    setattr(part, name, MapLinear(layer))
+        return fused
+
+    @torch.no_grad()
+    def rescale_uncertainty(self, factor: float) -> None:
+        """From now on the uncertainty is `factor` times what it was, within `LOG_SPREAD_LIMITS`."""
+        if self.spread is not None:
+            self.spread.bias.add_(math.log(factor))
+
+    def _summed(self, features: TowerFeatures) -> Tensor:
+        taps, hidden = self.options.taps, features.hidden
+        middle = taps[len(taps) // 2]
+        parts: list[Tensor] = []
+        for tap, projection in zip(taps, self.projections, strict=True):
+            part: Tensor = projection(hidden[tap].permute(0, 2, 3, 1))
+            # Where grids may differ no one asks whether they do: that would tie them together in an exported graph.
+            if tap != middle and (self.several_grids or hidden[tap].shape[-2:] != hidden[middle].shape[-2:]):
+                part = _kept(part, _patch_mask(features.valid, part))  # before padding mixes with what is real
+                part = _resized(part, hidden[middle].shape[-2:])
+            parts.append(part)
+        return functools.reduce(torch.add, parts)
+
+
+class _Attention(nn.Module):
+    """Pre-norm self-attention over the whole grid."""
+
+    def __init__(self, channels: int, drop: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.merge = nn.Linear(channels, channels)
+        self.drop = drop
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        change = self.merge(_attended(self.qkv(self.norm(x)), mask))
+        return x + _dropped(change, self.drop, self.training)
+
+
+class _Block(nn.Module):
+    """A depthwise convolution and two layers per pixel (Liu et al., "A ConvNet for the 2020s", 2022, figure 4)."""
+
+    def __init__(self, channels: int, drop: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, EXPANSION * channels)
+        self.narrow = nn.Linear(EXPANSION * channels, channels)
+        self.drop = drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        change = self.narrow(gelu(self.widen(self.norm(mixed))))
+        return x + _dropped(change, self.drop, self.training)
+
+
+def _dropped(change: Tensor, probability: float, training: bool) -> Tensor:
+    """(B, h, w, C) with some channels of every image dropped as a whole, in training."""
+    if not (training and probability):
+        return change
+    return change * dropout(change.new_ones(len(change), 1, 1, change.shape[-1]), probability)
+
+
+def _attended(qkv: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries, keys and values (B, h, w, 3C) to (B, h, w, C): attention over the patches that `mask` leaves."""
+    batch, h, w, channels = qkv.shape
+    query, key, value = qkv.view(batch, h * w, 3, -1, HEAD_CHANNELS).permute(2, 0, 3, 1, 4)
+    seen = None
+    if mask is not None:
+        seen = mask.view(batch, 1, 1, h * w) > 0
+        seen |= ~seen.any(dim=-1, keepdim=True)  # an image that is all padding would be NaN
+    mixed = scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    return mixed.transpose(1, 2).reshape(batch, h, w, channels // 3)
+
+
+def _patch_mask(valid: Tensor | None, like: Tensor) -> Tensor | None:
+    """(B, h, w, 1): one where a patch is real, zero where it is padding."""
+    if valid is None:
+        return None
+    return interpolate(valid[:, None].to(like), size=like.shape[1:3], mode="nearest-exact").permute(0, 2, 3, 1)
+
+
+def _kept(x: Tensor, mask: Tensor | None) -> Tensor:
+    # Padding is zero, as it is beyond the border: an image beside a larger one gets the depth it gets alone.
+    return x if mask is None else x * mask
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """(B, h, w, 4C) to (B, 2h, 2w, C): a pixel shuffle whose channels lie last."""
+    batch, h, w, channels = x.shape
+    cells = x.view(batch, h, w, 2, 2, channels // 4).transpose(2, 3)
+    return cells.reshape(batch, 2 * h, 2 * w, channels // 4)
+
+
+def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, h, w, 1) with every value of padding that of a neighbour which is real: beside it, else above or below."""
+    if mask is None:
+        return values
+    for dim in (2, 1):
+        for forwards in (True, False):
+            size = values.shape[dim] - 1
+            own, other = (1, 0) if forwards else (0, 1)
+            gap = (mask.narrow(dim, own, size) == 0) & (mask.narrow(dim, other, size) > 0)
+            edge = values.narrow(dim, 0 if forwards else size, 1), mask.narrow(dim, 0 if forwards else size, 1)
+            inner = torch.where(gap, values.narrow(dim, other, size), values.narrow(dim, own, size))
+            known = torch.maximum(mask.narrow(dim, own, size), gap.to(mask))
+            order = (0, 1) if forwards else (1, 0)
+            values = torch.cat([(edge[0], inner)[i] for i in order], dim)
+            mask = torch.cat([(edge[1], known)[i] for i in order], dim)
+    return values
+
+
+def _convex(values: Tensor, weights: Tensor) -> Tensor:
+    """(B, h, w, 1) to (B, 1, 4h, 4w): every pixel a weighted mean of the nine values around it, weights by softmax."""
+    _, h, w, _ = values.shape
+    around = pad(values.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
+    neighbours = torch.cat([around[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=1)
+    shares = weights.permute(0, 3, 1, 2).reshape(-1, NEIGHBOURS, CONVEX**2, h, w).softmax(dim=1)
+    return pixel_shuffle((shares * neighbours[:, :, None]).sum(dim=1), CONVEX)
+
+
+def _bilinear_shares() -> Tensor:
+    """(9 · 16,) shares with which convex upsampling is bilinear, or nearly: none is zero."""
+    places = (torch.arange(CONVEX) + 0.5) / CONVEX - 0.5
+    line = (1 - (places - torch.tensor([[-1.0], [0.0], [1.0]])).abs()).clamp_min(0.01)  # (3, 4)
+    return torch.einsum("ik,jl->ijkl", line, line).flatten()
+
+
+def _resized(x: Tensor, hw: torch.Size) -> Tensor:
+    """(B, h, w, C) at another grid."""
+    return interpolate(x.permute(0, 3, 1, 2), size=hw, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+
+def _sized(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """(B, 1, h, w) to (B, H, W)."""
+    if x.shape[-2:] != torch.Size(hw):
+        x = interpolate(x, size=hw, mode="bilinear", align_corners=False)
+    return x[:, 0]
+
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.head.decoder import DecoderOptions
+
+    _options: DecoderOptions = TapMixerOptions()

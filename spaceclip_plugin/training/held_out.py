@@ -1,0 +1,68 @@
+"""The images a run is judged by: metrics after every epoch, and how far the best head's uncertainty can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.evaluation import protocols
+from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibration, calibrate, normalised_residuals
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.training.feature_cache import FeatureCache
+
+
+class HeldOut:
+    """Validation images with their cached features."""
+
+    def __init__(self, cached: FeatureCache, source: DepthSource, protocol: protocols.Protocol) -> None:
+        self._cached = cached
+        self._source = source
+        self._protocol = protocol
+
+    def metrics(self, head: DepthHead) -> DepthMetrics:
+        """Mean metrics of a head in eval mode.
+
+        Raises:
+            DataError: a sample that cannot be scored.
+        """
+        return mean_metrics(
+            [self._protocol.score(output.depth_m[0].cpu(), sample) for sample, output in self._outputs(head)]
+        )
+
+    def calibrate(self, head: DepthHead) -> Calibration | None:
+        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
+
+        Raises:
+            DataError: a sample that cannot be scored.
+        """
+        decoder = head.decoder
+        if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
+            return None
+        images = []
+        for sample, output in self._outputs(head):
+            assert output.uncertainty_m is not None
+            maps_m = torch.cat([output.depth_m, output.uncertainty_m])
+            compared = self._protocol.compared(maps_m, sample)
+            depth_m, uncertainty_m = compared.maps_m
+            images.append(
+                normalised_residuals(
+                    depth_m, uncertainty_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE
+                )
+            )
+        calibration = calibrate(images)
+        decoder.rescale_uncertainty(calibration.factor)
+        return calibration
+
+    def _outputs(self, head: DepthHead) -> Iterator[tuple[DepthSample, HeadOutput]]:
+        device = next(head.parameters()).device
+        for index in range(len(self._source)):
+            sample = self._source[index]
+            output_hw = self._protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
+            features = self._cached.batch([index], [0]).features.to(device)
+            with torch.no_grad():
+                output: HeadOutput = head(features, output_hw)
+            yield sample, output

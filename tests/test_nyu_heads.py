@@ -1,0 +1,94 @@
+"""The accuracy table: what the README shows is the record, and the record is what its own runs say."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from spaceclip_plugin.cli import train
+from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def heads() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("nyu_heads", ROOT / "benchmarks" / "nyu_heads.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "nyu_heads", module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def record(heads: ModuleType) -> dict[str, Any]:
+    return json.loads(heads.RECORD.read_text())
+
+
+def test_the_readme_shows_it(heads: ModuleType, record: dict[str, Any]) -> None:
+    shown = re.findall(r"<!-- nyu-heads -->\n(.*?)\n<!-- /nyu-heads -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown == [heads.table(record)], "python benchmarks/nyu_heads.py --table"
+
+
+def test_means_and_spreads_are_those_of_the_runs(record: dict[str, Any]) -> None:
+    for name, row in record["rows"].items():
+        for forwards in ("one_forward", "two_forwards"):
+            for metric, shown in row[forwards].items():
+                values = [run[forwards][metric] for run in row["runs"]]
+                assert shown["mean"] == pytest.approx(statistics.fmean(values)), name
+                assert (shown["low"], shown["high"]) == (min(values), max(values))
+
+
+def test_every_run_is_whole_and_of_its_own_seed(record: dict[str, Any]) -> None:
+    for name, row in record["rows"].items():
+        assert len({run["seed"] for run in row["runs"]}) == len(row["runs"])
+        for run in row["runs"]:
+            kept = run["run"]
+            assert kept["finished"], name
+            assert kept["recipe"]["seed"] == run["seed"]
+            assert kept["host_digest_before"] == kept["host_digest_after"]
+            assert len(run["epochs"]) == kept["recipe"]["epochs"]
+            assert kept["validation"]["abs_rel"] == min(epoch["val_abs_rel"] for epoch in run["epochs"])
+            # Cached features are float16: a little less than what the live tower gives.
+            assert run["one_forward"]["abs_rel"] == pytest.approx(kept["validation"]["abs_rel"], rel=5e-3)
+
+
+def test_the_commands_still_mean_what_was_run(record: dict[str, Any]) -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    for name, row in record["rows"].items():
+        for run in row["runs"]:
+            program, command, *words = shlex.split(run["command"])
+            assert (program, command) == ("spaceclip", "train")
+            args = parser.parse_args(words)
+            assert args.arch == run["run"]["head"]["architecture"]
+            recipe = vars(train._recipe(args))
+            recorded = run["run"]["recipe"]
+            assert {key: recipe[key] for key in recorded if key in recipe} == {
+                key: value for key, value in recorded.items() if key in recipe
+            }, name
+
+
+def test_the_default_head_is_better_than_the_published_one(record: dict[str, Any]) -> None:
+    rows = record["rows"]
+    assert len(rows[DEFAULT_ARCHITECTURE]["runs"]) >= 3
+    published = min(
+        row["one_forward"]["abs_rel"]["mean"] for name, row in rows.items() if name.startswith("space-clip")
+    )
+    assert rows[DEFAULT_ARCHITECTURE]["one_forward"]["abs_rel"]["mean"] <= 0.93 * published
+
+
+def test_nothing_names_a_machine(record: dict[str, Any]) -> None:
+    assert not re.search(r"\"(/|~|[A-Z]:\\\\)", json.dumps(record))
