@@ -1,11 +1,11 @@
-"""Train heads on one real frozen tower with NYU depth, three seeds each, and record how well each does.
+"""Train heads on one real frozen tower with NYU depth, and record how well each does.
 
     python benchmarks/nyu_heads.py --nyu DIR --weights deit_tiny_timm.safetensors --runs DIR [--rows tap-mixer …]
     python benchmarks/nyu_heads.py --table    (the table of README, from the record)
 
 The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; the depth is the 8-bit in-filled NYU labelled set; the
 best epoch is chosen on the images that the figures are of. A run that is already in --runs is evaluated, not trained
-again; of one that was stopped, the best epoch so far, and the record says so.
+again, if it is whole and of the same recipe.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from spaceclip_plugin.cli import main as spaceclip
+from spaceclip_plugin.cli import train
 from spaceclip_plugin.data.depth_list import DepthList
 from spaceclip_plugin.evaluation.metrics import mean_metrics
 from spaceclip_plugin.evaluation.protocols import get_protocol
@@ -61,13 +62,15 @@ ROWS = {
     PUBLISHED: Row(
         "space-clip, recommended loss and views",
         (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
-        (0, 1, 2),
     ),
     "space-clip-published": Row(
         "space-clip, published loss",
         (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
     ),
-    "published-loss": Row("tap-mixer, published loss and views", (*BF16, "--loss", "published", "--views", "2")),
+    "published-loss": Row(
+        "tap-mixer, published loss and views",
+        (*BF16, "--loss", "published", "--views", "2", "--set", "uncertainty=false"),
+    ),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
     "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
     "four-taps": Row("tap-mixer, taps 3, 6, 9, 12", (*BF16, "--set", "taps=[3,6,9,12]")),
@@ -89,23 +92,34 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace) -> dict[str, A
     """Train unless there is a run, then evaluate with one forward and with two."""
     folder = args.runs / f"{name}_s{seed}"
     host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else HOST
-    flags = [*row.flags, "--seed", str(seed)]
-    record_path = folder / "run.json"
-    if not record_path.is_file():
-        lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
-        call("train", *host, *lists, "--out", str(folder), *flags)
-    record = json.loads(record_path.read_text())
-    head = folder / ("head" if record["finished"] else "best")
-    evaluation = ["eval", *host, "--head", str(head), "--data", str(args.nyu / VAL)]
-    shown_host = " ".join(word if word != str(args.weights) else args.weights.name for word in host)
+    lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
+    words = [*host, *lists, "--out", str(folder), *row.flags, "--seed", str(seed)]
+    if not (folder / "run.json").is_file():
+        call("train", *words)
+    record = json.loads((folder / "run.json").read_text())
+    check(folder, words, record)
+    evaluation = ["eval", *host, "--head", str(folder / "head"), "--data", str(args.nyu / VAL)]
+    short = {str(args.weights): args.weights.name, lists[1]: TRAIN, lists[3]: VAL, str(folder): folder.name}
     return {
         "seed": seed,
-        "command": f"spaceclip train {shown_host} --data {TRAIN} --val {VAL} --out {folder.name} {' '.join(flags)}",
+        "command": " ".join(["spaceclip train", *(short.get(word, word) for word in words)]),
         "one_forward": call(*evaluation),
         "two_forwards": call(*evaluation, "--flip"),
         "run": {key: record[key] for key in sorted(record) if key != "tower"},
         "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
     }
+
+
+def check(folder: Path, words: Sequence[str], record: dict[str, Any]) -> None:
+    """Stop where a folder holds a run that those words of `spaceclip train` did not make, or not to its end."""
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    args = parser.parse_args(words)
+    wanted = train.settings(args)
+    found = (record["recipe"], record["head"]["architecture"], record["head"]["options"])
+    options = {**found[2], **wanted.options}
+    if not record["finished"] or found != (vars(wanted.recipe), wanted.architecture, options):
+        raise SystemExit(f"{folder.name} holds a run that was stopped, or another one; remove it to train this one")
 
 
 def summary(runs: Sequence[dict[str, Any]], forwards: str) -> dict[str, dict[str, float]]:
@@ -120,8 +134,8 @@ def summary(runs: Sequence[dict[str, Any]], forwards: str) -> dict[str, dict[str
 def baselines(args: argparse.Namespace) -> dict[str, Any]:
     """What guesses without an image score: the training set's median depth, and its mean depth at each pixel."""
     protocol = get_protocol("nyu-eigen")
-    train = DepthList(args.nyu / TRAIN, units_per_metre=protocol.depth_scale)
-    depths = np.stack([train[i].depth_m for i in range(len(train))])
+    training = DepthList(args.nyu / TRAIN, units_per_metre=protocol.depth_scale)
+    depths = np.stack([training[i].depth_m for i in range(len(training))])
     val = DepthList(args.nyu / VAL, units_per_metre=protocol.depth_scale)
     guesses = {
         "per-pixel mean of the training depth": depths.mean(axis=0),

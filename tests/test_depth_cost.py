@@ -40,8 +40,6 @@ def figures(cost: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def record(cost: ModuleType) -> dict[str, Any]:
-    if not cost.RECORD.is_file():
-        pytest.skip("no recorded depth cost yet: python benchmarks/depth_cost.py")
     return json.loads(cost.RECORD.read_text())
 
 
@@ -91,7 +89,7 @@ def check(figures: ModuleType, record: dict[str, Any]) -> None:
         assert max(run["differences"].values()) < 1e-3
         for one in run["ratios"]:
             assert one["quartiles"][0] <= one["median"] <= one["quartiles"][1]
-        kept = figures.targets(run["ms"], run["ratios"], record["new_head"], record["rival"])
+        kept = figures.targets(run["ratios"], record["new_head"], record["rival"])
         assert run["targets"] == kept
         for target in run["targets"]:
             value = target["measured"]
@@ -110,8 +108,6 @@ class TestTheRecord:
 
     def test_the_readme_shows_it(self, cost: ModuleType, record: dict[str, Any]) -> None:
         readme = (ROOT / "README.md").read_text()
-        if "<!-- depth-cost -->" not in readme:
-            pytest.skip("the README has no markers for the depth cost yet")
         shown = re.findall(r"<!-- depth-cost -->\n(.*?)\n<!-- /depth-cost -->", readme, re.DOTALL)
         assert [text.strip() for text in shown] == [cost.table(record)], "python benchmarks/depth_cost.py --table"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import re
@@ -14,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from spaceclip_plugin.cli import train
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
+from spaceclip_plugin.head.tap_mixer import TapMixerOptions
+from spaceclip_plugin.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,20 +65,30 @@ def test_every_run_is_whole_and_of_its_own_seed(record: dict[str, Any]) -> None:
             assert run["one_forward"]["abs_rel"] == pytest.approx(kept["validation"]["abs_rel"], rel=5e-3)
 
 
-def test_the_commands_still_mean_what_was_run(record: dict[str, Any]) -> None:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    for name, row in record["rows"].items():
+def test_the_commands_still_mean_what_was_run(heads: ModuleType, record: dict[str, Any]) -> None:
+    for row in record["rows"].values():
         for run in row["runs"]:
             program, command, *words = shlex.split(run["command"])
             assert (program, command) == ("spaceclip", "train")
-            args = parser.parse_args(words)
-            assert args.arch == run["run"]["head"]["architecture"]
-            recipe = vars(train._recipe(args))
-            recorded = run["run"]["recipe"]
-            assert {key: recipe[key] for key in recorded if key in recipe} == {
-                key: value for key, value in recorded.items() if key in recipe
-            }, name
+            heads.check(Path("run"), words, run["run"])
+
+
+def test_another_run_in_the_folder_is_not_taken(heads: ModuleType) -> None:
+    words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "attention=0"]
+    kept = {
+        "finished": True,
+        "recipe": vars(Recipe(epochs=3)),
+        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(attention=0))},
+    }
+    heads.check(Path("c"), words, kept)
+    for change in (
+        {"finished": False},
+        {"recipe": vars(Recipe(epochs=4))},
+        {"head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions())}},
+        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(attention=0))}},
+    ):
+        with pytest.raises(SystemExit, match="c holds a run that was stopped, or another one"):
+            heads.check(Path("c"), words, {**kept, **change})
 
 
 def test_the_default_head_is_better_than_the_published_one(record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
@@ -83,6 +83,24 @@ def _settings(field: str) -> str:
     return f"{agreed.pop()}" if len(agreed) == 1 else ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+class Settings(NamedTuple):
+    """What the arguments say of a run, besides host and data."""
+
+    recipe: Recipe
+    architecture: str
+    options: dict[str, Any]
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """Recipe, architecture and options of the head, checked before anything is loaded.
+
+    Raises:
+        ConfigError: an option that the architecture does not have, or an impossible value.
+    """
+    name = args.arch or (PUBLISHED if args.recipe == "published" else DEFAULT_ARCHITECTURE)
+    return Settings(_recipe(args), name, _options(name, args.set))
+
+
 def _recipe(args: argparse.Namespace) -> Recipe:
     given = {
         "epochs": args.epochs,
@@ -103,8 +121,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def run(args: argparse.Namespace) -> Result:
     """Check the recipe and the lists, load the host, train."""
-    recipe, name = _recipe(args), _architecture(args)
-    options = _options(name, args.set)
+    recipe, name, options = settings(args)
     protocol = get_protocol(args.protocol)
     train, validation = (arguments.depth_list(path, args, protocol) for path in (args.data, args.val))
     host = arguments.host_from(args)
@@ -150,10 +167,6 @@ def run(args: argparse.Namespace) -> Result:
         f"training {result.seconds_training:.0f} s\nhead: {result.folder}"
     )
     return Result(text, data)
-
-
-def _architecture(args: argparse.Namespace) -> str:
-    return args.arch or (PUBLISHED if args.recipe == "published" else DEFAULT_ARCHITECTURE)
 
 
 def _options(name: str, settings: Sequence[str]) -> dict[str, Any]:

@@ -80,6 +80,17 @@ def test_unknown_stays_unknown() -> None:
     assert all((view.target(depth, (9, 9)) == 0).all() for view in views_of(5, seed=0, index=0, image_hw=HW))
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_sparse_depth_keeps_what_lies_off_the_centre_of_a_cell(mirrored: bool) -> None:
+    depth = np.zeros((12, 16), np.float32)
+    for row in range(3):
+        for column in range(4):  # one known pixel in every cell of 4x4, each time elsewhere
+            depth[4 * row + (row + column) % 4, 4 * column + (2 * row + column) % 4] = 1 + 4 * row + column
+    target = View(mirrored=mirrored).target(depth, (3, 4))
+    expected = 1 + np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.array_equal(target, expected[:, ::-1] if mirrored else expected)
+
+
 def test_fewer_views_are_the_first_of_more() -> None:
     many = views_of(9, seed=7, index=3, image_hw=HW)
     assert len(set(many)) == 9

@@ -113,6 +113,16 @@ def test_the_tower_sees_no_more_than_a_chunk_at_once(attachment: DepthAttachment
     assert steps == [CHUNK, 3]
 
 
+def test_depth_beyond_the_range_is_not_zoomed_into_it(attachment: DepthAttachment, tmp_path: Path) -> None:
+    [sample] = scenes(1)
+    far = np.where(np.arange(32) < 16, np.float32(PROTOCOL.max_depth_m), sample.depth_m)
+    cache = cached(attachment, [dataclasses.replace(sample, depth_m=far)], tmp_path, views=6)
+    for view in range(6):
+        target = cache.batch([0], [view]).target_m
+        assert target.max() < 0.99 * PROTOCOL.max_depth_m * 0.7  # the scene itself is nearer, whatever the zoom
+        assert (target == 0).any()
+
+
 def test_depth_is_stored_once(attachment: DepthAttachment, tmp_path: Path) -> None:
     cached(attachment, scenes(3), tmp_path, views=5, target_side=8)
     assert np.load(tmp_path / "depth_m.npy", mmap_mode="r").shape == (3, 32, 32)

@@ -23,7 +23,7 @@ def recipe_of(*argv: str) -> Recipe:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     args = parser.parse_args(["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv])
-    return train._recipe(args)
+    return train.settings(args).recipe
 
 
 def test_a_recipe_by_name() -> None:
@@ -66,14 +66,14 @@ def test_the_published_recipe_is_for_the_published_head() -> None:
         parser = argparse.ArgumentParser()
         train.add_arguments(parser)
         words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv]
-        assert train._architecture(parser.parse_args(words)) == name
+        assert train.settings(parser.parse_args(words)).architecture == name
 
 
 def options_of(*argv: str) -> dict[str, object]:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     args = parser.parse_args(["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv])
-    return train._options(train._architecture(args), args.set)
+    return train.settings(args).options
 
 
 def test_options_of_the_head() -> None:
