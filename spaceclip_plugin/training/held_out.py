@@ -44,14 +44,14 @@ class HeldOut:
             return None
         images = []
         for sample, output in self._outputs(head):
-            assert output.uncertainty_m is not None
-            maps_m = torch.cat([output.depth_m, output.uncertainty_m])
+            uncertainty_m = output.uncertainty_m
+            if uncertainty_m is None:
+                return None
+            maps_m = torch.cat([output.depth_m, uncertainty_m])
             compared = self._protocol.compared(maps_m, sample)
-            depth_m, uncertainty_m = compared.maps_m
+            depth_m, spread_m = compared.maps_m
             images.append(
-                normalised_residuals(
-                    depth_m, uncertainty_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE
-                )
+                normalised_residuals(depth_m, spread_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE)
             )
         calibration = calibrate(images)
         decoder.rescale_uncertainty(calibration.factor)
