@@ -162,7 +162,7 @@ class _Writer:
         self._names: list[str] = []
         self._versions: list[tuple[View, ...]] = []
         self._maps: dict[int, npt.NDArray[np.float16]] = {}
-        # A head without FiLM reads no context; a width of zero keeps one code path.
+        # Not every head reads the context; a width of zero keeps one code path.
         self._context = np.zeros((*self._shape, 0), np.float32)
         self._depths_m = _memory_map(folder / "depth_m.npy", np.float32, (count, *depth_hw))
 
