@@ -26,6 +26,7 @@ import torch
 
 from spaceclip_plugin.cli import main as spaceclip
 from spaceclip_plugin.cli import train
+from spaceclip_plugin.cli.train_settings import new_run
 from spaceclip_plugin.data.depth_list import DepthList
 from spaceclip_plugin.evaluation.metrics import mean_metrics
 from spaceclip_plugin.evaluation.protocols import get_protocol
@@ -118,10 +119,12 @@ def check(folder: Path, words: Sequence[str], record: dict[str, Any]) -> None:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     args = parser.parse_args(words)
-    wanted = train.settings(args)
-    found = (record["recipe"], record["head"]["architecture"], record["head"]["options"])
-    options = {**found[2], **wanted.options}
-    if not record["finished"] or found != (vars(wanted.recipe), wanted.architecture, options):
+    wanted = new_run(args)
+    # A run from before a setting was one says nothing of it.
+    recipe = {**vars(wanted.recipe), **record["recipe"]}
+    found = (recipe, record["head"]["architecture"], record["head"]["options"])
+    options = {**found[2], **wanted.head.options}
+    if not record["finished"] or found != (vars(wanted.recipe), wanted.head.architecture, options):
         raise SystemExit(f"{folder.name} holds a run that was stopped, or another one; remove it to train this one")
 
 

@@ -21,12 +21,18 @@ from torch import nn
 from turns import turn_order
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.data.augmentation import augmentation
+from spaceclip_plugin.data.mixture import shares_of
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
-from spaceclip_plugin.training.feature_cache import cache_features
+from spaceclip_plugin.training.cache_key import CacheSettings
+from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.recipe import Recipe
 
 PUBLISHED = "space-clip"
@@ -109,22 +115,38 @@ def from_cache(
 ) -> Callable[[], object]:
     """Steps of the package's own optimizer on features that are cached here."""
     head = DepthHead.for_tower(host, architecture=architecture).to(next(host.parameters()).device)
-    folder.mkdir()
+    processes = Processes(next(host.parameters()).device)
+    settings = CacheSettings(
+        protocol=PROTOCOL,
+        views=recipe.views,
+        augmentation=augmentation(recipe.augmentation),
+        seed=recipe.seed,
+        storage=recipe.cache,
+        targets=True,
+    )
     with attach_depth_head(host, head) as depth:
-        cached = cache_features(
+        cached = make_cache(
             depth,
             samples,
             folder,
-            protocol=PROTOCOL,
-            views=recipe.views,
-            seed=recipe.seed,
+            settings=settings,
+            weights=module_digest(host),
+            fingerprints=[str(index) for index in range(len(samples))],
+            processes=processes,
             target_side=recipe.target_side,
         )
-    optimizer = HeadOptimizer(head, recipe, PROTOCOL, cached)
+    order = DataOrder(
+        shares_of(samples),
+        batch_size=recipe.batch_size,
+        accumulation=recipe.accumulation,
+        views=recipe.views,
+        seed=recipe.seed,
+    )
+    optimizer = HeadOptimizer(head, recipe, PROTOCOL, cached, order=order, processes=processes)
 
     def steps() -> Iterator[float]:
-        while True:
-            yield from optimizer.epoch()
+        for epoch in itertools.count():
+            yield from optimizer.epoch(epoch)
 
     endless = steps()
     return lambda: next(endless)

@@ -33,7 +33,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "version_matrix.json"
-TEST_TOOLS = ("pytest>=8", "hypothesis>=6.90", "peft>=0.10", "pip>=23.1", "hatchling>=1.27")
+TEST_TOOLS = ("pytest>=8", "hypothesis>=6.90", "peft>=0.10", "tensorboard>=2.14", "pip>=23.1", "hatchling>=1.27")
 SUITE, ADAPTERS, LEROBOT = "tests", "tests/adapters", "tests/lerobot"
 COLUMNS = ("torch", "transformers", "timm", "open_clip_torch", "numpy")
 OTHERS = ("torchvision", "einops", "accelerate", "huggingface_hub", "safetensors", "tokenizers", "pillow", "tqdm")
@@ -65,7 +65,14 @@ def _pins(*versions: str) -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name, version in zip(COLUMNS, versions, strict=True))
 
 
-_OLDEST = {"accelerate": "0.26.0", "huggingface_hub": "0.23.0", "safetensors": "0.4.2", "einops": "0.8.0"}
+_OLDEST = {
+    "accelerate": "0.26.0",
+    "huggingface_hub": "0.23.0",
+    "safetensors": "0.4.2",
+    "einops": "0.8.0",
+    "pyyaml": "6.0.1",
+    "filelock": "3.12.4",
+}
 _OLDEST.update({"pillow": "9.4.0", "tqdm": "4.64.0", "typing_extensions": "4.8.0", "peft": "0.10.0"})
 _OLDEST_PINS = tuple(f"{name}=={version}" for name, version in _OLDEST.items())
 
@@ -78,7 +85,7 @@ ROWS = (
     Row("transformers-5.5", "3.12", _pins("2.11.0", "5.5.4", "1.0.26", "3.3.0", "2.4.4")),
     Row("newest", "3.13", (), tests=SUITE, strict=True),
     Row("lerobot-0.4", "3.11", ("lerobot[xvla]>=0.4.4,<0.5", "dm-tree>=0.1.8,<1", "peft<1"), tests=LEROBOT),
-    Row("lerobot-0.6", "3.12", ("lerobot[pi,diffusion]>=0.6,<0.7", "dm-tree>=0.1.8,<1"), tests=LEROBOT),
+    Row("lerobot-0.6", "3.12", ("lerobot[pi,diffusion,dataset]>=0.6,<0.7", "dm-tree>=0.1.8,<1"), tests=LEROBOT),
 )
 
 

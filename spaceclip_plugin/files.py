@@ -1,11 +1,13 @@
-"""Files that are whole or absent: atomic writes, and a strict reader of small JSON objects."""
+"""Files and folders that are whole or absent: atomic writes, and a strict reader of JSON objects."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +41,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise ConfigError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create the folder of {str(target)!r} ({error.strerror}); choose a folder you can write to"
-        ) from error
+    _make_parent(target)
     # Not tempfile: its files are private to the user (mode 0600), and the rename would keep them so.
     temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}.tmp{target.suffix}")
     try:
@@ -56,10 +53,68 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_json_object(path: str | os.PathLike[str]) -> dict[str, object]:
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder under a hidden name beside `path`, renamed to it when the block ends well, else removed.
+
+    Readers see the whole folder or none. Every file in it is on the disk before the rename, and the rename is before
+    the block is left. Missing parent folders are created. A killed process leaves the hidden folder behind, named
+    `.NAME.XXXXXXXXXXXX.tmp` with the first 40 characters of the name and twelve hexadecimal digits.
+
+        with atomic_folder("run/step-00000120") as temporary:
+            save_file(tensors, temporary / "head.safetensors")
+
+    Args:
+        path: where the folder shall be; nothing may be there.
+
+    Yields:
+        The new empty folder, for the block to write files and folders into.
+
+    Raises:
+        ConfigError: something is at `path` already, or its parent cannot be created.
+        OSError: the disk refuses the write; `filename` says which file or folder.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        raise ConfigError(f"cannot write the folder {str(target)!r}: it is there already; remove it or choose another")
+    _make_parent(target)
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in (*temporary.rglob("*"), temporary):
+            sync_to_disk(entry)
+        temporary.rename(target)
+        sync_to_disk(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk; for a folder, where the OS can do that.
+
+    Raises:
+        OSError: the disk refuses; `filename` is `path`.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name != "posix":
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network file systems have no fsync for folders; their rename is all there is.
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The JSON object in a file that may come from anywhere.
 
-    Stricter than `json.load`: UTF-8 only, at most `MAX_JSON_BYTES`, no key twice, every number finite.
+    Stricter than `json.load`: UTF-8 only, at most `most_bytes`, no key twice, every number finite.
 
     Raises:
         CheckpointError: there is no such file, or it holds anything else; the message names the file.
@@ -69,11 +124,11 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, object]:
         raise CheckpointError(f"{str(source)!r} is not a file; expected a JSON file, check the path")
     try:
         with source.open("rb") as handle:
-            raw = handle.read(MAX_JSON_BYTES + 1)
+            raw = handle.read(most_bytes + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read {str(source)!r} ({error.strerror}); check its permissions") from error
-    if len(raw) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{str(source)!r} is larger than {MAX_JSON_BYTES} bytes, expected a small JSON file")
+    if len(raw) > most_bytes:
+        raise CheckpointError(f"{str(source)!r} is larger than {most_bytes} bytes, expected a smaller JSON file")
     try:
         content = json.loads(
             raw.decode("utf-8"),
@@ -107,6 +162,15 @@ def write_json(path: str | os.PathLike[str], obj: Mapping[str, object]) -> None:
         ) from error
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create the folder of {str(target)!r} ({error.strerror}); choose a folder you can write to"
+        ) from error
 
 
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError
-from spaceclip_plugin.files import MAX_JSON_BYTES, atomic_path, read_json_object, write_json
+from spaceclip_plugin.files import (
+    MAX_JSON_BYTES,
+    atomic_folder,
+    atomic_path,
+    read_json_object,
+    sync_to_disk,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -106,6 +116,88 @@ class TestAtomicPath:
         assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
+def fail_with_a_folder_half_made(path: Path, error: type[BaseException]) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "half.bin").write_bytes(b"hal")
+        raise error("half way")
+
+
+class TestAtomicFolder:
+    def test_a_finished_block_leaves_only_the_folder(self, tmp_path: Path) -> None:
+        with atomic_folder(str(tmp_path / "a" / "run")) as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "head.bin").write_bytes(b"whole")
+            assert re.fullmatch(r"\.run\.[0-9a-f]{12}\.tmp", temporary.name)
+            assert names(tmp_path / "a") == [temporary.name]
+        assert names(tmp_path / "a") == ["run"]
+        assert (tmp_path / "a" / "run" / "deep" / "head.bin").read_bytes() == b"whole"
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+    def test_a_failed_block_leaves_nothing(self, tmp_path: Path, error: type[BaseException]) -> None:
+        with pytest.raises(error, match="half way"):
+            fail_with_a_folder_half_made(tmp_path / "run", error)
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
+    def test_what_is_there_is_refused_before_the_block_runs(self, tmp_path: Path, kind: str) -> None:
+        target = tmp_path / "run"
+        {"file": target.touch, "folder": target.mkdir, "broken link": lambda: target.symlink_to("nowhere")}[kind]()
+        with pytest.raises(ConfigError, match="it is there already"), atomic_folder(target):
+            pytest.fail("the block ran")
+        assert names(tmp_path) == ["run"]
+
+    def test_a_file_where_a_folder_must_be_is_refused(self, tmp_path: Path) -> None:
+        write(tmp_path / "taken", b"")
+        with pytest.raises(ConfigError, match="cannot create the folder"), atomic_folder(tmp_path / "taken" / "run"):
+            pytest.fail("the block ran")
+
+    @pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX alone")
+    def test_all_in_it_is_synced_before_the_rename_and_its_parent_after(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        synced: list[tuple[int, bool]] = []
+        target = tmp_path / "run"
+        monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_ino, target.exists())))
+        with atomic_folder(target) as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / "head.bin").write_bytes(b"whole")
+        inside = [target / "deep", target / "deep" / "head.bin", target]
+        assert sorted(synced) == sorted(
+            [*((path.stat().st_ino, False) for path in inside), (tmp_path.stat().st_ino, True)]
+        )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX alone")
+class TestSyncToDisk:
+    def test_an_error_names_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write(tmp_path / "head.bin", b"")
+        monkeypatch.setattr(os, "fsync", self.failing(errno.EINVAL))
+        with pytest.raises(OSError, match="EINVAL") as caught:
+            sync_to_disk(path)
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(path))
+
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+    def test_a_file_system_without_it_for_folders_will_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        monkeypatch.setattr(os, "fsync", self.failing(number))
+        sync_to_disk(tmp_path)
+
+    def test_a_folder_that_cannot_be_written_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "fsync", self.failing(errno.EIO))
+        with pytest.raises(OSError, match="EIO") as caught:
+            sync_to_disk(tmp_path)
+        assert caught.value.filename == str(tmp_path)
+
+    @staticmethod
+    def failing(number: int) -> Callable[[int], None]:
+        def fsync(_: int) -> None:
+            raise OSError(number, errno.errorcode[number])
+
+        return fsync
+
+
 class TestReadJsonObject:
     def test_reads_what_write_json_wrote(self, tmp_path: Path) -> None:
         content = {"name": "Tiefe – 深度", "fractions": [0.25, 1.0], "deep": {"n": 3, "none": None, "yes": True}}
@@ -149,6 +241,12 @@ class TestReadJsonObject:
         path = write(tmp_path / "big.json", frame[:-2] + b"x" * (MAX_JSON_BYTES - len(frame)) + frame[-2:])
         assert path.stat().st_size == MAX_JSON_BYTES
         assert len(str(read_json_object(path)["a"])) == MAX_JSON_BYTES - len(frame)
+
+    def test_a_limit_of_the_caller_s_own(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "config.json", b'{"a": 1}')
+        assert read_json_object(path, most_bytes=8) == {"a": 1}
+        with pytest.raises(CheckpointError, match="larger than 7 bytes"):
+            read_json_object(path, most_bytes=7)
 
     @pytest.mark.parametrize("name", ["absent.json", "."])
     def test_no_file_is_said_so(self, tmp_path: Path, name: str) -> None:

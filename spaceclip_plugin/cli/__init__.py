@@ -1,6 +1,7 @@
 """The command `spaceclip`: one module per subcommand.
 
-Data goes to standard output, messages and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+Data goes to standard output, messages and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ COMMANDS = (demo, inspect, train, evaluate, predict, convert, export)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("spaceclip_plugin").setLevel(logging.INFO)
     logging.getLogger().setLevel(logging.WARNING)
     try:
-        result: Result = args.run(args)
+        result: Result | None = args.run(args)
+    except argparse.ArgumentError as error:  # what only the whole of the arguments shows
+        parser.error(f"{args.command}: {error}")
     except (SpaceClipError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         sys.stderr.write(f"spaceclip {args.command}: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"spaceclip {args.command}: interrupted\n")
-        return 1
+    except KeyboardInterrupt as error:
+        hint = f"; {error}" if str(error) else ""
+        sys.stderr.write(f"spaceclip {args.command}: interrupted{hint}\n")
+        return 130
+    if result is None:  # of several processes, one speaks
+        return 0
     sys.stdout.write((json.dumps(result.data, allow_nan=False) if args.json else result.text) + "\n")
     return 0
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from spaceclip_plugin.data.depth_list import DepthList
+from spaceclip_plugin.data.depth_list import ListData
+from spaceclip_plugin.data.mixture import Mixture
+from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.selective import SelectiveSource
+from spaceclip_plugin.data.sources import DataSpec, source_from_text
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
+from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.hosts import load_host
+from spaceclip_plugin.training.run_config import CODE
 
-_PYTHON = "python:"
+SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT"
+DEFAULT_PROTOCOL = "nyu-eigen"
 
 
 def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
@@ -34,68 +43,169 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True, position
 
 def host_from(args: argparse.Namespace) -> nn.Module:
     """The host that the arguments name, frozen, in eval mode and on its device."""
-    if not args.host.startswith(_PYTHON):
-        return load_host(args.host, weights=args.host_weights).to(device(args))
-    if args.host_weights is not None:
+    return open_host(args.host, weights=args.host_weights, device_name=args.device)
+
+
+def open_host(name: str, *, weights: Path | None = None, device_name: str | None = None) -> nn.Module:
+    """A host by name, or from a function of the user's; frozen, in eval mode and on its device.
+
+    Args:
+        name: as `load_host` takes it, or python:MODULE:FUNCTION.
+        weights: see `load_host`; a function's host has its own.
+        device_name: see `device_called`; None leaves a function's host where it was put.
+
+    Raises:
+        HostError: there is no such host, or weights are given for one that has its own.
+    """
+    if not name.startswith(CODE):
+        return load_host(name, weights=weights).to(device_called(device_name))
+    if weights is not None:
         raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
-    host = _from_function(args.host.removeprefix(_PYTHON))
+    host = _from_function(name.removeprefix(CODE))
     # Without --device it stays where it was put: a dispatched or quantised model must not be moved.
-    return host if args.device is None else host.to(device(args))
+    return host if device_name is None else host.to(device_called(device_name))
 
 
 def device(args: argparse.Namespace) -> torch.device:
-    """The device that --device names, else CUDA where there is one."""
-    if args.device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device that --device names; see `device_called`."""
+    return device_called(args.device)
+
+
+def device_called(name: str | None) -> torch.device:
+    """The device of that name; None: CUDA where there is one, and of several processes each has its own.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    if name is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = os.environ.get("LOCAL_RANK")  # set by `accelerate launch` and torchrun
+        if rank is None:
+            return torch.device("cuda")
+        name = f"cuda:{rank}"
     try:
-        named = torch.device(args.device)
+        named = torch.device(name)
         torch.empty(0, device=named)  # a name can be well-formed and its device absent
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
-        raise ConfigError(f"--device {args.device!r} cannot be used here: {reason}") from error
+        raise ConfigError(f"--device {name!r} cannot be used here: {reason}") from error
     return named
 
 
 def _from_function(target: str) -> nn.Module:
     module_name, _, function_name = target.partition(":")
     if not module_name or not function_name:
-        raise HostError(f"expected python:MODULE:FUNCTION, got {_PYTHON}{target}")
+        raise HostError(f"expected python:MODULE:FUNCTION, got {CODE}{target}")
     sys.path.insert(0, "")  # as `python -m` would: the user's own modules in the current folder
     try:
         build = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise HostError(f"cannot get a host from {_PYTHON}{target}: {error}") from error
+        raise HostError(f"cannot get a host from {CODE}{target}: {error}") from error
     finally:
         sys.path.remove("")
     host = build()  # an error in there is the user's own, and its traceback what they need
     if not isinstance(host, nn.Module):
-        raise HostError(f"{_PYTHON}{target} returned a {type(host).__name__}, expected a torch.nn.Module")
+        raise HostError(f"{CODE}{target} returned a {type(host).__name__}, expected a torch.nn.Module")
     return host.eval().requires_grad_(False)
 
 
-def add_lists(parser: argparse.ArgumentParser) -> None:
-    """--protocol, --root, --skip-bad."""
+def add_lists(parser: argparse.ArgumentParser, *, protocol: str | None = DEFAULT_PROTOCOL) -> None:
+    """--protocol, --depth-range, --root, --skip-bad; `protocol` is what --protocol is where it is not given."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--protocol",
         choices=sorted(PROTOCOLS),
-        default="nyu-eigen",
-        help="depth encoding, crop, mask and range (default: nyu-eigen, 16-bit PNG in millimetres)",
+        default=protocol,
+        help=f"depth encoding, crop, mask and range (default: {DEFAULT_PROTOCOL}, 16-bit PNG in millimetres)",
     )
-    group.add_argument("--root", type=Path, metavar="DIR", help="folder the list's paths start from (default: its own)")
-    group.add_argument("--skip-bad", action="store_true", help="leave out unusable lines, and list them")
+    group.add_argument(
+        "--depth-range",
+        type=_depth_range,
+        metavar="MIN,MAX",
+        help="metres between which depth counts, instead of the protocol's: 0.1,2",
+    )
+    group.add_argument("--root", type=Path, metavar="DIR", help="folder a list's paths start from (default: its own)")
+    group.add_argument(
+        "--skip-bad", action="store_true", default=None, help="leave out samples that cannot be used, and list them"
+    )
 
 
-def depth_list(path: Path, args: argparse.Namespace, protocol: Protocol) -> DepthList:
-    """The samples of a list file; with --skip-bad, every sample is read once and what cannot be used is left out."""
-    samples = DepthList(path, root=args.root, units_per_metre=protocol.depth_scale, skip_bad=args.skip_bad)
-    return samples.validated(protocol.check) if args.skip_bad else samples
+def protocol_from(args: argparse.Namespace) -> Protocol:
+    """The protocol that --protocol and --depth-range mean."""
+    protocol = get_protocol(args.protocol)
+    return protocol if args.depth_range is None else protocol.with_range(*args.depth_range)
 
 
-def skipped(*lists: DepthList) -> list[dict[str, str | int]]:
-    """Every line that --skip-bad left out, for `--json`."""
+def open_sources(texts: Sequence[str], args: argparse.Namespace, protocol: Protocol) -> DepthSource:
+    """The samples of everything that --data names, one after the other; see `open_specs`."""
+    specs = rooted([source_from_text(text) for text in texts], args.root)
+    return open_specs(specs, protocol, skip_bad=bool(args.skip_bad))
+
+
+def rooted(specs: Sequence[DataSpec], root: Path | None) -> list[DataSpec]:
+    """The same data, the paths in its lists starting from --root where that is given.
+
+    Raises:
+        ConfigError: --root is given, and there is no list.
+    """
+    if root is None:
+        return list(specs)
+    if not any(isinstance(spec, ListData) for spec in specs):
+        raise ConfigError(f"--root {str(root)!r} is for the paths in a list, and no data given is one; leave it out")
+    return [dataclasses.replace(spec, root=str(root)) if isinstance(spec, ListData) else spec for spec in specs]
+
+
+def open_specs(
+    specs: Sequence[DataSpec],
+    protocol: Protocol,
+    *,
+    weights: Sequence[float] | None = None,
+    skip_bad: bool = False,
+) -> DepthSource:
+    """The samples of one or several sources; several are a mixture.
+
+    Args:
+        specs: at least one.
+        protocol: says the unit of integer depth, and with `skip_bad` what can be used.
+        weights: of each source, see `Mixture`.
+        skip_bad: read every sample once, and leave out what cannot be used.
+
+    Raises:
+        DataError: data that is absent, empty or, without `skip_bad`, bad.
+    """
+    sources: list[DepthSource] = []
+    for spec in specs:
+        source = spec.open(units_per_metre=protocol.depth_scale, skip_bad=skip_bad)
+        if skip_bad and isinstance(source, SelectiveSource):
+            source = source.validated(protocol.check)
+        sources.append(source)
+    return sources[0] if len(sources) == 1 else Mixture(sources, weights=weights)
+
+
+def skipped(*sources: DepthSource) -> list[dict[str, str | int]]:
+    """Everything that --skip-bad left out, for `--json`: {"list", "line", "reason"} or {"source", "name", "reason"}."""
     return [
-        {"list": str(samples.path), "line": line, "reason": reason}
-        for samples in lists
-        for line, reason in samples.skipped
+        {"list": place, "line": label, "reason": reason}
+        if isinstance(label, int)
+        else {"source": place, "name": label, "reason": reason}
+        for part in _parts(sources)
+        for place in [str(getattr(part, "place", type(part).__name__))]
+        for label, reason in getattr(part, "skipped", ())
     ]
+
+
+def _parts(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
+    for source in sources:
+        if isinstance(source, Mixture):
+            yield from _parts(source.parts)
+        else:
+            yield source
+
+
+def _depth_range(text: str) -> tuple[float, float]:
+    try:
+        low_m, high_m = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected MIN,MAX in metres, as 0.1,2, got {text!r}") from error
+    return low_m, high_m

@@ -1,46 +1,75 @@
-"""`spaceclip eval`: how good is a head on a list?"""
+"""`spaceclip eval`: how good is a head on some data?"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.evaluation.evaluate import Evaluation
+    from spaceclip_plugin.evaluation.report import Report
 
 NAME = "eval"
-HELP = "Score a head on a list; metric scale, never aligned."
+HELP = "Score a head on a list or other data; metric scale, never aligned."
+
+_WORST = 8
+_TABLE = (
+    {"abs_rel": "AbsRel", "sq_rel": "SqRel", "rmse": "RMSE"},
+    {"rmse_log": "RMSElog", "log10": "log10", "silog": "SILog"},
+    {"delta1": "delta1", "delta2": "delta2", "delta3": "delta3"},
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Host, head, list and protocol."""
+    """Host, head, data, protocol and where to write."""
     arguments.add_host(parser)
     arguments.add_lists(parser)
     parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="folder of a trained head")
-    parser.add_argument("--data", type=Path, required=True, metavar="LIST", help="list: rgb depth [focal]")
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=arguments.SOURCE_HELP)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two forwards")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for per_image.csv, summary.json and worst/; made if absent, an earlier evaluation is replaced",
+    )
+    parser.add_argument(
+        "--worst", type=int, metavar="N", help=f"pictures of the N images of highest AbsRel, with --out ({_WORST})"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Evaluate one image at a time."""
-    protocol = get_protocol(args.protocol)
-    samples = arguments.depth_list(args.data, args, protocol)
-    host = arguments.host_from(args)
+    """Evaluate one image at a time; what can be wrong with the folder is found before the host is loaded."""
+    protocol = arguments.protocol_from(args)
+    keep_worst = _worst(args)
+    samples = arguments.open_sources([args.data], args, protocol)
 
     from tqdm.auto import tqdm
 
     from spaceclip_plugin.attachment import attach_depth_head
     from spaceclip_plugin.evaluation.evaluate import evaluate
+    from spaceclip_plugin.evaluation.report import ReportFolder
 
+    folder = None if args.out is None else ReportFolder(args.out)
+    host = arguments.host_from(args)
     with attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment:
         with tqdm(total=len(samples), desc="evaluating", unit="image") as bar:
-            result = evaluate(attachment, samples, protocol=protocol, flip=args.flip, progress=bar.update)
+            result = evaluate(
+                attachment, samples, protocol=protocol, flip=args.flip, keep_worst=keep_worst, progress=bar.update
+            )
         trained = attachment.head.trained
-    metrics = dataclasses.asdict(result.mean)
+    report = None
+    if folder is not None:
+        report = folder.write(result, details={"head": str(args.head), "data": args.data, "trained": trained})
     data = {
-        **metrics,
+        **dataclasses.asdict(result.mean),
+        "spread": dataclasses.asdict(result.spread),
         "images": len(result.per_image),
         "protocol": result.protocol,
         "flip": result.flip,
@@ -48,10 +77,40 @@ def run(args: argparse.Namespace) -> Result:
         "trained": trained,
         "skipped": arguments.skipped(samples),
     }
-    forwards = "two forwards (flip)" if args.flip else "one forward"
-    table = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    text = f"{table}\n{len(result.per_image)} images, protocol {result.protocol}, {forwards}, metric scale"
+    if report is not None:
+        worst = [str(path) for path in report.worst]
+        data["files"] = {"per_image": str(report.per_image), "summary": str(report.summary), "worst": worst}
+    return Result(_text(result, report), data)
+
+
+def _worst(args: argparse.Namespace) -> int:
+    """How many pictures to write."""
+    if args.worst is None:
+        return 0 if args.out is None else _WORST
+    if args.out is None:
+        raise ConfigError(f"--worst {args.worst} writes pictures, and needs --out DIR to put them in")
+    if args.worst < 0:
+        raise ConfigError(f"--worst is a number of images, 0 or more, got {args.worst}")
+    return int(args.worst)
+
+
+def _text(result: Evaluation, report: Report | None) -> str:
+    images = len(result.per_image)
+    spread = vars(result.spread) if images > 1 else {}
+    lines = [
+        "  ".join(
+            f"{title} {vars(result.mean)[name]:.4f}" + (f" ± {spread[name]:.4f}" if spread else "")
+            for name, title in row.items()
+        )
+        for row in _TABLE
+    ]
+    lines[-1] += "  (mean ± sd over images)" if spread else ""
+    forwards = "two forwards (flip)" if result.flip else "one forward"
+    lines.append(f"{images} images, protocol {result.protocol}, {forwards}, metric scale")
     if result.coverage is not None:
         held = ", ".join(f"{100 * level:.0f} % {100 * share:.1f} %" for level, share in result.coverage.items())
-        text += f"\nshare of the pixels in intervals of the predicted uncertainty: {held}"
-    return Result(text, data)
+        lines.append(f"share of the pixels in intervals of the predicted uncertainty: {held}")
+    if report is not None:
+        pictures = f", {len(report.worst)} pictures in {report.worst[0].parent}" if report.worst else ""
+        lines.append(f"written: {report.per_image}, {report.summary}{pictures}")
+    return "\n".join(lines)

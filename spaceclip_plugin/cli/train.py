@@ -4,164 +4,133 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.cli.train_arguments import add_arguments as add_arguments
+from spaceclip_plugin.cli.train_settings import new_run, resumed_run
+from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.evaluation.calibration import Calibration
-from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, architecture
-from spaceclip_plugin.training.losses import LOSSES
-from spaceclip_plugin.training.recipe import PRECISIONS, RECIPES, Recipe
+from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.run_folder import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.training.trainer import TrainingResult
 
 NAME = "train"
-PUBLISHED = "space-clip"
+_LONGEST_TITLE = 400
 HELP = "Train a depth head on a frozen host; --recipe published for the published loss and settings."
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything a run needs."""
-    arguments.add_host(parser)
-    arguments.add_lists(parser)
-    parser.add_argument("--data", type=Path, required=True, metavar="LIST", help="training list: rgb depth [focal]")
-    parser.add_argument("--val", type=Path, required=True, metavar="LIST", help="list the best epoch is chosen on")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run, made if absent")
-    parser.add_argument(
-        "--arch",
-        choices=sorted(ARCHITECTURES),
-        help=f"default: {DEFAULT_ARCHITECTURE}; {PUBLISHED} with --recipe published",
+def run(args: argparse.Namespace) -> Result | None:
+    """Check the settings and the data, load the host, train; None in all processes but the main one."""
+    config = new_run(args) if args.resume is None else resumed_run(args)
+    protocol = config.evaluation
+    train, validation = _opened(config, config.data), _opened(config, config.validation)
+    test = _opened(config, config.test) if config.test else None
+    host = arguments.open_host(str(config.host), weights=config.host_weights, device_name=config.device)
+    head = _fresh_head(config, host)
+
+    from spaceclip_plugin.training.trainer import DepthTrainer
+
+    trainer = DepthTrainer(
+        host, head, recipe=config.recipe, protocol=protocol, tower=config.tower, adapter=config.adapter
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the head, VALUE as JSON: --set attention=0 --set taps=[3,6,9,12]; may be repeated",
-    )
-    _add_recipe(parser)
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("recipe")
-    group.add_argument(
-        "--recipe",
-        choices=tuple(RECIPES),
-        default="recommended",
-        help="what every setting below is unless it is given (default: recommended; published: arXiv 2601.17657)",
-    )
-    group.add_argument("--epochs", type=int, metavar="N", help=f"passes over the images ({_settings('epochs')})")
-    group.add_argument("--batch-size", type=int, metavar="N", help=f"images per step ({_settings('batch_size')})")
-    group.add_argument("--lr", type=float, metavar="X", help=f"peak learning rate ({_settings('learning_rate')})")
-    group.add_argument("--weight-decay", type=float, metavar="X", help=f"AdamW's ({_settings('weight_decay')})")
-    group.add_argument("--ema-decay", type=float, metavar="X", help=f"of averaged weights ({_settings('ema_decay')})")
-    group.add_argument("--loss", choices=sorted(LOSSES), help=f"what is minimised ({_settings('loss')})")
-    group.add_argument(
-        "--views",
-        type=int,
-        metavar="N",
-        help="versions of an image that are cached: 1 as photographed, 2 also mirrored, more also random crops in "
-        f"other colours ({_settings('views')})",
-    )
-    group.add_argument(
-        "--target-side",
-        type=int,
-        metavar="N",
-        help=f"learn from depth maps of at most this many pixels a side; 0: as they are ({_settings('target_side')})",
-    )
-    group.add_argument("--precision", choices=PRECISIONS, help=f"of the head's arithmetic ({_settings('precision')})")
-    group.add_argument("--seed", type=int, metavar="N", help=f"of weights, order and views ({_settings('seed')})")
-
-
-def _settings(field: str) -> str:
-    """What the recipes say of a field: "recommended 8, published 32", or one value where they agree."""
-    values = {name: getattr(recipe(), field) for name, recipe in RECIPES.items()}
-    agreed = set(values.values())
-    return f"{agreed.pop()}" if len(agreed) == 1 else ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-class Settings(NamedTuple):
-    """What the arguments say of a run, besides host and data."""
-
-    recipe: Recipe
-    architecture: str
-    options: dict[str, Any]
-
-
-def settings(args: argparse.Namespace) -> Settings:
-    """Recipe, architecture and options of the head, checked before anything is loaded.
-
-    Raises:
-        ConfigError: an option that the architecture does not have, or an impossible value.
-    """
-    name = args.arch or (PUBLISHED if args.recipe == "published" else DEFAULT_ARCHITECTURE)
-    return Settings(_recipe(args), name, _options(name, args.set))
-
-
-def _recipe(args: argparse.Namespace) -> Recipe:
-    given = {
-        "epochs": args.epochs,
-        "batch_size": args.batch_size,
-        "learning_rate": args.lr,
-        "weight_decay": args.weight_decay,
-        "ema_decay": args.ema_decay,
-        "loss": args.loss,
-        "views": args.views,
-        "precision": args.precision,
-        "seed": args.seed,
+    skipped = arguments.skipped(train, validation, *([] if test is None else [test]))
+    details = {
+        "host": config.host,
+        "host_weights": None if config.host_weights is None else config.host_weights.name,
+        "data": _title(config.data),
+        "val": _title(config.validation),
+        "test": _title(config.test) if config.test else None,
+        "select_on_test": config.select_on_test,
+        "skipped": skipped,
     }
-    given = {field: value for field, value in given.items() if value is not None}
-    if args.target_side is not None:
-        given["target_side"] = args.target_side or None
-    return RECIPES[args.recipe](**given)
+    out = args.out if args.resume is None else args.resume
+    # What the tower suggested for the head is kept, too: a later version may suggest something else.
+    settled = HeadChoice(head.config.architecture, head.config.to_dict()["options"])
+    try:
+        result = trainer.fit(
+            train,
+            validation,
+            out,
+            trained_on=f"{_title(config.data)} ({len(train)} images)",
+            test=test,
+            details=details,
+            resume=args.resume is not None,
+            workers=config.workers,
+            save_every=config.save_every,
+            cache=config.cache,
+            log_with=config.log_with,
+            config_yaml=dataclasses.replace(config, head=settled).to_yaml(),
+        )
+    except KeyboardInterrupt as error:
+        if not (out / CONFIG_NAME).is_file():  # nothing has begun
+            raise
+        raise KeyboardInterrupt(f"continue with: spaceclip train --resume {shlex.quote(str(out))}") from error
+    if os.environ.get("RANK", "0") != "0":  # set by `accelerate launch` and torchrun
+        return None
+    return _result(result, config, validation, skipped)
 
 
-def run(args: argparse.Namespace) -> Result:
-    """Check the recipe and the lists, load the host, train."""
-    recipe, name, options = settings(args)
-    protocol = get_protocol(args.protocol)
-    train, validation = (arguments.depth_list(path, args, protocol) for path in (args.data, args.val))
-    host = arguments.host_from(args)
+def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
+    weights = [part.weight for part in parts if part.weight is not None]
+    specs = [part.source for part in parts]
+    return arguments.open_specs(specs, config.evaluation, weights=weights or None, skip_bad=config.skip_bad)
 
+
+def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     import torch
 
     from spaceclip_plugin import registry
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.training.trainer import DepthTrainer
 
-    tower = registry.choose_tower(host, tower=args.tower, adapter=args.adapter)
+    tower = registry.choose_tower(host, tower=config.tower, adapter=config.adapter)
+    choice = config.head
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)
-        head = DepthHead.for_tower(tower, architecture=name, base_model=args.host, **options)
-    head.to(next(host.parameters()).device)
-    trainer = DepthTrainer(host, head, recipe=recipe, protocol=protocol, tower=args.tower, adapter=args.adapter)
-    details = {
-        "host": args.host,
-        "host_weights": None if args.host_weights is None else args.host_weights.name,
-        "data": args.data.name,
-        "val": args.val.name,
-        "skipped": arguments.skipped(train, validation),
-    }
-    trained_on = f"{args.data.name} ({len(train)} images)"
-    result = trainer.fit(train, validation, args.out, trained_on=trained_on, details=details)
-    metrics = result.validation
+        torch.manual_seed(config.recipe.seed)
+        head = DepthHead.for_tower(tower, architecture=choice.architecture, base_model=config.host, **choice.options)
+    return head.to(next(host.parameters()).device)
+
+
+def _title(parts: Sequence[WeightedSource]) -> str:
+    """What the data is called in records; short enough for a head's config."""
+    titles = [part.source.resolved(Path.cwd()).title for part in parts]
+    title = " + ".join(titles)
+    return title if len(title) <= _LONGEST_TITLE else f"{title[:_LONGEST_TITLE]}…"
+
+
+def _result(
+    result: TrainingResult, config: RunConfig, validation: DepthSource, skipped: list[dict[str, str | int]]
+) -> Result:
     data = {
         "head": str(result.folder),
         "best_epoch": result.best_epoch,
-        "validation": dataclasses.asdict(metrics),
+        "validation": dataclasses.asdict(result.validation),
+        "test": None if result.test is None else dataclasses.asdict(result.test),
         "uncertainty": None if result.calibration is None else dataclasses.asdict(result.calibration),
         "host_digest": result.host_digest,
         "host_unchanged": True,
         "seconds_caching": result.seconds_caching,
         "seconds_training": result.seconds_training,
-        "skipped": arguments.skipped(train, validation),
+        "skipped": skipped,
     }
-    text = (
-        f"best epoch {result.best_epoch} of {recipe.epochs}: AbsRel {metrics.abs_rel:.4f}, RMSE {metrics.rmse:.3f} m, "
-        f"delta1 {metrics.delta1:.3f} on {args.val.name} ({len(validation)} images, {protocol.name}, no flip)\n"
+    where = f"{_title(config.validation)} ({len(validation)} images, {config.evaluation.name}, no flip)"
+    text = f"best epoch {result.best_epoch} of {config.recipe.epochs}: {_scores(result.validation)} on {where}\n"
+    if config.select_on_test:
+        text += "select_on_test: the best epoch may be chosen on a test set; the figure above then says too much\n"
+    if result.test is not None:
+        text += f"test: {_scores(result.test)} on {_title(config.test)}\n"
+    text += (
         f"{_uncertainty(result.calibration)}"
         f"host unchanged (sha256 {result.host_digest[:16]}…); caching {result.seconds_caching:.0f} s, "
         f"training {result.seconds_training:.0f} s\nhead: {result.folder}"
@@ -169,22 +138,8 @@ def run(args: argparse.Namespace) -> Result:
     return Result(text, data)
 
 
-def _options(name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """What `--set` says of a head, checked before anything is loaded."""
-    kind = architecture(name).options
-    known = [field.name for field in dataclasses.fields(kind)]
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key not in known:
-            hint = nearest(key, known)
-            raise ConfigError(f"--set {setting}: {name} has no option {key!r}{hint}; it has {', '.join(known)}")
-        try:
-            options[key] = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {setting[:80]}: the value is not JSON, as 3, true or [1,2]: {error}") from error
-    kind(**options)
-    return options
+def _scores(metrics: DepthMetrics) -> str:
+    return f"AbsRel {metrics.abs_rel:.4f}, RMSE {metrics.rmse:.3f} m, delta1 {metrics.delta1:.3f}"
 
 
 def _uncertainty(calibration: Calibration | None) -> str:

@@ -1,1 +1,1 @@
-"""Synthetic and recorded RGB-D: lists, image files, rendered scenes."""
+"""Synthetic and recorded RGB-D: lists, folders, LeRobot data sets, rendered scenes, and what is done with them."""

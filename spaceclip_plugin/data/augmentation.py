@@ -1,149 +1,142 @@
-"""Versions of a training image: as photographed, mirrored, and random crops in other colours, each with its own depth.
+"""Which versions of an image are drawn, by number: as photographed, mirrored, then random ones.
 
-A frozen tower is run over every version once, so the versions of an image are few, and known by number.
+A version depends on its number, the image's index and the seed alone, so that any of thousands is had without the
+others.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-SMALLEST_CROP = 0.7
-COLOUR_FACTORS = (0.7, 1.3)
-GAINS = (0.9, 1.1)
+from spaceclip_plugin.data.view import View
+from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.head import fields
+
+_FACTORS = ("gamma", "brightness", "contrast", "saturation", "gains")
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """One version of an image; the defaults are the image as photographed.
+@dataclass(frozen=True)
+class Augmentation:
+    """What a random version of an image may be; the defaults only mirror.
 
     Attributes:
-        top, left, height, width: what of the image is seen, as fractions of its height and width.
-        mirrored: whether left and right are swapped, after the crop.
-        brightness, contrast, saturation: factors, in that order, as Pillow's ImageEnhance takes them.
-        gains: factors of red, green and blue.
+        smallest_crop: crops show from this fraction to all of either side, the same of both, somewhere.
+        crop_hw: crops of this size in pixels (height, width) instead, clipped to the image, somewhere; None: fractions.
+        rotation_deg: turned about the image's centre by up to this many degrees, either way, before the crop.
+        gamma: smallest and largest exponent of the pixels' values.
+        brightness, contrast, saturation: smallest and largest factor.
+        gains: smallest and largest factor of each of red, green and blue.
+        mirror: whether half of the random versions are mirrored, and version 1 is the mirrored photo.
+
+    Raises:
+        ConfigError: a value out of bounds, a range that falls, or crops of both kinds.
     """
 
-    top: float = 0.0
-    left: float = 0.0
-    height: float = 1.0
-    width: float = 1.0
-    mirrored: bool = False
-    brightness: float = 1.0
-    contrast: float = 1.0
-    saturation: float = 1.0
-    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    smallest_crop: float = 1.0
+    crop_hw: tuple[int, int] | None = None
+    rotation_deg: float = 0.0
+    gamma: tuple[float, float] = (1.0, 1.0)
+    brightness: tuple[float, float] = (1.0, 1.0)
+    contrast: tuple[float, float] = (1.0, 1.0)
+    saturation: tuple[float, float] = (1.0, 1.0)
+    gains: tuple[float, float] = (1.0, 1.0)
+    mirror: bool = True
 
-    @property
-    def scale(self) -> float:
-        """Side of the crop relative to the image's (geometric mean of both sides)."""
-        return math.sqrt(self.height * self.width)
-
-    def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The version of an image.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (h, w, 3) uint8, the crop in its own pixels.
-        """
-        height, width = image.shape[:2]
-        rows = slice(round(self.top * height), round((self.top + self.height) * height))
-        columns = slice(round(self.left * width), round((self.left + self.width) * width))
-        seen = image[rows, columns]
-        return self._recoloured(np.ascontiguousarray(seen[:, ::-1] if self.mirrored else seen))
-
-    def target(self, depth_m: npt.NDArray[np.float32], hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The depth that belongs to `image`.
-
-        A crop fills the tower's input like a whole image: to a head that takes every image to be of one focal length,
-        zooming in by 1/s makes everything look s times as far. Metres are scaled by `scale` for that reason (focal
-        canonicalisation: Yin et al., "Metric3D", 2023, section 3.2).
-
-        Args:
-            depth_m: (H, W) metres of the whole image, at any resolution; 0 where unknown.
-            hw: size of the result in pixels.
-
-        Returns:
-            (h, w) float32 metres of size `hw`, each that of the nearest pixel, or of a known one within the same cell
-            where that is unknown (sparse depth, made smaller, would lose most of it); 0 where all are.
-        """
-        height, width = depth_m.shape
-        cells = max(math.ceil(self.height * height / hw[0]), math.ceil(self.width * width / hw[1]))
-        seen = self._sampled(depth_m, hw, 0.5, 0.5)
-        for place in itertools.product((np.arange(cells) + 0.5) / cells, repeat=2):
-            if seen.all():
-                break
-            seen = np.where(seen > 0, seen, self._sampled(depth_m, hw, *place))
-        if self.mirrored:
-            seen = seen[:, ::-1]
-        target: npt.NDArray[np.float32] = seen * np.float32(self.scale)
-        return target
-
-    def _sampled(
-        self, depth_m: npt.NDArray[np.float32], hw: tuple[int, int], down: float, right: float
-    ) -> npt.NDArray[np.float32]:
-        """The pixels that lie that far into each of the result's cells, as photographed."""
-        rows = _nearest(self.top, self.height, hw[0], depth_m.shape[0], down)
-        columns = _nearest(self.left, self.width, hw[1], depth_m.shape[1], right)
-        return depth_m[rows[:, None], columns]
-
-    def _recoloured(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        if (self.brightness, self.contrast, self.saturation, *self.gains) == (1.0,) * 6:
-            return image
-        from PIL import Image, ImageEnhance
-
-        photo = Image.fromarray(image)
-        photo = ImageEnhance.Brightness(photo).enhance(self.brightness)
-        photo = ImageEnhance.Contrast(photo).enhance(self.contrast)
-        photo = ImageEnhance.Color(photo).enhance(self.saturation)
-        pixels = np.asarray(photo, dtype=np.float32) * np.asarray(self.gains, dtype=np.float32)
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    def __post_init__(self) -> None:
+        fields.real("smallest_crop", self.smallest_crop, 0.01, 1.0)
+        fields.real("rotation_deg", self.rotation_deg, 0.0, 180.0)
+        if self.crop_hw is not None:
+            object.__setattr__(self, "crop_hw", fields.wholes("crop_hw", self.crop_hw, 1, 65_536, least=2, most=2))
+            if self.smallest_crop != 1.0:
+                raise ConfigError(
+                    f"crops are of a fixed size or of a random one, got crop_hw={self.crop_hw} and "
+                    f"smallest_crop={self.smallest_crop}; leave one of them out"
+                )
+        for name in _FACTORS:
+            low, high = fields.reals(name, getattr(self, name), 0.1 if name == "gamma" else 0.0, 10.0, length=2)
+            if low > high:
+                raise ConfigError(f"{name} is a range (smallest, largest), got ({low}, {high}); swap the two")
+            object.__setattr__(self, name, (low, high))
+        if not isinstance(self.mirror, bool):
+            raise ConfigError(f"mirror must be true or false, got {fields.shown(self.mirror)}")
 
 
-def views_of(count: int, *, seed: int, index: int, image_hw: tuple[int, int]) -> tuple[View, ...]:
-    """The first `count` versions of image `index`: as photographed, mirrored, then random ones.
+def _published(crop_hw: tuple[int, int]) -> Augmentation:
+    """That of arXiv 2601.17657."""
+    factors = (0.9, 1.1)
+    return Augmentation(crop_hw=crop_hw, rotation_deg=0.5, gamma=factors, brightness=factors, gains=factors)
 
-    A random one shows 0.7 to 1 of either side, somewhere, mirrored or not, in other colours. Which they are depends on
-    `seed`, `index` and the image's size alone: fewer views are the first of more.
+
+_WIDE = (0.7, 1.3)
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "recommended": Augmentation(0.7, brightness=_WIDE, contrast=_WIDE, saturation=_WIDE, gains=(0.9, 1.1)),
+    "published-nyu": _published((480, 640)),
+    "published-kitti": _published((352, 704)),
+}
+
+
+def augmentation(name: str) -> Augmentation:
+    """The augmentation called `name`.
+
+    Raises:
+        ConfigError: there is none of that name; says which there are.
+    """
+    if name not in AUGMENTATIONS:
+        hint = nearest(str(name), AUGMENTATIONS)
+        raise ConfigError(f"unknown augmentation {fields.shown(name)}{hint}; known: {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
+
+
+def view_of(number: int, *, augmentation: Augmentation, seed: int, index: int, image_hw: tuple[int, int]) -> View:
+    """Version `number` of image `index`.
 
     Args:
-        count: how many, at least 1.
-        seed, index: not negative.
+        number: 0: as photographed; 1: mirrored, where the augmentation mirrors; every other one is random.
+        augmentation: what the random ones may be.
+        seed, index: not negative; with `number`, they are what a random version depends on.
         image_hw: size of the image in pixels; crops end at its pixels' borders.
     """
-    generator = np.random.default_rng([seed, index])
-    fixed = (View(), View(mirrored=True))
-    return (*fixed[:count], *(_random_view(generator, image_hw) for _ in range(count - len(fixed))))
+    if number == 0:
+        return View()
+    if number == 1 and augmentation.mirror:
+        return View(mirrored=True)
+    return _random_view(np.random.default_rng([seed, index, number]), augmentation, image_hw)
 
 
-def _random_view(generator: np.random.Generator, image_hw: tuple[int, int]) -> View:
-    scale = generator.uniform(SMALLEST_CROP, 1.0)
-    sides = [max(1, round(scale * side)) for side in image_hw]
+def views_of(
+    count: int, *, augmentation: Augmentation, seed: int, index: int, image_hw: tuple[int, int]
+) -> tuple[View, ...]:
+    """The first `count` versions of image `index`, see `view_of`."""
+    return tuple(
+        view_of(number, augmentation=augmentation, seed=seed, index=index, image_hw=image_hw) for number in range(count)
+    )
+
+
+def _random_view(generator: np.random.Generator, drawn: Augmentation, image_hw: tuple[int, int]) -> View:
+    scale = generator.uniform(drawn.smallest_crop, 1.0)
+    crop_hw = drawn.crop_hw or tuple(max(1, round(scale * side)) for side in image_hw)
+    sides = [min(side, whole) for side, whole in zip(crop_hw, image_hw, strict=True)]
     starts = [int(generator.integers(0, whole - side + 1)) for whole, side in zip(image_hw, sides, strict=True)]
-    mirrored = bool(generator.random() < 0.5)
-    brightness, contrast, saturation = (float(factor) for factor in generator.uniform(*COLOUR_FACTORS, 3))
-    red, green, blue = (float(gain) for gain in generator.uniform(*GAINS, 3))
+    mirrored = drawn.mirror and bool(generator.random() < 0.5)
+    brightness, contrast, saturation, gamma = (
+        float(generator.uniform(*factors))
+        for factors in (drawn.brightness, drawn.contrast, drawn.saturation, drawn.gamma)
+    )
+    red, green, blue = (float(gain) for gain in generator.uniform(*drawn.gains, 3))
     return View(
         top=starts[0] / image_hw[0],
         left=starts[1] / image_hw[1],
         height=sides[0] / image_hw[0],
         width=sides[1] / image_hw[1],
         mirrored=mirrored,
+        rotation_deg=float(generator.uniform(-drawn.rotation_deg, drawn.rotation_deg)),
+        photo_aspect=image_hw[1] / image_hw[0] if drawn.rotation_deg else None,
+        gamma=gamma,
         brightness=brightness,
         contrast=contrast,
         saturation=saturation,
         gains=(red, green, blue),
     )
-
-
-def _nearest(start: float, extent: float, count: int, size: int, place: float) -> npt.NDArray[np.intp]:
-    """The pixels, of `size`, that points of `count` cells over [start, start + extent) fall into; 0.5: the centres."""
-    centres = (start + extent * (np.arange(count) + place) / count) * size
-    # Halving puts every centre on a border between pixels: rounding errors must not choose the side.
-    return np.minimum((centres + 1e-6).astype(np.intp), size - 1)

@@ -12,6 +12,9 @@ from torch import Tensor
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.tower import TowerSpec
 
+PREPARATION = "bicubic-squash-1"
+"""Name of what `prepare` does to a photo; another name where it does something else: cached features depend on it."""
+
 
 def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
     """A batch of photos as the published recipe feeds a tower: bicubic squash, then the tower's mean and deviation.

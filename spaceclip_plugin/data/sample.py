@@ -29,10 +29,14 @@ class DepthSample:
 
 
 class DepthSource(Protocol):
-    """Random access to RGB-D samples."""
+    """Random access to RGB-D samples.
+
+    A source may also have `fingerprint(index)` (see `data/fingerprint.py`) and `units_per_metre` of its integer depth
+    maps (see `data/depth_units.py`); those that can leave out bad samples are in `data/selective.py`.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> DepthSample:
-        """Raises DataError, naming the sample, where it cannot be read."""
+        """Raises IndexError past the end, and DataError, naming the sample, where it cannot be read."""
         ...

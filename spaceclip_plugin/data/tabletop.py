@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import colorsys
 import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from typing_extensions import Self
 
 from spaceclip_plugin.data.raycaster import render
 from spaceclip_plugin.data.sample import DepthSample
@@ -26,15 +29,64 @@ from spaceclip_plugin.data.scene import (
 )
 from spaceclip_plugin.data.textures import TEXTURE_VARIANTS
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.head.fields import shown, whole
 
 FOVY_RAD = math.radians(50.0)
 _WOODEN = frozenset({"wood", "planks"})
 _NEAREST_OBJECT_M = 0.3
+_MOST = 10**9
+_LARGEST_SIDE_PX = 4096
 _UP = (0.0, 0.0, 1.0)
 _TABLE_TEXTURES = ("wood", "wood", "planks", "plain", "cloudy", "marble", "checker", "stripes")
 _FLOOR_TEXTURES = ("planks", "tiles", "cloudy", "speckle", "checker", "marble")
 _WALL_TEXTURES = ("plain", "plain", "plain", "planks", "tiles", "stripes")
 _OBJECT_TEXTURES = ("plain", "plain", "cloudy", "wood", "stripes", "checker", "dots", "speckle", "marble")
+
+
+@dataclass(frozen=True)
+class SceneData:
+    """Rendered tabletops as a config or a command line names them; see `TabletopScenes`.
+
+    Attributes:
+        count: how many.
+        seed: validation needs another than training.
+        height_px, width_px: size of image and depth.
+    """
+
+    count: int
+    seed: int = 0
+    height_px: int = 112
+    width_px: int = 112
+
+    def __post_init__(self) -> None:
+        whole("count of scenes", self.count, 1, _MOST)
+        whole("seed of scenes", self.seed, 0, _MOST)
+        whole("height_px of scenes", self.height_px, 1, _LARGEST_SIDE_PX)
+        whole("width_px of scenes", self.width_px, 1, _LARGEST_SIDE_PX)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """From "COUNT" or "COUNT:SEED".
+
+        Raises:
+            ConfigError: anything else.
+        """
+        if re.fullmatch("[0-9]{1,10}(:[0-9]{1,10})?", text) is None:
+            raise ConfigError(f"expected COUNT or COUNT:SEED after 'scenes:', such as scenes:400, got {shown(text)}")
+        return cls(*(int(number) for number in text.split(":")))
+
+    @property
+    def title(self) -> str:
+        """How many there are, and the seed where it is not 0."""
+        return f"scenes ({self.count})" if self.seed == 0 else f"scenes ({self.count}, seed {self.seed})"
+
+    def resolved(self, base: Path) -> Self:
+        """Itself: there are no paths."""
+        return self
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> TabletopScenes:
+        """The scenes; they are in metres and none is bad."""
+        return TabletopScenes(self.count, image_hw=(self.height_px, self.width_px), seed=self.seed)
 
 
 @dataclass(frozen=True)

@@ -5,35 +5,77 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from spaceclip_plugin.attachment import DepthAttachment
-from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
 from spaceclip_plugin.evaluation.protocols import Compared, Protocol
 from spaceclip_plugin.prediction import predict
 
 
 @dataclass(frozen=True)
+class ImageScore:
+    """Scores of one image.
+
+    Attributes:
+        name: the sample's.
+        metrics: over its valid pixels.
+        valid_pixels: how many those are.
+    """
+
+    name: str
+    metrics: DepthMetrics
+    valid_pixels: int
+
+
+@dataclass(frozen=True, eq=False)
+class WorstImage:
+    """One of the images with the highest AbsRel, with all that a picture of it needs.
+
+    Attributes:
+        name: the sample's.
+        metrics: over its valid pixels.
+        image: (h, w, 3) uint8 RGB, the whole photo, also where the host saw a crop of it.
+        prediction_m: (H, W) metres as they were scored, resized and clipped; 0 outside what the host saw.
+        target_m: (H, W) true metres, 0 where unknown.
+        valid: (H, W) bool, the pixels that count.
+    """
+
+    name: str
+    metrics: DepthMetrics
+    image: npt.NDArray[np.uint8]
+    prediction_m: npt.NDArray[np.float32]
+    target_m: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores of one run.
 
     Attributes:
         mean: mean over images of the per-image metrics.
-        per_image: name and metrics of each image, in the order of the source.
+        spread: standard deviation over images of the same (n - 1); 0 for one image.
+        per_image: scores of each image, in the order of the source.
         protocol: name of the protocol.
         flip: whether each prediction is the mean of two forwards, plain and mirrored.
         coverage: level → share of the pixels whose true depth lies in the interval of that level (see `calibration`),
             mean over images; None where the head predicts no uncertainty, or with `flip`.
+        worst: the images of highest AbsRel, highest first; as many as were asked for.
     """
 
     mean: DepthMetrics
-    per_image: tuple[tuple[str, DepthMetrics], ...]
+    spread: DepthMetrics
+    per_image: tuple[ImageScore, ...]
     protocol: str
     flip: bool
     coverage: dict[float, float] | None = None
+    worst: tuple[WorstImage, ...] = ()
 
 
 def evaluate(
@@ -42,35 +84,56 @@ def evaluate(
     *,
     protocol: Protocol,
     flip: bool = False,
+    keep_worst: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Predict every image of `source` alone and score it; scale is metric, never aligned.
 
     Args:
+        keep_worst: how many of the images with the highest AbsRel to keep in memory and return.
         progress: called with 1 after each image.
 
     Raises:
+        ConfigError: `keep_worst` is negative.
         DataError: an unreadable sample, one without a valid pixel under the protocol, or an empty source.
         CaptureError: the host's activations are not finite.
     """
+    if keep_worst < 0:
+        raise ConfigError(f"keep_worst is a number of images, 0 or more, got {keep_worst}")
     if len(source) == 0:
         raise DataError("nothing to evaluate: the source is empty")
-    scored = []
+    scores: list[ImageScore] = []
     covered: list[dict[float, float]] = []
+    worst: list[WorstImage] = []
     for index in range(len(source)):
         sample = source[index]
         image = protocol.input_image(sample)
         output_hw = protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
         depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
-        scored.append((sample.name, protocol.score(depth.depth_m[0].cpu(), sample)))
-        if depth.uncertainty_m is not None and not flip:
-            maps_m = torch.cat([depth.depth_m, depth.uncertainty_m])
-            covered.append(_covered(protocol.compared(maps_m, sample)))
+        metrics = protocol.score(depth.depth_m[0].cpu(), sample)
+        uncertainty_m = None if flip else depth.uncertainty_m
+        maps_m = depth.depth_m if uncertainty_m is None else torch.cat([depth.depth_m, uncertainty_m])
+        compared = protocol.compared(maps_m, sample)
+        if uncertainty_m is not None:
+            covered.append(_covered(compared))
+        scores.append(ImageScore(sample.name, metrics, int(compared.valid.sum())))
+        if len(worst) < keep_worst or (worst and metrics.abs_rel > worst[-1].metrics.abs_rel):
+            worst.append(_kept(sample, metrics, compared, protocol))
+            worst.sort(key=lambda kept: -kept.metrics.abs_rel)  # stable: of equal images, the first stays first
+            del worst[keep_worst:]
         if progress is not None:
             progress(1)
-    mean = mean_metrics([metrics for _, metrics in scored])
+    per_image = [score.metrics for score in scores]
     coverages = {level: sum(one[level] for one in covered) / len(covered) for level in LEVELS} if covered else None
-    return Evaluation(mean, tuple(scored), protocol.name, flip, coverages)
+    return Evaluation(
+        mean=mean_metrics(per_image),
+        spread=spread_metrics(per_image),
+        per_image=tuple(scores),
+        protocol=protocol.name,
+        flip=flip,
+        coverage=coverages,
+        worst=tuple(worst),
+    )
 
 
 def _covered(compared: Compared) -> dict[float, float]:
@@ -78,3 +141,16 @@ def _covered(compared: Compared) -> dict[float, float]:
     depth_m, uncertainty_m = compared.maps_m
     residuals = normalised_residuals(depth_m, uncertainty_m, compared.target_m, valid=compared.valid)
     return {level: coverage(residuals, level) for level in LEVELS}
+
+
+def _kept(sample: DepthSample, metrics: DepthMetrics, compared: Compared, protocol: Protocol) -> WorstImage:
+    """What outlives the sample, in arrays of its own: a source may reuse its buffers."""
+    scored_m = compared.maps_m[0].clamp(protocol.min_depth_m, protocol.max_depth_m).nan_to_num(nan=0.0)
+    return WorstImage(
+        name=sample.name,
+        metrics=metrics,
+        image=sample.image.copy(),
+        prediction_m=scored_m.numpy(),
+        target_m=compared.target_m.numpy(),
+        valid=compared.valid.numpy(),
+    )

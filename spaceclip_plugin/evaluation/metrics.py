@@ -1,4 +1,4 @@
-"""The nine figures by which metric depth is compared, for one image, and their mean over images.
+"""The nine figures by which metric depth is compared, for one image, and their mean and spread over images.
 
 Definitions: Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014),
 section 4.2, and the KITTI depth benchmark (SILog). Which pixels count is the caller's business: see `protocols`.
@@ -7,7 +7,8 @@ section 4.2, and the KITTI depth benchmark (SILog). Which pixels count is the ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,9 @@ from spaceclip_plugin.errors import DataError
 
 @dataclass(frozen=True)
 class DepthMetrics:
-    """Errors of predicted metres d against true metres g, over the valid pixels of one image or a mean over images.
+    """Errors of predicted metres d against true metres g.
+
+    Over the valid pixels of one image, or a statistic of those over images.
 
     Attributes:
         abs_rel: mean |d - g| / g.
@@ -87,8 +90,8 @@ def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> D
     )
 
 
-def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
-    """The mean over images of each metric: every image counts alike, however many valid pixels it has.
+def over_images(per_image: Sequence[DepthMetrics], statistic: Callable[[Sequence[float]], float]) -> DepthMetrics:
+    """A statistic over images of each metric: every image counts alike, however many valid pixels it has.
 
     Raises:
         DataError: no image at all.
@@ -96,7 +99,25 @@ def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
     if not per_image:
         raise DataError("no image was scored, so there is no mean; check that the list of samples is not empty")
     names = [field.name for field in dataclasses.fields(DepthMetrics)]
-    return DepthMetrics(**{name: sum(getattr(m, name) for m in per_image) / len(per_image) for name in names})
+    return DepthMetrics(**{name: statistic([getattr(metrics, name) for metrics in per_image]) for name in names})
+
+
+def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
+    """The mean over images of each metric.
+
+    Raises:
+        DataError: no image at all.
+    """
+    return over_images(per_image, lambda values: sum(values) / len(values))
+
+
+def spread_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
+    """The standard deviation over images (n - 1) of each metric; 0 for one image, which has none.
+
+    Raises:
+        DataError: no image at all.
+    """
+    return over_images(per_image, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
 def _positive(depth_m: Tensor, role: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 Sources: Eigen et al. 2014 (NYU and KITTI regions), Garg et al. 2016 (KITTI region), the KITTI benchmark crop. The
 "spaceclip" protocols are those behind the figures of arXiv 2601.17657 and serve only to compare with them.
+"whole-image" is for data of your own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,44 +22,10 @@ from torch.nn import functional
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError, nearest
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics
+from spaceclip_plugin.evaluation.regions import FractionRegion, PixelRegion
 
 _KB_CROP_HW = (352, 1216)
-
-
-@dataclass(frozen=True)
-class PixelRegion:
-    """Rows [top, bottom) and columns [left, right) of an image of exactly `image_hw`."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    image_hw: tuple[int, int]
-
-    def slices(self, image_hw: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns; DataError for an image of another size, where the region has no meaning."""
-        if image_hw != self.image_hw:
-            raise DataError(
-                f"this protocol's mask is defined on {self.image_hw[0]}x{self.image_hw[1]} (HxW) images, "
-                f"got {image_hw[0]}x{image_hw[1]}; use the original images or a protocol without a fixed size"
-            )
-        return slice(self.top, self.bottom), slice(self.left, self.right)
-
-
-@dataclass(frozen=True)
-class FractionRegion:
-    """Rows [top, bottom) and columns [left, right) as fractions of the image's height and width."""
-
-    top: float
-    bottom: float
-    left: float
-    right: float
-
-    def slices(self, image_hw: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns, each edge rounded down to a pixel as in the published evaluations."""
-        height, width = image_hw
-        rows = slice(int(self.top * height), int(self.bottom * height))
-        return rows, slice(int(self.left * width), int(self.right * width))
+_UNKNOWN = (0.0, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +33,7 @@ class Compared:
     """Maps of one image next to its ground truth.
 
     Attributes:
-        maps_m: (N, H, W) metres.
+        maps_m: (N, H, W) metres, NaN outside what the host saw.
         target_m: (H, W) metres.
         valid: (H, W) bool, the pixels that count.
     """
@@ -85,8 +53,11 @@ class Protocol:
         depth_scale: units of the data set's depth PNG per metre.
         max_depth_m, min_depth_m: ground truth counts strictly between them; predictions are clipped to them.
         region: the part of the target that counts; None for all of it.
+        region_within: what the region is a part of: the whole target, or the crop that the host sees.
         kb_crop: the host sees the KITTI benchmark crop, bottom 352 rows and centre 1216 columns.
         resized_hw: the target is resized (nearest pixel centre) to this size first; None keeps its own.
+        median_range_m: where the median depth of a data set lies if its depth is read in the right unit. No more of it
+            is kept than lies in the depth range; where none is given it is the depth range.
     """
 
     name: str
@@ -95,8 +66,10 @@ class Protocol:
     max_depth_m: float
     min_depth_m: float = 1e-3
     region: PixelRegion | FractionRegion | None = None
+    region_within: Literal["target", "crop"] = "target"
     kb_crop: bool = False
     resized_hw: tuple[int, int] | None = None
+    median_range_m: tuple[float, float] = _UNKNOWN
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.depth_scale) and self.depth_scale > 0):
@@ -108,6 +81,43 @@ class Protocol:
             )
         if self.kb_crop and self.resized_hw is not None:
             raise ConfigError(f"protocol {self.name!r}: kb_crop and resized_hw exclude each other; choose one")
+        if self.region_within not in ("target", "crop"):
+            raise ConfigError(
+                f"protocol {self.name!r}: region_within must be 'target' or 'crop', is {self.region_within!r}"
+            )
+        if self.region_within == "crop" and not (self.kb_crop and self.region is not None):
+            raise ConfigError(
+                f"protocol {self.name!r}: region_within='crop' needs kb_crop=True and a region; "
+                "without a crop a region is part of the target"
+            )
+        low_m, high_m = self.median_range_m
+        within = max(low_m, self.min_depth_m), min(high_m, self.max_depth_m)
+        if not within[0] < within[1]:
+            raise ConfigError(
+                f"protocol {self.name!r}: median_range_m must be (low, high) metres, low < high, and overlap the depth "
+                f"range of {self.min_depth_m} to {self.max_depth_m} m, got {self.median_range_m}"
+            )
+        object.__setattr__(self, "median_range_m", within)  # readers always get two finite numbers
+
+    def with_range(self, min_m: float, max_m: float) -> Protocol:
+        """This protocol for another range of depth; its name says so: "whole-image 0.1-2 m".
+
+        The data of another range need not be like the protocol's own: any median within it is plausible.
+
+        Args:
+            min_m, max_m: ground truth counts strictly between them, in metres; predictions are clipped to them.
+
+        Raises:
+            ConfigError: not 0 < min_m < max_m, or not finite.
+        """
+        name = self.name.removesuffix(_range_suffix(self.min_depth_m, self.max_depth_m))
+        return replace(
+            self,
+            name=name + _range_suffix(min_m, max_m),
+            min_depth_m=float(min_m),
+            max_depth_m=float(max_m),
+            median_range_m=_UNKNOWN,
+        )
 
     def crop_box(self, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
         """(top, left, height, width) of what the host sees, in pixels of an image of size `image_hw`.
@@ -143,7 +153,8 @@ class Protocol:
         if self.region is None:
             return mask
         region = torch.zeros_like(mask)
-        region[self.region.slices(target_hw)] = True
+        whole = region if self.region_within == "target" else region[top : top + height, left : left + width]
+        whole[self.region.slices((whole.shape[0], whole.shape[1]))] = True
         return mask & region
 
     def input_image(self, sample: DepthSample) -> npt.NDArray[np.uint8]:
@@ -206,7 +217,7 @@ class Protocol:
         """
         target_m, valid = self._known(sample)
         top, left, height, width = self._paste_box((sample.depth_m.shape[0], sample.depth_m.shape[1]))
-        whole_m = torch.full((len(maps_m), *target_m.shape), self.min_depth_m)
+        whole_m = torch.full((len(maps_m), *target_m.shape), torch.nan)
         crops_m = maps_m.detach().cpu().float()[None]
         crops_m = functional.interpolate(crops_m, (height, width), mode="bilinear", align_corners=False)
         whole_m[:, top : top + height, left : left + width] = crops_m[0]
@@ -246,48 +257,86 @@ def _naming(sample: DepthSample) -> Iterator[None]:
         raise DataError(f"{sample.name}: {error}") from error
 
 
+def _range_suffix(min_m: float, max_m: float) -> str:
+    return f" {min_m:.12g}-{max_m:.12g} m"
+
+
 _KITTI_EIGEN = FractionRegion(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229)
 _KITTI_GARG = FractionRegion(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229)
+
+_NYU_MEDIAN_M = (0.5, 8.0)
+_KITTI_MEDIAN_M = (4.0, 60.0)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol(
             name="nyu-eigen",
-            description="NYU, Eigen region of 480x640, 10 m",
+            description="NYU: Eigen region of 480x640",
             depth_scale=1000.0,
             max_depth_m=10.0,
             region=PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640)),
+            median_range_m=_NYU_MEDIAN_M,
         ),
         Protocol(
             name="kitti-eigen",
-            description="KITTI, benchmark crop, Eigen region of the native size after pasting back (BTS variant), 80 m",
+            description="KITTI: benchmark crop, Eigen region of the native size after pasting back (BTS variant)",
             depth_scale=256.0,
             max_depth_m=80.0,
             region=_KITTI_EIGEN,
             kb_crop=True,
+            median_range_m=_KITTI_MEDIAN_M,
         ),
         Protocol(
             name="kitti-garg",
-            description="KITTI, benchmark crop, Garg region of the native size after pasting back (BTS variant), 80 m",
+            description="KITTI: benchmark crop, Garg region of the native size after pasting back (BTS variant)",
             depth_scale=256.0,
             max_depth_m=80.0,
             region=_KITTI_GARG,
             kb_crop=True,
+            median_range_m=_KITTI_MEDIAN_M,
+        ),
+        Protocol(
+            name="kitti-eigen-crop",
+            description="KITTI: benchmark crop, Eigen region of the 352x1216 crop (AdaBins and ZoeDepth variant)",
+            depth_scale=256.0,
+            max_depth_m=80.0,
+            region=_KITTI_EIGEN,
+            region_within="crop",
+            kb_crop=True,
+            median_range_m=_KITTI_MEDIAN_M,
+        ),
+        Protocol(
+            name="kitti-garg-crop",
+            description="KITTI: benchmark crop, Garg region of the 352x1216 crop (AdaBins and ZoeDepth variant)",
+            depth_scale=256.0,
+            max_depth_m=80.0,
+            region=_KITTI_GARG,
+            region_within="crop",
+            kb_crop=True,
+            median_range_m=_KITTI_MEDIAN_M,
         ),
         Protocol(
             name="spaceclip-nyu",
-            description="NYU as SPACE-CLIP scored it: whole image, 10 m",
+            description="NYU as SPACE-CLIP scored it: whole image",
             depth_scale=1000.0,
             max_depth_m=10.0,
+            median_range_m=_NYU_MEDIAN_M,
         ),
         Protocol(
             name="spaceclip-kitti",
-            description="KITTI as SPACE-CLIP scored it: no crop, target resized to 352x704, Eigen region of that, 80 m",
+            description="KITTI as SPACE-CLIP scored it: no crop, target resized to 352x704, Eigen region of that",
             depth_scale=256.0,
             max_depth_m=80.0,
             region=_KITTI_EIGEN,
             resized_hw=(352, 704),
+            median_range_m=_KITTI_MEDIAN_M,
+        ),
+        Protocol(
+            name="whole-image",
+            description="Data of your own: whole image of any size, depth in millimetres",
+            depth_scale=1000.0,
+            max_depth_m=10.0,
         ),
     )
 }

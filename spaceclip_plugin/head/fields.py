@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from spaceclip_plugin.errors import ConfigError, nearest
@@ -59,6 +59,30 @@ def text(name: str, value: object, *, most: int = 500) -> str:
     # Lone surrogates (a file name that is not UTF-8 gives them) cannot be saved; escape codes would reach a terminal.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ConfigError(f"{name} must be one line of Unicode text without control characters, got {shown(value)}")
+    return value
+
+
+def truth(name: str, value: object) -> bool:
+    """`value` if it is True or False; no number or word is taken for one.
+
+    Raises:
+        ConfigError: anything else, naming the field.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {shown(value)}")
+    return value
+
+
+def choice(name: str, value: object, known: Iterable[str]) -> str:
+    """`value` if it is one of the `known` names.
+
+    Raises:
+        ConfigError: anything else (no string, or another), naming the field and the nearest known name.
+    """
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        raise ConfigError(f"{name} must be one of {', '.join(names)}, got {shown(value)}{hint}")
     return value
 
 

@@ -56,9 +56,9 @@ class TapMixerOptions:
         dropout: probability that a channel of a block's update is dropped, in training.
     """
 
-    taps: tuple[int, ...] = (1, 2, 3, 6, 9, 12)
+    taps: tuple[int, ...] = (3, 6, 9, 12)
     channels: tuple[int, ...] = (192, 128, 64)
-    attention: int = 2
+    attention: int = 1
     convolutions: tuple[int, ...] = (2, 1, 1)
     uncertainty: bool = True
     dropout: float = 0.1

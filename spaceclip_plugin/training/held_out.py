@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -12,26 +12,36 @@ from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibratio
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.features import FeatureStream
+from spaceclip_plugin.training.processes import Processes
 
 
 class HeldOut:
-    """Validation images with their cached features."""
+    """Validation images with their features."""
 
-    def __init__(self, cached: FeatureCache, source: DepthSource, protocol: protocols.Protocol) -> None:
-        self._cached = cached
+    def __init__(
+        self, stream: FeatureStream, source: DepthSource, protocol: protocols.Protocol, processes: Processes
+    ) -> None:
+        self._stream = stream
         self._source = source
         self._protocol = protocol
+        self._processes = processes
 
     def metrics(self, head: DepthHead) -> DepthMetrics:
-        """Mean metrics of a head in eval mode.
+        """Mean metrics of a head in eval mode; each process scores its share of the images.
 
         Raises:
             DataError: a sample that cannot be scored.
         """
-        return mean_metrics(
-            [self._protocol.score(output.depth_m[0].cpu(), sample) for sample, output in self._outputs(head)]
-        )
+        processes, count = self._processes, len(self._source)
+
+        def mine() -> list[DepthMetrics]:
+            share = range(processes.rank, count, processes.count)
+            outputs = self._outputs(head, share)
+            return [self._protocol.score(output.depth_m[0].cpu(), sample) for sample, output in outputs]
+
+        shares = processes.gathered(processes.together(mine))
+        return mean_metrics([shares[i % processes.count][i // processes.count] for i in range(count)])
 
     def calibrate(self, head: DepthHead) -> Calibration | None:
         """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
@@ -43,7 +53,7 @@ class HeldOut:
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
         images = []
-        for sample, output in self._outputs(head):
+        for sample, output in self._outputs(head, range(len(self._source))):
             uncertainty_m = output.uncertainty_m
             if uncertainty_m is None:
                 return None
@@ -57,12 +67,12 @@ class HeldOut:
         decoder.rescale_uncertainty(calibration.factor)
         return calibration
 
-    def _outputs(self, head: DepthHead) -> Iterator[tuple[DepthSample, HeadOutput]]:
+    def _outputs(self, head: DepthHead, indices: Iterable[int]) -> Iterator[tuple[DepthSample, HeadOutput]]:
         device = next(head.parameters()).device
-        for index in range(len(self._source)):
+        for index in indices:
             sample = self._source[index]
             output_hw = self._protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
-            features = self._cached.batch([index], [0]).features.to(device)
+            features = self._stream.decode(self._stream.load([index], [0]), device).features
             with torch.no_grad():
                 output: HeadOutput = head(features, output_hw)
             yield sample, output

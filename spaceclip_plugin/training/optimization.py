@@ -1,97 +1,184 @@
-"""The optimisation of a head over cached features: one recipe, step by step."""
+"""The optimisation of a head over a stream of features: one recipe, step by step, by one process or several."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
 from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.batches import loaded_batches
+from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
+from spaceclip_plugin.training.features import FeatureStream, Loaded
 from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.recipe import Recipe
+
+Tensors = dict[str, Tensor]
 
 
 class HeadOptimizer:
     """AdamW on a head, as the recipe says.
 
+    Every process decodes its part of a batch; the loss is that of the whole batch, and gradients are summed. So the
+    weights of all processes stay the same, and are those one process would have got, up to the order of sums.
+
     Attributes:
         average: the averaged weights, which are validated and saved.
         learning_rate: that of the last step.
+        step: steps done.
     """
 
-    def __init__(self, head: DepthHead, recipe: Recipe, protocol: Protocol, cached: FeatureCache) -> None:
-        from accelerate import Accelerator
+    def __init__(
+        self,
+        head: DepthHead,
+        recipe: Recipe,
+        protocol: Protocol,
+        stream: FeatureStream,
+        *,
+        order: DataOrder,
+        processes: Processes,
+        workers: int = 0,
+    ) -> None:
+        """Nothing is drawn or read yet.
 
+        Args:
+            head: the head to train; it stays where it is.
+            recipe: how.
+            protocol: the range of depth that counts.
+            stream: what the head learns from.
+            order: which images in which step.
+            processes: who works on it.
+            workers: processes that read batches ahead, for each of `processes`.
+
+        Raises:
+            ConfigError: several processes on the CPU, and a head whose batch statistics they could not share.
+        """
         self._recipe = recipe
         self._protocol = protocol
-        self._cached = cached
-        self._order = torch.Generator().manual_seed(recipe.seed)
+        self._stream = stream
+        self._order = order
+        self._processes = processes
+        self._workers = workers
         self._loss = LOSSES[recipe.loss]()
-        # The head stays where it is: accelerate's own device is one per process and not always the host's.
-        self._device = next(head.parameters()).device
-        self._accelerator = Accelerator(cpu=self._device.type == "cpu", device_placement=False)
         head.to(memory_format=torch.channels_last)
+        self._head = head
+        self._trained = _synchronised(head, processes)
         self.average = AveragedHead(head, recipe.ema_decay)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self._head, self._optimizer = self._accelerator.prepare(head, optimizer)
-        self._plain_head = head
-        self._step = 0
+        self._optimizer = torch.optim.AdamW(
+            head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )  # fmt: skip
+        self.step = 0
         self.learning_rate = 0.0
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self._recipe.epochs * -(-len(self._cached) // self._recipe.batch_size)
+        return self._recipe.epochs * self._order.steps_per_epoch
 
-    def epoch(self) -> Iterator[float]:
-        """One pass in a fresh random order; yields the loss of each step."""
-        self._head.train()
-        order = torch.randperm(len(self._cached), generator=self._order)
-        for indices in torch.split(order, self._recipe.batch_size):
-            yield self._advance(indices.tolist(), self._drawn_views(len(indices)))
+    def epoch(self, number: int) -> Iterator[float]:
+        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each."""
+        processes, per_epoch = self._processes, self._order.steps_per_epoch
+        first = self.step - number * per_epoch
+        plan = list(
+            self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count)
+        )  # fmt: skip
+        self._trained.train()
+        total = 0.0
+        loaded = loaded_batches(self._stream, plan, workers=self._workers)
+        for micro, batch in zip(plan, loaded, strict=True):
+            total += micro.weight * self._accumulate(micro, batch)
+            if micro.last:
+                self._update()
+                yield total
+                total = 0.0
 
-    def _drawn_views(self, count: int) -> list[int]:
-        views = self._cached.views
-        if views == 1:
-            return [0] * count
-        # Counted from the last view, so that of two the mirrored one is drawn below a half, as it always was.
-        drawn = views - 1 - (torch.rand(count, generator=self._order) * views).long()
-        return [int(view) for view in drawn]
+    def state(self) -> dict[str, Tensors]:
+        """Everything a later process needs to go on from here, but for random numbers: tensors by kind and name."""
+        named = dict(self._head.named_parameters())
+        moments = {
+            f"{name}.{kind}": value
+            for name, parameter in named.items()
+            for kind, value in self._optimizer.state[parameter].items()
+        }
+        return {
+            "head": dict(self._head.state_dict()),
+            "average": dict(self.average.head.state_dict()),
+            "optimizer": moments,
+        }
 
-    def _advance(self, indices: list[int], views: list[int]) -> float:
-        self.learning_rate = self._recipe.learning_rate_at(self._step, self.steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        batch = self._cached.batch(indices, views)
-        target = batch.target_m.to(self._device)
+    def load(self, state: Mapping[str, Tensors], *, step: int) -> None:
+        """Go on from what `state` gave after step `step`.
+
+        Raises:
+            CheckpointError: it is of another head.
+        """
+        _fill(self._head.state_dict(), state["head"], "head")
+        _fill(self.average.head.state_dict(), state["average"], "average")
+        # Moments keep the memory format of their weights: kernels round in the order in which they find values.
+        for name, parameter in self._head.named_parameters():
+            kinds = ("step", "exp_avg", "exp_avg_sq")
+            found = {kind: state["optimizer"].get(f"{name}.{kind}") for kind in kinds}
+            moments = {
+                kind: (torch.zeros((), dtype=value.dtype) if kind == "step" else torch.zeros_like(parameter)).copy_(
+                    value
+                )
+                for kind, value in found.items()
+                if value is not None
+            }
+            if moments:
+                self._optimizer.state[parameter] = moments
+        self.step = step
+
+    def _accumulate(self, micro: MicroBatch, loaded: Loaded) -> float:
+        """Add a micro-batch's share to the gradients; returns its loss, over all processes."""
+        batch = self._stream.decode(loaded, self._processes.device)
         # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
-        with torch.autocast(target.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
-            output = self._head(batch.features.to(target.device), self._cached.target_hw, auxiliary=True)
-        valid = (target > self._protocol.min_depth_m) & (target < self._protocol.max_depth_m)
-        auxiliary = [depth.float() for depth in output.auxiliary_m]
-        uncertainty = None if output.uncertainty_m is None else output.uncertainty_m.float()
-        loss: Tensor = self._loss(
-            output.depth_m.float(), auxiliary, target_m=target, valid=valid, uncertainty_m=uncertainty
-        ).total
+        with torch.autocast(batch.target_m.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
+            output: HeadOutput = self._trained(batch.features, self._stream.target_hw, auxiliary=True)
+        loss = self._whole_loss(output, batch.target_m, micro)
         value = float(loss.detach())
         if not math.isfinite(value):
-            names = ", ".join(self._cached.names[i] for i in indices[:4])
+            names = ", ".join(self._stream.name(i) for i in micro.indices[:4])
             raise TrainingError(
-                f"the loss is {value} at step {self._step} on {names}…; lower the learning rate or check those images"
+                f"the loss is {value} at step {self.step} on {names}…; lower the learning rate or check those images"
             )
-        self._optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self._head.parameters(), self._recipe.gradient_norm)
-        self._optimizer.step()
-        self._step += 1
-        self.average.update(self._plain_head, self._step)
+        torch.autograd.backward(micro.weight * loss)
         return value
+
+    def _whole_loss(self, output: HeadOutput, target_m: Tensor, micro: MicroBatch) -> Tensor:
+        """The loss of the micro-batch of all processes."""
+
+        def joined(values: Tensor) -> Tensor:
+            return self._processes.joined(values.float(), micro.sizes)
+
+        target_m = joined(target_m)
+        valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
+        return self._loss(
+            joined(output.depth_m),
+            [joined(depth_m) for depth_m in output.auxiliary_m],
+            target_m=target_m,
+            valid=valid,
+            uncertainty_m=None if output.uncertainty_m is None else joined(output.uncertainty_m),
+        ).total
+
+    def _update(self) -> None:
+        self.learning_rate = self._recipe.learning_rate_at(self.step, self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        parameters = list(self._head.parameters())
+        self._processes.sum_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.average.update(self._head, self.step)
 
 
 class AveragedHead:
@@ -111,3 +198,25 @@ class AveragedHead:
                 mine.lerp_(theirs, 1 - decay)
             else:
                 mine.copy_(theirs)
+
+
+def _synchronised(head: DepthHead, processes: Processes) -> nn.Module:
+    """The head with batch statistics over all processes; the same weights."""
+    normalised = [name for name, part in head.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if processes.count == 1 or not normalised:
+        return head
+    if processes.device.type == "cpu":
+        raise ConfigError(
+            f"{processes.count} processes on the CPU cannot share the batch statistics of {normalised[0]!r}: each "
+            "would train another head. Train this architecture in one process or on GPUs, or take 'tap-mixer'"
+        )
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(head)  # type: ignore[no-untyped-call]
+    return converted
+
+
+@torch.no_grad()
+def _fill(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) -> None:
+    if mine.keys() != theirs.keys() or any(mine[name].shape != theirs[name].shape for name in mine):
+        raise CheckpointError(f"the checkpoint holds the {what} of another architecture; resume the run it belongs to")
+    for name, value in mine.items():
+        value.copy_(theirs[name])

@@ -1,4 +1,4 @@
-"""How a head is trained: the recommended recipe as defaults, and the published one (arXiv 2601.17657)."""
+"""How a head is trained: the recommended recipe as defaults, and the published ones (arXiv 2601.17657)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS
+from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import fields
 from spaceclip_plugin.training.losses import LOSSES
 
 PRECISIONS = ("fp32", "bf16")
+LIVE = "none"
+CACHES = ("fp16", "int8", LIVE)
 
 
 @dataclass(frozen=True)
@@ -20,30 +23,38 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images per step.
+        batch_size: images of one whole step, over all processes and micro-batches.
+        accumulation: micro-batches that a step is computed in, one after the other, each of at least one image; more
+            need less memory.
         learning_rate: peak of AdamW's, after a linear warm-up over `warmup` of all steps, then cosine to
             `final_learning_rate`.
         weight_decay: AdamW's.
         gradient_norm: gradients are scaled down to this norm.
         ema_decay: decay per step of the averaged weights that are validated and saved.
-        views: versions of an image that are cached, one of which is drawn in every epoch; 1: as photographed, 2: also
-            mirrored, more: also crops in other colours (see `data.augmentation`). The cache grows with it.
+        augmentation: what the versions of an image differ in, a name in `data.augmentation.AUGMENTATIONS`.
+        views: versions of an image, one of which is drawn in every epoch; 1: as photographed, 2: also mirrored, more:
+            also what `augmentation` draws. A cache grows with their number.
+        cache: what the tower's features are kept as: "fp16", "int8" (half the bytes, rounded), or "none": they are not
+            kept, and the tower runs at every step.
         target_side: depth maps with a longer side than this, in pixels, are learnt from at this size; None: as they
             are.
         loss: a name in `LOSSES`.
         precision: "fp32", or "bf16" for the head's forward and backward; the loss is always float32.
-        seed: of weights, order, views and dropout.
+        seed: of weights, order, views and dropout, from 0 to 2**31 - 1.
     """
 
     epochs: int = 20
     batch_size: int = 8
+    accumulation: int = 1
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-6
     warmup: float = 0.05
     weight_decay: float = 0.05
     gradient_norm: float = 1.0
     ema_decay: float = 0.995
+    augmentation: str = "recommended"
     views: int = 8
+    cache: str = "fp16"
     target_side: int | None = 320
     loss: str = "relative"
     precision: str = "fp32"
@@ -52,7 +63,13 @@ class Recipe:
     def __post_init__(self) -> None:
         fields.whole("epochs", self.epochs, 1, 100_000)
         fields.whole("batch_size", self.batch_size, 1, 65_536)
-        fields.whole("views", self.views, 1, 1_000)
+        fields.whole("accumulation", self.accumulation, 1, 65_536)
+        if self.accumulation > self.batch_size:
+            raise ConfigError(
+                f"accumulation must be at most batch_size, one image a micro-batch; got {self.accumulation} "
+                f"micro-batches of {self.batch_size} images"
+            )
+        fields.whole("views", self.views, 1, 100_000)
         fields.whole("seed", self.seed, 0, 2**31 - 1)
         fields.real("learning_rate", self.learning_rate, 1e-9, 10.0)
         fields.real("final_learning_rate", self.final_learning_rate, 0.0, 10.0)
@@ -62,15 +79,17 @@ class Recipe:
         fields.real("ema_decay", self.ema_decay, 0.0, 1.0)
         if self.target_side is not None:
             fields.whole("target_side", self.target_side, 1, 16_384)
-        if self.loss not in LOSSES:
-            hint = nearest(str(self.loss), LOSSES)
-            raise ConfigError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}{hint}")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        fields.choice("augmentation", self.augmentation, AUGMENTATIONS)
+        fields.choice("cache", self.cache, CACHES)
+        fields.choice("loss", self.loss, LOSSES)
+        fields.choice("precision", self.precision, PRECISIONS)
 
     @classmethod
     def published(cls, **overrides: Any) -> Recipe:
-        """The published recipe, for NYU; on KITTI its batches are of 64 images.
+        """The published recipe for NYU.
+
+        It draws anew in each epoch, which a cache of two views (as photographed and mirrored) cannot: for its own
+        augmentation set `views` to many and `cache` to "none", at the price of the tower at every step.
 
         Args:
             overrides: fields to set otherwise.
@@ -87,11 +106,24 @@ class Recipe:
             "weight_decay": 0.01,
             "gradient_norm": 1.0,
             "ema_decay": 0.996,
+            "augmentation": "published-nyu",
             "views": 2,
             "target_side": None,
             "loss": "published",
         }
         return fields.build(cls, {**published, **overrides}, where="recipe")
+
+    @classmethod
+    def published_kitti(cls, **overrides: Any) -> Recipe:
+        """The published recipe for KITTI: NYU's, but batches of 64 images and crops of KITTI's shape.
+
+        Args:
+            overrides: fields to set otherwise.
+
+        Raises:
+            ConfigError: an unknown field or an impossible value.
+        """
+        return cls.published(**{"batch_size": 64, "augmentation": "published-kitti", **overrides})
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""
@@ -106,4 +138,5 @@ class Recipe:
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "recommended": Recipe,
     "published": Recipe.published,
+    "published-kitti": Recipe.published_kitti,
 }

@@ -1,71 +1,160 @@
-"""The folder of one training run: its record, its metrics, its best head so far and the cache while it lasts."""
+"""The folder of one training run: its settings, its record, its checkpoints and its best head."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spaceclip_plugin.errors import TrainingError
-from spaceclip_plugin.files import write_json
-from spaceclip_plugin.head.depth_head import DepthHead
+from filelock import FileLock, Timeout
 
+from spaceclip_plugin.errors import CheckpointError, TrainingError
+from spaceclip_plugin.files import atomic_path, read_json_object, write_json
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.training.checkpoint import CheckpointFolder
+
+CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
+CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 HEAD_NAME = "head"
 CACHE_NAME = "cache"
+LASTING = ("recipe", "protocol", "head", "host_digest_before", "data")
+"""What a continued run must have in common with what was begun."""
+
+_LOCK_NAME = ".lock"
 
 
 class RunFolder:
-    """`run.json`, `metrics.jsonl`, `best/` while the run lasts and `head/` when it is done."""
+    """`config.yaml`, `run.json` and `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts, `head/` after.
+
+    One run at a time: a lock that dies with its process guards it.
+
+    Attributes:
+        path: the folder.
+        checkpoints: the run's full states.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Claim a folder for a run; it is made if absent, and must be empty: nothing of anyone else's is touched.
+        """Nothing is touched until it is opened."""
+        self.path = path
+        self.checkpoints = CheckpointFolder(path / CHECKPOINTS_NAME)
+        self._lock = FileLock(path / _LOCK_NAME)
+
+    def open(self, record: Mapping[str, object], *, resume: bool, config_yaml: str | None) -> None:
+        """Claim the folder of a new run, or reopen that of the same one.
+
+        A new run's folder is made if absent, and must be empty: nothing of anyone else's is touched.
+
+        Args:
+            record: what `run.json` says of the run from its start on.
+            resume: continue the run in the folder.
+            config_yaml: kept as `config.yaml` of a new run.
 
         Raises:
-            TrainingError: the folder holds something, another run claims it at this moment, or it cannot be made.
+            TrainingError: another process trains there; a new run's folder holds something or cannot be made; there is
+                no run to continue, it is finished, or it had another host, head, recipe or data.
         """
+        if not resume:
+            self._check_empty()  # before the lock, which is a file
+            self._take()
+            self._check_empty()  # of two runs that start together one waits for nothing
+            if config_yaml is not None:
+                with atomic_path(self.path / CONFIG_NAME) as temporary:
+                    temporary.write_text(config_yaml, encoding="utf-8")
+            self.write_record({"finished": False, **record})
+            return
+        if not (self.path / RECORD_NAME).is_file():
+            raise TrainingError(f"there is no run to continue in {str(self.path)!r}: it holds no {RECORD_NAME}")
+        self._take()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            held = sorted(entry.name for entry in path.iterdir())
-            if held:
-                what = "already holds a run" if RECORD_NAME in held else f"is not empty (it holds {held[0]!r})"
-                raise TrainingError(f"{str(path)!r} {what}; choose another folder, or remove it first")
-            (path / CACHE_NAME).mkdir()  # fails for the second of two runs that start together
-        except OSError as error:
-            raise TrainingError(f"cannot use {str(path)!r} for a run: {error}") from error
-        self.path = path
+            self._check_same(record)
+        except TrainingError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self._lock.release()
 
     def cache(self, name: str) -> Path:
-        """A new empty folder for cached features."""
-        folder = self.path / CACHE_NAME / name
-        folder.mkdir()
-        return folder
+        """Where cached features go."""
+        return self.path / CACHE_NAME / name
 
     def write_record(self, record: Mapping[str, object]) -> None:
         """Replace `run.json`."""
         write_json(self.path / RECORD_NAME, record)
 
-    def log(self, metrics: Mapping[str, object]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        with (self.path / METRICS_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+    def write_metrics(self, history: Sequence[Mapping[str, object]]) -> None:
+        """Replace `metrics.jsonl`: one line per epoch."""
+        lines = [json.dumps(dict(epoch), allow_nan=False) + "\n" for epoch in history]
+        with atomic_path(self.path / METRICS_NAME) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def save_best(self, head: DepthHead) -> None:
         """Keep this head as the best so far."""
         head.save_pretrained(self.path / BEST_NAME)
 
-    def best(self) -> DepthHead:
-        """The best head so far, on the CPU and in eval mode."""
-        return DepthHead.from_pretrained(self.path / BEST_NAME)
-
-    def finish(self) -> Path:
+    def publish_best(self) -> Path:
         """Make the best head the run's head; returns its folder."""
-        (self.path / BEST_NAME).rename(self.path / HEAD_NAME)
-        return self.path / HEAD_NAME
+        head = self.path / HEAD_NAME
+        if head.exists():  # of this run, killed before it could say that it was finished
+            shutil.rmtree(head)
+        (self.path / BEST_NAME).rename(head)
+        return head
 
-    def drop_cache(self) -> None:
-        """Remove cached features; they are read by this run alone."""
-        shutil.rmtree(self.path / CACHE_NAME, ignore_errors=True)
+    def clean(self) -> None:
+        """Drop what only an unfinished run needs."""
+        for name in (CHECKPOINTS_NAME, CACHE_NAME):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        with contextlib.suppress(OSError):  # Windows keeps a file that is locked
+            (self.path / _LOCK_NAME).unlink(missing_ok=True)
+
+    def _check_same(self, record: Mapping[str, object]) -> None:
+        try:
+            previous = read_json_object(self.path / RECORD_NAME)
+        except CheckpointError as error:
+            raise TrainingError(f"the run in {str(self.path)!r} cannot be continued: {error}") from error
+        if previous.get("finished"):
+            raise TrainingError(
+                f"the run in {str(self.path)!r} is finished; its head is {str(self.path / HEAD_NAME)!r}. "
+                "For more epochs start another run"
+            )
+        ours = json.loads(json.dumps(record))
+        for key in LASTING:
+            if previous.get(key) != ours[key]:
+                raise TrainingError(
+                    f"the run in {str(self.path)!r} cannot be continued: its {key} was {_told(previous.get(key))}, now "
+                    f"it is {_told(ours[key])}. Give what it was started with, or start another run"
+                )
+
+    def _check_empty(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = sorted(entry.name for entry in self.path.iterdir() if entry.name != _LOCK_NAME)
+        except OSError as error:
+            raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
+        if held:
+            self.release()
+            what = "already holds a run" if RECORD_NAME in held else f"is not empty (it holds {held[0]!r})"
+            then = "continue it with --resume, " if RECORD_NAME in held else ""
+            raise TrainingError(f"{str(self.path)!r} {what}; {then}choose another folder, or remove it first")
+
+    def _take(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise TrainingError(
+                f"another process is training in {str(self.path)!r}; wait for it, or choose another folder"
+            ) from error
+        except OSError as error:
+            raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
+
+
+def _told(value: object) -> str:
+    """A value of the record for a message; of what differs in long ones the reader has the file."""
+    text = json.dumps(value)
+    return text if len(text) <= 400 else f"{text[:400]}…"

@@ -1,13 +1,16 @@
-"""Train a head on a frozen host: cache its features once, fit the head, keep the best by validation AbsRel.
+"""Train a head on a frozen host: read its features, fit the head, keep the best by validation AbsRel.
 
 Where the head predicts its uncertainty, that is calibrated at the end, on the validation images.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,13 @@ from tqdm.auto import tqdm
 
 from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.data.augmentation import augmentation
+from spaceclip_plugin.data.mixture import shares_of
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import ConfigError, DataError, TrainingError
+from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.evaluation.calibration import Calibration
+from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
@@ -29,12 +35,20 @@ from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Adapter
-from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
+from spaceclip_plugin.training.cache_key import CacheSettings
+from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.training.data_order import DataOrder
+from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.held_out import HeldOut
+from spaceclip_plugin.training.interruption import watched
+from spaceclip_plugin.training.live_features import LiveFeatures
+from spaceclip_plugin.training.loop import Best, TrainingLoop
 from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimization import HeadOptimizer
-from spaceclip_plugin.training.recipe import Recipe
-from spaceclip_plugin.training.run_folder import RunFolder
+from spaceclip_plugin.training.processes import Processes, check_tracker
+from spaceclip_plugin.training.recipe import LIVE, Recipe
+from spaceclip_plugin.training.run_folder import BEST_NAME, RunFolder
+from spaceclip_plugin.training.source_checks import checked_sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +61,10 @@ class TrainingResult:
         best_epoch: epoch (from 1) it comes from.
         validation: its mean metrics on the validation source.
         host_digest: SHA-256 of the host's parameters and buffers, the same before and after.
-        seconds_caching, seconds_training: wall-clock times; training includes validation.
+        seconds_caching, seconds_training: wall-clock times since the run was started or continued; training includes
+            validation.
         calibration: how the head's uncertainty was rescaled; None where it predicts none.
+        test: mean metrics on the test source, which nothing was chosen on; None where there is none.
     """
 
     head: DepthHead
@@ -59,13 +75,14 @@ class TrainingResult:
     seconds_caching: float
     seconds_training: float
     calibration: Calibration | None = None
+    test: DepthMetrics | None = None
 
 
 class DepthTrainer:
     """Trains one head on one frozen host.
 
-    The host runs in eval mode without gradients while its features are cached, and never again; its digest is taken
-    before and after, and a single moved bit is an error.
+    The host runs in eval mode without gradients, once over every version of an image where its features are cached.
+    Its digest is taken before and after, and a single moved bit is an error.
     """
 
     def __init__(
@@ -107,121 +124,227 @@ class DepthTrainer:
         out: Path,
         *,
         trained_on: str,
+        test: DepthSource | None = None,
         details: Mapping[str, object] | None = None,
+        resume: bool = False,
+        workers: int = 0,
+        save_every: int | None = None,
+        cache: Path | None = None,
+        log_with: str | None = None,
+        config_yaml: str | None = None,
         progress: bool = True,
     ) -> TrainingResult:
         """Run the recipe and leave the best head in `out`.
 
+        In several processes (`accelerate launch`, `torchrun`) all call it alike, and the batches are shared out.
+
+        A run that was stopped, however it was, is continued with `resume` and ends with the same bits.
+
         Args:
-            train: images the head learns from; depth maps of one size.
+            train: images the head learns from; a `Mixture` is seen in proportion to its weights.
             validation: images the best epoch is chosen on.
             out: folder of the run, made if absent.
             trained_on: what the head's config will say it was trained on.
+            test: images that are looked at once, at the end.
             details: where host and data come from, JSON-ready, for the record.
-            progress: show progress bars on standard error.
+            resume: continue the run in `out`, with the same host, head, recipe and data.
+            workers: processes that read images or features ahead.
+            save_every: steps between two checkpoints, besides one after every epoch.
+            cache: folder of feature caches that outlive the run; None keeps one in `out` while the run lasts.
+            log_with: a tracker, one of `TRACKERS`.
+            config_yaml: kept as `config.yaml` in `out`.
+            progress: show progress bars on standard error, in the main process.
 
         Raises:
-            TrainingError: the folder is taken, the loss is not finite, or the host changed.
-            DataError: a sample that cannot be used.
+            ConfigError: an impossible setting.
+            TrainingError: the folder is taken or holds another run, the loss is not finite, the host changed, or the
+                disk is full. What is done stays, and the run can be resumed.
+            DataError: a sample that cannot be used, depth in another unit, or the same image in two sources.
+            CheckpointError: the newest checkpoint is damaged.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the run can be resumed.
         """
-        if len(train) == 0 or len(validation) == 0:
-            raise DataError(f"a source is empty: {len(train)} training images, {len(validation)} validation images")
+        check_tracker(log_with)
+        if workers < 0 or (save_every is not None and save_every < 1):
+            raise ConfigError(f"workers must be 0 or more and save_every 1 or more, got {workers} and {save_every}")
+        processes = Processes(self._device, log_with=log_with, folder=out)
+        shown = progress and processes.main
+        sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
+        fingerprints = checked_sources(sources, self._protocol, processes)
+        record = self._record(trained_on, details or {}, fingerprints, processes)
+        folder = RunFolder(out)
+        processes.on_main(lambda: folder.open(record, resume=resume, config_yaml=config_yaml))
+        try:
+            started = time.perf_counter()
+            with ExitStack() as stack:
+                attachment = stack.enter_context(self._attached())
+                place = (lambda name: cache) if cache is not None else folder.cache
+                streams = [
+                    self._stream(
+                        attachment, name, sources[name], fingerprints[name], place(name), processes,
+                        keyed=cache is not None, workers=workers, shown=shown,
+                    )
+                    for name in ("train", "validation")
+                ]  # fmt: skip
+                if self._recipe.cache != LIVE:
+                    stack.close()  # the tower is not needed any more
+                self._check_host(record)
+                cached_at = time.perf_counter()
+                loop, held_out = self._loop(
+                    streams, sources, folder, record, processes, save_every=save_every, workers=workers
+                )  # fmt: skip
+                best, continued_at = self._run(loop, processes, resume=resume, shown=shown)
+                calibration = processes.on_main(lambda: self._calibrate(held_out, folder))
+            after = self._check_host(record)
+            seconds = (cached_at - started, time.perf_counter() - cached_at)
+            tested = None if test is None else processes.on_main(lambda: self._test(folder, test, shown=shown))
+            head_folder = processes.on_main(folder.publish_best)
+            result = TrainingResult(
+                DepthHead.from_pretrained(head_folder),
+                head_folder, best.epoch, best.metrics, after, *seconds, calibration, tested,
+            )  # fmt: skip
+            outcome = _outcome(result, sources, continued_at)
+            processes.on_main(lambda: folder.write_record({"finished": True, **record, **outcome}))
+            processes.on_main(folder.clean)
+            processes.end_tracker()
+            return result
+        finally:
+            folder.release()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.head.parameters()).device
+
+    def _record(
+        self,
+        trained_on: str,
+        details: Mapping[str, object],
+        fingerprints: Mapping[str, Sequence[str]],
+        processes: Processes,
+    ) -> dict[str, Any]:
+        """What `run.json` says of the run from its start on."""
         depth_range_m = (self._protocol.min_depth_m, self._protocol.max_depth_m)
         trained = dataclasses.replace(self.head.config, trained_on=trained_on, depth_range_m=depth_range_m)
-        folder = RunFolder(out)
-        before = module_digest(self._host)
-        started = time.perf_counter()
-        try:
-            with (
-                in_eval_mode(self._host),
-                attach_depth_head(self._host, self.head, **self._chosen) as attachment,
-            ):
-                cached = self._cache(attachment, train, folder, training=True, progress=progress)
-                features = self._cache(attachment, validation, folder, training=False, progress=progress)
-            cached_at = time.perf_counter()
-            self._check_host(before)
-            record = self._record(trained, before, details or {})
-            folder.write_record({"finished": False, **record})
-            with torch.random.fork_rng():
-                torch.manual_seed(self._recipe.seed)
-                held_out = HeldOut(features, validation, self._protocol)
-                best_epoch, best = self._epochs(cached, held_out, folder, trained, progress=progress)
-            calibration = self._calibrate(held_out, folder)
-        finally:
-            folder.drop_cache()
-        after = self._check_host(before)
-        seconds = (cached_at - started, time.perf_counter() - cached_at)
-        head_folder = folder.finish()
-        head = DepthHead.from_pretrained(head_folder)
-        result = TrainingResult(head, head_folder, best_epoch, best, after, seconds[0], seconds[1], calibration)
-        outcome = {
-            "host_digest_after": after,
-            "train_images": len(train),
-            "validation_images": len(validation),
-            "best_epoch": best_epoch,
-            "validation": dataclasses.asdict(best),
-            "uncertainty": None if calibration is None else dataclasses.asdict(calibration),
-            "seconds_caching": round(seconds[0], 1),
-            "seconds_training": round(seconds[1], 1),
+        return {
+            "recipe": dataclasses.asdict(self._recipe),
+            "protocol": self._protocol.name,
+            "tower": dataclasses.asdict(self._tower.spec),
+            "head": trained.to_dict(),
+            "head_parameters": sum(p.numel() for p in self.head.parameters()),
+            "host_digest_before": module_digest(self._host),
+            "data": {name: hashlib.sha256("".join(found).encode()).hexdigest() for name, found in fingerprints.items()},
+            "processes": processes.count,
+            "device": str(self._device),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "details": dict(details),
         }
-        folder.write_record({"finished": True, **record, **outcome})
-        return result
 
-    def _cache(
-        self, attachment: DepthAttachment, source: DepthSource, folder: RunFolder, *, training: bool, progress: bool
-    ) -> FeatureCache:
-        recipe, name = self._recipe, "train" if training else "validation"
-        with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not progress) as bar:
-            return cache_features(
+    @contextlib.contextmanager
+    def _attached(self) -> Iterator[DepthAttachment]:
+        with in_eval_mode(self._host), attach_depth_head(self._host, self.head, **self._chosen) as attachment:
+            yield attachment
+
+    def _stream(
+        self,
+        attachment: DepthAttachment,
+        name: str,
+        source: DepthSource,
+        fingerprints: list[str],
+        folder: Path,
+        processes: Processes,
+        *,
+        keyed: bool,
+        workers: int,
+        shown: bool,
+    ) -> FeatureStream:
+        """Features of a source, cached unless the recipe says otherwise."""
+        recipe, training = self._recipe, name == "train"
+        settings = CacheSettings(
+            protocol=self._protocol,
+            views=recipe.views if training else 1,
+            augmentation=augmentation(recipe.augmentation),
+            seed=recipe.seed,
+            storage=recipe.cache,
+            targets=training,
+        )
+        if recipe.cache == LIVE:
+            return LiveFeatures(attachment, source, settings=settings, target_side=recipe.target_side)
+        with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not shown) as bar:
+            return make_cache(
                 attachment,
                 source,
-                folder.cache(name),
-                protocol=self._protocol,
-                views=recipe.views if training else 1,
-                seed=recipe.seed,
-                targets=training,
+                folder,
+                settings=settings,
+                weights=module_digest(self._tower.module),
+                fingerprints=fingerprints,
+                processes=processes,
                 target_side=recipe.target_side,
+                workers=workers,
+                keyed=keyed,
                 progress=bar.update,
             )
 
-    def _epochs(
-        self, cached: FeatureCache, held_out: HeldOut, folder: RunFolder, trained: DepthHeadConfig, *, progress: bool
-    ) -> tuple[int, DepthMetrics]:
-        recipe = self._recipe
-        stepper = HeadOptimizer(self.head, recipe, self._protocol, cached)
-        best: tuple[int, DepthMetrics] | None = None
-        with tqdm(total=stepper.steps, desc="training", unit="step", disable=not progress) as bar:
-            for epoch in range(1, recipe.epochs + 1):
-                started = time.perf_counter()
-                losses = list(_advancing(stepper.epoch(), bar))
-                metrics = held_out.metrics(stepper.average.head)
-                folder.log(
-                    {
-                        "epoch": epoch,
-                        "loss": sum(losses) / len(losses),
-                        "learning_rate": stepper.learning_rate,
-                        "seconds": round(time.perf_counter() - started, 2),
-                        **{f"val_{name}": value for name, value in dataclasses.asdict(metrics).items()},
-                    }
-                )
-                bar.set_postfix(val_abs_rel=f"{metrics.abs_rel:.4f}")
-                if best is None or metrics.abs_rel < best[1].abs_rel:
-                    best = (epoch, metrics)
-                    stepper.average.head.config = trained
-                    folder.save_best(stepper.average.head)
-        if best is None:
-            raise TrainingError("the run had no epoch")
-        return best
+    def _loop(
+        self,
+        streams: Sequence[FeatureStream],
+        sources: Mapping[str, DepthSource],
+        folder: RunFolder,
+        record: Mapping[str, Any],
+        processes: Processes,
+        *,
+        save_every: int | None,
+        workers: int,
+    ) -> tuple[TrainingLoop, HeldOut]:
+        recipe, (learnt, judged) = self._recipe, streams
+        order = DataOrder(
+            shares_of(sources["train"]),
+            batch_size=recipe.batch_size,
+            accumulation=recipe.accumulation,
+            views=learnt.views,
+            seed=recipe.seed,
+        )
+        stepper = HeadOptimizer(
+            self.head, recipe, self._protocol, learnt, order=order, processes=processes, workers=workers
+        )
+        held_out = HeldOut(judged, sources["validation"], self._protocol, processes)
+        loop = TrainingLoop(
+            stepper,
+            held_out,
+            folder,
+            epochs=recipe.epochs,
+            steps_per_epoch=order.steps_per_epoch,
+            trained=DepthHeadConfig.from_dict(record["head"]),
+            processes=processes,
+            save_every=save_every,
+        )
+        processes.start_tracker({"protocol": self._protocol.name, **dataclasses.asdict(recipe)})
+        return loop, held_out
+
+    def _run(self, loop: TrainingLoop, processes: Processes, *, resume: bool, shown: bool) -> tuple[Best, int | None]:
+        """The best epoch, and the step at which the run was continued."""
+        with torch.random.fork_rng(), watched() as interruption:
+            torch.manual_seed(self._recipe.seed + processes.rank)
+            continued_at = processes.together(loop.resume) if resume else None
+            return loop.run(interruption, progress=shown), continued_at
 
     def _calibrate(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:
-        best = folder.best().to(next(self.head.parameters()).device)
+        best = DepthHead.from_pretrained(folder.path / BEST_NAME).to(self._device)
         calibration = held_out.calibrate(best)
         if calibration is not None:
             folder.save_best(best)
         return calibration
 
-    def _check_host(self, before: str) -> str:
-        after = module_digest(self._host)
+    def _test(self, folder: RunFolder, test: DepthSource, *, shown: bool) -> DepthMetrics:
+        head = DepthHead.from_pretrained(folder.path / BEST_NAME).to(self._device)
+        with (
+            in_eval_mode(self._host),
+            attach_depth_head(self._host, head, **self._chosen) as attachment,
+            tqdm(total=len(test), desc="testing", unit="image", disable=not shown) as bar,
+        ):
+            return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
+
+    def _check_host(self, record: Mapping[str, Any]) -> str:
+        before, after = record["host_digest_before"], module_digest(self._host)
         if after != before:
             raise TrainingError(
                 f"the host changed while a head was trained on it: digest {before[:12]}… before, {after[:12]}… after. "
@@ -229,22 +352,19 @@ class DepthTrainer:
             )
         return after
 
-    def _record(self, trained: DepthHeadConfig, digest: str, details: Mapping[str, object]) -> dict[str, object]:
-        return {
-            "recipe": dataclasses.asdict(self._recipe),
-            "protocol": self._protocol.name,
-            "tower": dataclasses.asdict(self._tower.spec),
-            "head": trained.to_dict(),
-            "head_parameters": sum(p.numel() for p in self.head.parameters()),
-            "host_digest_before": digest,
-            "device": str(next(self.head.parameters()).device),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "details": dict(details),
-        }
 
-
-def _advancing(losses: Iterator[float], bar: tqdm) -> Iterator[float]:
-    for loss in losses:
-        bar.update(1)
-        yield loss
+def _outcome(
+    result: TrainingResult, sources: Mapping[str, DepthSource], continued_at: int | None
+) -> dict[str, object]:  # fmt: skip
+    """What `run.json` says more when the run is done."""
+    return {
+        "host_digest_after": result.host_digest,
+        **{f"{name}_images": len(source) for name, source in sources.items()},
+        "best_epoch": result.best_epoch,
+        "validation": dataclasses.asdict(result.validation),
+        "uncertainty": None if result.calibration is None else dataclasses.asdict(result.calibration),
+        "test": None if result.test is None else dataclasses.asdict(result.test),
+        "continued_at_step": continued_at,
+        "seconds_caching": round(result.seconds_caching, 1),
+        "seconds_training": round(result.seconds_training, 1),
+    }

@@ -1,140 +1,220 @@
-"""Views of an image in which every pixel says where it is."""
+"""Which versions of an image there are, and what they may be."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from spaceclip_plugin.data.augmentation import View, views_of
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS, Augmentation, augmentation, view_of, views_of
+from spaceclip_plugin.data.view import View
+from spaceclip_plugin.errors import ConfigError
 
 HW = (40, 56)
+RECOMMENDED = AUGMENTATIONS["recommended"]
+ANY = pytest.mark.parametrize("name", list(AUGMENTATIONS))
 
 
-def where() -> np.ndarray:
-    """(40, 56, 3): red is the row, green the column."""
-    rows, columns = np.indices(HW)
-    return np.stack([rows, columns, np.full(HW, 7)], axis=-1).astype(np.uint8)
+def many(drawn: Augmentation, image_hw: tuple[int, int]) -> list[View]:
+    return [
+        view
+        for index in range(300)
+        for view in views_of(5, augmentation=drawn, seed=0, index=index, image_hw=image_hw)[2:]
+    ]
 
 
-def depth_of(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    return (1 + rows + 100 * columns).astype(np.float32)
+def check_spread(values: list[float], low: float, high: float) -> None:
+    """Within the range, near both of its ends and even on average."""
+    span = high - low
+    assert low - 1e-9 <= min(values) < low + 0.05 * span + 2e-3
+    assert high + 1e-9 >= max(values) > high - 0.05 * span - 2e-3
+    assert np.mean(values) == pytest.approx((low + high) / 2, abs=0.05 * span)
 
 
-def uncoloured(view: View) -> View:
-    return dataclasses.replace(view, brightness=1.0, contrast=1.0, saturation=1.0, gains=(1.0, 1.0, 1.0))
+@ANY
+def test_the_first_two_are_the_photo_and_its_mirror_image(name: str) -> None:
+    first = views_of(2, augmentation=augmentation(name), seed=3, index=5, image_hw=HW)
+    assert first == (View(), View(mirrored=True))
 
 
-def test_the_first_two_are_the_photo_and_its_mirror_image() -> None:
-    plain, mirrored = views_of(2, seed=3, index=5, image_hw=HW)
-    assert (plain, mirrored) == (View(), View(mirrored=True))
-    depth = depth_of(*np.indices(HW))
-    for view, step in ((plain, 1), (mirrored, -1)):
-        assert np.array_equal(view.image(where()), where()[:, ::step])
-        assert np.array_equal(view.target(depth, HW), depth[:, ::step])
+def test_without_mirroring_the_second_is_random_too() -> None:
+    drawn = Augmentation(smallest_crop=0.5, mirror=False)
+    versions = views_of(40, augmentation=drawn, seed=0, index=0, image_hw=(480, 640))
+    assert versions[0] == View()
+    assert len(set(versions)) == 40
+    assert versions[1].height < 1
+    assert not any(view.mirrored for view in versions)
 
 
-@pytest.mark.parametrize("view", views_of(12, seed=0, index=0, image_hw=HW)[2:])
-def test_image_and_depth_show_the_same_place(view: View) -> None:
-    image = uncoloured(view).image(where())
-    height, width = image.shape[:2]
-    rows, columns = image[..., 0].astype(int), image[..., 1].astype(int)
-    # A rectangle of the original, every pixel of it once, mirrored or not.
-    assert np.array_equal(rows, np.broadcast_to(rows[0, 0] + np.arange(height)[:, None], (height, width)))
-    step = -1 if view.mirrored else 1
-    assert np.array_equal(columns, np.broadcast_to(columns[0, 0] + step * np.arange(width), (height, width)))
-    assert view.scale == pytest.approx(np.sqrt(height * width / (HW[0] * HW[1])))
-    assert 0.68 < height / HW[0] <= 1
-    assert abs(height / HW[0] - width / HW[1]) < 1 / HW[0]
-    # At the crop's own size, depth is that of the very pixels of the image, nearer by the zoom.
-    target = view.target(depth_of(*np.indices(HW)), (height, width))
-    assert target.dtype == np.float32
-    np.testing.assert_allclose(target, depth_of(rows, columns) * view.scale, rtol=1e-6)
-
-
-@pytest.mark.parametrize("factor", [2, 3])
-@pytest.mark.parametrize("view", views_of(6, seed=1, index=4, image_hw=HW))
-def test_depth_of_another_resolution_covers_the_same_view(view: View, factor: int) -> None:
-    # Depth at `factor` times the image's resolution, each pixel saying where on the image it lies.
-    rows, columns = ((i + 0.5) / factor for i in np.indices((HW[0] * factor, HW[1] * factor)))
-    image = uncoloured(view).image(where())
-    for side, values in enumerate((rows, columns)):
-        seen = view.target(values.astype(np.float32), image.shape[:2]) / view.scale
-        # The middle of the pixel, or half a depth pixel beside it where it falls between two.
-        assert np.abs(seen - (image[..., side] + 0.5)).max() <= 0.5 / factor + 1e-4
-
-
-@pytest.mark.parametrize("hw", [(20, 28), (13, 17), (80, 112), (1, 1)])
-def test_targets_are_the_nearest_pixels(hw: tuple[int, int]) -> None:
-    depth = depth_of(*np.indices(HW))
-    expected = functional.interpolate(torch.from_numpy(depth)[None, None], hw, mode="nearest-exact")[0, 0].numpy()
-    assert np.array_equal(View().target(depth, hw), expected)
-    assert np.array_equal(View(mirrored=True).target(depth, hw), expected[:, ::-1])
-
-
-def test_unknown_stays_unknown() -> None:
-    depth = np.zeros(HW, np.float32)
-    assert all((view.target(depth, (9, 9)) == 0).all() for view in views_of(5, seed=0, index=0, image_hw=HW))
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_sparse_depth_keeps_what_lies_off_the_centre_of_a_cell(mirrored: bool) -> None:
-    depth = np.zeros((12, 16), np.float32)
-    for row in range(3):
-        for column in range(4):  # one known pixel in every cell of 4x4, each time elsewhere
-            depth[4 * row + (row + column) % 4, 4 * column + (2 * row + column) % 4] = 1 + 4 * row + column
-    target = View(mirrored=mirrored).target(depth, (3, 4))
-    expected = 1 + np.arange(12, dtype=np.float32).reshape(3, 4)
-    assert np.array_equal(target, expected[:, ::-1] if mirrored else expected)
-
-
-def test_fewer_views_are_the_first_of_more() -> None:
-    many = views_of(9, seed=7, index=3, image_hw=HW)
-    assert len(set(many)) == 9
+@ANY
+def test_a_version_is_its_number_its_image_and_the_seed(name: str) -> None:
+    drawn = augmentation(name)
+    versions = views_of(9, augmentation=drawn, seed=7, index=3, image_hw=HW)
+    assert len(set(versions)) == 9
+    for number, version in enumerate(versions):
+        assert view_of(number, augmentation=drawn, seed=7, index=3, image_hw=HW) == version
     for count in range(1, 9):
-        assert views_of(count, seed=7, index=3, image_hw=HW) == many[:count]
-    for seed, index in ((8, 3), (7, 4)):
-        assert not set(views_of(9, seed=seed, index=index, image_hw=HW)[2:]) & set(many)
+        assert views_of(count, augmentation=drawn, seed=7, index=3, image_hw=HW) == versions[:count]
+    for seed, index in ((8, 3), (7, 4), (3, 7)):
+        others = views_of(9, augmentation=drawn, seed=seed, index=index, image_hw=HW)
+        assert not set(others[2:]) & set(versions)
 
 
-def test_random_views_spread_over_their_ranges() -> None:
-    views = [view for index in range(300) for view in views_of(5, seed=0, index=index, image_hw=(480, 640))[2:]]
-    for values, low, high in (
-        ([view.scale for view in views], 0.7, 1.0),
-        ([view.brightness for view in views], 0.7, 1.3),
-        ([view.contrast for view in views], 0.7, 1.3),
-        ([view.saturation for view in views], 0.7, 1.3),
-        ([gain for view in views for gain in view.gains], 0.9, 1.1),
-        ([view.top / (1 - view.height) for view in views if view.height < 0.95], 0.0, 1.0),
-        ([view.left / (1 - view.width) for view in views if view.width < 0.95], 0.0, 1.0),
-        ([float(view.mirrored) for view in views], 0.0, 1.0),
+def test_late_versions_are_had_without_the_earlier_ones() -> None:
+    late = {view_of(10**9 + i, augmentation=RECOMMENDED, seed=0, index=10**6, image_hw=HW) for i in range(100)}
+    assert len(late) == 100
+
+
+def test_recommended_views_spread_over_their_ranges() -> None:
+    views = many(RECOMMENDED, (480, 640))
+    check_spread([view.scale for view in views], 0.7, 1.0)
+    for name in ("brightness", "contrast", "saturation"):
+        check_spread([getattr(view, name) for view in views], 0.7, 1.3)
+    for channel in range(3):
+        check_spread([view.gains[channel] for view in views], 0.9, 1.1)
+    check_spread([view.top / (1 - view.height) for view in views if view.height < 0.95], 0.0, 1.0)
+    check_spread([view.left / (1 - view.width) for view in views if view.width < 0.95], 0.0, 1.0)
+    check_spread([float(view.mirrored) for view in views], 0.0, 1.0)
+    assert all(abs(view.height - view.width) < 1 / 480 for view in views)
+    assert {(view.rotation_deg, view.gamma) for view in views} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "image_hw", "crop_hw"),
+    [
+        ("published-nyu", (480, 640), (480, 640)),
+        ("published-nyu", (600, 700), (480, 640)),
+        ("published-kitti", (375, 1242), (352, 704)),
+        ("published-kitti", (300, 1216), (300, 704)),
+    ],
+)
+def test_published_views_spread_over_their_ranges(
+    name: str, image_hw: tuple[int, int], crop_hw: tuple[int, int]
+) -> None:
+    views = many(augmentation(name), image_hw)
+    for size, whole, starts, extents in (
+        (crop_hw[0], image_hw[0], [view.top for view in views], {view.height for view in views}),
+        (crop_hw[1], image_hw[1], [view.left for view in views], {view.width for view in views}),
     ):
-        assert low - 2e-3 <= min(values)
-        assert max(values) <= high + 2e-3
-        assert np.mean(values) == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
-    assert {view.mirrored for view in views} == {False, True}
+        assert extents == {size / whole}
+        pixels = [start * whole for start in starts]
+        np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-9)
+        check_spread(pixels, 0, whole - size)
+    check_spread([view.rotation_deg for view in views], -0.5, 0.5)
+    for field in ("gamma", "brightness"):
+        check_spread([getattr(view, field) for view in views], 0.9, 1.1)
+    for channel in range(3):
+        check_spread([view.gains[channel] for view in views], 0.9, 1.1)
+    check_spread([float(view.mirrored) for view in views], 0.0, 1.0)
+    assert {(view.contrast, view.saturation) for view in views} == {(1.0, 1.0)}
 
 
-def test_colours() -> None:
-    photo = np.full((*HW, 3), (100, 60, 200), np.uint8)
-    assert (View(brightness=1.2).image(photo) == (120, 72, 240)).all()
-    assert (View(gains=(1.1, 0.9, 1.0)).image(photo) == (110, 54, 200)).all()
-    assert (View(brightness=1.3, gains=(1.0, 1.0, 1.1)).image(photo)[..., 2] == 255).all()
-    grey = View(saturation=0.0).image(photo)
-    assert (grey.max(axis=-1) == grey.min(axis=-1)).all()
-    striped = photo.copy()
-    striped[:, ::2] = 20
-    flat = View(contrast=0.5).image(striped)
-    assert abs(float(np.ptp(flat[..., 0])) - 40) <= 1
-    assert np.array_equal(View().image(striped), striped)
+def test_crops_are_anywhere_up_to_the_last_pixel() -> None:
+    views = many(Augmentation(crop_hw=(3, 2)), (5, 4))
+    assert {round(view.top * 5) for view in views} == {0, 1, 2}
+    assert {round(view.left * 4) for view in views} == {0, 1, 2}
 
 
-def test_photos_of_a_few_pixels() -> None:
-    for hw in ((1, 1), (1, 7), (3, 2)):
-        for view in views_of(8, seed=0, index=0, image_hw=hw):
-            image = view.image(np.full((*hw, 3), 90, np.uint8))
-            assert 0 not in image.shape
-            assert view.target(np.ones(hw, np.float32), (4, 4)).shape == (4, 4)
+def test_the_values_of_a_version_are_independent() -> None:
+    views = many(augmentation("published-kitti"), (375, 1242))
+    columns = [
+        (view.top, view.left, view.mirrored, view.rotation_deg, view.gamma, view.brightness, *view.gains)
+        for view in views
+    ]
+    correlation = np.corrcoef(np.array(columns, float).T) - np.eye(len(columns[0]))
+    assert np.abs(correlation).max() < 0.15
+
+
+@settings(deadline=None)
+@given(
+    drawn=st.builds(Augmentation, st.floats(0.01, 1), rotation_deg=st.floats(0, 180), mirror=st.booleans())
+    | st.builds(
+        Augmentation, crop_hw=st.tuples(st.integers(1, 60), st.integers(1, 60)), rotation_deg=st.floats(0, 180)
+    ),
+    image_hw=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    number=st.integers(0, 2**40),
+)
+def test_views_fit_any_photo(drawn: Augmentation, image_hw: tuple[int, int], number: int) -> None:
+    view = view_of(number, augmentation=drawn, seed=0, index=0, image_hw=image_hw)
+    image = view.image(np.full((*image_hw, 3), 90, np.uint8))
+    for start, extent, shown, whole in (
+        (view.top, view.height, image.shape[0], image_hw[0]),
+        (view.left, view.width, image.shape[1], image_hw[1]),
+    ):
+        assert shown >= 1
+        assert start >= 0
+        assert start + extent <= 1 + 1e-9
+        assert extent * whole == pytest.approx(shown)  # on the borders of pixels
+    assert (image == 90).all()
+    assert view.target(np.ones(image_hw, np.float32), (4, 5)).shape == (4, 5)
+
+
+def test_turned_depth_may_be_stretched_against_the_photo() -> None:
+    """Depth at half the photo's height and all its width shows the same places."""
+    drawn = Augmentation(smallest_crop=0.8, rotation_deg=40.0)
+    rows, columns = np.indices(HW)
+    for number in range(2, 8):
+        view = view_of(number, augmentation=drawn, seed=1, index=0, image_hw=HW)
+        assert abs(view.rotation_deg) > 0.5
+        for places, off in ((rows, 1), (columns, 0)):  # every other row is that of the one above it
+            depth = (1000.0 + places).astype(np.float32)
+            full = view.target(depth, HW)
+            assert np.array_equal(dataclasses.replace(view, photo_aspect=None).target(depth, HW), full)
+            halved = view.target(depth[::2], HW)
+            both = (full > 0) & (halved > 0)
+            assert both.mean() > 0.6
+            # At the photo's edge, a cell may show another of the pixels in it.
+            assert np.mean(np.abs(full - halved)[both] <= (off + 0.01) * view.scale) > 0.97
+
+
+def test_constant_ranges_give_constants() -> None:
+    drawn = Augmentation(gamma=(2.0, 2.0), gains=(0.5, 0.5))
+    view = view_of(2, augmentation=drawn, seed=0, index=0, image_hw=HW)
+    assert (view.gamma, view.gains, view.brightness, view.rotation_deg) == (2.0, (0.5, 0.5, 0.5), 1.0, 0.0)
+    assert (view.top, view.left, view.height, view.width) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"smallest_crop": 0.0}, "smallest_crop must be a number from 0.01 to 1.0, got 0.0"),
+        ({"smallest_crop": 1.01}, "smallest_crop"),
+        ({"rotation_deg": -1.0}, "rotation_deg must be a number from 0.0 to 180.0"),
+        ({"rotation_deg": math.nan}, "rotation_deg"),
+        ({"crop_hw": (480,)}, "crop_hw must be a list of 2"),
+        ({"crop_hw": (480, 0)}, r"crop_hw\[1\] must be an integer from 1"),
+        ({"crop_hw": (480.0, 640)}, r"crop_hw\[0\]"),
+        ({"crop_hw": (48, 64), "smallest_crop": 0.7}, "fixed size or of a random one.*leave one of them out"),
+        ({"gamma": (0.0, 1.0)}, r"gamma\[0\] must be a number from 0.1 to 10"),
+        ({"brightness": (1.1, 0.9)}, r"brightness is a range .* got \(1.1, 0.9\); swap"),
+        ({"contrast": (0.9, math.inf)}, r"contrast\[1\]"),
+        ({"saturation": 1.1}, "saturation must be a list of 2"),
+        ({"gains": (-0.1, 1.1)}, r"gains\[0\]"),
+        ({"mirror": 1}, "mirror must be true or false, got 1"),
+    ],
+)
+def test_refuses(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Augmentation(**values)
+
+
+def test_lists_from_a_file_are_as_good_as_tuples() -> None:
+    read = json.loads('{"crop_hw": [48, 64], "gamma": [1, 2], "gains": [0.9, 1.1]}')
+    drawn = Augmentation(**read)
+    assert drawn == Augmentation(crop_hw=(48, 64), gamma=(1.0, 2.0), gains=(0.9, 1.1))
+    assert len({drawn, Augmentation()}) == 2
+
+
+def test_names() -> None:
+    assert augmentation("recommended") == Augmentation(
+        smallest_crop=0.7, brightness=(0.7, 1.3), contrast=(0.7, 1.3), saturation=(0.7, 1.3), gains=(0.9, 1.1)
+    )
+    for wrong, said in (("published-nyuu", "did you mean 'published-nyu'"), ("", "known: recommended, published-nyu")):
+        with pytest.raises(ConfigError, match=said):
+            augmentation(wrong)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spaceclip_plugin.data.depth_list import DepthList
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.errors import ConfigError, DataError
 
 HEIGHT, WIDTH = 6, 8
@@ -196,6 +196,18 @@ def test_validated_drops_and_records(folder: Path, caplog: pytest.LogCaptureFixt
     assert [line for line, _ in readable.skipped] == [1, *(i + 2 for i in reasons)]
     assert "4 of 7 lines cannot be used and are skipped" in caplog.text
     assert (len(source), len(source.skipped)) == (7, 1)  # the list it came from is as it was
+
+
+def test_what_is_whole_but_of_no_use_is_dropped_too(folder: Path) -> None:
+    def near(sample: DepthSample) -> None:
+        if sample.depth_m.max() > 2.5:
+            raise DataError(f"{sample.name}: too far")
+
+    source = DepthList(write(folder, lines(2, 0, 1)), skip_bad=True)
+    assert len(source.validated(near)) == 2
+    assert source.validated(near).skipped == ((1, "list.txt:1 rgb/2.png: too far"),)
+    with pytest.raises(DataError, match=r"1 of 3 lines cannot be used(.|\n)*too far"):
+        DepthList(source.path).validated(near)
 
 
 def test_nothing_readable_is_an_error_even_with_skip_bad(folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spaceclip_plugin.data.image_files import read_depth_png, read_rgb
+from spaceclip_plugin.data.image_files import read_depth, read_depth_png, read_rgb
 from spaceclip_plugin.errors import ConfigError, DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -163,3 +164,135 @@ def test_real_pairs_have_plausible_metres(
         assert known[0] < (depth_m > 0).mean() < known[1]
         assert depth_m[depth_m > 0].min() > 0.3
         assert furthest_m / 3 < depth_m.max() < furthest_m
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
+def test_npy_depth_is_metres(tmp_path: Path, dtype: str) -> None:
+    values = np.linspace(0.25, 8, 54).reshape(6, 9).astype(dtype)
+    np.save(tmp_path / "depth.npy", values)
+    depth_m = read_depth(tmp_path / "depth.npy", units_per_metre=256.0)
+    assert (depth_m.dtype, type(depth_m), depth_m.flags.writeable) == (np.float32, np.ndarray, True)
+    np.testing.assert_array_equal(depth_m, values.astype(np.float32))
+
+
+def test_tiff_depth_is_metres(tmp_path: Path) -> None:
+    values = np.linspace(0.25, 8, 54, dtype=np.float32).reshape(6, 9)
+    for name in ("depth.tiff", "depth.TIF"):
+        Image.fromarray(values).save(tmp_path / name, format="TIFF")
+        np.testing.assert_array_equal(read_depth(tmp_path / name, units_per_metre=1000.0), values)
+
+
+def test_png_depth_has_a_unit(tmp_path: Path) -> None:
+    Image.fromarray(DEPTH).save(tmp_path / "depth.PNG", format="PNG")
+    depth_m = read_depth(tmp_path / "depth.PNG", units_per_metre=256.0)
+    np.testing.assert_array_equal(depth_m, (DEPTH / 256).astype(np.float32))
+    with pytest.raises(ConfigError, match="units_per_metre"):
+        read_depth(tmp_path / "absent.npy", units_per_metre=0.0)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tiff"])
+def test_float_depth_that_is_none_is_unknown(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, -1.0, 0.0, -0.0, 2.5, 1e-30]], dtype=np.float32)
+    path = tmp_path / f"depth.{suffix}"
+    np.save(path, values) if suffix == "npy" else Image.fromarray(values).save(path)
+    depth_m = read_depth(path, units_per_metre=1000.0)
+    assert depth_m.tolist() == [[0.0] * 6 + [2.5, pytest.approx(1e-30)]]
+    assert not np.signbit(depth_m).any()
+
+
+def test_doubles_beyond_float32_are_unknown(tmp_path: Path) -> None:
+    np.save(tmp_path / "depth.npy", np.array([[1e300, 3.0]]))
+    assert read_depth(tmp_path / "depth.npy", units_per_metre=1.0).tolist() == [[0.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (DEPTH, r"\(6, 9\) of uint16"),
+        (DEPTH.astype(np.float32)[None], r"\(1, 6, 9\) of float32"),
+        (DEPTH.astype(np.complex64), "of complex64"),
+    ],
+)
+def test_arrays_that_are_no_metres_are_refused(tmp_path: Path, array: np.ndarray, found: str) -> None:
+    np.save(tmp_path / "depth.npy", array)
+    with pytest.raises(
+        DataError, match=rf"depth\.npy: expected a NumPy array \(H, W\) of metres .* got shape .*{found}"
+    ):
+        read_depth(tmp_path / "depth.npy", units_per_metre=1.0)
+
+
+def test_pickles_and_archives_are_never_opened(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "archive.npz", DEPTH.astype(np.float32))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(DEPTH.astype(np.float32)))
+    for name in ("objects", "archive", "pickle"):
+        with pytest.raises(DataError, match=rf"{name}\.npy: expected a NumPy array .* cannot be read"):
+            read_depth(tmp_path / f"{name}.npy", units_per_metre=1.0)
+
+
+def test_integer_tiffs_and_renamed_files_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(DEPTH).save(tmp_path / "depth.tiff")
+    Image.fromarray(DEPTH).save(tmp_path / "renamed.tiff", format="PNG")
+    for name, found in (("depth", "TIFF of mode 'I;16'"), ("renamed", "PNG of mode 'I(;16)?'")):
+        with pytest.raises(DataError, match=rf"{name}\.tiff: expected a TIFF of float32 metres, got {found}"):
+            read_depth(tmp_path / f"{name}.tiff", units_per_metre=1.0)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tiff", "png"])
+def test_absent_depth_is_named(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(DataError, match=rf"absent\.{suffix}: no such file, expected a"):
+        read_depth(tmp_path / f"absent.{suffix}", units_per_metre=1.0)
+
+
+def test_arrays_that_claim_much_are_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.npy").open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (9000, 9000)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 2 * 9000 * 9000)  # a hole: takes no place on the disk
+    with pytest.raises(DataError, match=r"huge\.npy: refused, more than 67108864 pixels \(9000, 9000\)"):
+        read_depth(tmp_path / "huge.npy", units_per_metre=1.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy guesses that damaged headers are of Python 2
+def test_random_corruption_of_arrays_gives_metres_or_a_data_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "depth.npy", np.full((6, 9), 1.5, dtype=np.float32))
+    whole, reasons = (tmp_path / "depth.npy").read_bytes(), []
+    for turn in range(400):
+        content = bytearray(whole[: generator.integers(1, len(whole))] if turn % 8 == 0 else whole)
+        for position in generator.integers(0, min(len(content), 90), 1 + turn % 4):
+            content[position] = generator.integers(0, 256)
+        (tmp_path / "depth.npy").write_bytes(content)
+        try:
+            depth_m = read_depth(tmp_path / "depth.npy", units_per_metre=1.0)
+        except DataError as error:
+            reasons.append(str(error))
+        else:
+            assert (depth_m.ndim, depth_m.dtype) == (2, np.float32)
+    assert 200 < len(reasons) < 400
+    assert all("depth.npy" in reason for reason in reasons)
+
+
+def test_8_bit_depth_stretched_to_16_bits_is_refused(tmp_path: Path) -> None:
+    eight = np.random.default_rng(2).integers(0, 256, (6, 9)).astype(np.uint16)
+    Image.fromarray(eight * 257).save(tmp_path / "stretched.png")
+    with pytest.raises(DataError, match=r"stretched\.png: .*all values are multiples of 257: this was an 8-bit image"):
+        read_depth_png(tmp_path / "stretched.png", units_per_metre=1000.0)
+    one_off = eight * 257
+    one_off[3, 4] = 1000
+    Image.fromarray(one_off).save(tmp_path / "one_off.png")
+    assert read_depth_png(tmp_path / "one_off.png", units_per_metre=1000.0)[3, 4] == 1.0
+    Image.fromarray(eight * 256).save(tmp_path / "shifted.png")
+    assert read_depth_png(tmp_path / "shifted.png", units_per_metre=256.0).max() == eight.max()
+
+
+@pytest.mark.parametrize(("values", "refused"), [((0,), False), ((0, 257, 514), False), ((257, 514, 771), True)])
+def test_a_few_multiples_of_257_are_chance(tmp_path: Path, values: tuple[int, ...], refused: bool) -> None:
+    array = np.resize(np.array(values, dtype=np.uint16), (6, 9))
+    Image.fromarray(array).save(tmp_path / "depth.png")
+    if refused:
+        with pytest.raises(DataError, match="multiples of 257"):
+            read_depth_png(tmp_path / "depth.png", units_per_metre=1000.0)
+    else:
+        assert read_depth_png(tmp_path / "depth.png", units_per_metre=1.0).max() == max(values)

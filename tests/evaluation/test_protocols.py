@@ -1,25 +1,32 @@
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from spaceclip_plugin.data.image_files import read_depth_png, read_rgb
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.metrics import depth_metrics
-from spaceclip_plugin.evaluation.protocols import PROTOCOLS, FractionRegion, Protocol, get_protocol
+from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from spaceclip_plugin.evaluation.regions import FractionRegion
 
 KITTI_SIZES = [(375, 1242), (370, 1226), (374, 1238), (376, 1241), (370, 1224)]
 NYU_SIZE = (480, 640)
+NO_MASK = ("spaceclip-nyu", "whole-image")
+CROPPED = ("kitti-eigen", "kitti-garg", "kitti-eigen-crop", "kitti-garg-crop")
 
 
 def sample_of(depth_m: np.ndarray, name: str = "list.txt:7 a.png") -> DepthSample:
     image = np.arange(depth_m.size * 3, dtype=np.uint64).reshape(*depth_m.shape, 3) % 251
     return DepthSample(image.astype(np.uint8), depth_m.astype(np.float32), name)
+
+
+def size_for(name: str) -> tuple[int, int]:
+    return (375, 1242) if "kitti" in name else NYU_SIZE
 
 
 def random_depth(image_hw: tuple[int, int], low: float, high: float) -> np.ndarray:
@@ -32,8 +39,8 @@ def pixel_by_pixel(image_hw: tuple[int, int], rows: tuple[int, int], columns: tu
     return torch.tensor(inside_rows)[:, None] & torch.tensor(inside_columns)[None]
 
 
-def test_the_five_protocols_and_their_encodings() -> None:
-    assert list(PROTOCOLS) == ["nyu-eigen", "kitti-eigen", "kitti-garg", "spaceclip-nyu", "spaceclip-kitti"]
+def test_the_protocols_and_their_encodings() -> None:
+    assert list(PROTOCOLS) == ["nyu-eigen", *CROPPED, "spaceclip-nyu", "spaceclip-kitti", "whole-image"]
     for name, protocol in PROTOCOLS.items():
         assert get_protocol(name) is protocol
         assert protocol.name == name
@@ -41,8 +48,9 @@ def test_the_five_protocols_and_their_encodings() -> None:
         assert (protocol.depth_scale, protocol.min_depth_m, protocol.max_depth_m) == (
             (256, 1e-3, 80) if kitti else (1000, 1e-3, 10)
         )
-        assert protocol.kb_crop == (name in ("kitti-eigen", "kitti-garg"))
-        assert ("BTS" in protocol.description) == protocol.kb_crop
+        assert protocol.kb_crop == (name in CROPPED)
+        assert ("BTS variant" in protocol.description) == (name in ("kitti-eigen", "kitti-garg"))
+        assert ("AdaBins and ZoeDepth variant" in protocol.description) == name.endswith("-crop")
         assert "\n" not in protocol.description
 
 
@@ -60,6 +68,11 @@ def test_unknown_name_offers_the_nearest() -> None:
         ("kitti-garg", (375, 1242), (153, 371), (44, 1197)),
         ("kitti-garg", (370, 1226), (151, 366), (44, 1181)),
         ("kitti-eigen", (375, 1242), (124, 342), (44, 1197)),
+        # Within the crop: 0.40810811 * 352 = 143.65, 0.99189189 * 352 = 349.15, 0.03594771 * 1216 = 43.71, …
+        ("kitti-garg-crop", (375, 1242), (23 + 143, 23 + 349), (13 + 43, 13 + 1172)),
+        ("kitti-garg-crop", (370, 1226), (18 + 143, 18 + 349), (5 + 43, 5 + 1172)),
+        ("kitti-eigen-crop", (375, 1242), (23 + 117, 23 + 321), (13 + 43, 13 + 1172)),
+        ("whole-image", (5, 7), (0, 5), (0, 7)),
         ("spaceclip-kitti", (352, 704), (117, 321), (25, 678)),
     ],
 )
@@ -104,10 +117,14 @@ def test_input_image_is_the_bottom_centre_crop() -> None:
     np.testing.assert_array_equal(get_protocol("spaceclip-kitti").input_image(sample), sample.image)
 
 
+def test_an_odd_margin_of_the_crop_is_rounded_down() -> None:
+    assert get_protocol("kitti-eigen").crop_box((376, 1241)) == (24, 12, 352, 1216)
+
+
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_a_perfect_prediction_of_the_crop_scores_zero(name: str) -> None:
     protocol = get_protocol(name)
-    image_hw = NYU_SIZE if "nyu" in name else (375, 1242)
+    image_hw = size_for(name)
     depth = random_depth(image_hw, 0.5, protocol.max_depth_m - 0.5)
     sample = sample_of(depth)
     if name == "spaceclip-kitti":
@@ -119,10 +136,10 @@ def test_a_perfect_prediction_of_the_crop_scores_zero(name: str) -> None:
     assert protocol.score(seen.roll(1, 0), sample).rmse > 0.5
 
 
-@pytest.mark.parametrize("name", ["nyu-eigen", "kitti-garg", "kitti-eigen"])
+@pytest.mark.parametrize("name", ["nyu-eigen", *CROPPED])
 def test_score_looks_at_the_mask_and_nowhere_else(name: str) -> None:
     protocol = get_protocol(name)
-    image_hw = NYU_SIZE if name == "nyu-eigen" else (375, 1242)
+    image_hw = size_for(name)
     depth = np.full(image_hw, 5.0, dtype=np.float32)
     depth[~protocol.mask(image_hw).numpy()] = 1.0
     flat = torch.full((24, 32), 5.0)
@@ -151,9 +168,8 @@ def test_ground_truth_outside_the_open_range_does_not_count() -> None:
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_no_ground_truth_under_the_mask_names_the_sample(name: str) -> None:
-    image_hw = NYU_SIZE if "nyu" in name else (375, 1242)
-    depth = np.zeros(image_hw, dtype=np.float32)
-    if name != "spaceclip-nyu":
+    depth = np.zeros(size_for(name), dtype=np.float32)
+    if name not in NO_MASK:
         depth[0, 0] = 5.0  # known, but outside the mask
     with pytest.raises(DataError, match=r"list.txt:7 a.png: no ground truth between"):
         get_protocol(name).score(torch.ones(3, 3), sample_of(depth))
@@ -188,23 +204,11 @@ def test_a_protocol_that_cannot_be_is_refused() -> None:
         Protocol(name="x", description="", depth_scale=1.0, max_depth_m=1e-4)
     with pytest.raises(ConfigError, match="exclude each other"):
         Protocol(name="x", description="", depth_scale=1.0, max_depth_m=1.0, kb_crop=True, resized_hw=(8, 8))
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("name", list(PROTOCOLS))
-def test_real_pairs_go_through(real_data: Path, name: str) -> None:
-    protocol = get_protocol(name)
-    if "kitti" in name:
-        rgb, depth = (real_data / "kitti" / kind / "0000000050.png" for kind in ("rgb", "depth"))
-    else:
-        rgb, depth = real_data / "nyu_16bit/rgb/rgb_00050.jpg", real_data / "nyu_16bit/depth/sync_depth_00050.png"
-    sample = DepthSample(read_rgb(rgb), read_depth_png(depth, units_per_metre=protocol.depth_scale), rgb.name)
-    height, width = protocol.input_image(sample).shape[:2]
-    assert (height, width) == protocol.crop_box(sample.depth_m.shape)[2:]
-    median = float(np.median(sample.depth_m[sample.depth_m > 0]))
-    constant = protocol.score(torch.full((14, 14), median), sample)
-    assert 0.1 < constant.abs_rel < 0.8
-    assert protocol.score(torch.full((14, 14), 2 * median), sample).abs_rel > constant.abs_rel
+    for change in ({"kb_crop": False}, {"region": None}):
+        with pytest.raises(ConfigError, match="needs kb_crop=True and a region"):
+            dataclasses.replace(get_protocol("kitti-garg-crop"), **change)
+    with pytest.raises(ConfigError, match="must be 'target' or 'crop', is 'image'"):
+        dataclasses.replace(get_protocol("kitti-garg-crop"), region_within="image")
 
 
 @pytest.mark.parametrize("name", ["kitti-garg", "spaceclip-kitti", "spaceclip-nyu"])
@@ -218,5 +222,68 @@ def test_maps_are_compared_where_the_score_compares_them(name: str) -> None:
         again = depth_metrics(on_target.clamp(1e-3, protocol.max_depth_m), compared.target_m, valid=compared.valid)
         assert again == protocol.score(prediction, sample)
     assert torch.equal(compared.valid & ~protocol.mask((375, 1242)), torch.zeros_like(compared.valid))
+    rows, columns = ((23, 375), (13, 1229)) if protocol.kb_crop else ((0, 375), (0, 1242))
+    seen = pixel_by_pixel((375, 1242), rows, columns) if protocol.resized_hw is None else torch.ones(352, 704).bool()
+    assert torch.equal(compared.maps_m[1].isfinite(), seen)
     with pytest.raises(DataError, match="no ground truth"):
         protocol.compared(first[None], sample_of(np.zeros((375, 1242))))
+
+
+class TestMedianRange:
+    def test_of_every_protocol(self) -> None:
+        for name, protocol in PROTOCOLS.items():
+            if "nyu" in name:
+                assert protocol.median_range_m == (0.5, 8.0)
+            elif "kitti" in name:
+                assert protocol.median_range_m == (4.0, 60.0)
+            else:
+                assert protocol.median_range_m == (1e-3, 10.0)
+
+    def test_is_never_wider_than_the_depth_range(self) -> None:
+        build = {"name": "x", "description": "", "depth_scale": 1.0, "min_depth_m": 1.0, "max_depth_m": 5.0}
+        assert Protocol(**build).median_range_m == (1.0, 5.0)
+        assert Protocol(**build, median_range_m=(2.0, 9.0)).median_range_m == (2.0, 5.0)
+        assert Protocol(**build, median_range_m=(0.0, 3.0)).median_range_m == (1.0, 3.0)
+
+    @pytest.mark.parametrize("bad", [(3.0, 2.0), (2.0, 2.0), (6.0, 9.0), (0.0, 1.0), (math.nan, 3.0), (2.0, math.nan)])
+    def test_one_that_cannot_be_is_refused(self, bad: tuple[float, float]) -> None:
+        with pytest.raises(ConfigError, match="protocol 'x': median_range_m"):
+            Protocol(name="x", description="", depth_scale=1.0, min_depth_m=1.0, max_depth_m=5.0, median_range_m=bad)
+
+
+class TestWithRange:
+    def test_changes_the_range_and_the_name_alone(self) -> None:
+        protocol = get_protocol("kitti-garg-crop")
+        near = protocol.with_range(1, 50)
+        assert near.name == "kitti-garg-crop 1-50 m"
+        assert (near.min_depth_m, near.max_depth_m, near.median_range_m) == (1.0, 50.0, (1.0, 50.0))
+        for field in dataclasses.fields(Protocol):
+            if field.name not in ("name", "min_depth_m", "max_depth_m", "median_range_m"):
+                assert getattr(near, field.name) == getattr(protocol, field.name), field.name
+        assert (protocol.name, protocol.max_depth_m) == ("kitti-garg-crop", 80.0)
+
+    def test_the_name_says_the_last_range(self) -> None:
+        protocol = get_protocol("whole-image").with_range(0.1, 2)
+        assert protocol.name == "whole-image 0.1-2 m"
+        assert protocol.with_range(1e-3, 0.25).name == "whole-image 0.001-0.25 m"
+        assert protocol.with_range(1e-3, 0.25).median_range_m == (1e-3, 0.25)
+
+    def test_counts_and_clips_by_the_range(self) -> None:
+        protocol = get_protocol("whole-image").with_range(0.5, 2.0)
+        sample = sample_of(np.array([[0.5, 1.0], [2.0, 1.6]], dtype=np.float32))
+        compared = protocol.compared(torch.ones(1, 2, 2), sample)
+        assert compared.valid.tolist() == [[False, True], [False, True]]
+        assert protocol.score(torch.full((2, 2), 9.0), sample).rmse == pytest.approx(math.sqrt((1 + 0.16) / 2))
+        assert protocol.score(torch.full((2, 2), 0.1), sample).rmse == pytest.approx(math.sqrt((0.25 + 1.21) / 2))
+
+    @pytest.mark.parametrize("bad", [(0, 2), (2, 2), (3, 2), (-1, 2), (1, math.inf), (math.nan, 2), (1, math.nan)])
+    def test_a_range_that_cannot_be_is_refused(self, bad: tuple[float, float]) -> None:
+        with pytest.raises(ConfigError, match=r"'whole-image .* m': needs 0 < min_depth_m < max_depth_m, both finite"):
+            get_protocol("whole-image").with_range(*bad)
+
+
+@pytest.mark.parametrize("image_hw", [(1, 1), (3, 1000), (375, 1242)])
+def test_the_whole_image_of_any_size(image_hw: tuple[int, int]) -> None:
+    protocol, depth = get_protocol("whole-image"), random_depth(image_hw, 1, 9)
+    assert protocol.score(torch.from_numpy(depth), sample_of(depth)).rmse == 0.0
+    assert protocol.mask(image_hw).all()

@@ -1,23 +1,37 @@
-"""The cache gives back what the tower gave, for every version of an image."""
+"""The cache gives back what the tower gave, for every version of an image, and nothing that is stale or damaged."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_world import PROTOCOL, scenes, tiny_head, tiny_host
+from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attachment import DepthAttachment
-from spaceclip_plugin.data.augmentation import views_of
+from spaceclip_plugin.data.augmentation import augmentation, view_of, views_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.training.feature_cache import CHUNK, FeatureCache, cache_features
+from spaceclip_plugin.training import cache_maker
+from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.features import Batch
+
+RANDOM = augmentation("recommended")
+CPU = torch.device("cpu")
+
+
+def batch(cache: FeatureCache, indices: list[int], views: list[int]) -> Batch:
+    return cache.decode(cache.load(indices, views), CPU)
 
 
 @pytest.fixture
@@ -26,46 +40,47 @@ def attachment() -> DepthAttachment:
     return attach_depth_head(host, tiny_head(host))
 
 
-def cached(attachment: DepthAttachment, samples: list, folder: Path, **options: object) -> FeatureCache:
-    return cache_features(attachment, samples, folder, **{"protocol": PROTOCOL, "views": 2, **options})
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_maker, "SHARD_BYTES", 35_000)
 
 
 @pytest.mark.parametrize("views", [1, 2, 5])
 def test_batches_are_the_towers_features(attachment: DepthAttachment, tmp_path: Path, views: int) -> None:
-    samples = scenes(CHUNK + 3)
+    samples = scenes(19)
     cache = cached(attachment, samples, tmp_path, views=views, seed=11)
     assert len(cache) == len(samples)
     assert cache.views == views
-    assert cache.names == tuple(sample.name for sample in samples)
-    indices = [CHUNK + 1, 0, 5, CHUNK]
+    assert [cache.name(i) for i in range(19)] == [sample.name for sample in samples]
+    indices = [17, 0, 5, 16]
     chosen = [view % views for view in (3, 1, 4, 2)]
-    batch = cache.batch(indices, chosen)
+    read = batch(cache, indices, chosen)
     for row, (index, number) in enumerate(zip(indices, chosen, strict=True)):
-        view = views_of(views, seed=11, index=index, image_hw=(32, 32))[number]
+        view = views_of(views, seed=11, index=index, augmentation=RANDOM, image_hw=(32, 32))[number]
         attachment.refresh(prepare([view.image(samples[index].image)], attachment.tower))
         [features] = attachment.features()
         for tap in attachment.head.taps:
             expected = features.hidden[tap][0]
             # float16 keeps 11 bits; the batch of 16 that was cached adds rounding of its own.
-            torch.testing.assert_close(batch.features.hidden[tap][row], expected, rtol=2e-3, atol=2e-3)
-        torch.testing.assert_close(batch.features.context[row], features.context[0])
-        assert np.array_equal(batch.target_m[row].numpy(), view.target(samples[index].depth_m, (32, 32)))
+            torch.testing.assert_close(read.features.hidden[tap][row], expected, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(read.features.context[row], features.context[0])
+        assert np.array_equal(read.target_m[row].numpy(), view.target(samples[index].depth_m, (32, 32)))
 
 
 def test_the_second_version_is_the_mirrored_photo(attachment: DepthAttachment, tmp_path: Path) -> None:
     samples = scenes(2)
-    batch = cached(attachment, samples, tmp_path).batch([1], [1])
+    read = batch(cached(attachment, samples, tmp_path), [1], [1])
     attachment.refresh(prepare([samples[1].image[:, ::-1]], attachment.tower))
     [features] = attachment.features()
-    torch.testing.assert_close(batch.features.context, features.context)
-    assert np.array_equal(batch.target_m[0].numpy(), samples[1].depth_m[:, ::-1])
+    torch.testing.assert_close(read.features.context, features.context)
+    assert np.array_equal(read.target_m[0].numpy(), samples[1].depth_m[:, ::-1])
 
 
 def test_versions_depend_on_the_seed_and_targets_on_the_version(attachment: DepthAttachment, tmp_path: Path) -> None:
     batches = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        (tmp_path / name).mkdir()
-        batches.append(cached(attachment, scenes(2), tmp_path / name, views=3, seed=seed).batch([0], [2]))
+        cache = cached(attachment, scenes(2), tmp_path / name, views=3, seed=seed)
+        batches.append(batch(cache, [0], [2]))
     first, same, other = batches
     assert torch.equal(first.features.context, same.features.context)
     assert torch.equal(first.target_m, same.target_m)
@@ -81,8 +96,8 @@ def test_targets_are_no_larger_than_asked(
     wide = dataclasses.replace(sample, image=sample.image[:20], depth_m=sample.depth_m[:20])
     cache = cached(attachment, [wide], tmp_path, views=4, target_side=side)
     assert cache.target_hw == hw
-    for number, view in enumerate(views_of(4, seed=0, index=0, image_hw=(20, 32))):
-        target = cache.batch([0], [number]).target_m[0].numpy()
+    for number, view in enumerate(views_of(4, seed=0, index=0, augmentation=RANDOM, image_hw=(20, 32))):
+        target = batch(cache, [0], [number]).target_m[0].numpy()
         assert np.array_equal(target, view.target(wide.depth_m, hw))
         if side == 8 and number == 0:
             assert np.isin(target, wide.depth_m).all()  # nearest: nothing is averaged
@@ -95,22 +110,24 @@ def test_versions_are_of_what_the_protocol_shows(attachment: DepthAttachment, tm
     sample = DepthSample(image, generator.uniform(1, 70, (360, 1230)).astype(np.float32), "kitti.txt:1")
     for name, image_hw in (("kitti-eigen", (352, 1216)), ("spaceclip-kitti", (360, 1230))):
         protocol, folder = get_protocol(name), tmp_path / name
-        folder.mkdir()
         cache = cached(attachment, [sample], folder, views=3, protocol=protocol, target_side=64)
-        view = views_of(3, seed=0, index=0, image_hw=image_hw)[2]
-        batch = cache.batch([0], [2])
-        assert np.array_equal(batch.target_m[0].numpy(), view.target(protocol.training_target(sample), cache.target_hw))
+        view = views_of(3, seed=0, index=0, augmentation=RANDOM, image_hw=image_hw)[2]
+        read = batch(cache, [0], [2])
+        assert np.array_equal(read.target_m[0].numpy(), view.target(protocol.training_target(sample), cache.target_hw))
         attachment.refresh(prepare([view.image(protocol.input_image(sample))], attachment.tower))
-        torch.testing.assert_close(batch.features.context, attachment.features()[-1].context)
+        torch.testing.assert_close(read.features.context, attachment.features()[-1].context)
 
 
-def test_the_tower_sees_no_more_than_a_chunk_at_once(attachment: DepthAttachment, tmp_path: Path) -> None:
+def test_the_tower_sees_no_more_than_a_batch_at_once(attachment: DepthAttachment, tmp_path: Path) -> None:
     sizes: list[int] = []
     attachment._recorder.tower.blocks[0].register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
     steps: list[int] = []
-    cached(attachment, scenes(CHUNK + 3), tmp_path, views=3, progress=steps.append)
-    assert sizes == [CHUNK] * 3 + [3] * 3
-    assert steps == [CHUNK, 3]
+    cached(attachment, scenes(3), tmp_path, views=19, progress=steps.append)
+    assert sizes == [16, 3] * 5  # twice the first image, to tell what the cache will cost
+    assert steps == [1, 1, 1]
+    sizes.clear()
+    cached(attachment, scenes(12), tmp_path / "five", views=5)
+    assert sizes == [5, 5, 15, 15, 15, 15]
 
 
 def test_depth_beyond_the_range_is_not_zoomed_into_it(attachment: DepthAttachment, tmp_path: Path) -> None:
@@ -118,20 +135,14 @@ def test_depth_beyond_the_range_is_not_zoomed_into_it(attachment: DepthAttachmen
     far = np.where(np.arange(32) < 16, np.float32(PROTOCOL.max_depth_m), sample.depth_m)
     cache = cached(attachment, [dataclasses.replace(sample, depth_m=far)], tmp_path, views=6)
     for view in range(6):
-        target = cache.batch([0], [view]).target_m
+        target = batch(cache, [0], [view]).target_m
         assert target.max() < 0.99 * PROTOCOL.max_depth_m * 0.7  # the scene itself is nearer, whatever the zoom
         assert (target == 0).any()
 
 
-def test_depth_is_stored_once(attachment: DepthAttachment, tmp_path: Path) -> None:
-    cached(attachment, scenes(3), tmp_path, views=5, target_side=8)
-    assert np.load(tmp_path / "depth_m.npy", mmap_mode="r").shape == (3, 32, 32)
-    assert np.load(tmp_path / "hidden_002.npy", mmap_mode="r").shape[:2] == (3, 5)
-
-
 def test_maps_come_back_channels_last(attachment: DepthAttachment, tmp_path: Path) -> None:
-    batch = cached(attachment, scenes(4), tmp_path).batch([0, 1], [0, 0])
-    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in batch.features.hidden.values())
+    read = batch(cached(attachment, scenes(4), tmp_path), [0, 1], [0, 0])
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in read.features.hidden.values())
 
 
 def test_without_targets_sizes_may_differ(attachment: DepthAttachment, tmp_path: Path) -> None:
@@ -139,21 +150,26 @@ def test_without_targets_sizes_may_differ(attachment: DepthAttachment, tmp_path:
     odd = dataclasses.replace(two, image=two.image[:20], depth_m=two.depth_m[:20])
     cache = cached(attachment, [one, odd], tmp_path, targets=False, views=1, target_side=16)
     assert cache.views == 1
-    assert cache.batch([1], [0]).target_m.numel() == 0
+    assert batch(cache, [1], [0]).target_m.numel() == 0
 
 
-def test_targets_of_two_sizes_are_refused_by_name(attachment: DepthAttachment, tmp_path: Path) -> None:
+def test_targets_of_two_sizes_come_in_the_first_ones(attachment: DepthAttachment, tmp_path: Path) -> None:
     one, two = scenes(2)
-    odd = dataclasses.replace(two, image=two.image[:20], depth_m=two.depth_m[:20], name="list.txt:2")
-    with pytest.raises(DataError, match=r"list.txt:2: depth of 20x32 .* 32x32"):
-        cached(attachment, [one, odd], tmp_path)
+    odd = dataclasses.replace(two, image=two.image[:20], depth_m=two.depth_m[:20])
+    cache = cached(attachment, [one, odd], tmp_path)
+    assert cache.target_hw == (32, 32)
+    target = batch(cache, [1], [1]).target_m[0].numpy()
+    assert np.array_equal(target, view_of(1, augmentation=RANDOM, seed=0, index=1, image_hw=(20, 32)).target(
+        odd.depth_m, (32, 32)
+    ))  # fmt: skip
 
 
 def test_features_beyond_half_precision_are_refused(attachment: DepthAttachment, tmp_path: Path) -> None:
     attachment._recorder.tower.blocks[0].register_forward_hook(lambda _m, _a, output: output * 1e6)
     # The tap was there first and sees the block's own output; the next block's is what grew.
-    with pytest.raises(TrainingError, match=r"hidden state 2 of .*65504"):
-        cached(attachment, scenes(2), tmp_path)
+    with pytest.raises(TrainingError, match=r"tabletop.*hidden state 2: .*65504"):
+        cached(attachment, scenes(2), tmp_path / "fp16")
+    cached(attachment, scenes(2), tmp_path / "int8", storage="int8")
 
 
 def test_an_empty_source(attachment: DepthAttachment, tmp_path: Path) -> None:
@@ -162,5 +178,185 @@ def test_an_empty_source(attachment: DepthAttachment, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(attachment: DepthAttachment, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
     with pytest.raises(TrainingError, match="cannot make the feature cache"):
-        cached(attachment, scenes(2), tmp_path / "absent")
+        cached(attachment, scenes(2), tmp_path / "file" / "cache")
+
+
+@pytest.mark.usefixtures("small_shards")
+class TestShards:
+    @pytest.mark.parametrize("storage", ["fp16", "int8"])
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_many_read_like_one(
+        self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, workers: int
+    ) -> None:
+        samples = scenes(14)
+        many = cached(attachment, samples, tmp_path / "many", storage=storage, workers=workers)
+        monkeypatch.setattr(cache_maker, "SHARD_BYTES", 1 << 30)
+        one = cached(attachment, samples, tmp_path / "one", storage=storage)
+        assert len(list((tmp_path / "many").glob("shard-*"))) >= 3
+        assert len(list((tmp_path / "one").glob("shard-*"))) == 1
+        indices, views = [13, 0, 5, 6, 13], [1, 0, 1, 1, 0]
+        first, second = (cache.load(indices, views) for cache in (many, one))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_few_stay_open(self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("spaceclip_plugin.training.feature_cache.OPEN_SHARDS", 2)
+        samples = scenes(14)
+        cache = cached(attachment, samples, tmp_path)
+        assert [cache.name(i) for i in range(14)] == [sample.name for sample in samples]
+        assert len(cache._shards) == 2
+
+    def test_a_worker_opens_files_of_its_own(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        cache = cached(attachment, scenes(5), tmp_path)
+        copy = pickle.loads(pickle.dumps(cache))
+        first, second = cache.load([4, 1], [0, 1]), copy.load([4, 1], [0, 1])
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_what_is_there_is_not_made_again(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        samples = scenes(14)
+        cached(attachment, samples, tmp_path)
+        shards = sorted(tmp_path.glob("shard-*"))
+        before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in shards}
+        shards[1].unlink()
+        (tmp_path / "index.json").unlink()
+        (tmp_path / ".shard-00001.0123456789ab.tmp.safetensors").write_text("half of a shard")
+        seen: list[int] = []
+        hook = attachment._recorder.tower.blocks[0].register_forward_hook(
+            lambda _m, args, _o: seen.append(len(args[0]))
+        )
+        cached(attachment, samples, tmp_path)
+        hook.remove()
+        first, second = (row["start"] for row in json.loads((tmp_path / "index.json").read_text())["shards"][1:3])
+        assert sum(seen) == 2 * (2 + second - first)  # two to tell what it will cost; in two versions
+        assert {path: path.read_bytes() for path in shards} == {path: content for path, (_, content) in before.items()}
+        changed = [path for path in shards if path.stat().st_mtime_ns != before[path][0]]
+        assert changed == [shards[1]]
+        assert not list(tmp_path.glob(".*"))
+
+    @pytest.mark.parametrize("place", [5, 200, -1, -2000])
+    def test_a_flipped_bit_is_found_and_the_file_named(
+        self, attachment: DepthAttachment, tmp_path: Path, place: int
+    ) -> None:
+        samples = scenes(14)
+        cached(attachment, samples, tmp_path)
+        damaged = sorted(tmp_path.glob("shard-*"))[2]
+        content = bytearray(damaged.read_bytes())
+        content[place] ^= 16
+        damaged.write_bytes(content)
+        with pytest.raises(TrainingError, match=rf"{damaged.name}' (is damaged|holds features of another)"):
+            cached(attachment, samples, tmp_path)
+        damaged.unlink()
+        cached(attachment, samples, tmp_path)
+
+    @pytest.mark.parametrize("size", [0, 7, 100, 5000])
+    def test_a_truncated_shard_is_found(self, attachment: DepthAttachment, tmp_path: Path, size: int) -> None:
+        cached(attachment, scenes(14), tmp_path)
+        damaged = sorted(tmp_path.glob("shard-*"))[1]
+        damaged.write_bytes(damaged.read_bytes()[:size])
+        with pytest.raises(TrainingError, match=f"{damaged.name}' is damaged"):
+            cached(attachment, scenes(14), tmp_path)
+
+    def test_a_shard_that_goes_missing_while_it_is_needed(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        cache = cached(attachment, scenes(14), tmp_path)
+        last = sorted(tmp_path.glob("shard-*"))[-1]
+        last.unlink()
+        with pytest.raises(TrainingError, match=f"{last.name}' is damaged: it cannot be read"):
+            cache.load([13], [0])
+
+
+class TestStale:
+    def test_one_folder_for_all_keeps_them_apart(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        samples = scenes(3)
+        others = [
+            {"weights": "other"},
+            {"views": 3},
+            {"views": 3, "seed": 1},
+            {"views": 3, "augmentation": augmentation("published-nyu")},
+            {"storage": "int8"},
+            {"targets": False},
+            {"protocol": dataclasses.replace(PROTOCOL, max_depth_m=5.0)},
+        ]
+        cached(attachment, samples, tmp_path, keyed=True)
+        for count, changes in enumerate(others, start=2):
+            cached(attachment, samples, tmp_path, keyed=True, **changes)
+            assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == count
+        for changes in (
+            {},
+            {"seed": 7},  # nothing is random about two versions
+            {"target_side": 8},
+            {"protocol": dataclasses.replace(PROTOCOL, name="other", description="name")},
+        ):
+            cached(attachment, samples, tmp_path, keyed=True, **changes)
+            assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1 + len(others)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda samples: samples[:2],
+            lambda samples: samples[::-1],
+            lambda samples: [*samples[:2], dataclasses.replace(samples[2], depth_m=samples[2].depth_m + 0.001)],
+            lambda samples: [*samples[:2], dataclasses.replace(samples[2], image=255 - samples[2].image)],
+        ],
+        ids=["fewer", "order", "depth", "image"],
+    )
+    def test_other_data_are_not_read_from_it(
+        self, attachment: DepthAttachment, tmp_path: Path, change: Callable[[list[DepthSample]], list[DepthSample]]
+    ) -> None:
+        cached(attachment, scenes(3), tmp_path)
+        with pytest.raises(TrainingError, match="of another host, data or setting"):
+            cached(attachment, change(scenes(3)), tmp_path)
+
+    def test_an_index_of_another_cache(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        cached(attachment, scenes(3), tmp_path / "one")
+        cached(attachment, scenes(3), tmp_path / "two", weights="other")
+        shutil.copy(tmp_path / "two" / "shard-00000.safetensors", tmp_path / "one")
+        with pytest.raises(TrainingError, match=r"shard-00000.*of another host"):
+            cached(attachment, scenes(3), tmp_path / "one")
+
+
+class TestSize:
+    def test_it_is_told_before_it_is_made(
+        self, attachment: DepthAttachment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO, logger="spaceclip_plugin"):
+            cached(attachment, scenes(40), tmp_path, views=8)
+        [told] = [record.getMessage() for record in caplog.records if "on the disk" in record.getMessage()]
+        size = sum(path.stat().st_size for path in tmp_path.glob("shard-*"))
+        assert told.startswith("features of 40 images in 8 versions: 0.00 GB")
+        estimate = caplog.records[-1].args[2] * 1e9  # type: ignore[index, operator]
+        assert estimate == pytest.approx(size, rel=0.05)
+
+    def test_a_full_disk_is_told_before_it_is_full(
+        self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(TrainingError, match=r"needs 0\.00 GB and 0\.00 GB are free; free disk space"):
+            cached(attachment, scenes(3), tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.usefixtures("small_shards")
+    def test_a_disk_that_fills_up_on_the_way_loses_nothing(
+        self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(tensors: dict, path: Path, metadata: dict) -> None:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        samples = scenes(14)
+        save = "spaceclip_plugin.training.feature_shards.save_file"
+        original = cache_maker.write_shard
+
+        def third(path: Path, *args: object, **options: object) -> str:
+            if path.name == "shard-00002.safetensors":
+                monkeypatch.setattr(save, full)
+            return original(path, *args, **options)
+
+        monkeypatch.setattr(cache_maker, "write_shard", third)
+        with pytest.raises(TrainingError, match=r"shard-00002.*No space left on device.*What is written stays"):
+            cached(attachment, samples, tmp_path)
+        assert [path.name for path in sorted(tmp_path.iterdir())] == [f"shard-0000{i}.safetensors" for i in (0, 1)]
+        monkeypatch.undo()
+        cached(attachment, samples, tmp_path)

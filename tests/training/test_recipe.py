@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.recipe import RECIPES, Recipe
 
@@ -15,13 +17,16 @@ def test_the_published_settings() -> None:
     assert dataclasses.asdict(Recipe.published()) == {
         "epochs": 20,
         "batch_size": 32,
+        "accumulation": 1,
         "learning_rate": 1e-4,
         "final_learning_rate": 1e-6,
         "warmup": 0.05,
         "weight_decay": 0.01,
         "gradient_norm": 1.0,
         "ema_decay": 0.996,
+        "augmentation": "published-nyu",
         "views": 2,
+        "cache": "fp16",
         "target_side": None,
         "loss": "published",
         "precision": "fp32",
@@ -32,7 +37,40 @@ def test_the_published_settings() -> None:
 def test_recipes_by_name() -> None:
     assert RECIPES["recommended"]() == Recipe()
     assert RECIPES["published"]() == Recipe.published()
-    assert Recipe().loss == "relative"
+    assert RECIPES["published-kitti"]() == Recipe.published_kitti()
+    assert list(RECIPES) == ["recommended", "published", "published-kitti"]
+    assert (Recipe().loss, Recipe().augmentation, Recipe().cache) == ("relative", "recommended", "fp16")
+
+
+def test_kitti_differs_from_nyu_in_batch_and_crop_alone() -> None:
+    kitti = dataclasses.replace(Recipe.published(), batch_size=64, augmentation="published-kitti")
+    assert Recipe.published_kitti() == kitti
+    assert Recipe.published_kitti(batch_size=8, views=1) == dataclasses.replace(kitti, batch_size=8, views=1)
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_names_an_augmentation_that_there_is(make: Callable[..., Recipe]) -> None:
+    assert make().augmentation in AUGMENTATIONS
+
+
+def test_a_step_has_no_more_micro_batches_than_images() -> None:
+    assert Recipe(batch_size=3, accumulation=3).accumulation == 3
+    with pytest.raises(ConfigError, match=r"accumulation must be at most batch_size.* 4 micro-batches of 3 images"):
+        Recipe(batch_size=3, accumulation=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("cache", "fp61", r"cache must be one of fp16, int8, none, got 'fp61' \(did you mean 'fp16'\?\)"),
+        ("augmentation", "recomended", r"did you mean 'recommended'"),
+        ("loss", ["relative"], r"loss must be one of .* got \['relative'\]"),
+        ("precision", {}, r"precision must be one of fp32, bf16, got {}"),
+    ],
+)
+def test_names_that_are_none(field: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**{field: value})
 
 
 def test_any_setting_of_the_published_recipe_may_be_another() -> None:
@@ -69,7 +107,10 @@ def test_impossible_values_are_refused_by_name(field: str, value: object) -> Non
         Recipe(**{field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), [("views", 0), ("views", 2.0), ("target_side", 0), ("views", True)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("views", 0), ("views", 2.0), ("target_side", 0), ("views", True), ("accumulation", 0), ("accumulation", 1.0)],
+)
 def test_counts_are_whole_and_positive(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
         Recipe(**{field: value})

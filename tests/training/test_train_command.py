@@ -13,41 +13,91 @@ from PIL import Image
 from small_world import scenes
 
 from spaceclip_plugin.cli import main, train
+from spaceclip_plugin.cli.train_settings import new_run
+from spaceclip_plugin.data.depth_list import ListData
+from spaceclip_plugin.data.image_folder import FolderData
+from spaceclip_plugin.data.tabletop import SceneData
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.training.recipe import Recipe
+from spaceclip_plugin.training.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
 
 HOST = ["--host", "python:small_world:tiny_host", "--protocol", "spaceclip-nyu"]
+NEEDED = ["--host", "h", "--data", "a", "--val", "b", "--out", "c"]
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "training" / "distillation.yaml"
+
+
+def arguments_of(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def config_of(*argv: str) -> RunConfig:
+    return new_run(arguments_of(*NEEDED, *argv))
 
 
 def recipe_of(*argv: str) -> Recipe:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    args = parser.parse_args(["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv])
-    return train.settings(args).recipe
+    return config_of(*argv).recipe
+
+
+def listed(*paths: str) -> tuple[WeightedSource, ...]:
+    return tuple(WeightedSource(ListData(path)) for path in paths)
+
+
+RECIPE_FLAGS = [
+    ("--epochs", "epochs", 3),
+    ("--batch-size", "batch_size", 5),
+    ("--accumulation", "accumulation", 2),
+    ("--lr", "learning_rate", 0.25),
+    ("--weight-decay", "weight_decay", 0.0),
+    ("--ema-decay", "ema_decay", 0.5),
+    ("--loss", "loss", "relative"),
+    ("--loss", "loss", "published"),
+    ("--augmentation", "augmentation", "published-kitti"),
+    ("--views", "views", 1),
+    ("--features", "cache", "int8"),
+    ("--features", "cache", "none"),
+    ("--target-side", "target_side", 200),
+    ("--precision", "precision", "bf16"),
+    ("--seed", "seed", 9),
+]
+RUN_FLAGS = [
+    (["--host", "timm:y"], "host", "timm:y"),
+    (["--host-weights", "w.safetensors"], "host_weights", Path("w.safetensors")),
+    (["--tower", "a.b"], "tower", "a.b"),
+    (["--tower", ""], "tower", ""),
+    (["--adapter", "clip"], "adapter", "clip"),
+    (["--device", "cuda:3"], "device", "cuda:3"),
+    (["--protocol", "kitti-garg"], "protocol", "kitti-garg"),
+    (["--depth-range", "0.1,2"], "depth_range_m", (0.1, 2.0)),
+    (["--data", "x"], "data", listed("x")),
+    (["--data", "x", "--data", "folder:y"], "data", (*listed("x"), WeightedSource(FolderData("y")))),
+    (["--val", "x", "--val", "list:y"], "validation", listed("x", "y")),
+    (["--test", "test.txt", "--test", "scenes:3"], "test", (*listed("test.txt"), WeightedSource(SceneData(3)))),
+    (["--skip-bad"], "skip_bad", True),
+    (["--workers", "3"], "workers", 3),
+    (["--save-every", "7"], "save_every", 7),
+    (["--cache", "features"], "cache", Path("features")),
+    (["--log-with", "wandb"], "log_with", "wandb"),
+    (["--select-on-test"], "select_on_test", True),
+    (["--arch", "space-clip"], "head", HeadChoice("space-clip")),
+]
+
+
+def test_flags_alone() -> None:
+    config = config_of()
+    assert config == RunConfig(host="h", data=listed("a"), validation=listed("b"))
+    assert config.head == HeadChoice("tap-mixer")
 
 
 def test_a_recipe_by_name() -> None:
     assert recipe_of() == recipe_of("--recipe", "recommended") == Recipe()
     assert recipe_of("--recipe", "published") == Recipe.published()
+    assert recipe_of("--recipe", "published-kitti") == Recipe.published_kitti()
 
 
-@pytest.mark.parametrize("name", ["recommended", "published"])
-@pytest.mark.parametrize(
-    ("flag", "field", "value"),
-    [
-        ("--epochs", "epochs", 3),
-        ("--batch-size", "batch_size", 5),
-        ("--lr", "learning_rate", 0.25),
-        ("--weight-decay", "weight_decay", 0.0),
-        ("--ema-decay", "ema_decay", 0.5),
-        ("--loss", "loss", "relative"),
-        ("--loss", "loss", "published"),
-        ("--views", "views", 1),
-        ("--target-side", "target_side", 200),
-        ("--precision", "precision", "bf16"),
-        ("--seed", "seed", 9),
-    ],
-)
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("flag", "field", "value"), RECIPE_FLAGS)
 def test_a_flag_changes_its_setting_alone(name: str, flag: str, field: str, value: object) -> None:
     base = recipe_of("--recipe", name)
     assert recipe_of("--recipe", name, flag, str(value)) == dataclasses.replace(base, **{field: value})
@@ -61,19 +111,146 @@ def test_the_published_recipe_is_for_the_published_head() -> None:
     for argv, name in (
         ([], "tap-mixer"),
         (["--recipe", "published"], "space-clip"),
+        (["--recipe", "published-kitti"], "space-clip"),
         (["--recipe", "published", "--arch", "tap-mixer"], "tap-mixer"),
     ):
-        parser = argparse.ArgumentParser()
-        train.add_arguments(parser)
-        words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv]
-        assert train.settings(parser.parse_args(words)).architecture == name
+        assert config_of(*argv).head == HeadChoice(name)
+
+
+class TestFlagsOverAConfig:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """A config in which nothing is as it would be without it."""
+        config = RunConfig(
+            host="timm:x",
+            host_weights=Path("/w.safetensors"),
+            tower="t",
+            adapter="siglip",
+            device="cuda:7",
+            protocol="whole-image",
+            depth_range_m=(0.5, 3.0),
+            data=(WeightedSource(ListData("/d"), 2.0), WeightedSource(SceneData(9), 1.0)),
+            validation=listed("/v"),
+            test=listed("/t"),
+            skip_bad=False,
+            head=HeadChoice("tap-mixer", {"attention": 0}),
+            recipe=Recipe(
+                epochs=2, batch_size=3, accumulation=3, learning_rate=0.5, weight_decay=0.125, ema_decay=0.25,
+                augmentation="published-nyu", views=4, cache="fp16", target_side=99, seed=5, warmup=0.5,
+            ),
+            workers=1,
+            save_every=9,
+            cache=Path("/c"),
+            log_with="tensorboard",
+        )  # fmt: skip
+        path = tmp_path / "run.yaml"
+        path.write_text(config.to_yaml())
+        return path
+
+    def test_no_flag_changes_nothing(self, file: Path) -> None:
+        assert new_run(arguments_of("--config", str(file), "--out", "o")) == RunConfig.from_file(file)
+
+    @pytest.mark.parametrize(("argv", "field", "value"), RUN_FLAGS)
+    def test_a_flag_goes_before_the_config(self, file: Path, argv: list[str], field: str, value: object) -> None:
+        changed = new_run(arguments_of("--config", str(file), "--out", "o", *argv))
+        assert changed == dataclasses.replace(RunConfig.from_file(file), **{field: value})
+
+    @pytest.mark.parametrize(("flag", "field", "value"), RECIPE_FLAGS)
+    def test_a_flag_of_the_recipe(self, file: Path, flag: str, field: str, value: object) -> None:
+        base = RunConfig.from_file(file)
+        changed = new_run(arguments_of("--config", str(file), "--out", "o", flag, str(value)))
+        assert changed == dataclasses.replace(base, recipe=dataclasses.replace(base.recipe, **{field: value}))
+
+    def test_a_named_recipe_replaces_that_of_the_config_and_no_more(self, file: Path) -> None:
+        changed = new_run(arguments_of("--config", str(file), "--out", "o", "--recipe", "published", "--epochs", "4"))
+        assert changed == dataclasses.replace(RunConfig.from_file(file), recipe=Recipe.published(epochs=4))
+
+    def test_options_of_the_head(self, file: Path) -> None:
+        def head(*argv: str) -> HeadChoice:
+            return new_run(arguments_of("--config", str(file), "--out", "o", *argv)).head
+
+        assert head("--set", "dropout=0.5") == HeadChoice("tap-mixer", {"attention": 0, "dropout": 0.5})
+        assert head("--set", "attention=2") == HeadChoice("tap-mixer", {"attention": 2})
+        assert head("--arch", "tap-mixer") == HeadChoice("tap-mixer", {"attention": 0})
+        assert head("--arch", "space-clip", "--set", "film_hidden=null") == HeadChoice(
+            "space-clip", {"film_hidden": None}
+        )
+
+    def test_every_flag_is_in_these_tests(self) -> None:
+        tested = {flag for flag, _, _ in RECIPE_FLAGS} | {argv[0] for argv, _, _ in RUN_FLAGS}
+        elsewhere = {"--config", "--resume", "--out", "--root", "--recipe", "--set"}
+        assert {"--" + name.replace("_", "-") for name in vars(arguments_of())} == tested | elsewhere
+
+    def test_no_flag_has_a_default_that_a_config_would_lose_to(self) -> None:
+        assert set(vars(arguments_of()).values()) == {None}
+
+    def test_a_file_cannot_name_a_function_but_the_user_can(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.yaml"
+        path.write_text("host: python:evil:run\ndata: [{source: scenes, count: 1}]\nvalidation: []\n")
+        with pytest.raises(ConfigError, match=r"run\.yaml: host 'python:evil:run' would run a function"):
+            new_run(arguments_of("--config", str(path), "--out", "o", "--val", "b"))
+        argv = ["--config", str(path), "--out", "o", "--val", "b", "--host", "python:mine:build"]
+        assert new_run(arguments_of(*argv)).host == "python:mine:build"
+
+    def test_the_documented_use(self) -> None:
+        argv = ["--host", "timm:x", "--data", "a", "--data", "folder:b", "--val", "c", "--out", "o"]
+        config = new_run(arguments_of("--config", str(EXAMPLE), *argv))
+        assert config.data == (*listed("a"), WeightedSource(FolderData("b")))
+        assert (config.host, config.validation, config.protocol) == ("timm:x", listed("c"), "whole-image")
+
+
+class TestRoot:
+    def test_it_is_for_every_list_and_nothing_else(self) -> None:
+        config = config_of("--data", "scenes:2", "--test", "t", "--root", "photos")
+        assert config.data == (*listed_at("photos", "a"), WeightedSource(SceneData(2)))
+        assert (config.validation, config.test) == (listed_at("photos", "b"), listed_at("photos", "t"))
+
+    def test_without_a_list_it_means_nothing(self) -> None:
+        argv = ["--host", "h", "--data", "scenes:2", "--val", "scenes:1:1", "--out", "o", "--root", "photos"]
+        with pytest.raises(ConfigError, match="--root 'photos' is for the paths in a list"):
+            new_run(arguments_of(*argv))
+
+
+def listed_at(root: str, path: str) -> tuple[WeightedSource, ...]:
+    return (WeightedSource(ListData(path, root)),)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("argv", "missing"),
+        [
+            ([], "--host, --data, --val, --out missing"),
+            (["--data", "a", "--host", "h"], "--val, --out missing"),
+            (["--config", str(EXAMPLE)], "train: --out missing"),
+            (["--out", "o", "--recipe", "published"], "--host, --data, --val missing"),
+        ],
+    )
+    def test_what_is_missing_is_named(self, argv: list[str], missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as exit_info:
+            main(["train", *argv])
+        assert exit_info.value.code == 2
+        assert missing in capsys.readouterr().err
+
+    @pytest.mark.parametrize("text", ["1", "1,2,3", "a,b", "", "0.1;2"])
+    def test_ranges_that_are_none(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as exit_info:
+            arguments_of("--depth-range", text)
+        assert exit_info.value.code == 2
+        assert "expected MIN,MAX in metres" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("text", ["2,1", "nan,1", "0,1", "0.1,inf"])
+    def test_ranges_that_cannot_be(self, text: str) -> None:
+        with pytest.raises(ConfigError, match="depth_range_m"):
+            config_of("--depth-range", text)
+
+    def test_validation_on_a_test_list(self) -> None:
+        with pytest.raises(ConfigError, match=r"'eigen_test\.txt' is named like a test set"):
+            config_of("--val", "eigen_test.txt")
+        assert config_of("--val", "eigen_test.txt", "--select-on-test").select_on_test
 
 
 def options_of(*argv: str) -> dict[str, object]:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    args = parser.parse_args(["--host", "h", "--data", "a", "--val", "b", "--out", "c", *argv])
-    return train.settings(args).options
+    return dict(config_of(*argv).head.options)
 
 
 def test_options_of_the_head() -> None:
@@ -104,7 +281,12 @@ def test_help_tells_the_recipes_apart() -> None:
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     said = " ".join(parser.format_help().split())
-    for words in ("recommended 8, published 32", "recommended relative, published published", "passes over"):
+    for words in (
+        "recommended 8, published 32, published-kitti 64",
+        "recommended relative, published published",
+        "passes over",
+        "folder:DIR",
+    ):
         assert words in said
     assert "--no-mirror" not in said
 

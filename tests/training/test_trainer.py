@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_world import PROTOCOL, scenes, tiny_head, tiny_host
+from small_world import PROTOCOL, scenes, tiny_head, tiny_host, tiny_mixer
 from torch import nn
 from uncertain_head import uncertain_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import ConfigError, SpaceClipError, TrainingError
+from spaceclip_plugin.errors import ConfigError, DataError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.training import checkpoint as checkpoint_module
 from spaceclip_plugin.training import trainer as trainer_module
-from spaceclip_plugin.training.feature_cache import FeatureCache, cache_features
+from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.training.feature_cache import FeatureCache
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
@@ -28,11 +30,12 @@ RECIPE = Recipe.published(epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=
 RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, views=3, target_side=24)
 
 
-def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **options: object) -> TrainingResult:
+def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **options: Any) -> TrainingResult:
     host = tiny_host() if host is None else host
     trainer = DepthTrainer(host, tiny_head(host), recipe=recipe, protocol=PROTOCOL)
     sources = {"train": scenes(24), "validation": scenes(6, seed=1), **options}
-    return trainer.fit(sources["train"], sources["validation"], out, trained_on="24 scenes", progress=False)
+    train, validation = sources.pop("train"), sources.pop("validation")
+    return trainer.fit(train, validation, out, trained_on="24 scenes", progress=False, **sources)
 
 
 def lines(out: Path) -> list[dict]:
@@ -148,16 +151,16 @@ def test_the_cache_is_made_as_the_recipe_says(tmp_path: Path, monkeypatch: pytes
     made: list[tuple[FeatureCache, dict]] = []
 
     def making(*args: Any, **options: Any) -> FeatureCache:
-        cache = cache_features(*args, **options)
+        cache = make_cache(*args, **options)
         made.append((cache, options))
         return cache
 
-    monkeypatch.setattr(trainer_module, "cache_features", making)
+    monkeypatch.setattr(trainer_module, "make_cache", making)
     fit(tmp_path / "out", recipe=dataclasses.replace(RECOMMENDED, epochs=1, seed=5))
     (train, train_options), (held_out, _) = made
-    assert (len(train), train.views, train.target_hw, train_options["seed"]) == (24, 3, (24, 24), 5)
+    assert (len(train), train.views, train.target_hw, train_options["settings"].seed) == (24, 3, (24, 24), 5)
     # Validation is of the images as photographed, and scored on the samples themselves.
-    assert (len(held_out), held_out.views, held_out.batch([0], [0]).target_m.numel()) == (6, 1, 0)
+    assert (len(held_out), held_out.views, held_out.load([0], [0])["target_m"].numel()) == (6, 1, 0)
 
 
 class TestUncertainty:
@@ -259,7 +262,7 @@ def with_depth(sample: DepthSample, value: float) -> DepthSample:
     [
         ({"train": []}, "empty"),
         ({"validation": []}, "empty"),
-        ({"train": [with_depth(s, 0.0) for s in scenes(8)]}, "bad.jpg: no ground truth"),
+        ({"train": [with_depth(s, 0.0) for s in scenes(8)]}, "bad.jpg: none of 8"),
         ({"validation": [with_depth(s, 50.0) for s in scenes(2)]}, "bad.jpg"),
     ],
 )
@@ -269,7 +272,6 @@ def test_failures_leave_no_hook_and_no_head(tmp_path: Path, sources: dict, messa
         fit(tmp_path / "out", host, **sources)
     assert not any(module._forward_hooks for module in host.modules())
     assert not (tmp_path / "out" / "head").exists()
-    assert not (tmp_path / "out" / "cache").exists()
 
 
 def test_a_loss_that_is_not_finite_names_its_images(tmp_path: Path) -> None:
@@ -279,3 +281,89 @@ def test_a_loss_that_is_not_finite_names_its_images(tmp_path: Path) -> None:
         next(trainer.head.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan at step 0 on tabletop"):
         trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", progress=False)
+
+
+@pytest.mark.parametrize(("cache", "tolerance"), [("fp16", 5e-4), ("int8", 1e-2)])
+def test_cached_features_train_as_live_ones_do(tmp_path: Path, cache: str, tolerance: float) -> None:
+    for name in (cache, "none"):
+        host = tiny_host()
+        recipe = dataclasses.replace(RECOMMENDED, epochs=2, learning_rate=1e-3, cache=name)
+        trainer = DepthTrainer(host, tiny_mixer(host, dropout=0.0), recipe=recipe, protocol=PROTOCOL)
+        trainer.fit(scenes(24), scenes(6, seed=1), tmp_path / name, trained_on="x", progress=False)
+    kept, live = lines(tmp_path / cache), lines(tmp_path / "none")
+    for one, other in zip(kept, live, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)
+        assert one["val_abs_rel"] == pytest.approx(other["val_abs_rel"], rel=tolerance)
+    assert kept[0]["loss"] != live[0]["loss"]  # one of them was rounded
+
+
+def test_a_host_that_could_be_trained_is_not(tmp_path: Path) -> None:
+    host = tiny_host().train().requires_grad_(True)
+    before = module_digest(host)
+    fit(tmp_path / "out", host, recipe=dataclasses.replace(RECOMMENDED, cache="none", epochs=1))
+    assert module_digest(host) == before
+    assert host.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in host.parameters())
+    assert not any(module._forward_hooks for module in host.modules())
+
+
+def test_a_cache_of_many_runs_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = dataclasses.replace(RECOMMENDED, epochs=1)
+    first = fit(tmp_path / "one", recipe=recipe, cache=tmp_path / "caches")
+    monkeypatch.setattr("spaceclip_plugin.training.cache_maker.write_shard", None)  # cannot be called
+    second = fit(tmp_path / "two", recipe=recipe, cache=tmp_path / "caches")
+    assert first.validation == second.validation
+    assert len([path for path in (tmp_path / "caches").iterdir() if path.is_dir()]) == 2
+    assert not (tmp_path / "one" / "cache").exists()
+
+
+class TestTheTestSource:
+    def test_it_is_looked_at_once(self, tmp_path: Path) -> None:
+        host, test = tiny_host(), scenes(4, seed=9)
+        result = fit(tmp_path / "out", host, test=test)
+        with attach_depth_head(host.eval(), result.head) as depth:
+            assert evaluate(depth, test, protocol=PROTOCOL).mean == result.test
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert record["test"] == dataclasses.asdict(result.test)
+        assert record["test_images"] == 4
+
+    @pytest.mark.parametrize(("one", "other"), [("train", "validation"), ("train", "test"), ("validation", "test")])
+    def test_an_image_in_two_sources_is_refused(self, tmp_path: Path, one: str, other: str) -> None:
+        sources = {"train": scenes(8), "validation": scenes(4, seed=1), "test": scenes(4, seed=2)}
+        sources[other][2] = dataclasses.replace(sources[one][3], name="list.txt:3 again.jpg")
+        message = rf"1 images of the {other} source are in the {one} source too, such as list\.txt:3 again\.jpg"
+        with pytest.raises(DataError, match=rf"{message} \(tabletop"):
+            fit(tmp_path / "out", **sources)
+        assert not (tmp_path / "out").exists()
+
+
+def test_depth_in_another_unit_is_told_with_its_median(tmp_path: Path) -> None:
+    wrong = [dataclasses.replace(s, depth_m=s.depth_m / 10_000) for s in scenes(8)]
+    with pytest.raises(DataError, match=r"median .*0\.00\d* m"):
+        fit(tmp_path / "out", train=wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_settings_are_kept(tmp_path: Path) -> None:
+    fit(tmp_path / "out", recipe=dataclasses.replace(RECOMMENDED, epochs=1), config_yaml="host: x\n")
+    assert (tmp_path / "out" / "config.yaml").read_text() == "host: x\n"
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_saved_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(RECOMMENDED, epochs=3)
+    whole = fit(tmp_path / "whole", recipe=recipe)
+    write = checkpoint_module._write
+
+    def full(path: Path, content: bytes) -> None:
+        if path.parent.name.startswith(".step-00000006"):
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint_module, "_write", full)
+    with pytest.raises(TrainingError, match=r"No space left on device.*step-00000003' is intact"):
+        fit(tmp_path / "out", recipe=recipe)
+    monkeypatch.undo()
+    result = fit(tmp_path / "out", recipe=recipe, resume=True)
+    assert result.validation == whole.validation

@@ -1,0 +1,162 @@
+"""The settings of a run: what a config file and the flags of `spaceclip train` say together."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.train_arguments import PUBLISHED
+from spaceclip_plugin.data.sources import source_from_text
+from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.training.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.run_folder import CONFIG_NAME
+from spaceclip_plugin.training.strict_yaml import read_mapping_file
+
+# Which field of RunConfig or Recipe a flag sets.
+_FIELDS = {
+    "host": "host",
+    "host_weights": "host_weights",
+    "tower": "tower",
+    "adapter": "adapter",
+    "device": "device",
+    "protocol": "protocol",
+    "depth_range": "depth_range_m",
+    "skip_bad": "skip_bad",
+    "workers": "workers",
+    "save_every": "save_every",
+    "cache": "cache",
+    "log_with": "log_with",
+    "select_on_test": "select_on_test",
+}
+_SOURCES = {"data": "data", "val": "validation", "test": "test"}
+_RECIPE = {
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "accumulation": "accumulation",
+    "lr": "learning_rate",
+    "weight_decay": "weight_decay",
+    "ema_decay": "ema_decay",
+    "augmentation": "augmentation",
+    "views": "views",
+    "features": "cache",
+    "loss": "loss",
+    "precision": "precision",
+    "seed": "seed",
+}
+_WITH_RESUME = ("host", "device", "workers", "cache", "log_with")
+_OF_ANY_COMMAND = ("command", "run", "json")
+
+
+def new_run(args: argparse.Namespace) -> RunConfig:
+    """The settings of a new run: those of --config, or the defaults, and over them what the other flags say.
+
+    Raises:
+        argparse.ArgumentError: something that no run goes without is given nowhere.
+        ConfigError: a setting that cannot be, or validation data that is named like a test set.
+    """
+    if args.config is not None:
+        config = RunConfig.from_file(args.config, host=args.host)
+    else:
+        published = args.recipe is not None and args.recipe.startswith("published")
+        config = RunConfig(head=HeadChoice(PUBLISHED if published else DEFAULT_ARCHITECTURE))
+    changes = _given(args, _FIELDS)
+    for name, texts in _given(args, _SOURCES).items():
+        changes[name] = tuple(WeightedSource(source_from_text(text)) for text in texts)
+    changes["head"] = _head(args, config.head)
+    changes["recipe"] = _recipe(args, config.recipe)
+    config = dataclasses.replace(config, **changes)
+    missing = [_flag("val" if name == "validation" else name) for name in config.missing]
+    missing += ["--out"] if args.out is None else []
+    if missing:
+        raise argparse.ArgumentError(
+            None, f"{', '.join(missing)} missing; give it here, or host, data and validation in a --config"
+        )
+    config = _rooted(config, args.root)
+    config.check_validation()
+    return config
+
+
+def resumed_run(args: argparse.Namespace) -> RunConfig:
+    """The settings of the run that --resume names.
+
+    Raises:
+        argparse.ArgumentError: a flag that says what the run has settled.
+        ConfigError: there is no such run, or --host is not the run's.
+    """
+    other = (*_WITH_RESUME, *_OF_ANY_COMMAND, "resume")
+    given = [_flag(name) for name, value in vars(args).items() if value is not None and name not in other]
+    if given:
+        allowed = ", ".join(map(_flag, _WITH_RESUME))
+        raise argparse.ArgumentError(
+            None, f"{', '.join(given)} cannot be given with --resume: a run keeps its settings, all but {allowed}"
+        )
+    path = args.resume / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigError(f"there is no run to continue in {str(args.resume)!r}: it holds no {CONFIG_NAME}")
+    values = read_mapping_file(path)
+    if args.host is not None and args.host != values.get("host"):
+        raise ConfigError(
+            f"the run in {str(args.resume)!r} is on host {values.get('host')!r}, not on {args.host!r}; leave --host "
+            "out, or start another run"
+        )
+    config = RunConfig.from_mapping(values, where=str(path), host=args.host).resolved(args.resume)
+    if config.missing:
+        raise ConfigError(f"{path}: {', '.join(config.missing)} missing, which no run goes without; was it edited?")
+    return dataclasses.replace(config, **_given(args, {flag: _FIELDS[flag] for flag in _WITH_RESUME}))
+
+
+def _given(args: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:
+    """What the flags in `names` say, by the field they set; nothing of those that are not given."""
+    return {name: value for flag, name in names.items() if (value := getattr(args, flag)) is not None}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _recipe(args: argparse.Namespace, configured: Recipe) -> Recipe:
+    base = configured if args.recipe is None else RECIPES[args.recipe]()
+    given = _given(args, _RECIPE)
+    if args.target_side is not None:
+        given["target_side"] = args.target_side or None
+    return dataclasses.replace(base, **given)
+
+
+def _head(args: argparse.Namespace, configured: HeadChoice) -> HeadChoice:
+    """The head of the config with --set's options in it; another architecture than the config's starts without any."""
+    name = args.arch or configured.architecture
+    kept = configured.options if name == configured.architecture else {}
+    return HeadChoice(name, {**kept, **_options(name, args.set or [])})
+
+
+def _options(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    known = [field.name for field in dataclasses.fields(architecture(name).options)]
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in known:
+            hint = nearest(key, known)
+            raise ConfigError(f"--set {setting}: {name} has no option {key!r}{hint}; it has {', '.join(known)}")
+        try:
+            options[key] = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {setting[:80]}: the value is not JSON, as 3, true or [1,2]: {error}") from error
+    return options
+
+
+def _rooted(config: RunConfig, root: Path | None) -> RunConfig:
+    """The config with the paths of all its lists starting from `root`."""
+    parts = {name: getattr(config, name) for name in _SOURCES.values()}
+    specs = iter(arguments.rooted([part.source for several in parts.values() for part in several], root))
+    changes: dict[str, Any] = {
+        name: tuple(dataclasses.replace(part, source=next(specs)) for part in several)
+        for name, several in parts.items()
+    }
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,212 @@
+"""RGB-D pairs from two folders: photos in one, depth maps of the same names in the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+from typing_extensions import Self
+
+from spaceclip_plugin.data.depth_pair import DepthPair, Lens
+from spaceclip_plugin.data.image_files import DEPTH_SUFFIXES, METRE_SUFFIXES, PHOTO_SUFFIXES, check_units
+from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.selective import SelectiveSource
+from spaceclip_plugin.data.spec_fields import absolute, last_name, path_text, unit
+from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
+from spaceclip_plugin.files import read_json_object
+from spaceclip_plugin.head.fields import real, unknown_key
+
+INTRINSICS_NAME = "intrinsics.json"
+_MAX_PX = 1e6
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """A folder as a config or a command line names it; see `ImageFolder`.
+
+    Attributes:
+        path: the folder.
+        images, depth: folders in it (or absolute ones) of the photos and of the depth maps.
+        units_per_metre: of its 16-bit PNGs; None is the evaluation protocol's.
+    """
+
+    path: str
+    images: str = "rgb"
+    depth: str = "depth"
+    units_per_metre: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("path", "images", "depth"):
+            path_text(f"{name} of a data folder", getattr(self, name))
+        object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The folder at a path, with photos in `rgb` and depth in `depth`."""
+        return cls(text)
+
+    @property
+    def title(self) -> str:
+        """The folder's own name."""
+        return last_name(self.path)
+
+    def resolved(self, base: Path) -> Self:
+        """With `path` made absolute, starting from `base`."""
+        return dataclasses.replace(self, path=absolute(self.path, base))
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
+        """The pairs of the folder; see `ImageFolder` for errors."""
+        units = units_per_metre if self.units_per_metre is None else self.units_per_metre
+        return ImageFolder(self.path, images=self.images, depth=self.depth, units_per_metre=units, skip_bad=skip_bad)
+
+
+class ImageFolder(SelectiveSource[DepthPair, str]):
+    """A `DepthSource` over photos and depth maps of the same names.
+
+        kitchen/
+            rgb/            photos; folders within folders are fine
+            depth/          depth maps of the same names: 16-bit PNG, or metres as .npy (float) or .tiff (float32)
+            intrinsics.json optional: {"fx": 525.0, "fy": 525.0, "cx": 320.0, "cy": 240.0}
+
+    A photo belongs to the depth map whose path within its folder is the same but for the suffix. Pairs come in the
+    order of these paths. Files that are neither, and hidden ones, are ignored. Distillation needs nothing else: a
+    folder that a teacher model filled with its depth is a depth folder.
+
+    The intrinsics are those of every depth map, in its pixels, with cx and cy in the corner convention (`camera.py`).
+
+    Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
+
+    Attributes:
+        path: as given.
+        units_per_metre: of the 16-bit PNGs; None where the folder has none.
+        skipped: (name, reason) of everything dropped because of `skip_bad`, in order.
+    """
+
+    _noun = "images"
+    _expected = "photos, each with a depth map of the same name"
+
+    units_per_metre: float | None
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        images: str = "rgb",
+        depth: str = "depth",
+        units_per_metre: float = 1000.0,
+        skip_bad: bool = False,
+    ) -> None:
+        """Finds the pairs.
+
+        Args:
+            path: the folder.
+            images: folder of the photos, in `path` or absolute.
+            depth: folder of the depth maps, in `path` or absolute.
+            units_per_metre: of 16-bit PNGs: 1000 for millimetres, 256 for KITTI.
+            skip_bad: leave out photos without depth and depth without photo, record them in `skipped` and log a
+                warning. Otherwise they are an error.
+
+        Raises:
+            ConfigError: `units_per_metre` is not finite and positive.
+            DataError: a folder is missing, one lies in the other, `intrinsics.json` cannot be used, or photos and
+                depth maps do not match (without `skip_bad`) or not at all.
+        """
+        check_units(units_per_metre)
+        self.path = Path(path)
+        self.place = str(self.path)
+        self.skip_bad = skip_bad
+        self._units_per_metre = units_per_metre
+        self._roots = (self.path / images, self.path / depth)
+        _check_roots(*self._roots, path=self.path)
+        lens = _lens(self.path / INTRINSICS_NAME)
+        photos, maps = _files(self._roots[0], PHOTO_SUFFIXES), _files(self._roots[1], DEPTH_SUFFIXES)
+        good: list[DepthPair] = []
+        bad: list[tuple[str, str]] = []
+        for stem in sorted({*photos, *maps}):
+            try:
+                good.append(self._pair(stem, photos.get(stem, []), maps.get(stem, []), lens))
+            except DataError as error:
+                bad.append((str(PurePosixPath(*stem)), str(error)))
+        self._keep(good, bad)
+        self.units_per_metre = units_per_metre if any(_has_units(pair) for pair in self._entries) else None
+
+    def fingerprint(self, index: int) -> str:
+        """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
+        return self._entries[index].fingerprint(units_per_metre=self._units_per_metre)
+
+    def _read(self, entry: DepthPair) -> DepthSample:
+        return entry.read(units_per_metre=self._units_per_metre)
+
+    def _label(self, entry: DepthPair) -> str:
+        return entry.name
+
+    def _pair(self, stem: tuple[str, ...], photos: list[Path], maps: list[Path], lens: Lens | None) -> DepthPair:
+        name = str(PurePosixPath(*stem))
+        for kind, other, files, root in (
+            ("photo", "depth map", photos, self._roots[0]),
+            ("depth map", "photo", maps, self._roots[1]),
+        ):
+            if not files:
+                raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}")
+            if len(files) > 1:
+                found = ", ".join(sorted(file.name for file in files))
+                raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
+        photo, depth = photos[0], maps[0]
+        relative = photo.relative_to(self._roots[0]).as_posix()
+        return DepthPair(photo, depth, relative, self.path.name, lens)
+
+
+def _has_units(pair: DepthPair) -> bool:
+    return pair.depth.suffix.lower() not in METRE_SUFFIXES
+
+
+def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
+    for folder in (path, images, depth):
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder; expected photos in {images} and depth maps of the same names in {depth}"
+            )
+    one, other = images.resolve(), depth.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise DataError(f"{images} and {depth}: one lies in the other; keep photos and depth maps in separate folders")
+
+
+def _files(root: Path, suffixes: frozenset[str]) -> dict[tuple[str, ...], list[Path]]:
+    """Files of these suffixes anywhere below a folder, by their path within it without the suffix."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for file in _visible_files(root):
+        if file.suffix.lower() in suffixes:
+            found.setdefault(file.relative_to(root).with_suffix("").parts, []).append(file)
+    return found
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; linked folders are followed, but not in circles."""
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = Path(folder).resolve()
+        inner = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in inner if (real / name).resolve() not in (real, *real.parents)]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot list this folder ({error.strerror}); check its permissions") from error
+
+
+def _lens(path: Path) -> Lens | None:
+    if not path.exists():
+        return None
+    try:
+        content = read_json_object(path)
+        for key in content:
+            if key not in ("fx", "fy", "cx", "cy"):
+                raise unknown_key(key, ["fx", "fy", "cx", "cy"], where=str(path))
+        fx_px, fy_px = (real(f"{path}: {key}", content.get(key), 1e-3, _MAX_PX) for key in ("fx", "fy"))
+        cx_px, cy_px = (real(f"{path}: {key}", content.get(key), -_MAX_PX, _MAX_PX) for key in ("cx", "cy"))
+    except (CheckpointError, ConfigError) as error:
+        raise DataError(f"{error}; expected fx, fy, cx and cy in pixels of the depth maps") from error
+    return Lens(fx_px, fy_px, cx_px, cy_px)

@@ -1,0 +1,116 @@
+"""Sources that can leave out what cannot be used, and say what they left out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from tqdm import tqdm
+from typing_extensions import Self
+
+from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.errors import DataError
+
+_log = logging.getLogger(__name__)
+_SHOWN = 5
+
+SampleCheck = Callable[[DepthSample], None]
+Entry = TypeVar("Entry")
+Label = TypeVar("Label")
+
+
+class SelectiveSource(ABC, Generic[Entry, Label]):
+    """A `DepthSource` over entries that are known beforehand and may prove unusable, at first sight or when read.
+
+    A subclass finds its entries, hands them to `_keep`, and says how one is read (`_read`) and called (`_label`).
+
+    Attributes:
+        place: the list, folder or data set, for messages.
+        skip_bad: whether unusable entries are dropped instead of being an error.
+        skipped: (label, reason) of every entry dropped because of `skip_bad`, in order.
+    """
+
+    _noun: ClassVar[str]
+    """What an entry is, in the plural: "lines"."""
+    _expected: ClassVar[str]
+    """What the place should have held: "lines `rgb depth [focal]`"."""
+
+    place: str
+    skip_bad: bool
+    skipped: tuple[tuple[Label, str], ...] = ()
+    _entries: tuple[Entry, ...] = ()
+
+    @abstractmethod
+    def _read(self, entry: Entry) -> DepthSample:
+        """The sample of an entry; DataError, naming it, where it cannot be used."""
+
+    @abstractmethod
+    def _label(self, entry: Entry) -> Label:
+        """What `skipped` calls an entry."""
+
+    def __len__(self) -> int:
+        """Number of usable entries."""
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> DepthSample:
+        """Reads one sample.
+
+        Raises:
+            IndexError: no such sample.
+            DataError: it cannot be used. Names the place, the entry and the file.
+        """
+        return self._read(self._entries[index])
+
+    def check(self, usable: SampleCheck | None = None) -> Iterator[tuple[Label, str | None]]:
+        """Reads every sample, one per step: (label, reason it cannot be used or None).
+
+        Args:
+            usable: raises DataError for a sample that is whole but of no use, such as `Protocol.check`.
+        """
+        for entry in self._entries:
+            try:
+                sample = self._read(entry)
+                if usable is not None:
+                    usable(sample)
+            except DataError as error:
+                yield self._label(entry), str(error)
+            else:
+                yield self._label(entry), None
+
+    def validated(self, usable: SampleCheck | None = None) -> Self:
+        """This source once every sample has been read: what it still holds can be read.
+
+        Reads the whole data set once, with a progress bar on a terminal, so that a run of days does not stop at a
+        file that was broken from the start. With `skip_bad` the returned source lacks the unreadable samples, names
+        them in its `skipped` and logs a warning; this source is left as it is.
+
+        Args:
+            usable: a further condition, see `check`.
+
+        Raises:
+            DataError: samples cannot be read (without `skip_bad`), or none can.
+        """
+        verdicts = dict(tqdm(self.check(usable), desc=self.place, total=len(self), leave=False, disable=None))
+        readable = copy.copy(self)
+        readable._keep(
+            [entry for entry in self._entries if verdicts[self._label(entry)] is None],
+            [(label, reason) for label, reason in verdicts.items() if reason is not None],
+        )
+        return readable
+
+    def _keep(self, good: Sequence[Entry], bad: Sequence[tuple[Label, str]]) -> None:
+        """Takes over what is usable; bad entries are an error or, with `skip_bad`, a record and a warning."""
+        count = f"{len(bad)} of {len(good) + len(bad)} {self._noun} cannot be used"
+        reasons = "".join(f"\n  {reason}" for _, reason in bad[:_SHOWN])
+        reasons += f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        if bad and not self.skip_bad:
+            raise DataError(f"{self.place}: {count}; repair them, or drop them with skip_bad=True:{reasons}")
+        if not good:
+            raise DataError(f"{self.place}: expected {self._expected}, but there is no usable one{reasons}")
+        if bad:
+            _log.warning("%s: %s and are skipped:%s", self.place, count, reasons)
+        self._entries = tuple(good)
+        self.skipped = tuple(sorted((*self.skipped, *bad)))

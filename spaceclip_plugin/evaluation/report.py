@@ -1,0 +1,172 @@
+"""What an evaluation leaves in a folder: scores per image, their statistics, and pictures of the worst images."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, over_images
+from spaceclip_plugin.files import atomic_path, read_json_object, write_json
+
+PER_IMAGE_NAME = "per_image.csv"
+SUMMARY_NAME = "summary.json"
+WORST_NAME = "worst"
+
+_METRICS = tuple(field.name for field in dataclasses.fields(DepthMetrics))
+_COLUMNS = ("name", "valid_pixels", *_METRICS)
+_SUMMARY_KEYS = {"protocol", "scale", "images", "mean", "standard_deviation"}
+_TILE_PX = 480
+_ERROR_SCALES = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+_PICTURE = re.compile(r"\d{2,}_absrel_\d+\.\d{3}_[\w.-]+\.png", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of one evaluation.
+
+    Attributes:
+        per_image: CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image.
+        summary: JSON with the statistics over images of each metric.
+        worst: PNG pictures, the image of highest AbsRel first.
+    """
+
+    per_image: Path
+    summary: Path
+    worst: tuple[Path, ...]
+
+
+class ReportFolder:
+    """`per_image.csv`, `summary.json` and `worst/`; whole where there is a `summary.json`, which is written last."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Claim a folder, made if absent. What it holds is only looked at; `write` replaces it.
+
+        Raises:
+            ConfigError: the folder holds something else than an earlier evaluation, or cannot be made.
+        """
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use {str(path)!r} for an evaluation ({error.strerror}); choose a folder you can write to"
+            ) from error
+        if foreign:
+            raise ConfigError(
+                f"{str(path)!r} holds {foreign[0]!r}, which is not from an earlier evaluation; nothing was touched: "
+                "choose an empty or new folder, or move that away"
+            )
+
+    def write(self, evaluation: Evaluation, *, details: Mapping[str, str | int | bool] | None = None) -> Report:
+        """Write the files; those of an earlier evaluation are replaced.
+
+        Args:
+            evaluation: its `worst` images become the pictures.
+            details: further entries of the summary, such as the head and the data; put first.
+
+        Raises:
+            ConfigError: a detail has the name of one of the summary's own entries.
+            OSError: the disk refuses a write.
+        """
+        own = summary(evaluation)
+        taken = sorted(own.keys() & (details or {}).keys())
+        if taken:
+            raise ConfigError(f"the detail {taken[0]!r} is an entry of every summary; give it another name")
+        report = Report(
+            per_image=self.path / PER_IMAGE_NAME,
+            summary=self.path / SUMMARY_NAME,
+            worst=tuple(
+                self.path / WORST_NAME / _picture_name(rank, worst)
+                for rank, worst in enumerate(evaluation.worst, start=1)
+            ),
+        )
+        report.summary.unlink(missing_ok=True)
+        for picture in (self.path / WORST_NAME).glob("*.png"):
+            if _PICTURE.fullmatch(picture.name):
+                picture.unlink()
+        _write_table(report.per_image, evaluation.per_image)
+        for path, worst in zip(report.worst, evaluation.worst, strict=True):
+            _write_picture(path, worst)
+        write_json(report.summary, {**(details or {}), **own})
+        return report
+
+
+def summary(evaluation: Evaluation) -> dict[str, object]:
+    """Statistics over images of each metric, and how they were measured; every image counts alike."""
+    per_image = [score.metrics for score in evaluation.per_image]
+    coverage = evaluation.coverage
+    return {
+        "protocol": evaluation.protocol,
+        "flip": evaluation.flip,
+        "scale": "metric",
+        "images": len(per_image),
+        "mean": dataclasses.asdict(evaluation.mean),
+        "standard_deviation": dataclasses.asdict(evaluation.spread),
+        "median": dataclasses.asdict(over_images(per_image, statistics.median)),
+        "lowest": dataclasses.asdict(over_images(per_image, min)),
+        "highest": dataclasses.asdict(over_images(per_image, max)),
+        "coverage": None if coverage is None else {str(level): share for level, share in coverage.items()},
+    }
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an evaluation wrote this entry of a folder, judged by its content, not only by its name."""
+    if entry.is_symlink():
+        return False
+    if entry.name == WORST_NAME:
+        return entry.is_dir() and all(_PICTURE.fullmatch(picture.name) for picture in entry.iterdir())
+    if not entry.is_file():
+        return False
+    if entry.name == PER_IMAGE_NAME:
+        with entry.open("rb") as file:
+            return file.readline(4096).rstrip() == ",".join(_COLUMNS).encode()
+    if entry.name == SUMMARY_NAME:
+        try:
+            return read_json_object(entry).keys() >= _SUMMARY_KEYS
+        except CheckpointError:
+            return False
+    return False
+
+
+def _write_table(path: Path, scores: tuple[ImageScore, ...]) -> None:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for score in scores:
+            writer.writerow((score.name, score.valid_pixels, *(getattr(score.metrics, name) for name in _METRICS)))
+
+
+def _picture_name(rank: int, worst: WorstImage) -> str:
+    """`01_absrel_0.512_<stem>.png`, in letters that every file system takes."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(worst.name).stem, flags=re.ASCII)[:80]
+    return f"{rank:02d}_absrel_{worst.metrics.abs_rel:.3f}_{stem or 'image'}.png"
+
+
+def _write_picture(path: Path, worst: WorstImage) -> None:
+    """Photo, ground truth where it counts, prediction where the host saw the photo, and error where both are."""
+    from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
+
+    row = PanelRow(
+        worst.image,
+        worst.prediction_m,
+        truth_m=np.where(worst.valid, worst.target_m, 0.0),
+        valid=worst.prediction_m > 0,
+    )
+    picture = depth_panel([row], max_error=_error_scale(worst.metrics.abs_rel), tile_width_px=_TILE_PX)
+    write_png(path, picture)
+
+
+def _error_scale(abs_rel: float) -> float:
+    """A round relative error for the darkest colour: at the usual 30 % most of a bad picture would have it."""
+    return next((scale for scale in _ERROR_SCALES if scale >= 1.5 * abs_rel), _ERROR_SCALES[-1])

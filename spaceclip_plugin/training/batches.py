@@ -1,0 +1,55 @@
+"""Micro-batches read ahead by worker processes, in the order of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from spaceclip_plugin.errors import SpaceClipError
+from spaceclip_plugin.training.data_order import MicroBatch
+from spaceclip_plugin.training.features import FeatureStream, Loaded
+
+
+class _Micro(Dataset[Loaded | SpaceClipError]):
+    """Item i is what micro-batch i needs; an error of ours is an item, for a loader would bury its message."""
+
+    def __init__(self, stream: FeatureStream, plan: Sequence[MicroBatch]) -> None:
+        self._stream = stream
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Loaded | SpaceClipError:
+        micro = self._plan[index]
+        try:
+            return self._stream.load(micro.indices, micro.views)
+        except SpaceClipError as error:
+            return error
+
+
+def loaded_batches(stream: FeatureStream, plan: Sequence[MicroBatch], *, workers: int) -> Iterator[Loaded]:
+    """What each micro-batch of `plan` needs, in its order, whatever the number of workers.
+
+    Args:
+        stream: where it comes from.
+        plan: what this process does.
+        workers: processes that read ahead; 0 reads in this one.
+
+    Raises:
+        SpaceClipError: what the stream raised, in the place where it did.
+    """
+    loader = DataLoader(
+        _Micro(stream, plan),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        # A loader draws a seed for its workers, by default from the numbers that dropout draws from.
+        generator=torch.Generator().manual_seed(0),
+    )
+    for item in loader:
+        if isinstance(item, SpaceClipError):
+            raise item
+        yield item

@@ -1,0 +1,108 @@
+"""Which images a step sees, in which versions, and on which process: a function of seed, epoch and step alone.
+
+Nothing is drawn on the way, so a resumed run meets the same images as an uninterrupted one, and so does a run on more
+processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spaceclip_plugin.data.mixture import Share
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one process decodes before it joins the others.
+
+    Attributes:
+        indices: images of this process; one that counts for nothing where it has none.
+        views: their versions.
+        sizes: how many images of every process count.
+        weight: their share of the step's images.
+        last: whether the step ends with it.
+    """
+
+    indices: tuple[int, ...]
+    views: tuple[int, ...]
+    sizes: tuple[int, ...]
+    weight: float
+    last: bool
+
+
+class DataOrder:
+    """The order of a run."""
+
+    def __init__(self, shares: Sequence[Share], *, batch_size: int, accumulation: int, views: int, seed: int) -> None:
+        """The order over images that lie share after share.
+
+        Args:
+            shares: how many images each part has and how much it weighs; weights sum to one.
+            batch_size: images per step, over all processes and micro-batches.
+            accumulation: micro-batches per step.
+            views: versions of every image.
+            seed: of everything.
+        """
+        self._shares = tuple(shares)
+        self._batch_size = batch_size
+        self._accumulation = accumulation
+        self._views = views
+        self._seed = seed
+        self.images = sum(share.count for share in shares)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """An epoch has as many images as there are; the last step of one may be smaller."""
+        return -(-self.images // self._batch_size)
+
+    def epoch(self, number: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """(indices, views) of every step of epoch `number` (from 0), over all processes.
+
+        Each part adds images in proportion to its weight and goes through all of its own before it repeats one, from
+        epoch to epoch. Two parts that weigh as they count, or a single one, give every image once.
+        """
+        generator = np.random.default_rng([self._seed, number])
+        chosen, first = [], 0
+        for part, (share, count) in enumerate(zip(self._shares, self._counts(), strict=True)):
+            chosen.append(first + self._passed(part, share.count, number * count, count))
+            first += share.count
+        order = generator.permutation(np.concatenate(chosen))
+        views = generator.integers(0, self._views, len(order))
+        starts = range(0, len(order), self._batch_size)
+        return [(order[i : i + self._batch_size], views[i : i + self._batch_size]) for i in starts]
+
+    def micro_batches(self, number: int, *, first: int, rank: int, processes: int) -> Iterator[MicroBatch]:
+        """What process `rank` of `processes` does in epoch `number`, from its step `first` on."""
+        for indices, views in self.epoch(number)[first:]:
+            parts = [part for part in np.array_split(np.arange(len(indices)), self._accumulation) if len(part)]
+            for i, part in enumerate(parts):
+                split = np.array_split(part, processes)
+                mine = split[rank] if len(split[rank]) else part[:1]
+                yield MicroBatch(
+                    tuple(indices[mine].tolist()),
+                    tuple(views[mine].tolist()),
+                    tuple(len(one) for one in split),
+                    len(part) / len(indices),
+                    i == len(parts) - 1,
+                )
+
+    def _counts(self) -> list[int]:
+        """Images of each part in an epoch: proportional, rounded so that they sum up (largest remainders)."""
+        exact = [share.weight * self.images for share in self._shares]
+        counts = [int(number + 1e-9) for number in exact]
+        by_remainder = sorted(range(len(exact)), key=lambda part: counts[part] - exact[part])
+        for part in by_remainder[: self.images - sum(counts)]:
+            counts[part] += 1
+        return counts
+
+    def _passed(self, part: int, size: int, start: int, count: int) -> npt.NDArray[np.int64]:
+        """Places start … start + count of an endless row of shuffles of `size` images."""
+        rounds = range(start // size, -(-(start + count) // size))
+        shuffles = [np.random.default_rng([self._seed, part, one, size]).permutation(size) for one in rounds]
+        offset = start - rounds.start * size
+        joined = np.concatenate(shuffles) if shuffles else np.zeros(0, np.int64)
+        return joined[offset : offset + count]

@@ -1,0 +1,206 @@
+"""The epochs of a run, with its checkpoints: stopped at any step, it goes on as if it had not been."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spaceclip_plugin.errors import CheckpointError
+from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.training.checkpoint import Checkpoint
+from spaceclip_plugin.training.held_out import HeldOut
+from spaceclip_plugin.training.interruption import Interruption
+from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.processes import Processes, rng_state, set_rng_state
+from spaceclip_plugin.training.run_folder import RunFolder
+
+TRACKED_EVERY = 10
+"""Steps between two losses that a tracker is told."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The best epoch so far.
+
+    Attributes:
+        epoch: its number, from 1.
+        metrics: on the validation images.
+        weights: of the averaged head then, by name, on the CPU.
+    """
+
+    epoch: int
+    metrics: DepthMetrics
+    weights: Mapping[str, Tensor]
+
+
+class TrainingLoop:
+    """Steps, validation after every epoch, the best head, and checkpoints.
+
+    Attributes:
+        history: one record per epoch, as in `metrics.jsonl`.
+        best: the best epoch so far; None before the first.
+    """
+
+    def __init__(
+        self,
+        stepper: HeadOptimizer,
+        held_out: HeldOut,
+        folder: RunFolder,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        trained: DepthHeadConfig,
+        processes: Processes,
+        save_every: int | None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            stepper: does the steps.
+            held_out: what an epoch is judged by.
+            folder: of the run.
+            epochs: how many in all.
+            steps_per_epoch: how many steps each has.
+            trained: config the saved head gets.
+            processes: who works on it.
+            save_every: steps between two checkpoints; None saves after every epoch only.
+        """
+        self._stepper = stepper
+        self._held_out = held_out
+        self._folder = folder
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._trained = trained
+        self._processes = processes
+        self._save_every = save_every
+        self._losses: list[float] = []
+        self.history: list[dict[str, Any]] = []
+        self.best: Best | None = None
+
+    def resume(self) -> int:
+        """Go on from the newest checkpoint; returns its step, 0 where there is none.
+
+        Raises:
+            CheckpointError: it is damaged, of another head, or made by another number of processes.
+        """
+        checkpoint = self._folder.checkpoints.newest()
+        if checkpoint is None:
+            return 0
+        saved_by = sum(1 for stem in checkpoint.tensors if stem.startswith("rng-"))
+        if saved_by != self._processes.count:
+            raise CheckpointError(
+                f"the run was made by {saved_by} processes and would be continued by {self._processes.count}; start as "
+                "many as before, for each has random numbers of its own"
+            )
+        state: dict[str, Any] = checkpoint.state
+        self._stepper.load(checkpoint.tensors, step=checkpoint.step)
+        self._losses = list(state["losses"])
+        self.history = list(state["history"])
+        if state["best_epoch"] is not None:
+            metrics = DepthMetrics(**state["best_metrics"])
+            self._keep(Best(state["best_epoch"], metrics, checkpoint.tensors["best"]))
+        set_rng_state(checkpoint.tensors[f"rng-{self._processes.rank}"], self._processes.device)
+        _logger.info("continuing at step %d of %d", checkpoint.step, self._stepper.steps)
+        return checkpoint.step
+
+    def run(self, interruption: Interruption, *, progress: bool) -> Best:
+        """Do the steps that are left.
+
+        Args:
+            interruption: asked between two steps.
+            progress: show a bar on standard error.
+
+        Raises:
+            KeyboardInterrupt: someone asked to stop; a checkpoint is saved.
+            TrainingError: the loss is not finite, or a checkpoint cannot be saved.
+        """
+        stepper = self._stepper
+        with tqdm(total=stepper.steps, initial=stepper.step, desc="training", unit="step", disable=not progress) as bar:
+            for epoch in range(len(self.history), self._epochs):
+                started = time.perf_counter()
+                for loss in stepper.epoch(epoch):
+                    bar.update(1)
+                    self._losses.append(loss)
+                    if stepper.step % TRACKED_EVERY == 0:
+                        figures = {"train/loss": loss, "train/learning_rate": stepper.learning_rate}
+                        self._processes.track(figures, stepper.step)
+                    if stepper.step % self._steps_per_epoch:
+                        self._pause(interruption)
+                self._end_epoch(epoch + 1, started)
+                bar.set_postfix(val_abs_rel=f"{self.history[-1]['val_abs_rel']:.4f}")
+                self._save()
+                self._stop_if_asked(interruption)
+        if self.best is None:  # pragma: no cover - a recipe has at least one epoch
+            raise CheckpointError("the run had no epoch")
+        return self.best
+
+    def _end_epoch(self, number: int, started: float) -> None:
+        average = self._stepper.average.head
+        metrics = self._held_out.metrics(average)
+        validation = {f"val_{name}": value for name, value in dataclasses.asdict(metrics).items()}
+        record = {
+            "epoch": number,
+            "loss": sum(self._losses) / len(self._losses),
+            "learning_rate": self._stepper.learning_rate,
+            "seconds": round(time.perf_counter() - started, 2),
+            **validation,
+        }
+        self._losses = []
+        self.history.append(record)
+        self._processes.track(
+            {f"validation/{name[4:]}": value for name, value in validation.items()}, self._stepper.step
+        )  # fmt: skip
+        if self.best is None or metrics.abs_rel < self.best.metrics.abs_rel:
+            weights = {name: value.detach().cpu().clone() for name, value in average.state_dict().items()}
+            self._keep(Best(number, metrics, weights))
+
+    def _keep(self, best: Best) -> None:
+        self.best = best
+        head = copy.deepcopy(self._stepper.average.head)  # a new one would draw random numbers
+        head.load_state_dict(dict(best.weights))
+        head.config = self._trained
+        self._processes.on_main(lambda: self._folder.save_best(head))
+
+    def _pause(self, interruption: Interruption) -> None:
+        """Between two steps of an epoch: a checkpoint, where it is time for one or the run shall stop."""
+        asked = self._processes.any(interruption.asked)
+        if asked or (self._save_every is not None and self._stepper.step % self._save_every == 0):
+            self._save()
+        if asked:
+            raise KeyboardInterrupt
+
+    def _stop_if_asked(self, interruption: Interruption) -> None:
+        if len(self.history) < self._epochs and self._processes.any(interruption.asked):
+            raise KeyboardInterrupt
+
+    def _save(self) -> None:
+        random = self._processes.gathered(rng_state(self._processes.device))
+        best = self.best
+        state: dict[str, object] = {
+            "losses": self._losses,
+            "history": self.history,
+            "best_epoch": None if best is None else best.epoch,
+            "best_metrics": None if best is None else dataclasses.asdict(best.metrics),
+        }
+        tensors = self._stepper.state()
+        if best is not None:
+            tensors["best"] = dict(best.weights)
+        tensors |= {f"rng-{rank}": values for rank, values in enumerate(random)}
+        checkpoint = Checkpoint(self._stepper.step, state, tensors)
+
+        def save() -> None:
+            self._folder.checkpoints.save(checkpoint)
+            self._folder.write_metrics(self.history)
+
+        self._processes.on_main(save)

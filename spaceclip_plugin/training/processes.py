@@ -1,0 +1,181 @@
+"""The processes of a run: one, or those that `accelerate launch` started, each with a part of every batch."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.errors import ConfigError, SpaceClipError, TrainingError, nearest
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+T = TypeVar("T")
+
+
+class Processes:
+    """What the processes of a run do together; with a single one, nothing.
+
+    Attributes:
+        rank: number of this process.
+        count: how many there are.
+        device: where the head is.
+    """
+
+    def __init__(self, device: torch.device, *, log_with: str | None = None, folder: Path | None = None) -> None:
+        """Join the processes that `accelerate launch` started.
+
+        Args:
+            device: of the head; accelerate's own device is one per process, and not always the host's.
+            log_with: one of `TRACKERS`.
+            folder: where a tracker that writes files puts them.
+
+        Raises:
+            ConfigError: an unknown tracker, or one that is not installed.
+        """
+        from accelerate import Accelerator
+
+        check_tracker(log_with)
+        self._tracked = log_with is not None
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu", device_placement=False, log_with=log_with, project_dir=folder
+        )
+        self.rank: int = self._accelerator.process_index
+        self.count: int = self._accelerator.num_processes
+        self.device = device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do something in every process; where it fails in one, it fails in all, and nobody waits for ever.
+
+        Raises:
+            SpaceClipError: what was raised here, or in the first of the others.
+        """
+        mine: SpaceClipError | None = None
+        result: T | None = None
+        try:
+            result = work()
+        except SpaceClipError as error:
+            if self.count == 1:
+                raise
+            mine = error
+        failures = self.gathered(None if mine is None else f"process {self.rank}: {mine}")
+        if mine is not None:
+            raise mine
+        for failure in failures:
+            if failure is not None:
+                raise TrainingError(failure)
+        return cast(T, result)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What the main process makes of something, while the others wait; a failure there is one everywhere."""
+        made = self.gathered(self.together(lambda: work() if self.main else None))[0]
+        return cast(T, made)
+
+    def gathered(self, value: T) -> list[T]:
+        """Every process's value, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        gathered: list[T] = gather_object([value])
+        return gathered
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        if self.count == 1:
+            return flag
+        raised = torch.tensor([int(flag)], device=self._accelerator.device)
+        return bool(self._accelerator.reduce(raised, reduction="sum").item())
+
+    def joined(self, mine: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The rows of all processes as one tensor, through which gradients reach those of this process.
+
+        A loss of the joined tensors is that of the whole batch, whatever it does with it; the gradients that reach the
+        weights of every process then sum up to its gradient.
+
+        Args:
+            mine: (B, …) rows of this process, of which the first `sizes[rank]` count.
+            sizes: rows of every process.
+        """
+        if self.count == 1:
+            return mine[: sizes[0]]
+        longest = max(sizes)
+        padded = mine.new_zeros((longest, *mine.shape[1:]))
+        own = mine[: sizes[self.rank]]
+        padded[: len(own)] = own.detach()
+        everyone: Tensor = self._accelerator.gather(padded.to(self._accelerator.device)).to(mine.device)
+        rows = torch.chunk(everyone, self.count)
+        parts = [own if rank == self.rank else rows[rank][:size] for rank, size in enumerate(sizes)]
+        return torch.cat(parts)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by the sum over processes; a parameter without one counts as zero."""
+        if self.count == 1:
+            return
+        used = list(parameters)
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used])
+        total: Tensor = self._accelerator.reduce(flat.to(self._accelerator.device), reduction="sum").to(flat.device)
+        for parameter, values in zip(used, torch.split_with_sizes(total, [p.numel() for p in used]), strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(values.view_as(parameter))
+
+    def start_tracker(self, config: Mapping[str, object]) -> None:
+        """Tell the tracker, where there is one, the settings of the run."""
+        if self._tracked:
+            self._accelerator.init_trackers("spaceclip", config=dict(config))
+
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Figures for the tracker."""
+        if self._tracked:
+            self._accelerator.log(dict(values), step=step)
+
+    def end_tracker(self) -> None:
+        """The tracker writes what it holds."""
+        if self._tracked:
+            self._accelerator.end_training()
+
+
+def check_tracker(name: str | None) -> None:
+    """Check that a tracker is known and installed; accelerate would leave an absent one out in silence.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name is None:
+        return
+    if name not in TRACKERS:
+        raise ConfigError(f"log_with must be one of {', '.join(TRACKERS)}, got {name!r}{nearest(str(name), TRACKERS)}")
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"log_with={name!r}, but {name} is not installed: pip install {name}, or leave it out")
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """State of the random numbers a head's dropout draws, by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Restore what `rng_state` gave.
+
+    Raises:
+        TrainingError: the state is of another kind of device.
+    """
+    wanted = {"cpu", "cuda"} if device.type == "cuda" else {"cpu"}
+    if set(state) != wanted:
+        raise TrainingError(
+            f"the checkpoint was made on {' and '.join(sorted(state))}, this run is on {device.type}: it cannot go on "
+            "bit by bit there; give the same --device"
+        )
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,60 @@
+"""What is checked of a run's data before anything is written: depth in the right unit, and no image in two sources."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from spaceclip_plugin.data.depth_units import check_depth_units
+from spaceclip_plugin.data.fingerprint import fingerprint
+from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.training.processes import Processes
+
+
+def checked_sources(
+    sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
+) -> dict[str, list[str]]:  # fmt: skip
+    """Fingerprints of all samples of every source, in order.
+
+    Args:
+        sources: by what they are for: "train", "validation", "test".
+        protocol: how depth is read.
+        processes: share the reading.
+
+    Raises:
+        DataError: a source is empty, cannot be read, has depth in another unit, or shares an image with another one.
+    """
+    for name, source in sources.items():
+        if len(source) == 0:
+            raise DataError(f"the {name} source is empty; give at least one image")
+    for source in sources.values():
+        processes.on_main(lambda source=source: check_depth_units(source, protocol))  # type: ignore[misc]
+    found = {name: _fingerprints(source, processes) for name, source in sources.items()}
+    for one, other in itertools.combinations(sources, 2):
+        _check_apart(one, sources[one], found[one], other, sources[other], found[other])
+    return found
+
+
+def _fingerprints(source: DepthSource, processes: Processes) -> list[str]:
+    """Each process reads its share."""
+
+    def mine() -> list[str]:
+        return [fingerprint(source, index) for index in range(processes.rank, len(source), processes.count)]
+
+    shares = processes.gathered(processes.together(mine))
+    return [shares[index % processes.count][index // processes.count] for index in range(len(source))]
+
+
+def _check_apart(
+    one: str, first: DepthSource, ours: list[str], other: str, second: DepthSource, theirs: list[str]
+) -> None:  # fmt: skip
+    places = {print_: index for index, print_ in enumerate(ours)}
+    shared = [index for index, print_ in enumerate(theirs) if print_ in places]
+    if shared:
+        names = (second[shared[0]].name, first[places[theirs[shared[0]]]].name)
+        raise DataError(
+            f"{len(shared)} images of the {other} source are in the {one} source too, such as {names[0]} "
+            f"({names[1]}): figures on them would say nothing. Take them out of one"
+        )

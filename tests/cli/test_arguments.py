@@ -1,0 +1,128 @@
+"""What several commands share: data of every kind, what is left out of it, a range of depth, and the device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.data.mixture import Mixture
+from spaceclip_plugin.data.tabletop import SceneData, TabletopScenes
+from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.evaluation.protocols import get_protocol
+
+NEAR = get_protocol("whole-image").with_range(0.1, 5.0)
+
+
+def parsed(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    arguments.add_lists(parser)
+    return parser.parse_args(argv)
+
+
+def write_pair(folder: Path, name: str, depth_m: float) -> None:
+    for kind in ("rgb", "depth"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(folder / "rgb" / f"{name}.png")
+    Image.fromarray(np.full((4, 6), round(1000 * depth_m), np.uint16)).save(folder / "depth" / f"{name}.png")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of three photos, of which `c` is out of range; and a list of two of them, with a line of nothing."""
+    for name, depth_m in (("a", 1.0), ("b", 2.0), ("c", 30.0)):
+        write_pair(tmp_path / "photos", name, depth_m)
+    (tmp_path / "list.txt").write_text("rgb/b.png depth/b.png\nrgb/x.png depth/x.png\nrgb/a.png depth/a.png\n")
+    return tmp_path
+
+
+class TestSources:
+    def test_a_list_below_a_root(self, place: Path) -> None:
+        (place / "list.txt").write_text("rgb/b.png depth/b.png\n")
+        args = parsed("--root", str(place / "photos"))
+        source = arguments.open_sources([str(place / "list.txt")], args, NEAR)
+        assert [source[i].depth_m.max() for i in range(len(source))] == [2.0]
+
+    def test_several_of_several_kinds(self, place: Path) -> None:
+        source = arguments.open_sources([f"folder:{place / 'photos'}", "scenes:2:7"], parsed(), NEAR)
+        assert isinstance(source, Mixture)
+        assert len(source) == 5
+        assert [source[i].depth_m[0, 0] for i in range(3)] == [1.0, 2.0, 30.0]
+        assert (source[3].image == TabletopScenes(2, seed=7)[0].image).all()
+
+    def test_depth_is_read_in_the_protocols_unit(self, place: Path) -> None:
+        source = arguments.open_sources([f"folder:{place / 'photos'}"], parsed(), get_protocol("spaceclip-kitti"))
+        assert source[0].depth_m[0, 0] == pytest.approx(1000 / 256)
+
+    def test_weights_of_a_mixture(self) -> None:
+        source = arguments.open_specs([SceneData(1), SceneData(2, 1)], NEAR, weights=[3.0, 1.0])
+        assert isinstance(source, Mixture)
+        assert [(share.count, share.weight) for share in source.shares] == [(1, 0.75), (2, 0.25)]
+
+    def test_a_bad_line_is_an_error(self, place: Path) -> None:
+        args = parsed("--root", str(place / "photos"))
+        with pytest.raises(DataError, match=r"list\.txt:2"):
+            arguments.open_sources([str(place / "list.txt")], args, NEAR)
+
+    def test_what_is_left_out_is_listed_for_every_kind(self, place: Path) -> None:
+        args = parsed("--root", str(place / "photos"), "--skip-bad")
+        texts = [str(place / "list.txt"), f"folder:{place / 'photos'}", "scenes:1"]
+        source = arguments.open_sources(texts, args, NEAR)
+        assert len(source) == 2 + 2 + 1
+        line, photo = arguments.skipped(TabletopScenes(1), source)
+        assert (line["list"], line["line"]) == (str(place / "list.txt"), 2)
+        assert "x.png" in str(line["reason"])
+        assert (photo["source"], photo["name"]) == (str(place / "photos"), "c.png")
+        assert "no ground truth between" in str(photo["reason"])
+
+    def test_a_root_without_a_list(self, place: Path) -> None:
+        args = parsed("--root", str(place))
+        with pytest.raises(ConfigError, match=r"--root .* is for the paths in a list"):
+            arguments.open_sources(["scenes:1"], args, NEAR)
+
+    def test_a_source_that_is_none(self) -> None:
+        with pytest.raises(ConfigError, match="scenes"):
+            arguments.open_sources(["scenes:many"], parsed(), NEAR)
+
+
+class TestProtocol:
+    def test_by_name(self) -> None:
+        assert arguments.protocol_from(parsed()) is get_protocol("nyu-eigen")
+        assert arguments.protocol_from(parsed("--protocol", "kitti-garg")) is get_protocol("kitti-garg")
+
+    def test_for_another_range(self) -> None:
+        found = arguments.protocol_from(parsed("--protocol", "whole-image", "--depth-range", "0.1,5"))
+        assert found == NEAR
+
+    def test_for_a_range_that_is_none(self) -> None:
+        with pytest.raises(ConfigError, match="0 < min_depth_m < max_depth_m"):
+            arguments.protocol_from(parsed("--depth-range", "5,0.1"))
+
+
+class TestDevice:
+    def test_the_processor_where_there_is_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert arguments.device_called(None) == torch.device("cpu")
+
+    def test_a_process_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch, "empty", lambda *_, device: asked.append(device))
+        monkeypatch.setenv("LOCAL_RANK", "3")
+        assert arguments.device_called(None) == torch.device("cuda:3")
+        assert asked == [torch.device("cuda:3")]
+        assert arguments.device_called("cpu") == torch.device("cpu")
+        monkeypatch.delenv("LOCAL_RANK")
+        assert arguments.device_called(None) == torch.device("cuda")
+
+    def test_more_processes_than_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setenv("LOCAL_RANK", "99")
+        with pytest.raises(ConfigError, match="--device 'cuda:99' cannot be used here"):
+            arguments.device_called(None)

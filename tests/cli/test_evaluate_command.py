@@ -1,0 +1,156 @@
+"""`spaceclip eval` as a user runs it: spread, files in a folder, and folders that are left alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_policy
+import torch
+from PIL import Image
+
+from spaceclip_plugin import DepthHead
+from spaceclip_plugin.cli import main
+from spaceclip_plugin.data.tabletop import TabletopScenes
+
+METRICS = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3"]
+IMAGES = 5
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """`eval` of a head that knows nothing, on five rendered scenes."""
+    folder = tmp_path_factory.mktemp("data")
+    scenes = TabletopScenes(IMAGES, image_hw=(36, 48))
+    (folder / "rgb").mkdir()
+    lines = []
+    for i in range(IMAGES):
+        Image.fromarray(scenes[i].image).save(folder / "rgb" / f"{i}.png")
+        Image.fromarray((scenes[i].depth_m * 1000).astype(np.uint16)).save(folder / f"{i}_depth.png")
+        lines.append(f"rgb/{i}.png {i}_depth.png\n")
+    (folder / "list.txt").write_text("".join(lines))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        DepthHead.for_tower(tiny_policy.build()).save_pretrained(folder / "head")
+    argv = ["eval", "--host", "python:tiny_policy:build", "--head", folder / "head", "--data", folder / "list.txt"]
+    return [*argv, "--protocol", "whole-image"]
+
+
+@pytest.fixture
+def run(command: list[object], capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in (*command, *argv)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_json_says_how_the_images_spread(run: Run) -> None:
+    code, out, _ = run("--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["spread"].keys() == set(METRICS)
+    assert result.keys() == {
+        *METRICS, "spread", "images", "protocol", "flip", "coverage", "trained", "skipped"
+    }  # fmt: skip
+    assert (result["images"], result["protocol"], result["trained"]) == (IMAGES, "whole-image", False)
+    assert 0 < result["spread"]["abs_rel"] < result["abs_rel"]
+
+
+def test_the_files_agree_with_each_other(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("--out", tmp_path / "out", "--worst", 2, "--json")
+    assert code == 0
+    result = json.loads(out)
+    with (tmp_path / "out" / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"list.txt:{i + 1} rgb/{i}.png" for i in range(IMAGES)]
+    assert all(0 < int(row["valid_pixels"]) <= 36 * 48 for row in rows)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["images"], summary["protocol"], summary["scale"]) == (IMAGES, "whole-image", "metric")
+    assert (summary["trained"], Path(summary["data"]).name, Path(summary["head"]).name) == (False, "list.txt", "head")
+    for name in METRICS:
+        values = [float(row[name]) for row in rows]
+        assert result[name] == summary["mean"][name] == pytest.approx(statistics.mean(values))
+        assert result["spread"][name] == summary["standard_deviation"][name] == pytest.approx(statistics.stdev(values))
+    by_error = sorted(rows, key=lambda row: -float(row["abs_rel"]))
+    expected = [
+        f"{rank:02d}_absrel_{float(row['abs_rel']):.3f}_{Path(row['name']).stem}.png"
+        for rank, row in enumerate(by_error[:2], start=1)
+    ]
+    assert [Path(path).name for path in result["files"]["worst"]] == expected
+    assert sorted(path.name for path in (tmp_path / "out" / "worst").iterdir()) == expected
+    assert Path(result["files"]["summary"]) == tmp_path / "out" / "summary.json"
+    assert Path(result["files"]["per_image"]).is_file()
+
+
+def test_text_gives_the_spread_and_the_files(run: Run, tmp_path: Path) -> None:
+    result = json.loads(run("--json")[1])
+    code, out, _ = run("--out", tmp_path / "out")
+    assert code == 0
+    assert f"AbsRel {result['abs_rel']:.4f} ± {result['spread']['abs_rel']:.4f}  SqRel" in out
+    assert f"delta3 {result['delta3']:.4f} ± {result['spread']['delta3']:.4f}  (mean ± sd over images)\n" in out
+    assert "5 images, protocol whole-image, one forward, metric scale" in out
+    files = [str(tmp_path / "out" / name) for name in ("per_image.csv", "summary.json", "worst")]
+    assert "written: {}, {}, 5 pictures in {}\n".format(*files) in out
+    assert len(list((tmp_path / "out" / "worst").iterdir())) == IMAGES  # eight by default, and there are no more
+
+
+def test_data_of_any_kind_and_depth_of_any_range(run: Run) -> None:
+    whole = json.loads(run("--data", "scenes:3", "--json")[1])
+    near = json.loads(run("--data", "scenes:3", "--depth-range", "0.1,2", "--json")[1])
+    assert (whole["images"], whole["protocol"]) == (3, "whole-image")
+    assert (near["images"], near["protocol"]) == (3, "whole-image 0.1-2 m")
+    assert near["rmse"] != whole["rmse"]
+    code, out, err = run("--data", "scenes:3", "--depth-range", "2,1")
+    assert (code, out) == (1, "")
+    assert "needs 0 < min_depth_m < max_depth_m" in err
+
+
+def test_a_single_image_has_no_spread_to_speak_of(run: Run, command: list[object], tmp_path: Path) -> None:
+    one = tmp_path / "one.txt"
+    data = Path(str(command[command.index("--data") + 1])).parent
+    one.write_text(f"{data}/rgb/0.png {data}/0_depth.png\n")
+    code, out, _ = run("--data", one)
+    assert code == 0
+    assert "±" not in out
+    assert "1 images" in out
+    assert json.loads(run("--data", one, "--json")[1])["spread"] == dict.fromkeys(METRICS, 0.0)
+
+
+def test_a_second_evaluation_replaces_the_first(run: Run, tmp_path: Path) -> None:
+    assert run("--out", tmp_path / "out", "--worst", 3)[0] == 0
+    assert run("--out", tmp_path / "out", "--worst", 0, "--flip")[0] == 0
+    assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {"per_image.csv", "summary.json"}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["flip"]
+
+
+def test_a_folder_of_something_else_is_refused_before_the_host_is_loaded(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, out, err = run("--out", tmp_path, "--host", "python:tiny_policy:absent")
+    assert (code, out) == (1, "")
+    assert "holds 'thesis.tex', which is not from an earlier evaluation" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [(["--worst", "3"], "needs --out DIR"), (["--worst", "-1", "--out", "OUT"], "0 or more, got -1")],
+)
+def test_pictures_that_cannot_be(run: Run, tmp_path: Path, argv: list[str], message: str) -> None:
+    code, out, err = run(*[tmp_path / "out" if word == "OUT" else word for word in argv])
+    assert (code, out) == (1, "")
+    assert message in err
+    assert not (tmp_path / "out").exists()
