@@ -126,5 +126,5 @@ def test_nothing_to_check_is_an_error() -> None:
 def test_published_protocols_know_their_data() -> None:
     nyu, kitti = get_protocol("nyu-eigen"), get_protocol("kitti-eigen")
     assert check_depth_units(Flat([2.7], nyu.depth_scale), nyu) == pytest.approx(2.7)
-    with pytest.raises(DataError, match="depth looks like 256 or 1000 or 100; give units_per_metre=256"):
+    with pytest.raises(DataError, match="depth looks like 256 or 100; give units_per_metre=256"):
         check_depth_units(Flat([14.0 * 256 / 5000], 5000.0), kitti)
