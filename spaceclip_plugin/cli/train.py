@@ -17,7 +17,7 @@ from spaceclip_plugin.cli.train_settings import new_run, resumed_run
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
-from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.run_folder import CONFIG_NAME
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> Result | None:
     except KeyboardInterrupt as error:
         if not (out / CONFIG_NAME).is_file():  # nothing has begun
             raise
-        raise KeyboardInterrupt(f"continue with: spaceclip train --resume {shlex.quote(str(out))}") from error
+        words = ["spaceclip", "train", "--resume", str(out)]
+        words += ["--host", str(config.host)] if str(config.host).startswith(CODE) else []
+        raise KeyboardInterrupt(f"continue with: {shlex.join(words)}") from error
     if os.environ.get("RANK", "0") != "0":  # set by `accelerate launch` and torchrun
         return None
     return _result(result, config, validation, skipped)

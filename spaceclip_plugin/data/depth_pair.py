@@ -77,16 +77,17 @@ class DepthPair:
         return DepthSample(image, depth_m, self.name, intrinsics)
 
     def fingerprint(self, *, units_per_metre: float) -> str:
-        """SHA-256 (hex) of the bytes of both files, the unit they are read with and the lens.
+        """SHA-256 (hex) of the photo's bytes, then that of the depth's, the unit it is read with and the lens.
 
         Raises:
             DataError: a file cannot be read. Names place and file.
         """
         units = None if self.depth.suffix.lower() in METRE_SUFFIXES else float(units_per_metre)
-        total = hashlib.sha256(repr((units, self.lens)).encode())
-        for file in (self.rgb, self.depth):
-            try:
-                total.update(hashlib.sha256(file.read_bytes()).digest())
-            except OSError as error:
-                raise DataError(f"{self.where}: cannot read {file} ({error.strerror}); check the file") from error
-        return total.hexdigest()
+        photo, depth = (self._digest(file) for file in (self.rgb, self.depth))
+        return photo + hashlib.sha256(f"{depth}{(units, self.lens)!r}".encode()).hexdigest()
+
+    def _digest(self, file: Path) -> str:
+        try:
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"{self.where}: cannot read {file} ({error.strerror}); check the file") from error

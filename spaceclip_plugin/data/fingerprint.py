@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy.typing as npt
 
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
+
+_DIGITS = 64
 
 
 @runtime_checkable
@@ -13,12 +17,12 @@ class Fingerprinted(Protocol):
     """A source that knows a cheaper way than decoding, such as hashing the bytes of its files."""
 
     def fingerprint(self, index: int) -> str:
-        """SHA-256 (hex) of whatever decides image, depth and intrinsics of sample `index`."""
+        """SHA-256 (hex) of what decides the image of sample `index`, then of what decides depth and intrinsics."""
         ...
 
 
 def fingerprint(source: DepthSource, index: int) -> str:
-    """SHA-256 (hex) of the content of a sample; its name does not count.
+    """SHA-256 (hex) of a sample's image, then that of depth and intrinsics; its name does not count.
 
     Sources that read files hash their bytes and what gives these a meaning, so that one pair of files has one
     fingerprint in every list. Of any other source the decoded sample is hashed: two sources that give the same arrays
@@ -33,9 +37,17 @@ def fingerprint(source: DepthSource, index: int) -> str:
     return _of_arrays(source[index])
 
 
+def photo_of(fingerprint: str) -> str:
+    """The part of a fingerprint that tells the image, whatever depth it goes with."""
+    return fingerprint[:_DIGITS]
+
+
 def _of_arrays(sample: DepthSample) -> str:
-    total = hashlib.sha256(repr(sample.intrinsics).encode())
-    for array in (sample.image, sample.depth_m):
-        total.update(f"{array.dtype.str} {array.shape}".encode())
-        total.update(array.tobytes())
+    image, depth = (_of_array(array) for array in (sample.image, sample.depth_m))
+    return image + hashlib.sha256(f"{depth}{sample.intrinsics!r}".encode()).hexdigest()
+
+
+def _of_array(array: npt.NDArray[Any]) -> str:
+    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    total.update(array.tobytes())
     return total.hexdigest()

@@ -30,13 +30,16 @@ class _Micro(Dataset[Loaded | SpaceClipError]):
             return error
 
 
-def loaded_batches(stream: FeatureStream, plan: Sequence[MicroBatch], *, workers: int) -> Iterator[Loaded]:
+def loaded_batches(
+    stream: FeatureStream, plan: Sequence[MicroBatch], *, workers: int, pinned: bool = False
+) -> Iterator[Loaded]:
     """What each micro-batch of `plan` needs, in its order, whatever the number of workers.
 
     Args:
         stream: where it comes from.
         plan: what this process does.
         workers: processes that read ahead; 0 reads in this one.
+        pinned: in memory from which a GPU copies faster.
 
     Raises:
         SpaceClipError: what the stream raised, in the place where it did.
@@ -45,7 +48,7 @@ def loaded_batches(stream: FeatureStream, plan: Sequence[MicroBatch], *, workers
         _Micro(stream, plan),
         batch_size=None,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         # A loader draws a seed for its workers, by default from the numbers that dropout draws from.
         generator=torch.Generator().manual_seed(0),
     )

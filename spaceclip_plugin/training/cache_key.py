@@ -39,7 +39,13 @@ class CacheSettings:
 
 
 def cache_key(
-    settings: CacheSettings, *, tower: TowerSpec, weights: str, taps: Sequence[int], fingerprints: Sequence[str]
+    settings: CacheSettings,
+    *,
+    tower: TowerSpec,
+    weights: str,
+    taps: Sequence[int],
+    context: bool,
+    fingerprints: Sequence[str],
 ) -> str:
     """SHA-256 (hex) over everything that a cached value depends on.
 
@@ -48,6 +54,7 @@ def cache_key(
         tower: whose features they are; its place in the host does not count.
         weights: digest of the tower's parameters and buffers.
         taps: hidden states that are kept.
+        context: whether the tower's global vector is kept, too.
         fingerprints: of every sample, in order.
     """
     protocol = dataclasses.asdict(settings.protocol)
@@ -62,6 +69,7 @@ def cache_key(
         "tower": spec,
         "weights": weights,
         "taps": list(taps),
+        "context": context,
         "protocol": protocol,
         "views": settings.views,
         "augmentation": dataclasses.asdict(settings.augmentation) if random_views else None,

@@ -6,6 +6,7 @@ cached goes on where it was. The index is written last; a cache without one is n
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,7 +30,7 @@ from spaceclip_plugin.errors import DataError, SpaceClipError, TrainingError
 from spaceclip_plugin.files import write_json
 from spaceclip_plugin.tower import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache_key import CacheSettings, cache_key
-from spaceclip_plugin.training.feature_cache import INDEX_NAME, FeatureCache
+from spaceclip_plugin.training.feature_cache import INDEX_NAME, FeatureCache, cache_index
 from spaceclip_plugin.training.feature_shards import CachedImage, Shard, packed, write_shard
 from spaceclip_plugin.training.feature_storage import STORAGES
 from spaceclip_plugin.training.processes import Processes
@@ -91,18 +93,37 @@ def make_cache(
     if len(source) == 0:
         raise DataError("there are no features to cache: the source is empty")
     tower, taps = attachment.tower, attachment.head.taps
-    key = cache_key(settings, tower=tower, weights=weights, taps=taps, fingerprints=fingerprints)
+    context = attachment.head.uses_context
+    key = cache_key(settings, tower=tower, weights=weights, taps=taps, context=context, fingerprints=fingerprints)
     if keyed:
         folder = folder / key[:16]
     maker = _Maker(attachment, source, folder, settings=settings, key=key, workers=workers)
-    maker.images_per_shard = processes.on_main(lambda: maker.prepare(processes))
-    digests = processes.together(lambda: maker.make_share(processes, progress))
-    shards = {number: digest for share in processes.gathered(digests) for number, digest in share.items()}
-    processes.on_main(lambda: maker.write_index(shards))
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    processes.on_main(lambda: _acquire(lock, folder))
+    try:
+        maker.images_per_shard = processes.on_main(lambda: maker.prepare(processes))
+        digests = processes.together(lambda: maker.make_share(processes, progress))
+        shards = {number: digest for share in processes.gathered(digests) for number, digest in share.items()}
+        processes.on_main(lambda: maker.write_index(shards))
+    finally:
+        lock.release()
     image_hw = (tower.image_hw[0], tower.image_hw[1])
     return FeatureCache(
         folder, key=key, settings=settings, taps=taps, image_hw=image_hw, target_side=target_side
     )  # fmt: skip
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    """Lock the cache in `folder`; a run that finds another one making it waits for it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _logger.info("another run is making the feature cache %s: waiting for it", folder)
+            lock.acquire()
+    except OSError as error:
+        raise TrainingError(f"cannot make the feature cache {str(folder)!r}: {error}") from error
 
 
 class _Maker:
@@ -135,6 +156,9 @@ class _Maker:
                 left.unlink()
         except OSError as error:
             raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
+        with contextlib.suppress(TrainingError):
+            cache_index(self._folder, self._key)
+            return self._images_per_existing_shard() or 1
         for _ in range(2):  # the first call of a tower is slower than all others
             started = time.perf_counter()
             [image] = self._cached(list(self._seen([0], workers=0)))
@@ -143,8 +167,11 @@ class _Maker:
         # A resumed cache keeps the shards it has.
         count = self._images_per_existing_shard() or max(1, SHARD_BYTES // size)
         estimate = CacheEstimate(size * len(self._source), seconds * len(self._source) / processes.count)
-        there = sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors"))
-        free = shutil.disk_usage(self._folder).free
+        try:
+            there = sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors"))
+            free = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
         _logger.info(
             "features of %d images in %d versions: %.2f GB on the disk, about %.0f s to make%s",
             len(self._source), self._settings.views, estimate.bytes / 1e9,
@@ -169,6 +196,7 @@ class _Maker:
             if path.exists():
                 shard = Shard(path, key=self._key)
                 shard.verify()
+                shard.check_place(self._range(number))
                 digests[number] = shard.sha256
                 self._advance(progress, len(shard), processes)
             else:

@@ -59,6 +59,12 @@ class DataOrder:
         """An epoch has as many images as there are; the last step of one may be smaller."""
         return -(-self.images // self._batch_size)
 
+    @property
+    def smallest_micro_batch(self) -> int:
+        """Images, over all processes, of the smallest micro-batch of an epoch."""
+        last = self.images % self._batch_size or min(self._batch_size, self.images)
+        return max(1, last // self._accumulation)
+
     def epoch(self, number: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """(indices, views) of every step of epoch `number` (from 0), over all processes.
 

@@ -62,7 +62,7 @@ class FeatureCache:
         self._taps = tuple(taps)
         self._image_hw = image_hw
         self._storage = STORAGES[settings.storage]
-        self._files, self._starts, self._count = _index(folder, key)
+        self._files, self._starts, self._count = cache_index(folder, key)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         depth_hw = self._shard(0)[0].depth_m(0).shape
         self.target_hw = within((depth_hw[0], depth_hw[1]), target_side)
@@ -120,6 +120,8 @@ class FeatureCache:
         shard = self._shards.pop(number, None)
         if shard is None:
             shard = Shard(self._folder / self._files[number], key=self._key)
+            ends = [*self._starts[1:], self._count]
+            shard.check_place(range(self._starts[number], ends[number]))
             while len(self._shards) >= OPEN_SHARDS:
                 self._shards.popitem(last=False)
         self._shards[number] = shard  # the newest is last
@@ -136,8 +138,12 @@ def within(hw: tuple[int, int], longest: int | None) -> tuple[int, int]:
     return max(1, round(hw[0] * longest / max(hw))), max(1, round(hw[1] * longest / max(hw)))
 
 
-def _index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
-    """File names, first images and number of images of a complete cache."""
+def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
+    """File names, first images and number of images of a complete cache.
+
+    Raises:
+        TrainingError: there is none, or it is of other features.
+    """
     path = folder / INDEX_NAME
     try:
         index = read_json_object(path, most_bytes=1 << 26)

@@ -6,8 +6,9 @@ for are touched. `hidden.NNN` is (n, V, h, w, C), which reads back as the channe
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -89,7 +90,7 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
         start: index of the first image.
 
     Returns:
-        SHA-256 of the tensors.
+        SHA-256 of the content.
 
     Raises:
         TrainingError: the disk refuses the file.
@@ -100,10 +101,10 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
     note: dict[str, Any] = {
         "key": key,
         "start": start,
-        "sha256": tensors_digest(tensors.items()),
         "names": [image.name for image in images],
         "image_hw": [list(image.image_hw) for image in images],
     }
+    note["sha256"] = _digest(note, tensors.items())
     try:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={_NOTE: json.dumps(note)})
@@ -121,7 +122,7 @@ class Shard:
     Attributes:
         start: index of its first image.
         names, image_hw: of each image, see `CachedImage`.
-        sha256: digest of its tensors, as written down when it was made.
+        sha256: digest of its content, as written down when it was made.
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
@@ -135,7 +136,8 @@ class Shard:
             self._file = cast(Any, safe_open(path, framework="pt", device="cpu"))
             note = json.loads((self._file.metadata() or {})[_NOTE])
             self.start = int(note["start"])
-            self.sha256 = str(note["sha256"])
+            self.sha256 = str(note.pop("sha256"))
+            self._note = note
             self.names = tuple(str(name) for name in note["names"])
             self.image_hw = tuple((int(height), int(width)) for height, width in note["image_hw"])
             found = str(note["key"])
@@ -151,6 +153,19 @@ class Shard:
     def __len__(self) -> int:
         return len(self.names)
 
+    def check_place(self, images: range) -> None:
+        """Check that the file holds these images of the source.
+
+        Raises:
+            TrainingError: it holds others; files were renamed, or made in shards of another size.
+        """
+        if (self.start, len(self)) != (images.start, len(images)):
+            raise TrainingError(
+                f"the feature cache {str(self.path)!r} holds images {self.start} to {self.start + len(self) - 1}, "
+                f"expected {images.start} to {images.stop - 1}: files of it were renamed or left out. Remove the "
+                "folder to have it made again"
+            )
+
     def verify(self) -> None:
         """Read everything and compare with the digest.
 
@@ -158,7 +173,7 @@ class Shard:
             TrainingError: the file is damaged; names it.
         """
         try:
-            found = tensors_digest((name, self._file.get_tensor(name)) for name in self._slices)
+            found = _digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
         if found != self.sha256:
@@ -181,6 +196,11 @@ class Shard:
         """Versions of each image."""
         shapes = [part.get_shape() for name, part in self._slices.items() if not name.startswith("depth_m.")]
         return int(shapes[0][1])
+
+
+def _digest(note: dict[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 (hex) over the tensors and what is noted about them."""
+    return hashlib.sha256(f"{tensors_digest(tensors)}{json.dumps(note, sort_keys=True)}".encode()).hexdigest()
 
 
 def _depth_name(row: int) -> str:

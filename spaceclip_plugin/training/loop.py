@@ -85,11 +85,12 @@ class TrainingLoop:
         self._processes = processes
         self._save_every = save_every
         self._losses: list[float] = []
+        self._saved: int | None = None
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
 
     def resume(self) -> int:
-        """Go on from the newest checkpoint; returns its step, 0 where there is none.
+        """Go on from the newest checkpoint; returns its step, 0 where there is none. Each process reads it.
 
         Raises:
             CheckpointError: it is damaged, of another head, or made by another number of processes.
@@ -109,7 +110,8 @@ class TrainingLoop:
         self.history = list(state["history"])
         if state["best_epoch"] is not None:
             metrics = DepthMetrics(**state["best_metrics"])
-            self._keep(Best(state["best_epoch"], metrics, checkpoint.tensors["best"]))
+            self.best = Best(state["best_epoch"], metrics, checkpoint.tensors["best"])
+        self._saved = checkpoint.step
         set_rng_state(checkpoint.tensors[f"rng-{self._processes.rank}"], self._processes.device)
         _logger.info("continuing at step %d of %d", checkpoint.step, self._stepper.steps)
         return checkpoint.step
@@ -126,6 +128,10 @@ class TrainingLoop:
             TrainingError: the loss is not finite, or a checkpoint cannot be saved.
         """
         stepper = self._stepper
+        if self._saved is None:
+            self._save()  # so that a continued run does not depend on how its head was made
+        elif self.best is not None:
+            self._write_best(self.best)
         with tqdm(total=stepper.steps, initial=stepper.step, desc="training", unit="step", disable=not progress) as bar:
             for epoch in range(len(self.history), self._epochs):
                 started = time.perf_counter()
@@ -163,10 +169,10 @@ class TrainingLoop:
         )  # fmt: skip
         if self.best is None or metrics.abs_rel < self.best.metrics.abs_rel:
             weights = {name: value.detach().cpu().clone() for name, value in average.state_dict().items()}
-            self._keep(Best(number, metrics, weights))
+            self.best = Best(number, metrics, weights)
+            self._write_best(self.best)
 
-    def _keep(self, best: Best) -> None:
-        self.best = best
+    def _write_best(self, best: Best) -> None:
         head = copy.deepcopy(self._stepper.average.head)  # a new one would draw random numbers
         head.load_state_dict(dict(best.weights))
         head.config = self._trained
@@ -181,7 +187,7 @@ class TrainingLoop:
             raise KeyboardInterrupt
 
     def _stop_if_asked(self, interruption: Interruption) -> None:
-        if len(self.history) < self._epochs and self._processes.any(interruption.asked):
+        if self._processes.any(interruption.asked):
             raise KeyboardInterrupt
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.batches import loaded_batches
 from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
-from spaceclip_plugin.training.features import FeatureStream, Loaded
+from spaceclip_plugin.training.features import Batch, FeatureStream
 from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.recipe import Recipe
@@ -58,7 +59,7 @@ class HeadOptimizer:
             workers: processes that read batches ahead, for each of `processes`.
 
         Raises:
-            ConfigError: several processes on the CPU, and a head whose batch statistics they could not share.
+            ConfigError: several processes, and a head whose batch statistics they could not share.
         """
         self._recipe = recipe
         self._protocol = protocol
@@ -69,7 +70,7 @@ class HeadOptimizer:
         self._loss = LOSSES[recipe.loss]()
         head.to(memory_format=torch.channels_last)
         self._head = head
-        self._trained = _synchronised(head, processes)
+        self._trained = _synchronised(head, processes, order)
         self.average = AveragedHead(head, recipe.ema_decay)
         self._optimizer = torch.optim.AdamW(
             head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -91,8 +92,10 @@ class HeadOptimizer:
         )  # fmt: skip
         self._trained.train()
         total = 0.0
-        loaded = loaded_batches(self._stream, plan, workers=self._workers)
-        for micro, batch in zip(plan, loaded, strict=True):
+        device = self._processes.device
+        loaded = loaded_batches(self._stream, plan, workers=self._workers, pinned=device.type == "cuda")
+        for micro in plan:
+            batch = processes.together(lambda: self._stream.decode(next(loaded), device))
             total += micro.weight * self._accumulate(micro, batch)
             if micro.last:
                 self._update()
@@ -136,11 +139,11 @@ class HeadOptimizer:
                 self._optimizer.state[parameter] = moments
         self.step = step
 
-    def _accumulate(self, micro: MicroBatch, loaded: Loaded) -> float:
+    def _accumulate(self, micro: MicroBatch, batch: Batch) -> float:
         """Add a micro-batch's share to the gradients; returns its loss, over all processes."""
-        batch = self._stream.decode(loaded, self._processes.device)
         # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
-        with torch.autocast(batch.target_m.device.type, torch.bfloat16, enabled=self._recipe.precision == "bf16"):
+        half = self._recipe.precision == "bf16"
+        with torch.autocast(batch.target_m.device.type, torch.bfloat16) if half else contextlib.nullcontext():
             output: HeadOutput = self._trained(batch.features, self._stream.target_hw, auxiliary=True)
         loss = self._whole_loss(output, batch.target_m, micro)
         value = float(loss.detach())
@@ -200,7 +203,7 @@ class AveragedHead:
                 mine.copy_(theirs)
 
 
-def _synchronised(head: DepthHead, processes: Processes) -> nn.Module:
+def _synchronised(head: DepthHead, processes: Processes, order: DataOrder) -> nn.Module:
     """The head with batch statistics over all processes; the same weights."""
     normalised = [name for name, part in head.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if processes.count == 1 or not normalised:
@@ -209,6 +212,11 @@ def _synchronised(head: DepthHead, processes: Processes) -> nn.Module:
         raise ConfigError(
             f"{processes.count} processes on the CPU cannot share the batch statistics of {normalised[0]!r}: each "
             "would train another head. Train this architecture in one process or on GPUs, or take 'tap-mixer'"
+        )
+    if order.smallest_micro_batch < processes.count:
+        raise ConfigError(
+            f"some steps have {order.smallest_micro_batch} images for {processes.count} processes, and a process "
+            f"without one would spoil the batch statistics of {normalised[0]!r}; choose another batch size"
         )
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(head)  # type: ignore[no-untyped-call]
     return converted

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.errors import ConfigError, SpaceClipError, TrainingError, nearest
+from spaceclip_plugin.errors import ConfigError, TrainingError, nearest
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 T = TypeVar("T")
@@ -34,18 +37,16 @@ class Processes:
             folder: where a tracker that writes files puts them.
 
         Raises:
-            ConfigError: an unknown tracker, or one that is not installed.
+            ConfigError: an unknown tracker, one that is not installed, or two processes with one GPU.
         """
-        from accelerate import Accelerator
-
         check_tracker(log_with)
         self._tracked = log_with is not None
-        self._accelerator = Accelerator(
-            cpu=device.type == "cpu", device_placement=False, log_with=log_with, project_dir=folder
-        )
-        self.rank: int = self._accelerator.process_index
-        self.count: int = self._accelerator.num_processes
-        self.device = device
+        self.rank, self.count, self.device = 0, 1, device
+        # Alone there is nothing to accelerate, and its state is one per process: another library's may be in the way.
+        if self._tracked or _launched_together():
+            self._accelerator = _accelerator(device, log_with, folder)
+            self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
+        self._check_devices()
 
     @property
     def main(self) -> bool:
@@ -56,23 +57,37 @@ class Processes:
         """Do something in every process; where it fails in one, it fails in all, and nobody waits for ever.
 
         Raises:
-            SpaceClipError: what was raised here, or in the first of the others.
+            BaseException: what was raised here.
+            TrainingError: another process raised something.
         """
-        mine: SpaceClipError | None = None
+        if self.count == 1:
+            return work()
+        mine: BaseException | None = None
         result: T | None = None
         try:
             result = work()
-        except SpaceClipError as error:
-            if self.count == 1:
-                raise
+        except BaseException as error:
             mine = error
-        failures = self.gathered(None if mine is None else f"process {self.rank}: {mine}")
-        if mine is not None:
-            raise mine
-        for failure in failures:
-            if failure is not None:
-                raise TrainingError(failure)
+        if self.any(mine is not None):
+            told = self.gathered(None if mine is None else f"process {self.rank}: {type(mine).__name__}: {mine}")
+            if mine is not None:
+                raise mine
+            raise TrainingError(next(failure for failure in told if failure is not None))
         return cast(T, result)
+
+    def check_equal(self, values: Mapping[str, object]) -> None:
+        """Check that every process has the same values.
+
+        Raises:
+            TrainingError: names what differs.
+        """
+        everyone = self.gathered(dict(values))
+        for name in values:
+            if any(one[name] != everyone[0][name] for one in everyone):
+                raise TrainingError(
+                    f"the {self.count} processes do not start alike: their {name} differ. Give all of them the same "
+                    "data, and make host and head from the same seed or files"
+                )
 
     def on_main(self, work: Callable[[], T]) -> T:
         """What the main process makes of something, while the others wait; a failure there is one everywhere."""
@@ -129,7 +144,7 @@ class Processes:
     def start_tracker(self, config: Mapping[str, object]) -> None:
         """Tell the tracker, where there is one, the settings of the run."""
         if self._tracked:
-            self._accelerator.init_trackers("spaceclip", config=dict(config))
+            self.together(lambda: self._accelerator.init_trackers("spaceclip", config=dict(config)))
 
     def track(self, values: Mapping[str, float], step: int) -> None:
         """Figures for the tracker."""
@@ -140,6 +155,40 @@ class Processes:
         """The tracker writes what it holds."""
         if self._tracked:
             self._accelerator.end_training()
+
+    def _check_devices(self) -> None:
+        places = self.gathered((socket.gethostname(), str(self.device)))
+        if self.device.type == "cuda" and places.count(places[self.rank]) > 1:
+            raise ConfigError(
+                f"{places.count(places[self.rank])} processes would share {self.device}: give each a GPU of its own "
+                "(cuda:LOCAL_RANK, as hosts by name get without --device), or start fewer"
+            )
+
+
+def _launched_together() -> bool:
+    """Whether a launcher (torchrun, accelerate, MPI) started this process as one of several."""
+    sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    return torch.distributed.is_initialized() or any(os.environ.get(name, "1") not in ("", "0", "1") for name in sizes)
+
+
+def _accelerator(device: torch.device, log_with: str | None, folder: Path | None) -> Any:
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    # Others wait while one reads a data set or scores a test list: by default they would give up after ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            device_placement=False,
+            log_with=log_with,
+            project_dir=folder,
+            kwargs_handlers=[patience],
+        )
+    except ValueError as error:  # its state was set up otherwise, by an earlier run or by the host's own code
+        raise ConfigError(
+            f"accelerate cannot be set up for {device}: {error}. Train in a process of its own"
+        ) from error
 
 
 def check_tracker(name: str | None) -> None:
@@ -154,6 +203,10 @@ def check_tracker(name: str | None) -> None:
         raise ConfigError(f"log_with must be one of {', '.join(TRACKERS)}, got {name!r}{nearest(str(name), TRACKERS)}")
     if importlib.util.find_spec(name) is None:
         raise ConfigError(f"log_with={name!r}, but {name} is not installed: pip install {name}, or leave it out")
+    from accelerate.utils import LoggerType
+
+    if name not in [str(kind.value) for kind in LoggerType]:
+        raise ConfigError(f"log_with={name!r} needs a newer accelerate: pip install -U accelerate, or leave it out")
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

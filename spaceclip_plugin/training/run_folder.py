@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,10 +23,16 @@ CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 HEAD_NAME = "head"
 CACHE_NAME = "cache"
-LASTING = ("recipe", "protocol", "head", "host_digest_before", "data")
+LASTING = ("recipe", "protocol", "protocol_settings", "head", "tower", "host_digest_before", "data", "shares")
 """What a continued run must have in common with what was begun."""
 
+SHOULD_LAST = ("device", "torch", "threads")
+"""What the last bits depend on, too."""
+
 _LOCK_NAME = ".lock"
+
+
+_logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -63,7 +70,7 @@ class RunFolder:
             self._take()
             self._check_empty()  # of two runs that start together one waits for nothing
             if config_yaml is not None:
-                with atomic_path(self.path / CONFIG_NAME) as temporary:
+                with self._written(CONFIG_NAME) as temporary:
                     temporary.write_text(config_yaml, encoding="utf-8")
             self.write_record({"finished": False, **record})
             return
@@ -85,13 +92,18 @@ class RunFolder:
         return self.path / CACHE_NAME / name
 
     def write_record(self, record: Mapping[str, object]) -> None:
-        """Replace `run.json`."""
-        write_json(self.path / RECORD_NAME, record)
+        """Replace `run.json`.
+
+        Raises:
+            TrainingError: the disk refuses it; the older one stays.
+        """
+        with self._written(RECORD_NAME) as temporary:
+            write_json(temporary, record)
 
     def write_metrics(self, history: Sequence[Mapping[str, object]]) -> None:
         """Replace `metrics.jsonl`: one line per epoch."""
         lines = [json.dumps(dict(epoch), allow_nan=False) + "\n" for epoch in history]
-        with atomic_path(self.path / METRICS_NAME) as temporary:
+        with self._written(METRICS_NAME) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def save_best(self, head: DepthHead) -> None:
@@ -101,9 +113,12 @@ class RunFolder:
     def publish_best(self) -> Path:
         """Make the best head the run's head; returns its folder."""
         head = self.path / HEAD_NAME
-        if head.exists():  # of this run, killed before it could say that it was finished
-            shutil.rmtree(head)
-        (self.path / BEST_NAME).rename(head)
+        try:
+            if head.exists():  # of this run, killed before it could say that it was finished
+                shutil.rmtree(head)
+            (self.path / BEST_NAME).rename(head)
+        except OSError as error:
+            raise TrainingError(f"cannot finish the run in {str(self.path)!r}: {error}; resume it") from error
         return head
 
     def clean(self) -> None:
@@ -119,6 +134,7 @@ class RunFolder:
         except CheckpointError as error:
             raise TrainingError(f"the run in {str(self.path)!r} cannot be continued: {error}") from error
         if previous.get("finished"):
+            self.clean()  # a kill may have come between
             raise TrainingError(
                 f"the run in {str(self.path)!r} is finished; its head is {str(self.path / HEAD_NAME)!r}. "
                 "For more epochs start another run"
@@ -130,6 +146,24 @@ class RunFolder:
                     f"the run in {str(self.path)!r} cannot be continued: its {key} was {_told(previous.get(key))}, now "
                     f"it is {_told(ours[key])}. Give what it was started with, or start another run"
                 )
+        for key in SHOULD_LAST:
+            if previous.get(key) != ours[key]:
+                _logger.warning(
+                    "the run was begun with %s %s and goes on with %s: its last bits may differ from those of an "
+                    "uninterrupted one", key, previous.get(key), ours[key],
+                )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _written(self, name: str) -> Iterator[Path]:
+        """A temporary file that becomes one of the run's."""
+        try:
+            with atomic_path(self.path / name) as temporary:
+                yield temporary
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {str(self.path / name)!r}: {error.strerror or error}. Free disk space or make the "
+                "folder writable, then resume the run"
+            ) from error
 
     def _check_empty(self) -> None:
         try:

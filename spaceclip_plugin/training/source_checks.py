@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 from spaceclip_plugin.data.depth_units import check_depth_units
-from spaceclip_plugin.data.fingerprint import fingerprint
+from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import Protocol
@@ -50,10 +50,10 @@ def _fingerprints(source: DepthSource, processes: Processes) -> list[str]:
 def _check_apart(
     one: str, first: DepthSource, ours: list[str], other: str, second: DepthSource, theirs: list[str]
 ) -> None:  # fmt: skip
-    places = {print_: index for index, print_ in enumerate(ours)}
-    shared = [index for index, print_ in enumerate(theirs) if print_ in places]
+    places = {photo_of(print_): index for index, print_ in enumerate(ours)}
+    shared = [index for index, print_ in enumerate(theirs) if photo_of(print_) in places]
     if shared:
-        names = (second[shared[0]].name, first[places[theirs[shared[0]]]].name)
+        names = (second[shared[0]].name, first[places[photo_of(theirs[shared[0]])]].name)
         raise DataError(
             f"{len(shared)} images of the {other} source are in the {one} source too, such as {names[0]} "
             f"({names[1]}): figures on them would say nothing. Take them out of one"

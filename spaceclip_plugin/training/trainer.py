@@ -47,7 +47,7 @@ from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, check_tracker
 from spaceclip_plugin.training.recipe import LIVE, Recipe
-from spaceclip_plugin.training.run_folder import BEST_NAME, RunFolder
+from spaceclip_plugin.training.run_folder import BEST_NAME, LASTING, RunFolder
 from spaceclip_plugin.training.source_checks import checked_sources
 
 
@@ -170,7 +170,8 @@ class DepthTrainer:
         shown = progress and processes.main
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
         fingerprints = checked_sources(sources, self._protocol, processes)
-        record = self._record(trained_on, details or {}, fingerprints, processes)
+        record = self._record(trained_on, details or {}, train, fingerprints, processes)
+        processes.check_equal({"head": module_digest(self.head), **{key: record[key] for key in LASTING}})
         folder = RunFolder(out)
         processes.on_main(lambda: folder.open(record, resume=resume, config_yaml=config_yaml))
         try:
@@ -187,14 +188,14 @@ class DepthTrainer:
                 ]  # fmt: skip
                 if self._recipe.cache != LIVE:
                     stack.close()  # the tower is not needed any more
-                self._check_host(record)
+                processes.together(lambda: self._check_host(record))
                 cached_at = time.perf_counter()
                 loop, held_out = self._loop(
                     streams, sources, folder, record, processes, save_every=save_every, workers=workers
                 )  # fmt: skip
                 best, continued_at = self._run(loop, processes, resume=resume, shown=shown)
                 calibration = processes.on_main(lambda: self._calibrate(held_out, folder))
-            after = self._check_host(record)
+            after = processes.together(lambda: self._check_host(record))
             seconds = (cached_at - started, time.perf_counter() - cached_at)
             tested = None if test is None else processes.on_main(lambda: self._test(folder, test, shown=shown))
             head_folder = processes.on_main(folder.publish_best)
@@ -205,9 +206,10 @@ class DepthTrainer:
             outcome = _outcome(result, sources, continued_at)
             processes.on_main(lambda: folder.write_record({"finished": True, **record, **outcome}))
             processes.on_main(folder.clean)
-            processes.end_tracker()
             return result
         finally:
+            self.head.eval()
+            processes.end_tracker()
             folder.release()
 
     @property
@@ -218,6 +220,7 @@ class DepthTrainer:
         self,
         trained_on: str,
         details: Mapping[str, object],
+        train: DepthSource,
         fingerprints: Mapping[str, Sequence[str]],
         processes: Processes,
     ) -> dict[str, Any]:
@@ -227,11 +230,13 @@ class DepthTrainer:
         return {
             "recipe": dataclasses.asdict(self._recipe),
             "protocol": self._protocol.name,
+            "protocol_settings": dataclasses.asdict(self._protocol),
             "tower": dataclasses.asdict(self._tower.spec),
             "head": trained.to_dict(),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
             "host_digest_before": module_digest(self._host),
             "data": {name: hashlib.sha256("".join(found).encode()).hexdigest() for name, found in fingerprints.items()},
+            "shares": [dataclasses.asdict(share) for share in shares_of(train)],
             "processes": processes.count,
             "device": str(self._device),
             "torch": torch.__version__,
@@ -322,9 +327,11 @@ class DepthTrainer:
 
     def _run(self, loop: TrainingLoop, processes: Processes, *, resume: bool, shown: bool) -> tuple[Best, int | None]:
         """The best epoch, and the step at which the run was continued."""
-        with torch.random.fork_rng(), watched() as interruption:
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), watched() as interruption:
             torch.manual_seed(self._recipe.seed + processes.rank)
             continued_at = processes.together(loop.resume) if resume else None
+            processes.check_equal({"newest checkpoint": continued_at})
             return loop.run(interruption, progress=shown), continued_at
 
     def _calibrate(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:

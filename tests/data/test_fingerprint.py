@@ -8,7 +8,7 @@ from PIL import Image
 
 from spaceclip_plugin.camera import Intrinsics
 from spaceclip_plugin.data.depth_list import DepthList
-from spaceclip_plugin.data.fingerprint import fingerprint
+from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
 from spaceclip_plugin.data.image_folder import ImageFolder
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError
@@ -112,3 +112,15 @@ def test_other_sources_are_known_by_their_arrays() -> None:
     assert len(set(prints)) == len(samples)
     renamed = DepthSample(np.asfortranarray(image), np.asfortranarray(depth_m), "b")
     assert fingerprint(Single(renamed), 0) == prints[0]
+
+
+def test_a_photo_is_known_whatever_depth_it_goes_with(folder: Path) -> None:
+    one = fingerprint(listed(folder, pair(0)), 0)
+    for text, units in ((pair(0, "500"), 1000.0), (pair(0), 256.0), ("rgb/0.png depth/1.png\n", 1000.0)):
+        assert photo_of(fingerprint(listed(folder, text, units_per_metre=units), 0)) == photo_of(one)
+    assert photo_of(fingerprint(listed(folder, "rgb/1.png depth/0.png\n"), 0)) != photo_of(one)
+    image = np.zeros((4, 5, 3), np.uint8)
+    samples = [DepthSample(image, np.full((4, 5), depth_m, np.float32), "x") for depth_m in (1, 2)]
+    first, second = fingerprint(samples, 0), fingerprint(samples, 1)
+    assert first != second
+    assert photo_of(first) == photo_of(second)

@@ -17,7 +17,7 @@ import pytest
 from source_places import COUNT, NO_PLACE, PLACES, image
 
 from spaceclip_plugin.data.depth_list import ListData
-from spaceclip_plugin.data.fingerprint import fingerprint
+from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
 from spaceclip_plugin.data.image_folder import FolderData
 from spaceclip_plugin.data.lerobot_dataset import LeRobotData
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
@@ -133,7 +133,8 @@ def test_fingerprints_are_stable_and_distinct(kind: str, tmp_path: Path) -> None
     source = opened(spec, tmp_path)
     assert prints == [fingerprint(source, index) for index in range(COUNT)]
     assert len(set(prints)) == COUNT
-    assert all(len(bytes.fromhex(one)) == 32 for one in prints)
+    assert all(len(bytes.fromhex(one)) == 64 for one in prints)
+    assert len({photo_of(one) for one in prints}) == COUNT
 
 
 @every_source

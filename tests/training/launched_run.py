@@ -1,7 +1,8 @@
 """A run as `torchrun` starts it: `launched_run.py OUT CASE`; also writes the first step's gradients.
 
 CASE: "plain"; "accumulated" (three micro-batches a step); "stopped" (killed after step 5 in every process); "resumed";
-"bad-sample" (one that cannot be used, in the share of process 1); "space-clip" (a head with batch statistics).
+"bad-sample" (one that cannot be used, in the share of process 1); "late" (process 1 cannot read its second batch);
+"unlike" (each has a head of its own); "space-clip" (a head with batch statistics).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +18,10 @@ from safetensors.torch import save_file
 from small_world import PROTOCOL, RESUMED, scenes, tiny_head, tiny_host, tiny_mixer
 
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.errors import SpaceClipError
+from spaceclip_plugin.errors import DataError, SpaceClipError
 from spaceclip_plugin.training import cache_maker
+from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.features import Loaded
 from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.recipe import Recipe
@@ -45,6 +49,19 @@ def watch_gradients(out: Path, *, stop: bool) -> None:
     HeadOptimizer._update = stopping  # type: ignore[method-assign]
 
 
+def fail_late() -> None:
+    load, calls = FeatureCache.load, 0
+
+    def failing(self: FeatureCache, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise DataError("this batch is gone")
+        return load(self, indices, views)
+
+    FeatureCache.load = failing  # type: ignore[method-assign]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     out, case = Path(sys.argv[1]), sys.argv[2]
@@ -60,6 +77,11 @@ def main() -> None:
     train = scenes(10)
     if case == "bad-sample":
         train[7] = DepthSample(train[7].image, train[7].depth_m * 0, "list.txt:8 unknown.jpg")
+    if case == "late" and os.environ["RANK"] == "1":
+        fail_late()
+    if case == "unlike":
+        with torch.no_grad():
+            next(head.parameters()).add_(float(os.environ["RANK"]))
     trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL)
     try:
         result = trainer.fit(

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host
+from filelock import FileLock, Timeout
+from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attachment import DepthAttachment
@@ -24,6 +25,7 @@ from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.training import cache_maker
 from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.feature_shards import Shard
 from spaceclip_plugin.training.features import Batch
 
 RANDOM = augmentation("recommended")
@@ -235,20 +237,55 @@ class TestShards:
         assert changed == [shards[1]]
         assert not list(tmp_path.glob(".*"))
 
-    @pytest.mark.parametrize("place", [5, 200, -1, -2000])
+    @pytest.mark.parametrize("bit", [0, 4])
     def test_a_flipped_bit_is_found_and_the_file_named(
-        self, attachment: DepthAttachment, tmp_path: Path, place: int
+        self, attachment: DepthAttachment, tmp_path: Path, bit: int
     ) -> None:
-        samples = scenes(14)
-        cached(attachment, samples, tmp_path)
-        damaged = sorted(tmp_path.glob("shard-*"))[2]
-        content = bytearray(damaged.read_bytes())
-        content[place] ^= 16
-        damaged.write_bytes(content)
-        with pytest.raises(TrainingError, match=rf"{damaged.name}' (is damaged|holds features of another)"):
-            cached(attachment, samples, tmp_path)
+        """In every byte of the header, and in some of what follows."""
+        cached(attachment, scenes(6), tmp_path)
+        damaged = sorted(tmp_path.glob("shard-*"))[1]
+        whole = damaged.read_bytes()
+        key = json.loads((tmp_path / "index.json").read_text())["key"]
+        header = 8 + int.from_bytes(whole[:8], "little")
+        for place in [*range(header), *range(header, len(whole), 997), len(whole) - 1]:
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            damaged.write_bytes(content)
+            with pytest.raises(TrainingError, match=rf"{damaged.name}' (is damaged|holds features of another)"):
+                Shard(damaged, key=key).verify()
+        with pytest.raises(TrainingError, match=rf"{damaged.name}' is damaged"):
+            cached(attachment, scenes(6), tmp_path)
         damaged.unlink()
-        cached(attachment, samples, tmp_path)
+        cached(attachment, scenes(6), tmp_path)
+        assert damaged.read_bytes() == whole
+
+    def test_files_that_changed_names_are_found(self, attachment: DepthAttachment, tmp_path: Path) -> None:
+        cache = cached(attachment, scenes(14), tmp_path)
+        one, other = sorted(tmp_path.glob("shard-*"))[1:3]
+        one.rename(tmp_path / "kept")
+        other.rename(one)
+        (tmp_path / "kept").rename(other)
+        start = json.loads((tmp_path / "index.json").read_text())["shards"][1]["start"]
+        with pytest.raises(TrainingError, match=rf"{one.name}' holds images \d+ to \d+, expected {start} to"):
+            cache.load([start], [0])
+        with pytest.raises(TrainingError, match=rf"{one.name}' holds images"):
+            cached(attachment, scenes(14), tmp_path)
+
+    def test_a_second_run_waits_for_the_first(
+        self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else it would remove what the first is writing as the left-over of a killed process."""
+        write = cache_maker.write_shard
+
+        def meanwhile(path: Path, *args: object, **options: object) -> str:
+            lock = FileLock(path.parent.with_name(f".{path.parent.name}.lock"), is_singleton=False)
+            with pytest.raises(Timeout):
+                lock.acquire(timeout=0)
+            return write(path, *args, **options)
+
+        monkeypatch.setattr(cache_maker, "write_shard", meanwhile)
+        cached(attachment, scenes(3), tmp_path / "cache")
+        FileLock(tmp_path / ".cache.lock").acquire(timeout=0).lock.release()
 
     @pytest.mark.parametrize("size", [0, 7, 100, 5000])
     def test_a_truncated_shard_is_found(self, attachment: DepthAttachment, tmp_path: Path, size: int) -> None:
@@ -271,6 +308,7 @@ class TestStale:
         samples = scenes(3)
         others = [
             {"weights": "other"},
+            {"host": "without context"},
             {"views": 3},
             {"views": 3, "seed": 1},
             {"views": 3, "augmentation": augmentation("published-nyu")},
@@ -280,7 +318,13 @@ class TestStale:
         ]
         cached(attachment, samples, tmp_path, keyed=True)
         for count, changes in enumerate(others, start=2):
-            cached(attachment, samples, tmp_path, keyed=True, **changes)
+            if changes.pop("host", None):
+                host = tiny_host().eval()
+                head = tiny_mixer(host, taps=attachment.head.taps)
+                with attach_depth_head(host, head) as plain:
+                    cached(plain, samples, tmp_path, keyed=True)
+            else:
+                cached(attachment, samples, tmp_path, keyed=True, **changes)
             assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == count
         for changes in (
             {},

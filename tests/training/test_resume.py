@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.errors import CheckpointError, TrainingError
+from spaceclip_plugin.evaluation.regions import FractionRegion
 from spaceclip_plugin.training.checkpoint import Checkpoint, CheckpointFolder
 from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.recipe import Recipe
@@ -122,6 +124,24 @@ def test_dropout_is_drawn_as_if_nothing_had_happened(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("step", [1, 8])
+def test_the_weights_a_head_is_given_do_not_matter_to_a_run_that_has_begun(tmp_path: Path, step: int) -> None:
+    fit(tmp_path / "whole")
+    out = tmp_path / "stopped"
+    fit_until(step, out)
+    host = tiny_host()
+    head = tiny_mixer(host)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(1.0)
+    train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
+    trainer = DepthTrainer(host, head, recipe=RESUMED, protocol=PROTOCOL)
+    trainer.fit(train, scenes(5, seed=1), out, trained_on="scenes", resume=True, progress=False)
+    assert_equal_runs(tmp_path / "whole", out)
+    assert not head.training
+
+
+@pytest.mark.usefixtures("kept")
 def test_ctrl_c_saves_and_says_nothing_more(tmp_path: Path) -> None:
     fit(tmp_path / "whole")
     out, update = tmp_path / "stopped", HeadOptimizer._update
@@ -169,6 +189,23 @@ class TestRefusals:
             fit(stopped, Recipe(**{**vars(RESUMED), "learning_rate": 1e-3}), resume=True)
         assert sorted(stopped.rglob("*")) == before
         fit(stopped, resume=True)
+
+    def test_other_weights_of_the_mixture(self, stopped: Path) -> None:
+        host = tiny_host()
+        trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
+        train = Mixture([scenes(18), scenes(6, seed=5)], weights=[3, 1])
+        with pytest.raises(TrainingError, match="its shares was"):
+            trainer.fit(train, scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
+
+    def test_another_crop_under_the_same_name(self, stopped: Path) -> None:
+        host = tiny_host()
+        region = FractionRegion(0.0, 1.0, 0.0, 0.5)
+        trainer = DepthTrainer(
+            host, tiny_mixer(host), recipe=RESUMED, protocol=dataclasses.replace(PROTOCOL, region=region)
+        )
+        train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
+        with pytest.raises(TrainingError, match="its protocol_settings was"):
+            trainer.fit(train, scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
 
     def test_other_data(self, stopped: Path) -> None:
         host = tiny_host()

@@ -118,11 +118,14 @@ def test_one_process_does_not_continue_what_two_began(tmp_path: Path) -> None:
     assert "made by 2 processes and would be continued by 1" in done.stderr
 
 
-def test_what_stops_one_stops_all(tmp_path: Path) -> None:
-    done = launched(tmp_path / "out", "bad-sample", 2)
+@pytest.mark.parametrize(
+    ("case", "reason"), [("bad-sample", "unknown.jpg"), ("late", "this batch is gone"), ("unlike", "their head differ")]
+)
+def test_what_stops_one_stops_all(tmp_path: Path, case: str, reason: str) -> None:
+    done = launched(tmp_path / "out", case, 2)
     assert done.returncode != 0
     assert done.stderr.count("refused: ") == 2
-    assert "unknown.jpg" in done.stderr
+    assert done.stderr.count(reason) >= 2
 
 
 def test_batch_statistics_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:

@@ -330,7 +330,8 @@ class TestTheTestSource:
     @pytest.mark.parametrize(("one", "other"), [("train", "validation"), ("train", "test"), ("validation", "test")])
     def test_an_image_in_two_sources_is_refused(self, tmp_path: Path, one: str, other: str) -> None:
         sources = {"train": scenes(8), "validation": scenes(4, seed=1), "test": scenes(4, seed=2)}
-        sources[other][2] = dataclasses.replace(sources[one][3], name="list.txt:3 again.jpg")
+        same = sources[one][3]
+        sources[other][2] = dataclasses.replace(same, name="list.txt:3 again.jpg", depth_m=same.depth_m + 0.1)
         message = rf"1 images of the {other} source are in the {one} source too, such as list\.txt:3 again\.jpg"
         with pytest.raises(DataError, match=rf"{message} \(tabletop"):
             fit(tmp_path / "out", **sources)
