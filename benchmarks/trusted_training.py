@@ -104,8 +104,8 @@ def memory(_: argparse.Namespace) -> dict[str, Any]:
     def progress(images: int) -> None:
         nonlocal done
         done += images
-        if done in (EARLY, IMAGES):
-            peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        peaks.update({count: peak for count in (EARLY, IMAGES) if count <= done and count not in peaks})
 
     settings = CacheSettings(
         protocol=get_protocol("whole-image"),

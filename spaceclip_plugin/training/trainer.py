@@ -171,7 +171,8 @@ class DepthTrainer:
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
         fingerprints = checked_sources(sources, self._protocol, processes)
         record = self._record(trained_on, details or {}, train, fingerprints, processes)
-        processes.check_equal({"head": module_digest(self.head), **{key: record[key] for key in LASTING}})
+        weights = {"weights of the head": module_digest(self.head)}
+        processes.check_equal({**weights, **{key: record[key] for key in LASTING}})
         folder = RunFolder(out)
         processes.on_main(lambda: folder.open(record, resume=resume, config_yaml=config_yaml))
         try:
