@@ -74,9 +74,10 @@ ROWS = {
     ),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
     "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
-    "lighter": Row(
-        "tap-mixer, one attention block, taps 3, 6, 9, 12",
-        (*BF16, "--set", "attention=1", "--set", "taps=[3,6,9,12]"),
+    "heavier": Row(
+        "tap-mixer with two attention blocks, taps 1, 2, 3, 6, 9, 12",
+        (*BF16, "--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]"),
+        (0, 1, 2),
     ),
     "random-tower": Row("tap-mixer on the same tower with random weights", BF16, pretrained=False),
 }

@@ -8,7 +8,7 @@ SpaceClipError
 │   ├── AdapterError         an adapter is unknown, clashes or does not understand its tower
 │   └── CaptureError         the host ran, but the taps did not see what they must
 ├── HeadMismatchError        a head that does not fit the tower
-├── CheckpointError          a file that is not the head it should be
+├── CheckpointError          a file that is not the head or checkpoint it should be
 ├── DataError                an image, depth map, list or folder
 ├── ExportError              a head that cannot become a file of another format
 └── TrainingError            a run that cannot start or must stop
@@ -55,7 +55,7 @@ class HeadMismatchError(SpaceClipError, ValueError):
 
 
 class CheckpointError(SpaceClipError, ValueError):
-    """A weight or config file that is not the head it should be."""
+    """A file that is not the head or the checkpoint of a run that it should be."""
 
 
 class DataError(SpaceClipError, ValueError):
