@@ -57,6 +57,7 @@ class Row:
 
 
 BF16 = ("--precision", "bf16")
+HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]")
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
@@ -76,10 +77,10 @@ ROWS = {
     "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
     "heavier": Row(
         "tap-mixer with two attention blocks, taps 1, 2, 3, 6, 9, 12",
-        (*BF16, "--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]"),
+        (*BF16, *HEAVIER),
         (0, 1, 2),
     ),
-    "random-tower": Row("tap-mixer on the same tower with random weights", BF16, pretrained=False),
+    "random-tower": Row("that one on the same tower with random weights", (*BF16, *HEAVIER), pretrained=False),
 }
 
 
