@@ -278,7 +278,7 @@ class TestShards:
         write = cache_maker.write_shard
 
         def meanwhile(path: Path, *args: object, **options: object) -> str:
-            lock = FileLock(path.parent.with_name(f".{path.parent.name}.lock"), is_singleton=False)
+            lock = FileLock(path.parent.with_name(f".{path.parent.name}.lock"))
             with pytest.raises(Timeout):
                 lock.acquire(timeout=0)
             return write(path, *args, **options)

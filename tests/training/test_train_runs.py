@@ -309,5 +309,6 @@ def test_an_interruption_tells_how_to_go_on(
     monkeypatch.setattr(DepthTrainer, "fit", fit)
     code, out, err = run("--config", file, *HOST, "--out", tmp_path / "run")
     assert (code, out) == (130, "")
-    hint = f"; continue with: spaceclip train --resume {tmp_path / 'run'}" if begun else ""
+    # A function as host must be named again: the run's own config may not ask for it.
+    hint = f"; continue with: spaceclip train --resume {tmp_path / 'run'} {' '.join(HOST)}" if begun else ""
     assert err == f"spaceclip train: interrupted{hint}\n"
