@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.data.mixture import Mixture
@@ -38,6 +39,7 @@ def killing_at(owner: object, name: str, count: int, *, after: bool) -> None:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # the last bits depend on it
     out, moment = Path(sys.argv[1]), sys.argv[2].split()
     cache_maker.SHARD_BYTES = 30_000  # several shards
     if moment[0] == "update":

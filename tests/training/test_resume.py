@@ -163,16 +163,19 @@ def test_ctrl_c_saves_and_says_nothing_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("kept")
 def test_processes_killed_while_caching_training_and_saving(tmp_path: Path) -> None:
-    fit(tmp_path / "whole", save_every=1)
-    out = tmp_path / "killed"
     script = Path(__file__).with_name("killed_run.py")
+
+    def run(out: Path, moment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, str(script), str(out), moment], capture_output=True, text=True)
+
+    out = tmp_path / "killed"
     for moment in ("shard 2", "update 3", "save 5", "update 11", "publish"):
-        done = subprocess.run([sys.executable, str(script), str(out), moment], capture_output=True, text=True)
+        done = run(out, moment)
         assert done.returncode == -signal.SIGKILL, done.stderr
-    done = subprocess.run([sys.executable, str(script), str(out), "never"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for whole in (out, tmp_path / "whole"):
+        done = run(whole, "never")
+        assert done.returncode == 0, done.stderr
     assert_equal_runs(tmp_path / "whole", out)
 
 
