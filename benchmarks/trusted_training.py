@@ -57,7 +57,7 @@ IMAGES, EARLY = 10_000, 1_000
 EPOCHS = 8
 SPEED_IMAGES, STEPS, ROUNDS = 64, 8, 7
 FEATURES = ("fp16", "int8", "none")
-MB = 1 << 20
+MB = 1e6
 
 
 class NoiseSamples:
