@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import socket
@@ -177,8 +178,9 @@ def _accelerator(device: torch.device, log_with: str | None, folder: Path | None
 
     # Others wait while one reads a data set or scores a test list: by default they would give up after ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    in_a_group = torch.distributed.is_initialized()
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=device.type == "cpu",
             device_placement=False,
             log_with=log_with,
@@ -189,6 +191,15 @@ def _accelerator(device: torch.device, log_with: str | None, folder: Path | None
         raise ConfigError(
             f"accelerate cannot be set up for {device}: {error}. Train in a process of its own"
         ) from error
+    if torch.distributed.is_initialized() and not in_a_group:
+        atexit.register(_leave_group)
+    return accelerator
+
+
+def _leave_group() -> None:
+    """A process that ends with the group's threads still running is aborted, though its work is done."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def check_tracker(name: str | None) -> None:

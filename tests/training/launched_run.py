@@ -7,6 +7,7 @@ CASE: "plain"; "accumulated" (three micro-batches a step); "stopped" (killed aft
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -49,6 +50,11 @@ def watch_gradients(out: Path, *, stop: bool) -> None:
     HeadOptimizer._update = stopping  # type: ignore[method-assign]
 
 
+def note_group(out: Path) -> None:
+    left = not torch.distributed.is_initialized()
+    out.with_name(f"{out.name}-left-{os.environ['RANK']}.json").write_text(json.dumps(left))
+
+
 def fail_late() -> None:
     load, calls = FeatureCache.load, 0
 
@@ -65,6 +71,7 @@ def fail_late() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     out, case = Path(sys.argv[1]), sys.argv[2]
+    atexit.register(note_group, out)  # the first that is registered is the last that runs
     cache_maker.SHARD_BYTES = 30_000  # several shards
     RunFolder.clean = lambda self: None  # type: ignore[method-assign]
     watch_gradients(out, stop=case == "stopped")

@@ -90,6 +90,12 @@ def test_both_end_with_the_same_head(runs: dict[int, Path]) -> None:
         assert found(runs[2], rank)["digest"] == found(runs[1])["digest"]
 
 
+def test_processes_leave_their_group_before_they_end(runs: dict[int, Path]) -> None:
+    # Otherwise the interpreter ends while the group's threads run, and now and then aborts.
+    for rank in (0, 1):
+        assert json.loads(runs[2].with_name(f"{runs[2].name}-left-{rank}.json").read_text()) is True
+
+
 def test_the_cache_is_the_same_whoever_makes_it(runs: dict[int, Path]) -> None:
     files = [sorted((out / "cache").rglob("*.*")) for out in runs.values()]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
