@@ -11,11 +11,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 
 MAX_JSON_BYTES = 1 << 20
 """A config of this package has a few kilobytes; what is far larger is not one, and is not parsed."""
+
+MAX_JSON_DEPTH = 64
+"""Of lists and objects within each other; ours have about five."""
 
 
 @contextmanager
@@ -129,6 +133,15 @@ def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON
         raise CheckpointError(f"cannot read {str(source)!r} ({error.strerror}); check its permissions") from error
     if len(raw) > most_bytes:
         raise CheckpointError(f"{str(source)!r} is larger than {most_bytes} bytes, expected a smaller JSON file")
+    return parse_json_object(raw, source=repr(str(source)))
+
+
+def parse_json_object(raw: bytes, *, source: str) -> dict[str, Any]:
+    """The JSON object in bytes that may come from anywhere, as strictly as `read_json_object` reads a file.
+
+    Raises:
+        CheckpointError: they hold anything else; the message names `source`.
+    """
     try:
         content = json.loads(
             raw.decode("utf-8"),
@@ -136,14 +149,13 @@ def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON
             parse_float=_finite_float,
             parse_constant=_finite_float,
         )
+        _check_nesting(content)
     except RecursionError as error:
-        raise CheckpointError(f"{str(source)!r} nests too deeply to be one of our JSON files") from error
+        raise CheckpointError(f"{source} nests too deeply to be one of our JSON files: {error}") from error
     except ValueError as error:  # malformed JSON, bytes that are not UTF-8, and what the hooks refuse
-        raise CheckpointError(
-            f"{str(source)!r} is not valid JSON: {error}; write it anew or download it again"
-        ) from error
+        raise CheckpointError(f"{source} is not valid JSON: {error}; write it anew or download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{str(source)!r} holds a JSON {type(content).__name__}, expected an object {{...}}")
+        raise CheckpointError(f"{source} holds a JSON {type(content).__name__}, expected an object {{...}}")
     return content
 
 
@@ -178,14 +190,24 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
     content: dict[str, object] = {}
     for key, value in pairs:
         if key in content:
-            raise ValueError(f"the key {key!r} appears twice")
+            raise ValueError(f"the key {key[:80]!r} appears twice")
         content[key] = value
     return content
+
+
+def _check_nesting(content: object) -> None:
+    """What is parsed just so would exhaust the recursion of whoever compares or spells it out."""
+    level = [content]
+    for _ in range(MAX_JSON_DEPTH):
+        containers = [value for value in level if isinstance(value, (list, dict))]
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    if any(isinstance(value, (list, dict)) for value in level):
+        raise RecursionError(f"more than {MAX_JSON_DEPTH} lists and objects within each other")
 
 
 def _finite_float(text: str) -> float:
     """Also catches 1e999, which is valid JSON and infinite in Python."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is not a finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return value

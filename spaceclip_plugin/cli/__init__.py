@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 from spaceclip_plugin import __version__
-from spaceclip_plugin.cli import convert, demo, evaluate, export, inspect, predict, train
+from spaceclip_plugin.cli import convert, demo, evaluate, export, inspect, predict, push, train, verify
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import SpaceClipError
 
-COMMANDS = (demo, inspect, train, evaluate, predict, convert, export)
+COMMANDS = (demo, inspect, train, evaluate, predict, convert, export, verify, push)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,15 @@ SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DI
 DEFAULT_PROTOCOL = "nyu-eigen"
 
 
+def add_head(parser: argparse.ArgumentParser, *, positional: bool = False, required: bool = True) -> None:
+    """HEAD or --head: a folder, or a repository of the Hub."""
+    about = "folder of a head, or its Hub repository (org/name)"
+    if positional:
+        parser.add_argument("head", metavar="HEAD", help=about)
+    else:
+        parser.add_argument("--head", required=required, metavar="HEAD", help=about)
+
+
 def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
     """--host (or HOST, where it is the command's object), --host-weights, --tower, --adapter, --device."""
     group = parser.add_argument_group("host")

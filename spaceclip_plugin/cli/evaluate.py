@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, data, protocol and where to write."""
     arguments.add_host(parser)
     arguments.add_lists(parser)
-    parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="folder of a trained head")
+    arguments.add_head(parser)
     parser.add_argument("--data", required=True, metavar="SOURCE", help=arguments.SOURCE_HELP)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two forwards")
     parser.add_argument(

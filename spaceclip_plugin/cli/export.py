@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ HELP = "Write a head as an ONNX file, hidden states to depth; done when ONNX Run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, the file, and the size of the depth, which a head does not know."""
-    parser.add_argument("head", type=Path, metavar="HEAD", help="folder of a head")
+    arguments.add_head(parser, positional=True)
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="default: onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     size = parser.add_mutually_exclusive_group(required=True)

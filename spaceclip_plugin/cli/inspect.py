@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.cli import arguments
@@ -20,7 +19,7 @@ HELP = "Show the vision towers of a host: adapter, size, grid, context, input st
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The host, and a head to try on it."""
     arguments.add_host(parser, positional=True)
-    parser.add_argument("--head", type=Path, metavar="DIR", help="folder of a head: does it fit, and if not, why")
+    arguments.add_head(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> Result:

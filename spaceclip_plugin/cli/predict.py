@@ -19,7 +19,7 @@ HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, photos and where to write."""
     arguments.add_host(parser)
-    parser.add_argument("--head", type=Path, required=True, metavar="DIR", help="folder of a trained head")
+    arguments.add_head(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
     parser.add_argument(
         "--intrinsics",

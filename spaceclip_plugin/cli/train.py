@@ -100,8 +100,20 @@ def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     choice = config.head
     with torch.random.fork_rng():
         torch.manual_seed(config.recipe.seed)
-        head = DepthHead.for_tower(tower, architecture=choice.architecture, base_model=config.host, **choice.options)
+        head = DepthHead.for_tower(
+            tower,
+            architecture=choice.architecture,
+            base_model=config.host,
+            base_model_revision=None if config.host_weights else _revision(host),
+            **choice.options,
+        )
     return head.to(next(host.parameters()).device)
+
+
+def _revision(host: nn.Module) -> str | None:
+    """The commit on the Hub that transformers loaded the host from."""
+    commit = getattr(getattr(host, "config", None), "_commit_hash", None)
+    return commit if isinstance(commit, str) else None
 
 
 def _title(parts: Sequence[WeightedSource]) -> str:

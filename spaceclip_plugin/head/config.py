@@ -30,6 +30,7 @@ class DepthHeadConfig:
         image_mean, image_std: the tower's input statistics; None where unknown.
         depth_range_m: nearest and farthest depth the head was made for, in metres.
         base_model: what the tower is, for people ("timm:deit_tiny_patch16_224").
+        base_model_revision: which version of it (a commit on the Hub); None where unknown.
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
     """
 
@@ -43,6 +44,7 @@ class DepthHeadConfig:
     image_std: tuple[float, float, float] | None = None
     depth_range_m: tuple[float, float] = (1e-3, 10.0)
     base_model: str | None = None
+    base_model_revision: str | None = None
     trained_on: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ class DepthHeadConfig:
         if low >= high:
             raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
         object.__setattr__(self, "depth_range_m", (low, high))
-        for name in ("base_model", "trained_on"):
+        for name in ("base_model", "base_model_revision", "trained_on"):
             if getattr(self, name) is not None:
                 fields.text(name, getattr(self, name))
 
@@ -87,6 +89,21 @@ class DepthHeadConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, fields.reals(name, value, low, 1e3, length=3))
+
+    def _check_fractions(self, found: object) -> None:
+        expected = self.tap_fractions
+        if expected is not None and found is not None:
+            found = fields.reals("tap_fractions", found, 0.0, 1.0, length=len(expected))
+        if found != expected:
+            raise ConfigError(
+                f"tap_fractions must be {expected and list(expected)}, the taps over the blocks, "
+                f"got {fields.shown(found)}"
+            )
+
+    @property
+    def tap_fractions(self) -> tuple[float, ...] | None:
+        """How deep in the tower every tap lies, from 0 (before the first block) to 1; None for an unknown tower."""
+        return None if self.blocks is None else tuple(tap / self.blocks for tap in self.options.taps)
 
     @property
     def width_of(self) -> dict[int, int]:
@@ -130,8 +147,11 @@ class DepthHeadConfig:
         return cls(architecture=name, **{**tower, **overrides})
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping; `from_dict` gives an equal config back."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        """A JSON-ready mapping; `from_dict` gives an equal config back.
+
+        It names the taps twice: as hidden states in the options and, for people, as `tap_fractions`.
+        """
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tap_fractions": self.tap_fractions}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DepthHeadConfig:
@@ -150,7 +170,9 @@ class DepthHeadConfig:
             raise ConfigError(
                 f"format_version must be {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
             )
-        values.setdefault("tap_widths", None)  # heads saved before towers of several stages were known
+        if "tap_fractions" not in values:
+            raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")
+        fractions = values.pop("tap_fractions")
         fields.check_keys(cls, values, where="config", complete=True)
         options, name = values["options"], values["architecture"]
         if not isinstance(options, Mapping):
@@ -158,7 +180,9 @@ class DepthHeadConfig:
         fields.check_keys(
             architectures.architecture(name).options, options, where=f"options of {name!r}", complete=True
         )
-        return cls(**values)
+        config = cls(**values)
+        config._check_fractions(fractions)
+        return config
 
     def mismatches(self, spec: TowerSpec) -> list[str]:
         """Why a head of this config does not fit that tower; empty when it does. Both sides are named."""

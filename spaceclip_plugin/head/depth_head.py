@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin import checkpoint_import, hub, registry
+from spaceclip_plugin import checkpoint_import, registry
+from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, HeadMismatchError
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.fields import shown
+from spaceclip_plugin.hub import folder as head_folder
+from spaceclip_plugin.hub import repository, weights
+from spaceclip_plugin.hub.model_card import CARD_NAME, PICTURE_NAME, ModelCard, Terms
 from spaceclip_plugin.tower import Tower, TowerFeatures, TowerSpec
 
 MAX_OUTPUT_SIDE = 16384
@@ -142,25 +148,57 @@ class DepthHead(nn.Module):
         return cls._from_state(config, state, source=f"{str(path)!r}, under this package's names,")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DepthHead:
-        """The head that `save_pretrained` wrote, strictly: every weight present, of the right shape, finite.
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> DepthHead:
+        """The head that `save_pretrained` or `push_to_hub` wrote, strictly: whole, as it was saved, finite.
+
+        Nothing in the files is executed, and no weight is ever made up: what is missing, added, mis-shaped, damaged or
+        swapped is refused.
+
+        Args:
+            repo_or_folder: a folder, or the id of a Hub repository ("org/name").
+            revision: branch, tag or commit of the repository; None: main.
+            cache_dir: where downloads are kept; None: where huggingface_hub keeps all of them.
+            token: for private repositories; None: that of `hf auth login`.
+            local_files_only: ask nobody, read the cache.
+            force_download: even if it is in the cache.
 
         Returns:
             The head on the CPU, in eval mode and in torch's default dtype, whatever dtype it was saved in.
 
         Raises:
-            CheckpointError: a missing, truncated or foreign file, weights that do not match the config, or two files
-                that were not saved together.
+            CheckpointError: a missing, truncated, damaged or foreign file, weights that do not match the config, two
+                files that were not saved together, or a repository that cannot be read.
+            ConfigError: a revision of a folder.
         """
-        folder = Path(folder)
-        saved = hub.read_folder(folder)
+        files = repository.locate(
+            repo_or_folder,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        config_file = files.config_file()
+        saved = head_folder.read_config(config_file)
         try:
-            config = DepthHeadConfig.from_dict(saved.config)
+            config = DepthHeadConfig.from_dict(saved)
         except ConfigError as error:
-            raise CheckpointError(f"{str(folder / hub.CONFIG_NAME)!r}: {error}") from error
-        head = cls._from_state(config, saved.state, source=repr(str(folder / hub.WEIGHTS_NAME)))
-        hub.check_pair(folder, saved)
-        return head
+            raise CheckpointError(f"{str(config_file)!r}: {error}") from error
+        head = cls._without_weights(config)
+        expected = head.state_dict()
+        weights_file = files.weights_file(weights.check_size(expected, source=repr(str(config_file))))
+        found = weights.read_weights(weights_file, expected)
+        head_folder.check_pair(files.source, saved, found.config)
+        return head._with_weights(found.state, source=repr(str(weights_file)))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors to `folder` (made if absent); an older head there is replaced.
@@ -171,15 +209,83 @@ class DepthHead(nn.Module):
         Raises:
             CheckpointError: a weight is not finite, or the folder cannot be written; an older head stays as it was.
         """
-        return hub.write_folder(Path(folder), self.config.to_dict(), self.state_dict())
+        return head_folder.write_folder(Path(folder), self.config.to_dict(), self.state_dict())
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        license: str | None = None,
+        data_license: str | None = None,
+        datasets: Sequence[str] = (),
+        record: Mapping[str, Any] | None = None,
+        picture: str | Path | None = None,
+    ) -> str:
+        """Publish the head with a model card, in one commit; `from_pretrained(repo)` gives it back.
+
+        Args:
+            repo: "org/name"; made if absent.
+            private: whether a repository that is made now is private.
+            create_pr: propose the commit as a pull request.
+            commit_message: None: says what is pushed.
+            revision: branch to commit to; None: main.
+            token: with the right to write; None: that of `hf auth login`.
+            license: of the weights, as the Hub names it ("apache-2.0").
+            data_license: terms of the training data, in a sentence.
+            datasets: ids of the training data on the Hub.
+            record: what `run.json` of the run that trained this head says; the card tells its figures.
+            picture: a PNG for the card; a run leaves `validation.png`.
+
+        Returns:
+            Address of the commit, or of the pull request.
+
+        Raises:
+            ConfigError: not the id of a repository, a term that is not a line of text, or the record of another head.
+            CheckpointError: a weight is not finite, or the Hub refuses.
+        """
+        repository.check_id(repo)
+        if record is not None and record.get("head_digest") != module_digest(self):
+            raise ConfigError(
+                "the record is not that of this head: its head_digest is "
+                f"{shown(record.get('head_digest'))}, this head's {module_digest(self)!r}; give the run.json of its run"
+            )
+        terms = Terms(license, data_license, tuple(datasets))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        card = ModelCard(repo, self.config, parameters, terms, record, picture=picture is not None)
+        with tempfile.TemporaryDirectory() as folder:
+            files = {path.name: path for path in self.save_pretrained(folder).iterdir()}
+            files[CARD_NAME] = Path(folder, CARD_NAME)
+            files[CARD_NAME].write_text(card.text(), encoding="utf-8")
+            if picture is not None:
+                files[PICTURE_NAME] = Path(picture)
+            return repository.push(
+                repo,
+                files,
+                commit_message=commit_message or f"Depth head ({self.config.architecture})",
+                private=private,
+                create_pr=create_pr,
+                revision=revision,
+                token=token,
+            )
 
     @classmethod
     def _from_state(cls, config: DepthHeadConfig, state: dict[str, Tensor], *, source: str) -> DepthHead:
+        return cls._without_weights(config)._with_weights(state, source=source)
+
+    @classmethod
+    def _without_weights(cls, config: DepthHeadConfig) -> DepthHead:
         # Built on the meta device: a config that asks for gigabytes is refused before any are taken.
         with torch.device("meta"):
-            head = cls(config)
-        head.load_state_dict(hub.matched_state(state, head.state_dict(), source=source), assign=True)
-        return head.eval()
+            return cls(config)
+
+    def _with_weights(self, state: dict[str, Tensor], *, source: str) -> DepthHead:
+        self.load_state_dict(weights.matched_state(state, self.state_dict(), source=source), assign=True)
+        return self.eval()
 
     def _checked(self, features: TowerFeatures) -> TowerFeatures:
         """The features the decoder reads and no others, in the head's dtype and on its device."""

@@ -12,6 +12,7 @@ from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibratio
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.pictures import PanelRow
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
@@ -66,6 +67,18 @@ class HeldOut:
         calibration = calibrate(images)
         decoder.rescale_uncertainty(calibration.factor)
         return calibration
+
+    def pictures(self, head: DepthHead, count: int) -> list[PanelRow]:
+        """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
+        spread = dict.fromkeys(i * len(self._source) // count for i in range(count))
+        rows = []
+        for sample, output in self._outputs(head, spread):
+            compared = self._protocol.compared(output.depth_m, sample)
+            depth_m = compared.maps_m[0].clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
+            seen = depth_m.isfinite()
+            truth_m = compared.target_m.where(compared.valid, torch.zeros(()))
+            rows.append(PanelRow(sample.image, depth_m.nan_to_num(0.0).numpy(), truth_m.numpy(), seen.numpy()))
+        return rows
 
     def _outputs(self, head: DepthHead, indices: Iterable[int]) -> Iterator[tuple[DepthSample, HeadOutput]]:
         device = next(head.parameters()).device

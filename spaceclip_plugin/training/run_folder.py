@@ -7,13 +7,16 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.training.checkpoint import CheckpointFolder
 
 CONFIG_NAME = "config.yaml"
@@ -22,6 +25,7 @@ METRICS_NAME = "metrics.jsonl"
 CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 HEAD_NAME = "head"
+PICTURE_NAME = "validation.png"
 CACHE_NAME = "cache"
 LASTING = ("recipe", "protocol", "protocol_settings", "head", "tower", "host_digest_before", "data", "shares")
 """What a continued run must have in common with what was begun."""
@@ -35,8 +39,39 @@ _LOCK_NAME = ".lock"
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left behind.
+
+    Attributes:
+        head: folder of its head.
+        record: what `run.json` says.
+        picture: `validation.png`.
+    """
+
+    head: Path
+    record: Mapping[str, Any]
+    picture: Path
+
+    @classmethod
+    def open(cls, path: Path) -> FinishedRun:
+        """The run in a folder.
+
+        Raises:
+            TrainingError: there is none, or it is not finished.
+        """
+        if not (path / RECORD_NAME).is_file():
+            raise TrainingError(f"there is no run in {str(path)!r}: it holds no {RECORD_NAME}")
+        record = read_json_object(path / RECORD_NAME)
+        if not record.get("finished"):
+            raise TrainingError(f"the run in {str(path)!r} is not finished; continue it with --resume")
+        return cls(path / HEAD_NAME, record, path / PICTURE_NAME)
+
+
 class RunFolder:
     """`config.yaml`, `run.json` and `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts, `head/` after.
+
+    And `validation.png`, where the best head's depth of some validation images can be looked at.
 
     One run at a time: a lock that dies with its process guards it.
 
@@ -109,6 +144,11 @@ class RunFolder:
     def save_best(self, head: DepthHead) -> None:
         """Keep this head as the best so far."""
         head.save_pretrained(self.path / BEST_NAME)
+
+    def save_picture(self, rows: Sequence[PanelRow]) -> None:
+        """Draw what the best head makes of some validation images."""
+        with self._written(PICTURE_NAME) as temporary:
+            write_png(temporary, depth_panel(rows))
 
     def publish_best(self) -> Path:
         """Make the best head the run's head; returns its folder."""

@@ -50,6 +50,8 @@ from spaceclip_plugin.training.recipe import LIVE, Recipe
 from spaceclip_plugin.training.run_folder import BEST_NAME, LASTING, RunFolder
 from spaceclip_plugin.training.source_checks import checked_sources
 
+PICTURES = 4
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
@@ -195,7 +197,7 @@ class DepthTrainer:
                     streams, sources, folder, record, processes, save_every=save_every, workers=workers
                 )  # fmt: skip
                 best, continued_at = self._run(loop, processes, resume=resume, shown=shown)
-                calibration = processes.on_main(lambda: self._calibrate(held_out, folder))
+                calibration = processes.on_main(lambda: self._judge(held_out, folder))
             after = processes.together(lambda: self._check_host(record))
             seconds = (cached_at - started, time.perf_counter() - cached_at)
             tested = None if test is None else processes.on_main(lambda: self._test(folder, test, shown=shown))
@@ -335,11 +337,13 @@ class DepthTrainer:
             processes.check_equal({"newest checkpoint": continued_at})
             return loop.run(interruption, progress=shown), continued_at
 
-    def _calibrate(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:
+    def _judge(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:
+        """The best head's uncertainty, believable, and a picture of its depth."""
         best = DepthHead.from_pretrained(folder.path / BEST_NAME).to(self._device)
         calibration = held_out.calibrate(best)
         if calibration is not None:
             folder.save_best(best)
+        folder.save_picture(held_out.pictures(best, PICTURES))
         return calibration
 
     def _test(self, folder: RunFolder, test: DepthSource, *, shown: bool) -> DepthMetrics:
@@ -367,6 +371,7 @@ def _outcome(
     """What `run.json` says more when the run is done."""
     return {
         "host_digest_after": result.host_digest,
+        "head_digest": module_digest(result.head),
         **{f"{name}_images": len(source) for name, source in sources.items()},
         "best_epoch": result.best_epoch,
         "validation": dataclasses.asdict(result.validation),

@@ -341,13 +341,7 @@ class TestJson:
             DepthHeadConfig.from_dict(saved(name, **changes))
 
     @pytest.mark.parametrize("name", ARCHITECTURES)
-    def test_a_config_from_before_several_widths(self, name: str) -> None:
-        values = saved(name)
-        del values["tap_widths"]
-        assert DepthHeadConfig.from_dict(values) == DepthHeadConfig.from_dict(saved(name))
-
-    @pytest.mark.parametrize("name", ARCHITECTURES)
-    @pytest.mark.parametrize("key", sorted(saved().keys() - {"tap_widths"}))
+    @pytest.mark.parametrize("key", sorted(saved()))
     def test_every_key_must_be_there(self, name: str, key: str) -> None:
         values = saved(name)
         del values[key]

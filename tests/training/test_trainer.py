@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_world import PROTOCOL, scenes, tiny_head, tiny_host, tiny_mixer
 from torch import nn
 from uncertain_head import uncertain_head
@@ -84,9 +85,17 @@ class TestARun:
         assert head.config.depth_range_m == (PROTOCOL.min_depth_m, PROTOCOL.max_depth_m)
 
     def test_only_results_remain(self, run: tuple) -> None:
-        assert sorted(path.name for path in run[1].iterdir()) == ["head", "metrics.jsonl", "run.json"]
+        assert sorted(path.name for path in run[1].iterdir()) == [
+            "head",
+            "metrics.jsonl",
+            "run.json",
+            "validation.png",
+        ]
+        with Image.open(run[1] / "validation.png") as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20)) > 500  # photos and colour maps, not a blank page
         record = json.loads((run[1] / "run.json").read_text())
         assert record["finished"]
+        assert record["head_digest"] == module_digest(DepthHead.from_pretrained(run[1] / "head"))
         assert (record["train_images"], record["validation_images"]) == (24, 6)
         assert record["recipe"] == dataclasses.asdict(RECIPE)
         assert record["uncertainty"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import struct
 import sys
 import time
@@ -16,14 +17,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spaceclip_plugin import DepthHead, DepthHeadConfig, hub
+from spaceclip_plugin import DepthHead, DepthHeadConfig, __version__
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_plugin.head.architectures import name_for
 from spaceclip_plugin.head.space_clip import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
+from spaceclip_plugin.hub.folder import write_folder
+from spaceclip_plugin.hub.weights import write_weights
 from spaceclip_plugin.tower import TowerFeatures
 
 OPTIONS = SpaceClipOptions(semantic_taps=(5, 3), structural_taps=(1,), channels=(6, 4), film_hidden=7)
@@ -39,6 +43,7 @@ CONFIG = DepthHeadConfig(
     image_std=(0.2, 0.3, 0.4),
     depth_range_m=(0.05, 80.0),
     base_model="timm:vit",
+    base_model_revision="v1.0",
     trained_on="a room, “Küche”",
 )
 WEIGHT = "decoder.depth.3.weight"
@@ -78,10 +83,12 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def edit_weights(folder: Path, **changes: Tensor | None) -> None:
-    """Replace, add or (None) remove tensors; the file no longer says what it was saved with."""
+    """Replace, add or (None) remove tensors, with a digest that holds: anyone can compute one."""
     path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(json.loads(file.metadata()["spaceclip"])["config"])
     state = {**load_file(path), **changes}
-    save_file({name: value for name, value in state.items() if value is not None}, path)
+    write_weights(path, {name: value for name, value in state.items() if value is not None}, config)
 
 
 def refused(folder: Path) -> str:
@@ -188,7 +195,7 @@ class TestSaving:
         before = contents(folder)
         for impossible in ({"width": float("nan")}, {"width": torch.ones(1)}, {"width": "\ud800"}):
             with pytest.raises(CheckpointError, match="cannot write a head to") as caught:
-                hub.write_folder(folder, {**CONFIG.to_dict(), **impossible}, make_head(seed=1).state_dict())
+                write_folder(folder, {**CONFIG.to_dict(), **impossible}, make_head(seed=1).state_dict())
             assert str(folder) in str(caught.value)
             assert contents(folder) == before
 
@@ -261,20 +268,48 @@ class TestInterruptedSave:
         assert "config.json is missing" in refused(tmp_path / "new")
 
     def test_what_describes_may_be_corrected_by_hand(self, folder: Path) -> None:
-        edit_config(folder, trained_on=None, base_model="another name", depth_range_m=[1, 2])
+        edit_config(folder, trained_on=None, base_model="another name", base_model_revision=None, depth_range_m=[1, 2])
         config = DepthHead.from_pretrained(folder).config
         assert (config.trained_on, config.base_model, config.depth_range_m) == (None, "another name", (1.0, 2.0))
 
-    def test_weights_that_say_nothing_are_taken_by_their_shapes(self, folder: Path) -> None:
-        edit_weights(folder)
-        edit_config(folder, blocks=None)
-        assert DepthHead.from_pretrained(folder).config.blocks is None
+    def test_weights_that_carry_no_digest(self, folder: Path) -> None:
+        save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors")
+        assert "carries no digest of a depth head" in refused(folder)
 
-    @pytest.mark.parametrize("note", ["", "[1]", "{", "nul", "[" * 100_000])
+    @pytest.mark.parametrize(
+        "note",
+        [
+            *("", "[1]", "{", "nul", "[" * 100_000, "{}", '{"sha256": "0", "config": "{}", "more": ""}'),
+            *('{"config": "{}", "sha256": "0"}', '{"sha256": 3, "config": "{}"}'),
+            '{"sha256": "0", "config": "\\ud800"}',
+        ],
+    )
     def test_a_broken_note_in_the_weights(self, folder: Path, note: str) -> None:
         state = load_file(folder / "model.safetensors")
-        save_file(state, folder / "model.safetensors", metadata={"spaceclip_config": note})
+        save_file(state, folder / "model.safetensors", metadata={"spaceclip": note})
         assert "model.safetensors" in refused(folder)
+
+    def test_metadata_of_others_are_refused(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        save_file(load_file(path), path, metadata={**metadata, "format": "pt"})
+        assert "expected the one metadata entry 'spaceclip'" in refused(folder)
+
+    def test_a_changed_weight_or_config_in_the_weights(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert "is damaged or was changed" in refused(folder)
+        assert whole.count(b"timm:vit") == 1  # descriptive, and still part of what is digested
+        path.write_bytes(whole.replace(b"timm:vit", b"timm:bit"))
+        assert "is damaged or was changed" in refused(folder)
+
+    def test_what_a_config_says(self, folder: Path) -> None:
+        said = json.loads((folder / "config.json").read_text())
+        assert (said["plugin_version"], said["format_version"]) == (__version__, 1)
+        assert said["tap_fractions"] == [1 / 6, 3 / 6, 5 / 6]
+        assert said["base_model_revision"] == "v1.0"
 
 
 class TestConfigFile:
@@ -282,6 +317,10 @@ class TestConfigFile:
         ("changes", "named"),
         [
             ({"widht": 8}, "did you mean 'width'"),
+            ({"plugin_version": 1}, "plugin_version must be a string"),
+            ({"tap_fractions": [0.1, 0.5, 0.9]}, "tap_fractions must be [0.1666"),
+            ({"tap_fractions": None}, "tap_fractions must be [0.1666"),
+            ({"tap_fractions": [0.5]}, "tap_fractions must be a list of 3 values"),
             ({"format_version": 2}, "format_version must be 1, got 2"),
             ({"architecture": "space-clop"}, "did you mean 'space-clip'"),
             ({"width": True}, "width must be an integer from 1 to 16384, got True"),
@@ -315,7 +354,7 @@ class TestConfigFile:
 
     @pytest.mark.parametrize(
         "key",
-        ["format_version", *(f.name for f in dataclasses.fields(DepthHeadConfig) if f.name != "tap_widths")],
+        ["format_version", "plugin_version", "tap_fractions", *(f.name for f in dataclasses.fields(DepthHeadConfig))],
     )
     def test_a_missing_key(self, folder: Path, key: str) -> None:
         path = folder / "config.json"
@@ -325,11 +364,13 @@ class TestConfigFile:
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit of the address space")
     @pytest.mark.parametrize("huge", [HUGE, HUGE_MIXER])
     def test_gigabytes_are_refused_before_they_are_taken(self, folder: Path, huge: Options) -> None:
-        edit_weights(folder)
-        edit_config(folder, width=16384, architecture=name_for(huge), options=dataclasses.asdict(huge))
+        huge_config = dataclasses.replace(CONFIG, width=16384, architecture=None, options=huge).to_dict()
+        edit_config(folder, **json.loads(json.dumps(huge_config)))
         started = time.perf_counter()
         with limited("RLIMIT_AS", address_space() + 400_000_000):
-            assert "does not hold the weights its config calls for" in refused(folder)
+            assert re.search(
+                r"config\.json.* calls for [0-9.]+ GB of weights; a head has at most 1\.1 GB", refused(folder)
+            )
         assert time.perf_counter() - started < 5
 
 
@@ -343,17 +384,17 @@ class TestWeightsFile:
             ({WEIGHT: torch.ones(1, 2, 3, 3, dtype=torch.int64)}, "int64 of shape (1, 2, 3, 3), the config calls for"),
             pytest.param(
                 {WEIGHT: torch.ones(1, 2, 3, 3, dtype=torch.complex64)},
-                "complex64 of shape",
+                "C64 of shape",
                 marks=pytest.mark.skipif(
                     torch.complex64 not in safetensors.torch._SIZE, reason="this safetensors cannot write complex64"
                 ),
             ),
-            ({WEIGHT: torch.ones(1, 2, 3, 3).to(torch.float8_e4m3fn)}, "float8_e4m3fn of shape"),
+            ({WEIGHT: torch.ones(1, 2, 3, 3).to(torch.float8_e4m3fn)}, "F8_E4M3 of shape"),
             ({WEIGHT: torch.full((1, 2, 3, 3), float("nan"))}, f"'{WEIGHT}' holds NaN, infinity"),
             ({WEIGHT: torch.full((1, 2, 3, 3), float("-inf"))}, f"'{WEIGHT}' holds NaN, infinity"),
             ({WEIGHT: torch.full((1, 2, 3, 3), 1e300, dtype=torch.float64)}, "more than its dtype can hold"),
             ({"decoder.depth.1.num_batches_tracked": torch.tensor(1.0)}, "float32 of shape (), the config calls for"),
-            ({"decoder.depth.1.num_batches_tracked": torch.tensor(True)}, "bool of shape ()"),
+            ({"decoder.depth.1.num_batches_tracked": torch.tensor(True)}, "BOOL of shape ()"),
             ({"decoder.depth.1.num_batches_tracked": torch.tensor([1])}, "int64 of shape (1,)"),
             (
                 {f"decoder.{i}": torch.ones(1) for i in range(9)},

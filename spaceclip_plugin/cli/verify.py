@@ -1,0 +1,66 @@
+"""`spaceclip verify`: what a head is, what it fits, and whether its files are whole."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.result import Result
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.head.depth_head import DepthHead
+
+NAME = "verify"
+HELP = "Show what a head is and what it fits, and check its digest; fails where its files are not whole."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The head, and which version of it."""
+    arguments.add_head(parser, positional=True)
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub repository")
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Load it as any program would, then tell."""
+    from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.hub import folder, repository, weights
+
+    head = DepthHead.from_pretrained(args.head, revision=args.revision)
+    files = repository.locate(args.head, revision=args.revision)
+    config_file = files.config_file()
+    weights_file = files.weights_file(weights.MOST_BYTES)
+    data: dict[str, Any] = {
+        "head": args.head,
+        "source": files.source,
+        "sha256": weights.read_weights(weights_file, head.state_dict()).sha256,
+        "sha256_holds": True,  # anything else is an error
+        "plugin_version": folder.saved_by(config_file),
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "trained": head.trained,
+        "bytes": {path.name: path.stat().st_size for path in (config_file, weights_file)},
+        "config": head.config.to_dict(),
+    }
+    return Result("\n".join(_lines(head, data)), data)
+
+
+def _lines(head: DepthHead, data: dict[str, Any]) -> list[str]:
+    config = head.config
+    near, far = config.depth_range_m
+    fractions = config.tap_fractions
+    revision = f" at {config.base_model_revision}" if config.base_model_revision else ""
+    blocks = "any number of" if config.blocks is None else config.blocks
+    context = f", with a {config.context} context" if config.options.uses_context else ""
+    pairs = {
+        "head": f"{config.architecture}, {data['parameters'] / 1e6:.2f} M parameters",
+        "fits": f"towers of {blocks} blocks and width {config.width}{context}",
+        "made for": f"{config.base_model or 'a tower that it does not name'}{revision}",
+        "reads": "hidden states " + ", ".join(map(str, head.taps))
+        + ("" if fractions is None else f" ({', '.join(f'{part:.2f}' for part in fractions)} of the depth)"),
+        "depths": f"{near:g} to {far:g} m",
+        "trained on": config.trained_on or "nothing: random weights, the depth means nothing",
+        "written by": f"spaceclip_plugin {data['plugin_version']}, format {data['config']['format_version']}",
+        "files": ", ".join(f"{name} {size / 1e3:.1f} kB" for name, size in data["bytes"].items()),
+        "sha256": f"{data['sha256']} holds",
+    }  # fmt: skip
+    return [f"{data['source']}: whole", *(f"  {name:<10} {value}" for name, value in pairs.items())]

@@ -1,0 +1,64 @@
+"""Write the golden head of an architecture for the current file format: `make_golden.py ARCHITECTURE FORMAT`.
+
+Run once per architecture and released format; the files stay for ever, and every later version must read them and
+give the same depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.tap_mixer import TapMixerOptions
+from spaceclip_plugin.tower import TowerFeatures
+
+GOLDEN = Path(__file__).with_name("golden")
+OPTIONS = {
+    "space-clip": SpaceClipOptions(semantic_taps=(6, 4, 2), structural_taps=(2, 1), channels=(8, 6, 4), film_hidden=6),
+    "tap-mixer": TapMixerOptions(taps=(2, 4, 6), channels=(48, 12, 6), attention=1, convolutions=(1, 1, 1)),
+}
+OUTPUT_HW = (40, 56)
+
+
+def features() -> TowerFeatures:
+    """Two images of a tower of width 12, grid 4x5."""
+    random = torch.Generator().manual_seed(7)
+    hidden = {tap: torch.randn(2, 12, 4, 5, generator=random) for tap in range(1, 7)}
+    return TowerFeatures(hidden, torch.randn(2, 12, generator=random), (64, 80))
+
+
+def main(architecture: str, version: str) -> None:
+    torch.manual_seed(3)
+    config = DepthHeadConfig(
+        options=OPTIONS[architecture],
+        width=12,
+        blocks=6,
+        image_mean=(0.5, 0.4, 0.3),
+        image_std=(0.2, 0.3, 0.4),
+        depth_range_m=(0.1, 20.0),
+        base_model="a tower that is not there",
+        base_model_revision="0123abc",
+        trained_on="nothing: random numbers, kept to see that files stay readable",
+    )
+    head = DepthHead(config).eval()
+    with torch.no_grad():
+        for name, value in head.state_dict().items():
+            if value.is_floating_point():
+                noise = torch.rand(value.shape) if "running_var" in name else torch.randn(value.shape)
+                value.add_(0.1 * noise)
+        folder = head.save_pretrained(GOLDEN / f"format-{version}" / architecture)
+        output = head(features(), OUTPUT_HW)
+    found = {name: value for name, value in vars(output).items() if isinstance(value, torch.Tensor)}
+    inputs = {f"hidden_{tap}": value for tap, value in features().hidden.items()}
+    save_file({**found, **inputs, "context": features().context}, folder / "golden.safetensors")
+    sys.stdout.write(f"{folder}: {sorted(found)}, {dataclasses.asdict(config)['options']}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

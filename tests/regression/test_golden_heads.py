@@ -1,0 +1,52 @@
+"""Heads of every released file format stay readable and give the depth they gave: the files here never change."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spaceclip_plugin import DepthHead
+from spaceclip_plugin.head.architectures import ARCHITECTURES
+from spaceclip_plugin.head.config import FORMAT_VERSION
+from spaceclip_plugin.tower import TowerFeatures
+
+GOLDEN = Path(__file__).with_name("golden")
+HEADS = sorted(path.parent for path in GOLDEN.glob("*/*/golden.safetensors"))
+FILES = {
+    "format-1/space-clip/config.json": "83f676f757e4db1bb6160644b6312626436a3438a18ad3292604acec7bfc28ae",
+    "format-1/space-clip/golden.safetensors": "5cb7a400556090f25c160c7d49ad7142c75cf8926af5d0e851bd2da5ba0254ea",
+    "format-1/space-clip/model.safetensors": "fb2a5b6045a9acbfcd9b2bec35327a5b7beb32e43d24a6e4ecc190ff8e7c44cd",
+    "format-1/tap-mixer/config.json": "093233b2813343222c99fe25ea3d695d99ea5934082b0e52e8321132f1ad5563",
+    "format-1/tap-mixer/golden.safetensors": "b1966c07d8d1e5b9e0ee4cb5b8426f28387f3150054c1f5f94993deb298e3ad8",
+    "format-1/tap-mixer/model.safetensors": "0896a21ba87d0b729e94cd3ef905df48cbfba422e9cecb87b1684eae8c1e273e",
+}
+"""SHA-256 of every file: a golden file that is made anew is not golden."""
+
+
+def test_the_files_are_those_that_were_released() -> None:
+    found = {path.relative_to(GOLDEN).as_posix(): path for path in GOLDEN.rglob("*") if path.is_file()}
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()} == FILES
+
+
+def test_every_format_and_architecture_has_one() -> None:
+    wanted = {(f"format-{version}", name) for version in range(1, FORMAT_VERSION + 1) for name in ARCHITECTURES}
+    assert {(path.parent.name, path.name) for path in HEADS} >= wanted
+
+
+@pytest.mark.parametrize("folder", HEADS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_the_depth_is_what_it_was(folder: Path) -> None:
+    golden = load_file(folder / "golden.safetensors")
+    hidden = {int(name.removeprefix("hidden_")): golden.pop(name) for name in list(golden) if name.startswith("hidden")}
+    features = TowerFeatures(hidden, golden.pop("context"), (64, 80))
+    head = DepthHead.from_pretrained(folder)
+    assert head.config.trained_on == "nothing: random numbers, kept to see that files stay readable"
+    with torch.no_grad():
+        output = vars(head(features, (40, 56)))
+    assert "depth_m" in golden
+    for name, expected in golden.items():
+        assert expected.std() > 1e-3 * expected.abs().mean()  # a constant would prove nothing
+        torch.testing.assert_close(output[name], expected, rtol=1e-4, atol=1e-5)
