@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
     from spaceclip_plugin.camera import Intrinsics
     from spaceclip_plugin.depth_map import DepthMap
+    from spaceclip_plugin.depth_reader import DepthReader
     from spaceclip_plugin.errors import SpaceClipError
     from spaceclip_plugin.head.config import DepthHeadConfig
     from spaceclip_plugin.head.depth_head import DepthHead
@@ -25,6 +26,7 @@ _HOMES = {
     "DepthHead": "head.depth_head",
     "DepthHeadConfig": "head.config",
     "DepthMap": "depth_map",
+    "DepthReader": "depth_reader",
     "Intrinsics": "camera",
     "SpaceClipError": "errors",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "DepthHead",
     "DepthHeadConfig",
     "DepthMap",
+    "DepthReader",
     "Intrinsics",
     "SpaceClipError",
     "attach_depth_head",

@@ -12,10 +12,10 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
+from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
@@ -123,6 +123,16 @@ class DepthAttachment:
         return self._recorder.dropped
 
     @property
+    def unread(self) -> int:
+        """Frames that wait for a read."""
+        return self._recorder.unread
+
+    @property
+    def steps(self) -> int:
+        """Host steps that have ended since attaching: reads, and steps without one."""
+        return self._recorder.step
+
+    @property
     def latest(self) -> DepthMap | None:
         """The newest depth that `read` gave, with its age by now; None before the first.
 
@@ -130,7 +140,7 @@ class DepthAttachment:
         it is the last one's; the blank image that stands for a missing camera does not count.
         """
         latest = self._latest
-        return None if latest is None else latest.relabelled(age=self._recorder.step - 1 - latest.step)
+        return None if latest is None else latest.relabelled(age=self.steps - 1 - latest.step)
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
@@ -149,21 +159,49 @@ class DepthAttachment:
         """
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
+        reader = threading.get_ident()
         with in_eval_mode(self.head):
-            decoded = self._each(lambda frame: self._decode(frame, output_hw))
-        maps = [depth for depth, _ in decoded]
-        if self.views:
-            names = named_calls(self.views, [depth.step for depth in maps], [blank for _, blank in decoded])
-            maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
-        seen = [depth for depth, (_, blank) in zip(maps, decoded, strict=True) if not blank]
+            decoded = self._each(lambda frame: decode(self._recorder, self.head, frame, output_hw, reader=reader))
+        maps = self._handed_out(decoded)
         self.step()
-        if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
-            self._latest = seen[-1]
         return maps
+
+    def read_later(self, output_size: tuple[int, int] | None = None) -> Callable[[], list[DepthMap]]:
+        """What `read` would decode now, as work for another thread; ends the host step like a read.
+
+        The frames are taken here, in the host's thread, and none but the caller decodes them: call what is returned
+        once, or not at all. It raises what `read` raises, and loses the frames then.
+
+        Raises:
+            CaptureError: a tap failed while the host ran.
+            ConfigError: an impossible output size.
+        """
+        output_hw = None if output_size is None else checked_size(output_size)
+        self._warn_if_untrained()
+        frames, reader = self._recorder.take(), threading.get_ident()
+        self.step()
+
+        def work() -> list[DepthMap]:
+            with in_eval_mode(self.head):
+                decoded = [decode(self._recorder, self.head, frame, output_hw, reader=reader) for frame in frames]
+            for frame in frames:  # the host may have gone on meanwhile, and written over them
+                self._recorder.check_complete(frame)
+            return self._handed_out(decoded)
+
+        return work
 
     def step(self) -> None:
         """Tell that the host took a step without a read; the frames it left stay unread and grow older."""
         self._recorder.step += 1
+
+    def skip(self) -> None:
+        """End a host step whose depth nobody wants: its frames, and all that are unread, are dropped undecoded.
+
+        Raises:
+            CaptureError: a tap failed while the host ran.
+        """
+        self._recorder.take()
+        self.step()
 
     def refresh(self, pixels: Tensor) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
@@ -208,7 +246,7 @@ class DepthAttachment:
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
         """
-        return self._each(lambda frame: self._features(frame).trainable())
+        return self._each(lambda frame: frame_features(self._recorder, frame).trainable())
 
     def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
         """Call the host with these arguments, without and with its taps, and compare; see `verify_call`."""
@@ -292,70 +330,21 @@ class DepthAttachment:
             raise
         return decoded
 
+    def _handed_out(self, decoded: Sequence[Decoded]) -> list[DepthMap]:
+        """Depth maps under their cameras' names; the newest that shows something becomes the latest."""
+        maps = [one.depth for one in decoded]
+        if self.views:
+            names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded])
+            maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
+        seen = [depth for depth, one in zip(maps, decoded, strict=True) if not one.blank]
+        if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
+            self._latest = seen[-1]
+        return maps
+
     def _warn_if_untrained(self) -> None:
         if not self.head.trained and not self._warned:
             self._warned = True
             _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
-
-    def _features(self, frame: RawFrame) -> TowerFeatures:
-        self._recorder.check_complete(frame)
-        tower = self._recorder.tower
-        features = tower.adapter.features(frame, tower)
-        _check_finite(features, self.head.taps, frame.index)
-        return features
-
-    def _decode(self, frame: RawFrame, output_size: tuple[int, int] | None) -> tuple[DepthMap, bool | None]:
-        """Depth of a frame, and whether all its images are blank; None where that cannot be told any more."""
-        device = next(self.head.parameters()).device
-        features = self._features(frame)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
-            output = self.head(features, output_size)
-        depth = output.depth_m.float()
-        valid = depth > 0
-        blank = None if frame.pixels is None else _blank(frame.pixels).to(device)
-        if blank is not None:
-            valid &= ~blank[:, None, None]
-        if features.valid is not None:
-            patches = features.valid[:, None].to(depth)
-            valid &= interpolate(patches, size=depth.shape[-2:], mode="nearest-exact")[:, 0] > 0
-        depth_map = DepthMap(
-            depth_m=depth,
-            valid=valid,
-            view=None,
-            frame=frame.index,
-            image_hw=features.image_hw,
-            trained=self.head.trained,
-            uncertainty_m=None if output.uncertainty_m is None else output.uncertainty_m.float(),
-            step=frame.step,
-            age=self._recorder.step - frame.step,
-            image_sizes=features.image_sizes,
-        )
-        # Another thread's step may still be going on: which of its cameras this is, no one can tell.
-        if frame.thread != threading.get_ident() or (frame.call.pixels is not None and blank is None):
-            return depth_map, None
-        return depth_map, blank is not None and bool(blank.all())
-
-
-def _blank(pixels: Tensor) -> Tensor:
-    """(B,) bool: images of one value throughout, which policies put in place of a camera that is missing."""
-    flat = pixels.flatten(1)
-    return flat.amax(dim=1) == flat.amin(dim=1)
-
-
-def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> None:
-    named = {f"hidden state {tap}": features.hidden[tap] for tap in taps}
-    if features.context is not None:
-        named["the context"] = features.context
-    # A sum shows any NaN or infinity in one pass without a mask of the map's size; one transfer tells of all maps.
-    device = features.hidden[taps[0]].device  # a tower may be spread over several
-    sums = [value.sum(dtype=torch.float32).to(device) for value in named.values()]
-    finite = torch.stack(sums).isfinite().tolist()
-    for name, good in zip(named, finite, strict=True):
-        if not good:
-            raise CaptureError(
-                f"{name} of image call {index} holds NaN or infinity; depth from it would mean nothing. "
-                "Check the image and the host's precision."
-            )
 
 
 def _device(tower: Tower) -> torch.device:

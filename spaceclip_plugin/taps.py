@@ -116,6 +116,11 @@ class FrameRecorder:
             ) from fault
         return frames
 
+    @property
+    def unread(self) -> int:
+        """Frames that nobody took yet."""
+        return len(self._frames)
+
     def put_back(self, frames: Sequence[RawFrame]) -> None:
         """Return frames that were taken but not read, before those that have come since."""
         self._frames.extendleft(reversed(frames))

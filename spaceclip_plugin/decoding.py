@@ -1,0 +1,109 @@
+"""From what the taps kept of one image call to its features and its depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from spaceclip_plugin.depth_map import DepthMap
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.taps import FrameRecorder
+from spaceclip_plugin.tower import RawFrame, TowerFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Depth of a frame.
+
+    Attributes:
+        depth: of all its images, without a camera's name.
+        blank: whether all its images are of one value; None where that cannot be told any more.
+    """
+
+    depth: DepthMap
+    blank: bool | None
+
+
+def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
+    """The tapped hidden states of a frame as patch maps, and its context.
+
+    Raises:
+        CaptureError: a tap did not fire, was overwritten since, or holds NaN or infinity.
+    """
+    recorder.check_complete(frame)
+    tower = recorder.tower
+    features = tower.adapter.features(frame, tower)
+    _check_finite(features, recorder.taps, frame.index)
+    return features
+
+
+def decode(
+    recorder: FrameRecorder, head: DepthHead, frame: RawFrame, output_size: tuple[int, int] | None, *, reader: int
+) -> Decoded:
+    """Run the head on a frame.
+
+    Args:
+        recorder: the one that kept the frame.
+        head: in eval mode.
+        frame: complete.
+        output_size: (H, W) of the depth; the size of the image the tower saw if None.
+        reader: identity of the thread that took the frame.
+
+    Raises:
+        CaptureError: see `frame_features`.
+    """
+    device = next(head.parameters()).device
+    features = frame_features(recorder, frame)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
+        output = head(features, output_size)
+    depth = output.depth_m.float()
+    valid = depth > 0
+    blank = None if frame.pixels is None else _blank(frame.pixels).to(device)
+    if blank is not None:
+        valid &= ~blank[:, None, None]
+    if features.valid is not None:
+        patches = features.valid[:, None].to(depth)
+        valid &= interpolate(patches, size=depth.shape[-2:], mode="nearest-exact")[:, 0] > 0
+    depth_map = DepthMap(
+        depth_m=depth,
+        valid=valid,
+        view=None,
+        frame=frame.index,
+        image_hw=features.image_hw,
+        trained=head.trained,
+        uncertainty_m=None if output.uncertainty_m is None else output.uncertainty_m.float(),
+        step=frame.step,
+        age=recorder.step - frame.step,
+        image_sizes=features.image_sizes,
+    )
+    # Another thread's step may still be going on: which of its cameras this is, no one can tell.
+    if frame.thread != reader or (frame.call.pixels is not None and blank is None):
+        return Decoded(depth_map, None)
+    return Decoded(depth_map, blank is not None and bool(blank.all()))
+
+
+def _blank(pixels: Tensor) -> Tensor:
+    """(B,) bool: images of one value throughout, which policies put in place of a camera that is missing."""
+    flat = pixels.flatten(1)
+    return flat.amax(dim=1) == flat.amin(dim=1)
+
+
+def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> None:
+    named = {f"hidden state {tap}": features.hidden[tap] for tap in taps}
+    if features.context is not None:
+        named["the context"] = features.context
+    # A sum shows any NaN or infinity in one pass without a mask of the map's size; one transfer tells of all maps.
+    device = features.hidden[taps[0]].device  # a tower may be spread over several
+    sums = [value.sum(dtype=torch.float32).to(device) for value in named.values()]
+    finite = torch.stack(sums).isfinite().tolist()
+    for name, good in zip(named, finite, strict=True):
+        if not good:
+            raise CaptureError(
+                f"{name} of image call {index} holds NaN or infinity; depth from it would mean nothing. "
+                "Check the image and the host's precision."
+            )
