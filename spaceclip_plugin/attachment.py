@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
@@ -44,6 +46,7 @@ def attach_depth_head(
     tower: str | None = None,
     adapter: str | Adapter | None = None,
     views: Sequence[str] | None = None,
+    mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
     copy: bool = False,
 ) -> DepthAttachment:
@@ -59,6 +62,8 @@ def attach_depth_head(
         adapter: name of the adapter to use, or an instance, where discovery is wrong.
         views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
             the policy's configuration lists them, where it does (LeRobot).
+        mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
+            it, and their `points` take the camera's intrinsics.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
@@ -94,7 +99,7 @@ def attach_depth_head(
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
     if views is None:
         views = declared_views(lineage(host, chosen.spec.path))
-    attachment = DepthAttachment(host, head, recorder, views)
+    attachment = DepthAttachment(host, head, recorder, views, mapping)
     recorder.start()
     return attachment
 
@@ -102,9 +107,17 @@ def attach_depth_head(
 class DepthAttachment:
     """The live link of host, taps and head; made by `attach_depth_head`."""
 
-    def __init__(self, host: nn.Module, head: DepthHead, recorder: FrameRecorder, views: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        host: nn.Module,
+        head: DepthHead,
+        recorder: FrameRecorder,
+        views: tuple[str, ...],
+        mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
+    ) -> None:
         self.head = head
         self.views = views
+        self._mapping = mapping
         self._host = host
         self._recorder = recorder
         self._latest: DepthMap | None = None
@@ -336,10 +349,15 @@ class DepthAttachment:
         if self.views:
             names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded])
             maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
+        if self._mapping is not None:
+            maps = [dataclasses.replace(depth, mapping=self._mapping_of(depth.view)) for depth in maps]
         seen = [depth for depth, one in zip(maps, decoded, strict=True) if not one.blank]
         if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
             self._latest = seen[-1]
         return maps
+
+    def _mapping_of(self, view: str | None) -> ImageMapping | None:
+        return self._mapping.get(view or "") if isinstance(self._mapping, Mapping) else self._mapping
 
     def _warn_if_untrained(self) -> None:
         if not self.head.trained and not self._warned:

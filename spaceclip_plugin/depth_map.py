@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,11 @@ from spaceclip_plugin.camera import Intrinsics, back_project
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.files import atomic_path
+from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.pictures import write_png
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import DepthEstimatorOutput
 
 IntrinsicsLike = Intrinsics | Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 """`Intrinsics` of the view at any resolution, or a 3x3 matrix K in pixels of the depth map's own H x W."""
@@ -43,6 +47,7 @@ class DepthMap:
         age: host steps that have gone by since; 0 is the current step.
         image_sizes: (H, W) in pixels of every image of a batch of several sizes, each in the upper left corner of
             `image_hw`; None where all are `image_hw`. Indexing cuts an image out.
+        mapping: how the image the tower saw was made out of the camera's; None where that is not told.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -58,6 +63,7 @@ class DepthMap:
     step: int = 0
     age: int = 0
     image_sizes: tuple[tuple[int, int], ...] | None = None
+    mapping: ImageMapping | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -69,6 +75,11 @@ class DepthMap:
         self._check_like_depth("valid", self.valid, torch.bool)
         if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
             raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
+        if self.mapping is not None and (self.image_sizes or tuple(self.mapping.tower_hw) != tuple(self.image_hw)):
+            raise ConfigError(
+                f"the mapping is to a tower image of {self.mapping.tower_hw}, the depth is of {self.image_hw}"
+                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
+            )
         sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
         if self.uncertainty_m is not None:
             self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
@@ -143,6 +154,39 @@ class DepthMap:
                 object.__setattr__(labelled, name, value)
         return labelled
 
+    def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
+        """The same depth over the camera's image, whatever the host did to it before its tower.
+
+        Args:
+            mapping: from the camera's image to the tower's; the depth map's own if None.
+            size: (H, W) of the depth; that of the camera's image if None.
+
+        Returns:
+            A depth map whose `image_hw` is the camera's; what the tower was not shown is not `valid`. Its `points`
+            take intrinsics of the camera, and refuse those of another image.
+
+        Raises:
+            ConfigError: there is no mapping, or it is to a tower image of another size.
+        """
+        mapping = self.mapping if mapping is None else mapping
+        if mapping is None:
+            raise ConfigError(
+                "this depth map does not tell how the tower's image was made out of the camera's; give its "
+                "ImageMapping, such as ImageMapping.padded(camera_hw, depth.image_hw)"
+            )
+        whole = ImageMapping.squashed(mapping.camera_hw, mapping.camera_hw)
+        return replace(mapping.to_camera_depth(replace(self, mapping=None), size=size), mapping=whole)
+
+    def to_transformers(self) -> DepthEstimatorOutput:
+        """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
+
+        There is no mask in that class: pixels that are not `valid` keep the finite number `depth_m` holds there, which
+        means nothing.
+        """
+        from transformers.modeling_outputs import DepthEstimatorOutput
+
+        return DepthEstimatorOutput(predicted_depth=self.depth_m)
+
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """Nearest and farthest metres between which the true depth lies with probability `level`, (B, H, W) each.
 
@@ -164,8 +208,8 @@ class DepthMap:
         Args:
             intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
                 3x3 matrix K. A matrix carries no image size: it is taken in pixels of this depth map's own H x W, not
-                of the camera's full image. Where the host crops or pads before its tower, apply
-                `Intrinsics.cropped` first.
+                of the camera's full image. Where the depth map has a `mapping`, `Intrinsics` are those of the camera's
+                image; where it has none and the host crops or pads, see `in_camera`.
 
         Returns:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
@@ -179,7 +223,7 @@ class DepthMap:
 
     def _camera(self, intrinsics: IntrinsicsLike) -> Intrinsics:
         if isinstance(intrinsics, Intrinsics):
-            return intrinsics
+            return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
         height, width = self.depth_m.shape[1:]
         if isinstance(intrinsics, Tensor):
             return Intrinsics.from_matrix(intrinsics, (height, width))

@@ -290,3 +290,8 @@ def test_a_real_room_has_the_size_of_a_room(real_data: Path, tmp_path: Path) -> 
     width, height = np.ptp(vertices["x"]), np.ptp(vertices["y"])
     assert 2.0 < width < 5.0
     assert 1.5 < height < 4.0
+
+
+def test_as_transformers_returns_depth() -> None:
+    depth = DepthMap(torch.ones(2, 3, 4), torch.ones(2, 3, 4, dtype=torch.bool), None, 0, (3, 4), True)
+    assert depth.to_transformers().predicted_depth is depth.depth_m

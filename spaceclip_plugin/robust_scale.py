@@ -1,0 +1,132 @@
+"""Robust, deterministic fits of known depth to predicted depth: a scale, or a scale and a shift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUNDS = 20
+_MOST_SCORED = 1000
+_MOST_PAIRED = 60
+_LEAST_RATIO = 1.2
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Known depth as `scale * predicted + shift_m`, and (N,) bool which of the points agree."""
+
+    scale: float
+    shift_m: float
+    inliers: Tensor
+
+    @property
+    def share(self) -> float:
+        """Of all points, how many agree."""
+        return float(self.inliers.double().mean())
+
+    def relative_residuals(self, predicted_m: Tensor, known_m: Tensor) -> Tensor:
+        """(N,) distance from the known depth as a fraction of it."""
+        return (self.scale * predicted_m + self.shift_m - known_m).abs() / known_m
+
+
+def largest_cluster(values: Tensor, half_width: float) -> Tensor:
+    """Members of the largest group of numbers within `half_width` of their median.
+
+    Every number is tried as the low end of an interval; of those that hold the most numbers, the narrowest is taken.
+    Outliers do not move it, on one side or on both, while they are not themselves a larger group.
+
+    Args:
+        values: (N,), N of at least 1.
+        half_width: same unit.
+
+    Returns:
+        (N,) bool.
+    """
+    ordered = values.sort().values
+    ends = torch.searchsorted(ordered, ordered + 2 * half_width, right=True)
+    counts = ends - torch.arange(len(ordered), device=ends.device)
+    fullest = (counts == counts.max()).nonzero()[:, 0]
+    widths = ordered[ends[fullest] - 1] - ordered[fullest]
+    start = int(fullest[widths.argmin()])
+    members = torch.zeros_like(values, dtype=torch.bool)
+    centre = ordered[start : int(ends[start])].median()
+    for _ in range(_ROUNDS):
+        found = (values - centre).abs() <= half_width
+        if torch.equal(found, members):
+            break
+        members, centre = found, values[found].median()
+    return members
+
+
+def fit_scale(predicted_m: Tensor, known_m: Tensor, half_width: float) -> Fit:
+    """The median ratio of the largest group of ratios whose logarithms agree within `half_width`."""
+    log_ratios = (known_m / predicted_m).log()
+    inliers = largest_cluster(log_ratios, half_width)
+    chosen = log_ratios[inliers]
+    middle = torch.quantile(chosen, 0.5) if len(chosen) < _MOST_SCORED else chosen.median()
+    return Fit(float(middle.exp()), 0.0, inliers)
+
+
+def fit_scale_and_shift(
+    predicted_m: Tensor, known_m: Tensor, tolerance: float, scale_range: tuple[float, float]
+) -> Fit | None:
+    """Scale and shift of least truncated squared relative error, or None where no pair of points gives any.
+
+    Lines through pairs of points are the candidates (all pairs of up to 60 points, evenly spaced in depth); the best is
+    then fitted to its inliers by reweighted least squares with Huber's weights.
+    """
+    order = predicted_m.argsort()
+    few, scored = (order[_evenly(len(order), most)] for most in (_MOST_PAIRED, _MOST_SCORED))
+    first, second = torch.combinations(few).unbind(-1) if len(few) > 1 else (few[:0], few[:0])
+    apart = predicted_m[second] >= _LEAST_RATIO * predicted_m[first]
+    first, second = first[apart], second[apart]
+    scales = (known_m[second] - known_m[first]) / (predicted_m[second] - predicted_m[first])
+    sane = (scales >= scale_range[0]) & (scales <= scale_range[1])
+    scales, shifts = scales[sane], (known_m[first] - scales * predicted_m[first])[sane]
+    if not len(scales):
+        return None
+    lines = scales[:, None] * predicted_m[scored] + shifts[:, None]
+    cost = ((lines - known_m[scored]) / (tolerance * known_m[scored])).square().clamp_max(1.0).sum(dim=1)
+    best = int(cost.argmin())
+    fit = _with_inliers(float(scales[best]), float(shifts[best]), predicted_m, known_m, tolerance)
+    for _ in range(_ROUNDS):
+        if int(fit.inliers.sum()) < 2:
+            return None
+        refined = _reweighted(fit, predicted_m[fit.inliers], known_m[fit.inliers])
+        fit = _with_inliers(*refined, predicted_m, known_m, tolerance)
+    return fit
+
+
+def shift_error_m(fit: Fit, predicted_m: Tensor, known_m: Tensor) -> float:
+    """Standard error of the shift, metres: that of weighted least squares, the errors in proportion to the depth.
+
+    Their size is taken from the median of the inliers' (1.4826 of it is the deviation of a normal distribution).
+    """
+    predicted, known = predicted_m[fit.inliers], known_m[fit.inliers]
+    weights = known.square().reciprocal()
+    mean = (weights * predicted).sum() / weights.sum()
+    variance = 1 / weights.sum() + mean.square() / (weights * (predicted - mean).square()).sum()
+    deviation = 1.4826 * fit.relative_residuals(predicted, known).median()
+    return float(deviation * variance.sqrt())
+
+
+def _reweighted(fit: Fit, predicted_m: Tensor, known_m: Tensor) -> tuple[float, float]:
+    residuals = fit.relative_residuals(predicted_m, known_m)
+    corner = (2.0 * residuals.median()).clamp_min(1e-9)
+    weights = (corner / residuals.clamp_min(1e-12)).clamp_max(1.0) / known_m.square()
+    mean_predicted, mean_known = ((weights * values).sum() / weights.sum() for values in (predicted_m, known_m))
+    off = predicted_m - mean_predicted
+    scale = (weights * off * (known_m - mean_known)).sum() / (weights * off.square()).sum()
+    return float(scale), float(mean_known - scale * mean_predicted)
+
+
+def _with_inliers(scale: float, shift_m: float, predicted_m: Tensor, known_m: Tensor, tolerance: float) -> Fit:
+    off = (scale * predicted_m + shift_m - known_m).abs()
+    return Fit(scale, shift_m, off <= tolerance * known_m)
+
+
+def _evenly(count: int, most: int) -> Tensor:
+    """Up to `most` indices below `count`, evenly spaced from first to last."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
