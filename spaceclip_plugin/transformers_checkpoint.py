@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -24,16 +23,18 @@ from spaceclip_plugin.files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.fields import shown
+from spaceclip_plugin.hub import weights
+from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
 from spaceclip_plugin.tower import Tower, TowerSpec
 
 TOWER_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 """Model types a saved tower may have; another one in a file is refused before its class is looked up."""
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-_NOTE = "spaceclip_config"
 _BICUBIC = 3
+_HINT = (
+    ". A tower that was changed (adapters, a pooling layer left out) or a fused head cannot be saved; between versions "
+    "transformers renames weights of some types"
+)
 # Settings that have transformers load something from elsewhere, or that depend on the machine.
 _NEVER_IN_A_TOWER = frozenset({"auto_map", "attn_implementation", "experts_implementation", "quantization_config"})
 
@@ -166,11 +167,11 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, 
     Raises:
         CheckpointError: the weights are not what the config builds, or the folder cannot be written.
     """
-    _check_state(state, config, source="the model")
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    tensors = weights.writable(state)
+    weights.check_kinds(tensors, _expected(config), source="the model", hint=_HINT)
     try:
         with atomic_path(folder / WEIGHTS_NAME) as weights_file:
-            save_file(tensors, weights_file, metadata={_NOTE: json.dumps(config.parts)})
+            weights.write_weights(weights_file, tensors, config.parts)
         write_json(folder / CONFIG_NAME, config.to_diff_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write a model to {str(folder)!r}: {error}") from error
@@ -180,7 +181,7 @@ def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor
     """The weights in `folder`, in the dtypes they have there.
 
     Raises:
-        CheckpointError: no safetensors file, or one that does not hold exactly what the config builds.
+        CheckpointError: no safetensors file, one that is damaged, or one that does not hold what the config builds.
     """
     path = folder / WEIGHTS_NAME
     if not path.is_file():
@@ -188,46 +189,20 @@ def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor
             f"{str(folder)!r} has no {WEIGHTS_NAME}: expected a local folder as save_pretrained writes it, with one "
             "safetensors file (pickles are never read); save or download it again"
         )
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            note = json.loads((file.metadata() or {}).get(_NOTE, "null"))
-            # Clones: the tensors of a safetensors file may be views of it, and change with it.
-            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
-    if note != config.parts:
+    found = weights.read_weights(path, _expected(config), hint=_HINT)
+    if found.config != config.parts:
         raise CheckpointError(
             f"{str(path)!r} was not saved with the config beside it: a save was interrupted, or {CONFIG_NAME} was "
             "edited; save or download the model again"
         )
-    _check_state(state, config, source=repr(str(path)))
-    return state
+    for name, value in found.state.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{str(path)!r}: {name!r} holds NaN or infinity")
+    return found.state
 
 
-def _check_state(state: Mapping[str, Tensor], config: SpaceClipDepthConfig, *, source: str) -> None:
-    """Compare weights with what the config builds: names, shapes, and that every value is finite."""
+def _expected(config: SpaceClipDepthConfig) -> dict[str, Tensor]:
+    """Names, shapes and dtypes of what the config builds."""
     with torch.device("meta"):  # a config that asks for gigabytes is refused before any are taken
         parts = {"tower": build_tower(config).module, "head": DepthHead(head_config(config))}
-    expected = {
-        f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
-    }
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{source} does not hold the weights its config builds with this transformers: {len(missing)} missing "
-            f"{missing[:3]}, {len(unknown)} unknown {unknown[:3]}. A tower that was changed (adapters, a pooling layer "
-            "left out) or a fused head cannot be saved; between versions transformers renames weights of some types"
-        )
-    for name, value in state.items():
-        wanted = expected[name]
-        if value.shape != wanted.shape or value.is_floating_point() != wanted.is_floating_point() or value.is_meta:
-            raise CheckpointError(
-                f"{source}: {name!r} is {_described(value)}, the config calls for {_described(wanted)}"
-            )
-        if not value.isfinite().all():
-            raise CheckpointError(f"{source}: {name!r} holds NaN or infinity")
-
-
-def _described(value: Tensor) -> str:
-    held = " without data" if value.is_meta else ""
-    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}{held}"
+    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}

@@ -12,11 +12,12 @@ import torch
 import transformers
 from clip_world import images
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers_world import folder, host, load, model, of, small_head
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.hub.weights import write_weights
 from spaceclip_plugin.transformers_checkpoint import SpaceClipDepthConfig
 from spaceclip_plugin.transformers_model import SpaceClipForDepthEstimation, register
 
@@ -30,24 +31,24 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
     config = json.loads((folder / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
-    note = json.dumps({part: config[part] for part in ("tower", "head", "adapter")})
-    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"spaceclip_config": note})
+    parts = {part: config[part] for part in ("tower", "head", "adapter")}
+    write_weights(folder / "model.safetensors", load_file(folder / "model.safetensors"), parts)
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     path = folder / "model.safetensors"
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        config = json.loads(json.loads(file.metadata()["spaceclip"])["config"])
     state = load_file(path)
     change(state)
-    save_file(state, path, metadata)
+    write_weights(path, state, config)
 
 
 NORM = "tower.post_layernorm.weight"
 BAD_WEIGHTS = {
-    "a tower's weight is missing": (lambda state: state.pop(NORM), f"1 missing.*{NORM}"),
+    "a tower's weight is missing": (lambda state: state.pop(NORM), f"missing.*{NORM}"),
     "a head's weight is missing": (lambda state: state.pop(next(n for n in state if n.startswith("head."))), "missing"),
-    "a weight too many": (lambda state: state.update(extra=torch.ones(1)), "1 unknown.*extra"),
+    "a weight too many": (lambda state: state.update(extra=torch.ones(1)), "unknown.*extra"),
     "another shape": (lambda state: state.update({NORM: torch.ones(31)}), r"shape \(31,\).*shape \(32,\)"),
     "another kind": (lambda state: state.update({NORM: torch.ones(32, dtype=torch.int64)}), "int64.*float32"),
     "NaN": (lambda state: state[NORM].fill_(torch.nan), f"{NORM}.*NaN"),
@@ -105,8 +106,17 @@ def test_configs_that_cannot_be_are_refused(folder: Path, case: str) -> None:
 def test_config_and_weights_of_two_models_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["head"]["options"]["semantic_taps"] = [3, 2]  # the same shapes, another depth
+    config["head"]["tap_fractions"] = [tap / 3 for tap in (0, 2, 3)]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="was not saved with the config beside it"):
+        load(folder)
+
+
+def test_a_weight_that_changed_is_noticed(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="is damaged or was changed"):
         load(folder)
 
 

@@ -93,12 +93,13 @@ def write_weights(path: Path, tensors: dict[str, Tensor], config: Mapping[str, A
     return sha256
 
 
-def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
+def read_weights(path: Path, expected: Mapping[str, Tensor], *, hint: str = "") -> Weights:
     """Read a weights file that may come from anywhere.
 
     Args:
         path: of the file.
         expected: the state dict of a module built from the head's config; the meta device will do.
+        hint: what else to say where a weight is missing or unknown.
 
     Raises:
         CheckpointError: the file is cut, of another format, not written by `write_weights`, changed since, or holds
@@ -107,7 +108,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     header = _read_header(path)
     note = _read_note(path, header.pop("__metadata__", None))
     _check_against(
-        {name: _kind_in_header(path, name, entry) for name, entry in header.items()}, expected, repr_of(path)
+        {name: _kind_in_header(path, name, entry) for name, entry in header.items()}, expected, repr_of(path), hint
     )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -135,13 +136,22 @@ def matched_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
     Raises:
         CheckpointError: the first few names that are missing, unknown, of another shape or dtype kind, or not finite.
     """
-    _check_against({name: _kind(value) for name, value in state.items()}, expected, source)
+    check_kinds(state, expected, source=source)
     matched: dict[str, Tensor] = {}
     for name, value in state.items():
         matched[name] = value.detach().to(expected[name].dtype, copy=True, memory_format=torch.contiguous_format)
         if not torch.isfinite(matched[name]).all():
             raise CheckpointError(f"{source}: {name!r} holds NaN, infinity or more than its dtype can hold")
     return matched
+
+
+def check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
+    """Compare names, shapes and kinds of numbers with those of a module's state dict; see `read_weights`.
+
+    Raises:
+        CheckpointError: the first few names that are missing, unknown, or of another shape or dtype kind.
+    """
+    _check_against({name: _kind(value) for name, value in state.items()}, expected, source, hint)
 
 
 def check_size(expected: Mapping[str, Tensor], *, source: str) -> int:
@@ -222,13 +232,13 @@ def _kind_in_header(path: Path, name: str, entry: object) -> _Kind:
     )
 
 
-def _check_against(found: Mapping[str, _Kind], expected: Mapping[str, Tensor], source: str) -> None:
+def _check_against(found: Mapping[str, _Kind], expected: Mapping[str, Tensor], source: str, hint: str) -> None:
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     if missing or unknown:
         raise CheckpointError(
             f"{source} does not hold the weights its config calls for: "
-            f"missing {_first(missing)}; unknown {_first(unknown)}"
+            f"missing {_first(missing)}; unknown {_first(unknown)}{hint}"
         )
     for name, kind in found.items():
         wanted = _kind(expected[name])
