@@ -196,13 +196,14 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
 
 
 def _check_nesting(content: object) -> None:
-    """What is parsed just so would exhaust the recursion of whoever compares or spells it out."""
+    """What Python can only just parse would exhaust its recursion when it is compared or spelled out."""
     level = [content]
-    for _ in range(MAX_JSON_DEPTH):
-        containers = [value for value in level if isinstance(value, (list, dict))]
-        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
-    if any(isinstance(value, (list, dict)) for value in level):
-        raise RecursionError(f"more than {MAX_JSON_DEPTH} lists and objects within each other")
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [value for value in level if isinstance(value, (list, dict))]
+        if not level:
+            return
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    raise RecursionError(f"more than {MAX_JSON_DEPTH} lists and objects within each other")
 
 
 def _finite_float(text: str) -> float:

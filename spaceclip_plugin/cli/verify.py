@@ -26,9 +26,10 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.hub import folder, repository, weights
 
-    head = DepthHead.from_pretrained(args.head, revision=args.revision)
     files = repository.locate(args.head, revision=args.revision)
     config_file = files.config_file()
+    # That very commit: a branch may move on meanwhile.
+    head = DepthHead.from_pretrained(args.head, revision=files.commit)
     weights_file = files.weights_file(weights.MOST_BYTES)
     data: dict[str, Any] = {
         "head": args.head,

@@ -177,7 +177,7 @@ class DepthHead(nn.Module):
         Raises:
             CheckpointError: a missing, truncated, damaged or foreign file, weights that do not match the config, two
                 files that were not saved together, or a repository that cannot be read.
-            ConfigError: a revision of a folder.
+            ConfigError: an empty name, or a revision of a folder.
         """
         files = repository.locate(
             repo_or_folder,

@@ -32,7 +32,10 @@ class LocalFolder:
 
     Attributes:
         source: the folder, for messages.
+        commit: None; a folder has no versions.
     """
+
+    commit = None
 
     def __init__(self, path: Path) -> None:
         """Nothing is read yet."""
@@ -59,10 +62,16 @@ class LocalFolder:
         """Path of model.safetensors.
 
         Raises:
-            CheckpointError: it is larger than the weights of its config can be.
+            CheckpointError: it is larger than the weights of its config can be, or gone since `config_file` saw it.
         """
         path = self._path / WEIGHTS_NAME
-        check_bytes(os.path.getsize(path), most_bytes, source=repr(str(path)))
+        try:
+            found = os.path.getsize(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {str(path)!r} ({error.strerror}); save or download the head again"
+            ) from error
+        check_bytes(found, most_bytes, source=repr(str(path)))
         return path
 
 
@@ -122,8 +131,9 @@ def check_pair(source: str, config: Mapping[str, Any], saved_with: Mapping[str, 
     ours, theirs = _flat(config), _flat(saved_with)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in DESCRIPTIVE_FIELDS and ours.get(key) != theirs.get(key):
+            name = key if key in ours else shown(key)  # what the weights carry may have any name
             raise CheckpointError(
-                f"{source} holds two halves: {CONFIG_NAME} says {key} is {shown(ours.get(key))}, {WEIGHTS_NAME} "
+                f"{source} holds two halves: {CONFIG_NAME} says {name} is {shown(ours.get(key))}, {WEIGHTS_NAME} "
                 f"was saved with {shown(theirs.get(key))}. A save was interrupted, or {CONFIG_NAME} was edited; "
                 "save or download the head again"
             )

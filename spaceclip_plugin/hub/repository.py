@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import CheckpointError, ConfigError
@@ -39,6 +39,11 @@ class HubRepository:
     _commit: str | None = field(default=None, init=False)
 
     @property
+    def commit(self) -> str | None:
+        """The commit that `revision` means, or `revision` itself while that is not known."""
+        return self._commit or self.revision
+
+    @property
     def source(self) -> str:
         """The repository and its version, for messages."""
         version = self._commit[:12] if self._commit else self.revision
@@ -63,7 +68,7 @@ class HubRepository:
             CheckpointError: as for `config_file`; or the file is larger than the weights of its config can be, which
                 is found out before it is downloaded.
         """
-        version = self._commit or self.revision
+        version = self.commit
         if not self.local_files_only:
             check_bytes(self._remote_bytes(version), most_bytes, source=f"{WEIGHTS_NAME} of {self.source}")
         path = self._fetch(WEIGHTS_NAME, version)
@@ -100,14 +105,12 @@ class HubRepository:
         url = hf_hub_url(self.repo, WEIGHTS_NAME, revision=version)
         metadata = self._asked(
             WEIGHTS_NAME,
-            lambda: get_hf_file_metadata(
-                url, token=self.token, library_name=LIBRARY_NAME, library_version=__version__
-            ),
+            lambda: get_hf_file_metadata(url, token=self.token, library_name=LIBRARY_NAME, library_version=__version__),
         )
         if metadata.size is None:
             raise CheckpointError(
-                f"{WEIGHTS_NAME} of {self.source} is not downloaded: the Hub, or a mirror of it, does not say how large "
-                "it is; ask the Hub itself (HF_ENDPOINT), or download the two files to a folder"
+                f"{WEIGHTS_NAME} of {self.source} is not downloaded: the server does not say how large it is; ask the "
+                "Hub itself (HF_ENDPOINT), or download the two files to a folder"
             )
         return metadata.size
 
@@ -183,8 +186,9 @@ def push(
     api = HfApi(token=token, library_name=LIBRARY_NAME, library_version=__version__)
     try:
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
-        # Old clients would send None as a value, and leave out what is not given.
-        api.create_repo(repo, exist_ok=True, **({} if private is None else {"private": private}))
+        # Old clients send None on, which is no answer to whether it is private.
+        visibility: dict[str, Any] = {} if private is None else {"private": private}
+        api.create_repo(repo, exist_ok=True, **visibility)
         commit = api.create_commit(
             repo, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
@@ -213,7 +217,15 @@ def _client_errors() -> tuple[type[BaseException], ...]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first lines of a client's error, which may come with a page of advice."""
+    """The first lines of a client's error, which may come with a page of advice.
+
+    Of one that is no answer of the Hub also what is behind it: "an error happened" alone helps nobody.
+    """
+    cause = error.__cause__ if getattr(error, "response", None) is None else None
+    return " ".join(_sentence(part) for part in (error, cause) if part is not None)
+
+
+def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= 300 else f"{text[:300]}…"
+    text = text if len(text) <= 250 else f"{text[:250]}…"
     return text if text.endswith((".", "…")) else f"{text}."
