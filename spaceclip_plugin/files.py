@@ -197,7 +197,7 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
 
 def _check_nesting(content: object) -> None:
     """What Python can only just parse would exhaust its recursion when it is compared or spelled out."""
-    level = [content]
+    level: list[Any] = [content]
     for _ in range(MAX_JSON_DEPTH + 1):
         level = [value for value in level if isinstance(value, (list, dict))]
         if not level:
