@@ -219,9 +219,14 @@ class DepthMap:
         """
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
-        return back_project(self.depth_m, self._camera(intrinsics))
+        return back_project(self.depth_m, self.camera_of(intrinsics))
 
-    def _camera(self, intrinsics: IntrinsicsLike) -> Intrinsics:
+    def camera_of(self, intrinsics: IntrinsicsLike) -> Intrinsics:
+        """`Intrinsics` of this depth map's image from what `points` takes.
+
+        Raises:
+            ConfigError: not intrinsics of a pinhole camera without skew.
+        """
         if isinstance(intrinsics, Intrinsics):
             return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
         height, width = self.depth_m.shape[1:]
@@ -246,7 +251,7 @@ class DepthMap:
         Raises:
             ConfigError: the range is not finite with 0 <= near < far.
         """
-        return colorize_depth(_to_numpy(self.depth_m), _to_numpy(self.valid), depth_range_m=depth_range_m)
+        return colorize_depth(to_numpy(self.depth_m), to_numpy(self.valid), depth_range_m=depth_range_m)
 
     def save_png16(self, path: str | os.PathLike[str]) -> None:
         """Write a 16-bit PNG of whole millimetres, 0 where invalid (the encoding of NYU, LeRobot and ROS 16UC1).
@@ -258,8 +263,8 @@ class DepthMap:
             OSError: the disk refuses the write.
         """
         self._check_single("save_png16")
-        millimetres = np.rint(_to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
-        known = _to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
+        millimetres = np.rint(to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
+        known = to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
         write_png(path, np.where(known, millimetres, 0).astype(np.uint16))
 
     def save_ply(
@@ -281,16 +286,16 @@ class DepthMap:
             OSError: the disk refuses the write.
         """
         self._check_single("save_ply")
-        valid = _to_numpy(self.valid[0])
+        valid = to_numpy(self.valid[0])
         fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
         if image is not None:
             fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
         vertices = np.empty(int(valid.sum()), dtype=fields)
-        points = _to_numpy(self.points(intrinsics)[0])[valid]
+        points = to_numpy(self.points(intrinsics)[0])[valid]
         for axis, name in enumerate(("x", "y", "z")):
             vertices[name] = points[:, axis]
         if image is not None:
-            colours = _sampled(image, valid.shape)[valid]
+            colours = sampled_colours(image, valid.shape)[valid]
             for channel, name in enumerate(("red", "green", "blue")):
                 vertices[name] = colours[:, channel]
         types = {"<f4": "float", "u1": "uchar"}
@@ -324,13 +329,14 @@ def interval_factor(level: float) -> float:
     return -math.log1p(-level) / math.sqrt(2)
 
 
-def _to_numpy(values: Tensor) -> npt.NDArray[Any]:
+def to_numpy(values: Tensor) -> npt.NDArray[Any]:
+    """The values on the CPU."""
     return values.detach().cpu().numpy()
 
 
-def _sampled(image: Tensor | npt.NDArray[np.uint8], hw: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def sampled_colours(image: Tensor | npt.NDArray[np.uint8], hw: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """(H, W, 3) colours of an image at the pixel centres of a grid of size `hw` over the same view."""
-    pixels = _to_numpy(image) if isinstance(image, Tensor) else np.asarray(image)
+    pixels = to_numpy(image) if isinstance(image, Tensor) else np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ConfigError(f"image must be (H, W, 3) uint8 RGB, got {pixels.dtype} of shape {pixels.shape}")
     rows, columns = (

@@ -18,6 +18,9 @@ from spaceclip_plugin.files import atomic_path
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
+    from spaceclip_plugin.depth_map import DepthMap
+    from spaceclip_plugin.single_view import ImageLike
+
 
 _INK = (32, 32, 36)
 _RULE = (150, 150, 155)
@@ -86,6 +89,8 @@ def depth_panel(
     depth_range_m: tuple[float, float] | None = None,
     max_error: float = 0.3,
     tile_width_px: int = 320,
+    show_error: bool = True,
+    notes: Sequence[str] = (),
 ) -> Colours:
     """A picture of one or more predictions: photo, ground truth, prediction, relative error, and their scales.
 
@@ -98,6 +103,8 @@ def depth_panel(
         depth_range_m: (near, far) for every row; None: for each row from its truth, or else from its prediction.
         max_error: relative error of the darkest colour.
         tile_width_px: width of a tile; text and spacing grow with it, the height follows each photo.
+        show_error: whether there is a column of the error.
+        notes: a line of text under the rows; the middle of the first note is left out where there is no room.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -107,16 +114,65 @@ def depth_panel(
     """
     if not rows:
         raise ConfigError("a panel needs at least one PanelRow, got none")
-    if not 0 < max_error < math.inf or not 64 <= tile_width_px <= 4096:
-        raise ConfigError(
-            f"max_error must be positive and tile_width_px in 64..4096, got {max_error} and {tile_width_px}"
-        )
-    pen = _Pen(tile_width_px)
-    return pen.page([_cells(row, depth_range_m, max_error, pen) for row in rows])
+    if not 0 < max_error < math.inf:
+        raise ConfigError(f"max_error must be positive and finite, got {max_error}")
+    pen = _Pen(_checked_width(tile_width_px))
+    return pen.page([_cells(row, depth_range_m, max_error if show_error else None, pen) for row in rows], footer=notes)
+
+
+def depth_picture(
+    depth_map: DepthMap,
+    image: ImageLike | None = None,
+    *,
+    depth_range_m: tuple[float, float] | None = None,
+    tile_width_px: int = 480,
+) -> Colours:
+    """A picture of one depth map: the photo, if there is one, the depth in colour, and a scale in metres.
+
+    Under it stand the camera's name, how many host steps ago it saw this where that is not now, and that the head is
+    untrained where it is. Pixels without depth are dark grey.
+
+    Args:
+        depth_map: of one image.
+        image: (H', W', 3) uint8 RGB of the same view, at any resolution; it gives the picture its proportions.
+        depth_range_m: (near, far) at the ends of the scale; None: what shows this depth well. Give it where pictures
+            are to be compared.
+        tile_width_px: width of the photo and of the depth; text and spacing grow with it.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ConfigError: the map holds more than one image, or an argument is not as above.
+    """
+    from PIL import Image
+
+    from spaceclip_plugin.single_view import UNNAMED, single_view
+
+    pen = _Pen(_checked_width(tile_width_px))
+    view = single_view(depth_map, image=image)
+    limits = depth_range(view.depth_m, view.valid, depth_range_m)
+    rows, columns = depth_map.image_hw if view.photo is None else view.photo.shape[:2]
+    size = (pen.tile, max(1, round(pen.tile * rows / columns)))
+    depth = Image.fromarray(paint(DEPTH_TABLE, *_resample(view.depth_m, view.valid, size), limits))
+    notes = [UNNAMED if depth_map.view is None else depth_map.view]
+    notes += [] if depth_map.age == 0 else [f"{depth_map.age} step{'' if depth_map.age == 1 else 's'} old"]
+    notes += [] if depth_map.trained else ["untrained head"]
+    notes += [] if view.valid.any() else ["no depth"]
+    cells = {"Depth": depth, "m": pen.scale(DEPTH_TABLE, limits, size[1])}
+    if view.photo is not None:
+        cells["Photo"] = Image.fromarray(view.photo).resize(size, Image.Resampling.LANCZOS)
+    return pen.page([cells], footer=notes)
+
+
+def _checked_width(tile_width_px: int) -> int:
+    if not 64 <= tile_width_px <= 4096:
+        raise ConfigError(f"tile_width_px must be in 64..4096, got {tile_width_px}")
+    return tile_width_px
 
 
 def _cells(
-    row: PanelRow, depth_range_m: tuple[float, float] | None, max_error: float, pen: _Pen
+    row: PanelRow, depth_range_m: tuple[float, float] | None, max_error: float | None, pen: _Pen
 ) -> dict[str, Image.Image]:
     """The cells of one row by column title, all of one height."""
     from PIL import Image
@@ -134,8 +190,9 @@ def _cells(
     cells = {"Photo": photo, "Prediction": tile(DEPTH_TABLE, *prediction, near_far)}
     cells["m"] = pen.scale(DEPTH_TABLE, near_far, size[1])
     if truth is not None:
-        error, counted = _relative_error(prediction, truth)
         cells["Ground truth"] = tile(DEPTH_TABLE, *truth, near_far)
+    if truth is not None and max_error is not None:
+        error, counted = _relative_error(prediction, truth)
         cells["Relative error"] = tile(ERROR_TABLE, error, counted, (0.0, max_error))
         cells["%"] = pen.scale(ERROR_TABLE, (0.0, 100 * max_error), size[1], open_ended=True)
         if counted.any():
@@ -169,7 +226,7 @@ def _resample(values: Floats, valid: Mask, size: tuple[int, int]) -> tuple[Float
 class _Pen:
     """Draws the parts of a panel; every length is in proportion to the width of a tile."""
 
-    columns = ("Photo", "Ground truth", "Prediction", "m", "Relative error", "%")
+    columns = ("Photo", "Ground truth", "Prediction", "Depth", "m", "Relative error", "%")
 
     def __init__(self, tile: int) -> None:
         self.tile = tile
@@ -177,26 +234,30 @@ class _Pen:
         self.gap = max(4, round(tile / 36))
         self.font = _font(self.em)
 
-    def page(self, rows: Sequence[dict[str, Image.Image]]) -> Colours:
-        """The rows under their titles, (height, width, 3) uint8."""
+    def page(self, rows: Sequence[dict[str, Image.Image]], *, footer: Sequence[str] = ()) -> Colours:
+        """The rows under their titles and above a line of notes, (height, width, 3) uint8."""
         from PIL import Image, ImageDraw
 
         titles = [title for title in self.columns if any(title in row for row in rows)]
         widths = {title: max(row[title].width for row in rows if title in row) for title in titles}
+        heights = [max(cell.height for cell in row.values()) for row in rows]
         margin, title_height = 2 * self.gap, round(1.6 * self.em)
         width = 2 * margin + sum(widths.values()) + self.gap * (len(widths) - 1)
-        height = 2 * margin + title_height + sum(row["Photo"].height for row in rows) + self.gap * (len(rows) - 1)
+        footer_height = title_height if footer else 0
+        height = 2 * margin + title_height + sum(heights) + self.gap * (len(rows) - 1) + footer_height
         page = Image.new("RGB", (width, height), _PAPER)
         draw = ImageDraw.Draw(page)
         left = margin
         for title, column_width in widths.items():
             self._text(draw, (left, margin + self.em // 2), title)
             top = margin + title_height
-            for row in rows:
+            for row, row_height in zip(rows, heights, strict=True):
                 if title in row:
                     page.paste(row[title], (left, top))
-                top += row["Photo"].height + self.gap
+                top += row_height + self.gap
             left += column_width + self.gap
+        if footer:
+            self._text(draw, (margin, height - margin - self.em // 2), self._fitted(footer, width - 2 * margin))
         return np.array(page, dtype=np.uint8)
 
     def scale(
@@ -233,6 +294,15 @@ class _Pen:
         top = tile.height - round(1.6 * self.em)
         draw.rectangle((0, top, round(width + 0.8 * self.em), tile.height), fill=_PAPER)
         self._text(draw, (round(0.4 * self.em), top + round(0.8 * self.em)), text)
+
+    def _fitted(self, notes: Sequence[str], width: int) -> str:
+        """Notes in one line; the middle of the first, a name, is left out where there is no room: names end apart."""
+        name, *others = notes
+        shown, kept = name, len(name)
+        while kept > 0 and self.font.getbbox(", ".join([shown, *others]))[2] > width:
+            kept -= 1
+            shown = f"{name[: kept // 2]}...{name[len(name) - (kept - kept // 2) :]}"
+        return ", ".join([shown, *others])
 
     def _text(self, draw: ImageDraw.ImageDraw, left_middle: tuple[int, int], text: str) -> None:
         """Text whose digits are centred on a height; by hand, since the bitmap font of old pillows knows no anchors."""

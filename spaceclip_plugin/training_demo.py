@@ -1,4 +1,4 @@
-"""The main job on an embedded default: rendered scenes, a small frozen CLIP-like host, a head trained in minutes.
+"""Training shown on an embedded default: rendered scenes, a small frozen CLIP-like host, a head trained in a minute.
 
 Nothing is downloaded. The host's weights are random from a fixed seed: what the head learns, it learns from how a
 frozen random tower spreads an image over its tokens. A real tower does better; `--host` takes one.

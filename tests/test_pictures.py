@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFont
 
 from spaceclip_plugin import colours, pictures
 from spaceclip_plugin.colours import colorize_depth
+from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
+from spaceclip_plugin.pictures import PanelRow, depth_panel, depth_picture, write_png
 
 GREY = (48, 48, 48)
 
@@ -27,6 +30,32 @@ def ramp(low: float, high: float, shape: tuple[int, int] = (30, 40)) -> np.ndarr
 
 def photo(height: int = 30, width: int = 40) -> np.ndarray:
     return np.full((height, width, 3), 120, dtype=np.uint8)
+
+
+def depth_map(depth_m: np.ndarray, *, invalid: int = 0, **changed: Any) -> DepthMap:
+    """A depth map whose first `invalid` columns are not valid."""
+    depth = torch.from_numpy(depth_m)[None]
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[:, :, :invalid] = False
+    settings = {"view": None, "frame": 0, "image_hw": depth_m.shape, "trained": True, **changed}
+    return DepthMap(depth, valid, **settings)
+
+
+Cells = dict[str, np.ndarray]
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Cells:
+    """The tiles of the picture that a test makes, by their titles, once it is made."""
+    caught: Cells = {}
+    page = pictures._Pen.page
+
+    def spied(pen: Any, rows: Any, **options: Any) -> np.ndarray:
+        caught.update({title: np.asarray(cell) for title, cell in rows[0].items()})
+        return page(pen, rows, **options)
+
+    monkeypatch.setattr(pictures._Pen, "page", spied)
+    return caught
 
 
 class TestColorizeDepth:
@@ -224,8 +253,17 @@ class TestDepthPanel:
 
     @pytest.mark.parametrize("bad", [{"max_error": 0.0}, {"max_error": np.nan}, {"tile_width_px": 8}])
     def test_settings_that_cannot_be(self, bad: dict[str, float]) -> None:
-        with pytest.raises(ConfigError, match="must be positive"):
+        with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be"):
             depth_panel([PanelRow(photo(), ramp(1, 5))], **bad)
+
+    def test_without_the_error_and_with_notes(self, cells: Cells, monkeypatch: pytest.MonkeyPatch) -> None:
+        row, texts = PanelRow(photo(), ramp(1, 5), ramp(1, 5)), []
+        plain = depth_panel([row], show_error=False)
+        assert set(cells) == {"Photo", "Ground truth", "Prediction", "m"}
+        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        noted = depth_panel([row], show_error=False, notes=["seed 3", "2.0 s"])
+        assert texts[-1] == "seed 3, 2.0 s"
+        assert noted.shape[0] == plain.shape[0] + 29  # 1.6 em
 
     def test_no_rows(self) -> None:
         with pytest.raises(ConfigError, match="at least one PanelRow"):
@@ -236,9 +274,80 @@ class TestDepthPanel:
         """The tiles of a panel of one row, caught where they are put on the page."""
         caught: list[dict[str, Image.Image]] = []
         page = pictures._Pen.page
-        monkeypatch.setattr(pictures._Pen, "page", lambda pen, rows: caught.extend(rows) or page(pen, rows))
+        monkeypatch.setattr(
+            pictures._Pen, "page", lambda pen, rows, **more: caught.extend(rows) or page(pen, rows, **more)
+        )
         depth_panel([row])
         return {title: np.asarray(cell) for title, cell in caught[0].items()}
+
+
+class TestDepthPicture:
+    def test_depth_in_colour_beside_its_scale(self, cells: Cells) -> None:
+        depth = depth_map(ramp(1, 5))
+        picture = depth_picture(depth, tile_width_px=320, depth_range_m=(1.0, 5.0))
+        assert (picture.dtype, picture.ndim) == (np.uint8, 3)
+        assert list(cells) == ["Depth", "m"]
+        assert cells["Depth"].shape == (240, 320, 3)
+        np.testing.assert_array_equal(cells["Depth"][120, [0, -1]], colours.DEPTH_TABLE[[0, 255]])
+        np.testing.assert_array_equal(cells["m"][[1, -2], 3], colours.DEPTH_TABLE[[254, 1]])  # far is up
+
+    def test_its_own_range_is_that_of_the_valid_depth(self, cells: Cells) -> None:
+        depth_picture(depth_map(np.where(np.arange(40) < 20, 900.0, ramp(1, 3)).astype(np.float32), invalid=20))
+        near, far = cells["Depth"][100, 250].astype(int), cells["Depth"][100, -1].astype(int)
+        assert (cells["Depth"][:, :230] == GREY).all()
+        assert near[0] > near[2] + 50
+        assert far[2] > far[0] + 50
+
+    def test_the_photo_gives_the_proportions(self, cells: Cells) -> None:
+        depth_picture(depth_map(ramp(1, 5, (24, 24))), photo(30, 60), tile_width_px=200)
+        assert set(cells) == {"Photo", "Depth", "m"}
+        assert cells["Photo"].shape == cells["Depth"].shape == (100, 200, 3)
+        assert (cells["Photo"] == 120).all()
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({}, "camera"),
+            ({"view": "wrist", "age": 1}, "wrist, 1 step old"),
+            ({"age": 2, "trained": False}, "camera, 2 steps old, untrained head"),
+            ({"invalid": 40}, "camera, no depth"),
+        ],
+    )
+    def test_what_stands_under_it(self, changed: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        texts: list[str] = []
+        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        depth_picture(depth_map(ramp(1, 5), **changed))
+        assert texts[-1] == said
+
+    def test_a_long_name_keeps_its_ends_and_stays_on_the_paper(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        texts: list[str] = []
+        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        depth = depth_map(ramp(1, 5), view="observation" * 30 + "left", age=7, trained=False)
+        picture = depth_picture(depth, tile_width_px=320)
+        assert texts[-1].startswith("obs")
+        start, end = texts[-1].split(",")[0].split("...")
+        assert len(end) - len(start) in (0, 1)
+        assert texts[-1].endswith("ft, 7 steps old, untrained head")
+        assert pictures._Pen(320).font.getbbox(texts[-1])[2] <= picture.shape[1] - 36
+
+    def test_text_stands_below_the_depth_not_on_it(self) -> None:
+        picture = depth_picture(depth_map(np.full((30, 40), 2.0, np.float32), view="wrist"), tile_width_px=320)
+        inked = (picture != 255).any(axis=(1, 2)).nonzero()[0]
+        assert inked[-1] > picture.shape[0] - 40
+        colour = picture[60:250, 100]
+        assert (colour == colour[0]).all()
+
+    def test_several_images(self) -> None:
+        depth = torch.ones(2, 3, 4)
+        with pytest.raises(ConfigError, match="holds 2; pick one"):
+            depth_picture(DepthMap(depth, depth > 0, None, 0, (3, 4), True))
+
+    @pytest.mark.parametrize(
+        "bad", [{"image": np.zeros((4, 4))}, {"tile_width_px": 8}, {"depth_range_m": (2.0, 1.0)}], ids=str
+    )
+    def test_settings_that_cannot_be(self, bad: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError):
+            depth_picture(depth_map(ramp(1, 5)), **bad)
 
 
 @pytest.mark.parametrize(

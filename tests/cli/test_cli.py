@@ -224,8 +224,25 @@ class TestConvert:
 
 
 class TestDemo:
-    def test_the_demo(self, run: Run, tmp_path: Path) -> None:
-        argv = ["--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo"]
+    def test_the_rover(self, run: Run, tmp_path: Path) -> None:
+        code, out, _ = run("demo", "--arenas", 1, "--out", tmp_path / "demo", "--json")
+        assert code == 0
+        result = json.loads(out)
+        assert result["actions_identical"]
+        assert result["outcomes"] == {"goal": 1, "collision": 0, "timeout": 0}
+        assert result["frames"] > 20
+        assert result["predicted"]["abs_rel"] < 0.5 * result["constant"]["abs_rel"]
+        assert {Path(path).name for path in result["files"].values()} == {
+            *("depth.png", "depth_mm.png", "points.ply", "metrics.json")
+        }
+        assert all(Path(path).stat().st_size > 100 for path in result["files"].values())
+        code, out, _ = run("demo", "--arenas", 1, "--out", tmp_path / "demo")  # again in the same folder
+        assert code == 0
+        assert f"AbsRel {result['predicted']['abs_rel']:.3f}" in out
+        assert "actions with and without taps: the same bits" in out
+
+    def test_training(self, run: Run, tmp_path: Path) -> None:
+        argv = ["--train", "--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo"]
         code, out, _ = run("demo", *argv, "--json")
         assert code == 0
         result = json.loads(out)
@@ -240,7 +257,7 @@ class TestDemo:
         training = tmp_path / "demo" / "training"
         training.mkdir(parents=True)
         (training / "run.json").write_text('{"protocol": "nyu-eigen"}')
-        code, _, err = run("demo", "--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo")
+        code, _, err = run("demo", "--train", "--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo")
         assert code == 1
         assert "already holds a run" in err
         assert (training / "run.json").read_text() == '{"protocol": "nyu-eigen"}'
@@ -250,7 +267,12 @@ class TestDemo:
         assert "none is given" in run("demo", option, "x", "--out", tmp_path / "demo")[2]
 
     def test_too_small(self, run: Run, tmp_path: Path) -> None:
-        assert "at least" in run("demo", "--scenes", 3, "--out", tmp_path)[2]
+        assert "at least" in run("demo", "--train", "--scenes", 3, "--out", tmp_path)[2]
+        assert "1 or more, got 0" in run("demo", "--arenas", 0, "--out", tmp_path)[2]
+
+    @pytest.mark.parametrize("argv", [("--scenes", 16), ("--epochs", 1), ("--train", "--arenas", 2)])
+    def test_options_of_the_other_demo(self, run: Run, tmp_path: Path, argv: tuple[object, ...]) -> None:
+        assert "is for the demo with" in run("demo", *argv, "--out", tmp_path)[2]
 
 
 class TestUsage:

@@ -1,0 +1,55 @@
+"""An arm reaches for a block, and lifts it, through depth from its policy's own vision tower.
+
+The block stands on a stand of unknown height, so only depth tells where it is. A head on the policy's frozen tower
+predicts it; the table, whose place is known, sets its scale. A first look from beside the table brings the hand above
+the block, a second from the wrist says where to close it.
+
+    MUJOCO_GL=egl python examples/reach_in_mujoco.py 50     # episodes; needs pip install 'spaceclip-plugin[sim]'
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+
+from spaceclip_plugin import DepthMap, attach_depth_head
+from spaceclip_plugin.arm.embedded import load_arm_head
+from spaceclip_plugin.arm.episode import TABLE, TRUE, attempt, source_of
+from spaceclip_plugin.arm.known_table import aligned_to_table
+from spaceclip_plugin.arm.observation import Observation
+from spaceclip_plugin.arm.policy import load_arm_policy
+from spaceclip_plugin.arm.world import ArmWorld
+
+
+def main(episodes: int) -> None:
+    """Print how the same episodes end with several sources of depth."""
+    policy = load_arm_policy()
+    with attach_depth_head(policy, load_arm_head()) as attachment:
+
+        def predicted(seen: Observation, view: str) -> DepthMap:
+            policy.select_action([seen.image])
+            return attachment.read()[-1]
+
+        def aligned(seen: Observation, view: str) -> DepthMap:
+            return aligned_to_table(predicted(seen, view), seen)  # align_to_plane with the table's place
+
+        sources = {
+            "ground truth": source_of(TRUE),
+            "predicted, aligned": aligned,
+            "predicted": predicted,
+            "none: on the table": source_of(TABLE),
+        }
+        print(f"{'depth':20}{'reached':>9}{'lifted':>8}{'collided':>10}{'error (cm)':>12}")
+        for name, see in sources.items():
+            tried = [attempt(seed, see) for seed in range(episodes)]
+            reached, lifted, hit = (sum(getattr(a, k) for a in tried) for k in ("reached", "lifted", "collided"))
+            error_cm = 100.0 * statistics.median(each.error_m for each in tried)
+            print(f"{name:20}{reached:9}{lifted:8}{hit:10}{error_cm:12.1f}", flush=True)
+        with ArmWorld(0) as world:
+            image = world.observe().image
+        report = attachment.verify_call(lambda: policy.select_action([image]))
+    print(f"actions with and without taps: identical={report.identical}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)

@@ -1,0 +1,54 @@
+"""One policy, two cameras: a block that a screen hides from one camera is found through the other.
+
+The policy runs its tower once per camera; depth is read by the cameras' names, scaled to the table, whose place is
+known, and turned into points of one world with each camera's pose.
+
+    python examples/two_cameras.py 50     # tables; nothing is downloaded, no simulator
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+
+from spaceclip_plugin import attach_depth_head
+from spaceclip_plugin.alignment import align_to_plane
+from spaceclip_plugin.arm.embedded import load_arm_head
+from spaceclip_plugin.arm.policy import load_arm_policy
+from spaceclip_plugin.arm.two_camera_loop import CAMERAS, FOUND_M, agreement_m, find_block
+from spaceclip_plugin.arm.two_cameras import VIEWS, TwoCameraTable
+
+
+def main(tables: int) -> None:
+    """Print how often each camera, and both together, find the block."""
+    policy = load_arm_policy()
+    found = {(kind, name): 0 for kind in ("ground truth", "predicted") for name in CAMERAS}
+    apart_m: dict[str, list[float]] = {"ground truth": [], "predicted": []}
+    with attach_depth_head(policy, load_arm_head(), views=VIEWS) as attachment:
+        for seed in range(tables):
+            table = TwoCameraTable(seed)
+            seen = {view: table.observe(view) for view in VIEWS}
+            policy.select_action([seen[view].image for view in VIEWS])
+            predicted = {}
+            for depth in attachment.read():  # one per camera
+                observation = seen[depth.view]
+                scale = align_to_plane(depth, observation.intrinsics, plane=observation.table)
+                predicted[depth.view] = scale.apply(depth)
+            true = {view: observation.depth_map() for view, observation in seen.items()}
+            for kind, depths in (("ground truth", true), ("predicted", predicted)):
+                apart_m[kind].append(agreement_m(seen, depths))
+                for name, views in CAMERAS.items():
+                    place = find_block({view: seen[view] for view in views}, depths)
+                    found[kind, name] += place is not None and math.dist(place, table.block_m) <= FOUND_M
+        images = [observation.image for observation in seen.values()]
+        report = attachment.verify_call(lambda: policy.select_action(images))
+    for kind, distances in apart_m.items():
+        counts = ", ".join(f"{name} {found[kind, name]}" for name in CAMERAS)
+        print(f"{kind}: found on {tables} tables: {counts}; surfaces agree to {100 * np.median(distances):.1f} cm")
+    print(f"actions with and without taps: identical={report.identical}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
