@@ -15,6 +15,7 @@ from spaceclip_plugin.errors import ConfigError, HostError
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
+from lerobot.configs.types import NormalizationMode
 from packed_policies import XVLA
 from row_policies import PI0, PI05, SMOLVLA
 from step_world import LENIENT, TOP, WRIST, act, guard, head_for, images_of
@@ -205,7 +206,10 @@ class TestReactions:
         step.action(act(policy, batch))
         assert reactions(step) == ["pass", "stop"]
 
-    def test_the_image_of_now_cannot_be_read(self, policy: Any) -> None:
+    @pytest.mark.parametrize("mode", ["IDENTITY", "MEAN_STD"], ids=["prepared by the policy", "prepared here"])
+    def test_the_image_of_now_cannot_be_read(self, mode: str) -> None:
+        policy = SMOLVLA.seeded()
+        policy.config.normalization_mapping["VISUAL"] = NormalizationMode(mode)
         fresh = DepthProcessorStep(head_for(policy), fresh=True)
         fresh.connect(policy)
         step, batch, seen = step_for(policy), observation(1), []
