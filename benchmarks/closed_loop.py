@@ -24,7 +24,7 @@ import torch
 from spaceclip_plugin.files import write_json
 
 RECORD = Path(__file__).parent / "results" / "closed_loop.json"
-FIRST_SEED = 2_000_000
+FIRST_SEED = 5_000_000
 EPISODES = 50
 SOURCES = {
     "true": "ground truth",

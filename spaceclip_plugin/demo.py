@@ -27,7 +27,7 @@ from spaceclip_plugin.rover.policy import RoverPolicy
 from spaceclip_plugin.rover.steering import DepthSafetyFilter
 from spaceclip_plugin.rover.world import IMAGE_HW, Outcome, RoverWorld
 
-FIRST_SEED = 1_000_000
+FIRST_SEED = 4_000_000
 """Arenas from here on are the demo's."""
 PROTOCOL = Protocol(name="arena", description="rendered arenas, every pixel", depth_scale=1000.0, max_depth_m=10.0)
 SHOWN = 4

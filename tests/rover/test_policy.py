@@ -85,27 +85,30 @@ def test_it_remembers_where_the_goal_was_by_odometry(
     policy: RoverPolicy, starts: list[tuple[RoverWorld, Observation]]
 ) -> None:
     world, seen = starts[0]
-    policy.reset()
-    policy.select_action(seen)
-    moved = Pose(0.5, 0.2, 2.0)  # turned away
-    hidden = dataclasses.replace(seen, pose=moved, image=np.full_like(seen.image, 128))
     x, y, _ = world.arena.goals[0].solid.centre_m
-    start = world.arena.start
-    goal = moved.to_rover(*start.to_rover(x, y))
+    looked, turned = Pose(0.4, -0.3, 0.9), Pose(0.9, 0.2, 2.5)  # seen from one place, hidden from another
+    goal = turned.to_rover(*looked.to_world(*world.pose.to_rover(x, y)))
+    hidden = dataclasses.replace(seen, pose=turned, image=np.full_like(seen.image, 128))
+    policy.reset()
+    policy.select_action(dataclasses.replace(seen, pose=looked))
     action, wanted = policy.select_action(hidden), naive_action(goal)
     assert action.turn_rps == pytest.approx(wanted.turn_rps, abs=0.3)
+    assert action.turn_rps * math.atan2(goal[1], goal[0]) > 0.0
     policy.reset()
     assert policy.select_action(hidden) == SEARCH
 
 
-def test_where_the_goal_should_be_but_is_not_it_searches(policy: RoverPolicy) -> None:
+def test_where_the_goal_should_be_but_is_not_it_searches_and_forgets(policy: RoverPolicy) -> None:
     world = RoverWorld(SEEDS[0])
     seen = world.observe()
     policy.reset()
     policy.select_action(seen)
     x, y, _ = world.arena.goals[0].solid.centre_m
+    hidden = dataclasses.replace(seen, image=np.full_like(seen.image, 128))
+    assert policy.select_action(hidden) != SEARCH
     there = Pose(*world.arena.start.to_rover(x, y), 0.0)
-    assert policy.select_action(dataclasses.replace(seen, pose=there, image=np.full_like(seen.image, 128))) == SEARCH
+    assert policy.select_action(dataclasses.replace(hidden, pose=there)) == SEARCH
+    assert policy.select_action(hidden) == SEARCH
 
 
 def test_attached_or_not_it_acts_the_same_bit_for_bit(starts: list[tuple[RoverWorld, Observation]]) -> None:
