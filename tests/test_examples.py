@@ -39,7 +39,6 @@ def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 def drawn_by_mujoco() -> None:
     """Skips where MuJoCo is missing or has nothing to draw with."""
-    pytest.importorskip("mujoco", reason="needs the extra sim")
     from spaceclip_plugin.arm.world import ArmWorld
 
     try:
