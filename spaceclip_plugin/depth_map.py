@@ -80,11 +80,18 @@ class DepthMap:
                 f"the mapping is to a tower image of {self.mapping.tower_hw}, the depth is of {self.image_hw}"
                 f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
             )
-        sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
+        maps = [self.depth_m]
         if self.uncertainty_m is not None:
             self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
+            maps.append(self.uncertainty_m)
+        # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
+        extremes = [extreme for values in maps if len(values) for extreme in values.aminmax()]
+        if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
+            return
+        sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
+        if self.uncertainty_m is not None:
             sane &= torch.isfinite(self.uncertainty_m) & (self.uncertainty_m >= 0)
-        if not sane.all():  # one question to the device, so that a GPU waits once
+        if not sane.all():
             raise ConfigError(
                 f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
                 "mark pixels without depth in `valid` and give them depth 0"

@@ -32,11 +32,16 @@ _REMEDIES = (
 )
 
 
-def load_timm(name: str, weights: Path | None = None) -> nn.Module:
+def load_timm(name: str, weights: Path | None = None, *, image_hw: tuple[int, int] | None = None) -> nn.Module:
     """The timm model of this name, with the state dict in `weights` or random from a fixed seed.
 
+    Args:
+        name: as timm calls it.
+        weights: a safetensors file, for images of the model's own size.
+        image_hw: (height, width) in pixels to build it for; its positions are interpolated. None: its own size.
+
     Raises:
-        HostError: timm has no such model, or the weights are not its own.
+        HostError: timm has no such model, it takes no such images, or the weights are not its own.
     """
     import timm
 
@@ -45,9 +50,50 @@ def load_timm(name: str, weights: Path | None = None) -> nn.Module:
     try:
         with _fixed_randomness():
             model: nn.Module = timm.create_model(name, pretrained=False)
+            resized = model if image_hw is None else _timm_resized(name, image_hw)
     except RuntimeError as error:  # a known architecture with an unknown tag
         raise HostError(f"timm cannot build {name!r}: {error}. Leave out the tag after the dot.") from error
-    return _finish(model, name, weights, warn_random=True)
+    _finish(model, name, weights, warn_random=True)
+    if resized is not model:
+        _load_timm_resized(resized, model.state_dict(), name)
+    return resized.eval().requires_grad_(False)
+
+
+def _timm_resized(name: str, image_hw: tuple[int, int]) -> nn.Module:
+    """The model for images of another size, its weights yet to come."""
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, img_size=image_hw)
+    except (TypeError, AssertionError, ValueError) as error:  # no such argument, or no such size
+        raise _wrong_size(name, image_hw, _first_line(error)) from error
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is None or any(side % step for side, step in zip(image_hw, patch, strict=True)):
+        raise _wrong_size(name, image_hw, f"its patches are of {patch} pixels")
+    return model
+
+
+def _load_timm_resized(model: Any, state: dict[str, torch.Tensor], name: str) -> None:
+    """Load weights of the model's own size, the positions interpolated as timm does for pretrained ones."""
+    from timm import layers
+
+    own = model.state_dict()
+    if "pos_embed" in state and state["pos_embed"].shape != own["pos_embed"].shape:
+        prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
+        resample: Any = layers.resample_abs_pos_embed  # type: ignore[attr-defined]
+        positions = resample(state["pos_embed"], list(model.patch_embed.grid_size), num_prefix_tokens=prefix)
+        state = {**state, "pos_embed": positions}
+    odd = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    if odd or own.keys() - state.keys():
+        raise HostError(f"{name!r} cannot be built for another image size: {_few(odd)} would not fit.")
+    model.load_state_dict(state)
+
+
+def _wrong_size(name: str, image_hw: tuple[int, int], why: str) -> HostError:
+    return HostError(
+        f"{name!r} cannot be built for images of {image_hw[0]}x{image_hw[1]}: {why}. Choose sides that are multiples "
+        "of its patch size, or leave the size out."
+    )
 
 
 def load_open_clip(name: str, weights: Path | None = None) -> nn.Module:

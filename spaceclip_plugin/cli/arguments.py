@@ -37,7 +37,7 @@ def add_head(parser: argparse.ArgumentParser, *, positional: bool = False, requi
 
 
 def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:
-    """--host (or HOST, where it is the command's object), --host-weights, --tower, --adapter, --device."""
+    """--host (or HOST, where it is the command's object) and what says how it is built, read and placed."""
     group = parser.add_argument_group("host")
     known = "timm:NAME, hf:ID-or-folder, open_clip:NAME or python:MODULE:FUNCTION (called without arguments)"
     if positional:
@@ -45,6 +45,12 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True, position
     else:
         group.add_argument("--host", required=required, metavar="HOST", help=known)
     group.add_argument("--host-weights", type=Path, metavar="FILE", help="safetensors file with the host's weights")
+    group.add_argument(
+        "--image-size",
+        type=_image_size,
+        metavar="H,W",
+        help="pixels that a timm host shall take, its positions interpolated: keeps an aspect ratio (default: its own)",
+    )
     group.add_argument("--tower", metavar="PATH", help="module path of the tower, where the host has several")
     group.add_argument("--adapter", metavar="NAME", help="adapter to use instead of the one that is found")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
@@ -52,24 +58,32 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True, position
 
 def host_from(args: argparse.Namespace) -> nn.Module:
     """The host that the arguments name, frozen, in eval mode and on its device."""
-    return open_host(args.host, weights=args.host_weights, device_name=args.device)
+    return open_host(args.host, weights=args.host_weights, image_hw=args.image_size, device_name=args.device)
 
 
-def open_host(name: str, *, weights: Path | None = None, device_name: str | None = None) -> nn.Module:
+def open_host(
+    name: str,
+    *,
+    weights: Path | None = None,
+    image_hw: tuple[int, int] | None = None,
+    device_name: str | None = None,
+) -> nn.Module:
     """A host by name, or from a function of the user's; frozen, in eval mode and on its device.
 
     Args:
         name: as `load_host` takes it, or python:MODULE:FUNCTION.
-        weights: see `load_host`; a function's host has its own.
+        weights, image_hw: see `load_host`; a function's host has its own.
         device_name: see `device_called`; None leaves a function's host where it was put.
 
     Raises:
-        HostError: there is no such host, or weights are given for one that has its own.
+        HostError: there is no such host, or weights or a size are given for one that has its own.
     """
     if not name.startswith(CODE):
-        return load_host(name, weights=weights).to(device_called(device_name))
+        return load_host(name, weights=weights, image_hw=image_hw).to(device_called(device_name))
     if weights is not None:
         raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
+    if image_hw is not None:
+        raise HostError("--image-size is for named hosts; a python: function builds its host for the size it wants")
     host = _from_function(name.removeprefix(CODE))
     # Without --device it stays where it was put: a dispatched or quantised model must not be moved.
     return host if device_name is None else host.to(device_called(device_name))
@@ -210,6 +224,16 @@ def _parts(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
             yield from _parts(source.parts)
         else:
             yield source
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected H,W in pixels, as 192,256, got {text!r}") from error
+    if not (0 < height <= 16384 and 0 < width <= 16384):
+        raise argparse.ArgumentTypeError(f"expected sides from 1 to 16384 pixels, got {text!r}")
+    return height, width
 
 
 def _depth_range(text: str) -> tuple[float, float]:

@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> Result | None:
     protocol = config.evaluation
     train, validation = _opened(config, config.data), _opened(config, config.validation)
     test = _opened(config, config.test) if config.test else None
-    host = arguments.open_host(str(config.host), weights=config.host_weights, device_name=config.device)
+    host = arguments.open_host(
+        str(config.host), weights=config.host_weights, image_hw=config.image_hw, device_name=config.device
+    )
     head = _fresh_head(config, host)
 
     from spaceclip_plugin.training.trainer import DepthTrainer
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> Result | None:
     details = {
         "host": config.host,
         "host_weights": None if config.host_weights is None else config.host_weights.name,
+        "image_hw": config.image_hw,
         "data": _title(config.data),
         "val": _title(config.validation),
         "test": _title(config.test) if config.test else None,

@@ -23,6 +23,7 @@ from spaceclip_plugin.training.strict_yaml import read_mapping_file
 _FIELDS = {
     "host": "host",
     "host_weights": "host_weights",
+    "image_size": "image_hw",
     "tower": "tower",
     "adapter": "adapter",
     "device": "device",

@@ -19,6 +19,7 @@ from torch.nn.functional import conv2d, interpolate, pad, relu
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.folding import convolution, exact, folded, linear, parameter, pointwise, transposed
 from spaceclip_plugin.head.space_clip import _resize, _to_depth
+from spaceclip_plugin.head.winograd import WinogradConvolution, worth_it
 from spaceclip_plugin.tower import TowerFeatures
 
 if TYPE_CHECKING:
@@ -98,10 +99,10 @@ class _FusedUp(nn.Module):
         weight, shift = folded(up.conv, up.norm)
         first, first_bias = exact(up.transpose.weight), exact(up.transpose.bias)
         source, channels = first.shape[:2]
-        self.conv: nn.Conv2d | None = None
-        if source >= 3 * channels:  # as many products, in kernels that run slower
+        self.conv: nn.Module | None = None
+        if source >= 3 * channels or worth_it(weight):  # apart they are as few products or fewer, in faster kernels
             self.transpose = transposed(first, first_bias, padding=0)
-            self.conv = convolution(weight, shift)
+            self.conv = _square(weight, shift)
             return
         merged = first.new_zeros(source, channels, 4, 4)
         for k in range(3):
@@ -116,7 +117,7 @@ class _FusedUp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.transpose(x)
         if self.conv is not None:
-            return relu(self.conv(out), inplace=True)
+            return relu(cast(Tensor, self.conv(out)), inplace=True)
         for i, rows in enumerate((_FIRST, _INNER, _LAST)):
             for j, columns in enumerate((_FIRST, _INNER, _LAST)):
                 if (i, j) != (1, 1):
@@ -136,7 +137,7 @@ class _FusedStructuralStage(nn.Module):
         self.up = _FusedUp(stage.up)
         weight, bias = folded(stage.fuse, stage.fuse_norm)
         from_up, from_skip = weight.chunk(2, dim=1)
-        self.fuse = convolution(from_up, bias)
+        self.fuse = _square(from_up, bias)
         self.taps = parameter(from_skip.permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None])  # (9c, c, 1, 1)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -162,10 +163,10 @@ class _FusedSemanticStage(nn.Module):
         self.up = _FusedUp(stage.up)
         gates = (gate for gate in (stage.semantic_gate, stage.structural_gate) if gate is not None)
         self.gates = nn.ModuleList(convolution(exact(gate.weight), exact(gate.bias)) for gate in gates)
-        self.fuse = convolution(*folded(stage.fuse, stage.fuse_norm))
+        self.fuse = _square(*folded(stage.fuse, stage.fuse_norm))
         residual: _Residual = stage.residual
-        self.conv1 = convolution(*folded(residual.conv1, residual.norm1))
-        self.conv2 = convolution(*folded(residual.conv2, residual.norm2))
+        self.conv1 = _square(*folded(residual.conv1, residual.norm1))
+        self.conv2 = _square(*folded(residual.conv2, residual.norm2))
 
     def forward(self, x: Tensor, *skips: Tensor) -> Tensor:
         # Maps of full size are let go as soon as may be: the C library returns large memory, and taking it anew costs.
@@ -176,6 +177,11 @@ class _FusedSemanticStage(nn.Module):
     def _parts(self, up: Tensor, skips: tuple[Tensor, ...]) -> Tensor:
         # No zip(strict=True) here: the compiler of torch 2.6 fails on it.
         return torch.cat([up, *[_gated(skips[i], up, gate) for i, gate in enumerate(self.gates)]], dim=1)
+
+
+def _square(weight: Tensor, bias: Tensor) -> nn.Module:
+    """The layer of 3x3 kernels (out, in, 3, 3), done the way that is faster for so many."""
+    return WinogradConvolution(weight, bias) if worth_it(weight) else convolution(weight, bias)
 
 
 def _gated(skip: Tensor, up: Tensor, gate: nn.Module) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, interpolate, pad, pixel_shuffle, scaled_dot_product_attention
+from torch.nn.functional import dropout, gelu, interpolate, pad, scaled_dot_product_attention
 from typing_extensions import Self
 
 from spaceclip_plugin.errors import ConfigError
@@ -292,11 +292,12 @@ def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _convex(values: Tensor, weights: Tensor) -> Tensor:
     """(B, h, w, 1) to (B, 1, 4h, 4w): every pixel a weighted mean of the nine values around it, weights by softmax."""
-    _, h, w, _ = values.shape
-    around = pad(values.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")
-    neighbours = torch.cat([around[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=1)
-    shares = weights.permute(0, 3, 1, 2).reshape(-1, NEIGHBOURS, CONVEX**2, h, w).softmax(dim=1)
-    return pixel_shuffle((shares * neighbours[:, :, None]).sum(dim=1), CONVEX)
+    batch, h, w, _ = values.shape
+    around = pad(values.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")[:, 0]
+    neighbours = torch.stack([around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=-1)
+    shares = weights.reshape(batch, h, w, NEIGHBOURS, CONVEX**2).softmax(dim=3)
+    fine = (shares * neighbours[..., None]).sum(dim=3).view(batch, h, w, CONVEX, CONVEX)
+    return fine.transpose(2, 3).reshape(batch, 1, CONVEX * h, CONVEX * w)
 
 
 def _bilinear_shares() -> Tensor:

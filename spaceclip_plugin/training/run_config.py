@@ -80,6 +80,7 @@ class RunConfig:
     Attributes:
         host: "timm:NAME", "hf:ID-or-folder", "open_clip:NAME" or "python:MODULE:FUNCTION".
         host_weights: safetensors file with the host's weights; None: its own.
+        image_hw: (height, width) in pixels of the images the host shall be built for; None: its own size.
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter; None: the one that is found.
         device: name of a PyTorch device; None: CUDA where there is one, with several processes one each.
@@ -100,6 +101,7 @@ class RunConfig:
 
     host: str | None = None
     host_weights: Path | None = None
+    image_hw: tuple[int, int] | None = None
     tower: str | None = None
     adapter: str | None = None
     device: str | None = None
@@ -132,6 +134,9 @@ class RunConfig:
             fields.truth(name, getattr(self, name))
         for name in _LISTS:
             _check_sources(name, getattr(self, name))
+        if self.image_hw is not None:
+            height, width = fields.wholes("image_hw", self.image_hw, 1, 16_384, least=2, most=2)
+            object.__setattr__(self, "image_hw", (height, width))
         if self.depth_range_m is not None:
             low_m, high_m = fields.reals("depth_range_m", self.depth_range_m, 1e-6, 1e5, length=2)
             if low_m >= high_m:

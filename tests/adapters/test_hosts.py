@@ -15,6 +15,7 @@ from tiny_hosts import VISION
 from torch import nn
 
 from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.hosts import load_host
 
 TIMM_NAME = "deit_tiny_patch16_224"
 
@@ -75,6 +76,64 @@ class TestRandomWeights:
         with torch.device("meta"):
             host = hosts.load_timm("vit_tiny_patch16_224")
         assert {parameter.device.type for parameter in host.parameters()} == {"cpu"}
+
+
+class TestAnotherImageSize:
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
+    def test_timm_interpolates_positions_and_keeps_all_else(self, name: str, tmp_path: Path) -> None:
+        square = hosts.load_timm(name)
+        save_file(square.state_dict(), tmp_path / "w.safetensors")
+        wide = hosts.load_timm(name, tmp_path / "w.safetensors", image_hw=(96, 128))
+        assert_frozen(wide)
+        expected, found = square.state_dict(), wide.state_dict()
+        changed = [key for key in expected if not torch.equal(expected[key], found[key])]
+        assert changed == ["pos_embed"]
+        with torch.no_grad():
+            assert wide(torch.zeros(1, 3, 96, 128)).isfinite().all()
+        grid = timm_vit.adapter.find(wide)[0].spec.image_hw
+        assert grid == (96, 128)
+
+    def test_positions_keep_their_places(self, tmp_path: Path) -> None:
+        """Halving the image halves the grid: every new position is the mean of those it covers, the class's stays."""
+        square = hosts.load_timm("vit_tiny_patch16_224")
+        ramp = torch.linspace(0, 1, 14)[:, None, None].expand(14, 14, 192).reshape(1, 196, 192)
+        state = {**square.state_dict(), "pos_embed": torch.cat([torch.full((1, 1, 192), 9.0), ramp], dim=1)}
+        save_file(state, tmp_path / "w.safetensors")
+        half = hosts.load_timm("vit_tiny_patch16_224", tmp_path / "w.safetensors", image_hw=(112, 224))
+        assert (half.pos_embed[0, 0] == 9).all()
+        got = half.pos_embed[0, 1:].view(7, 14, 192)
+        expected = torch.linspace(0, 1, 14).view(7, 2).mean(1)[:, None, None].expand(7, 14, 192)
+        assert (got[1:-1] - expected[1:-1]).abs().max() < 0.02
+
+    def test_its_own_size_changes_nothing(self) -> None:
+        plain, asked = hosts.load_timm(TIMM_NAME), hosts.load_timm(TIMM_NAME, image_hw=(224, 224))
+        for ours, theirs in zip(plain.state_dict().values(), asked.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs)
+
+    @pytest.mark.parametrize(
+        ("name", "image_hw", "message"),
+        [
+            (TIMM_NAME, (200, 224), r"images of 200x224: .*Choose sides that are multiples"),
+            ("resnet18", (96, 128), r"'resnet18' cannot be built for images of 96x128"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, name: str, image_hw: tuple[int, int], message: str) -> None:
+        with pytest.raises(HostError, match=message):
+            hosts.load_timm(name, image_hw=image_hw)
+
+    def test_weights_of_the_own_size_alone_fit(self, tmp_path: Path) -> None:
+        wide = hosts.load_timm(TIMM_NAME, image_hw=(96, 128))
+        save_file(wide.state_dict(), tmp_path / "w.safetensors")
+        with pytest.raises(HostError, match="other shapes than"):
+            hosts.load_timm(TIMM_NAME, tmp_path / "w.safetensors", image_hw=(96, 128))
+
+    def test_other_hosts_say_that_they_cannot(self, clip_folder: Path) -> None:
+        with pytest.raises(HostError, match="'hf' hosts are built for the image size of their own config, not for 96x"):
+            load_host(f"hf:{clip_folder}", image_hw=(96, 128))
+
+    def test_by_name(self) -> None:
+        host = load_host(f"timm:{TIMM_NAME}", image_hw=(96, 128))
+        assert host.patch_embed.img_size == (96, 128)
 
 
 class TestUnknownNames:

@@ -13,7 +13,7 @@ from PIL import Image
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.data.tabletop import SceneData, TabletopScenes
-from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.errors import ConfigError, DataError, HostError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 
 NEAR = get_protocol("whole-image").with_range(0.1, 5.0)
@@ -126,3 +126,22 @@ class TestDevice:
         monkeypatch.setenv("LOCAL_RANK", "99")
         with pytest.raises(ConfigError, match="--device 'cuda:99' cannot be used here"):
             arguments.device_called(None)
+
+
+class TestImageSize:
+    def read(self, *argv: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        arguments.add_host(parser)
+        return parser.parse_args(["--host", "timm:deit_tiny_patch16_224", *argv])
+
+    def test_the_host_is_built_for_it(self) -> None:
+        assert arguments.host_from(self.read("--image-size", "96,128")).patch_embed.img_size == (96, 128)
+
+    @pytest.mark.parametrize("text", ["96", "96x128", "96,128,3", "0,128", "96,99999"])
+    def test_what_is_no_size_is_refused(self, text: str) -> None:
+        with pytest.raises(argparse.ArgumentError, match=r"expected (H,W in pixels|sides from 1)"):
+            self.read("--image-size", text)
+
+    def test_a_function_builds_its_host_itself(self) -> None:
+        with pytest.raises(HostError, match="builds its host for the size it wants"):
+            arguments.open_host("python:nothing:nothing", image_hw=(96, 128))

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaceclip_plugin import DepthHead, DepthHeadConfig, attach_depth_head
 from spaceclip_plugin.head import fused_space_clip
 from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.winograd import WinogradConvolution
 
 
 class TestSameDepth:
@@ -96,6 +97,16 @@ class TestSameDepth:
                 head.fuse()(given_features).depth_m, head(given_features).depth_m, rtol=1e-12, atol=1e-12
             )
 
+    def test_wide_layers_in_float64(self) -> None:
+        head = lively_head(channels=(130, 128), semantic_taps=(5, 3), structural_taps=(1, 0)).double()
+        fused = head.fuse()
+        assert [isinstance(stage.fuse, WinogradConvolution) for stage in fused.decoder.semantic_stages] == [True, True]
+        given_features = features(head, 1, grid_hw=(3, 5))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                fused(given_features).depth_m, head(given_features).depth_m, rtol=1e-10, atol=1e-10
+            )
+
     @pytest.mark.real
     @pytest.mark.parametrize("name", CASES)
     def test_the_published_codes_own_depth(self, name: str, golden: Path, tmp_path: Path) -> None:
@@ -136,13 +147,13 @@ class TestTheShortcuts:
 
     def test_fewer_products(self) -> None:
         head = DepthHead(DepthHeadConfig("space-clip")).eval()
-        given_features = features(head, 1, batch=1, grid_hw=(4, 4))
+        given_features = features(head, 1, batch=1, grid_hw=(14, 14))
         counts = []
         for each in (head, head.fuse()):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 each(given_features)
             counts.append(counter.get_total_flops())
-        assert counts[1] < 0.87 * counts[0]
+        assert counts[1] < 0.6 * counts[0]
 
     def test_auxiliary_heads_are_gone(self) -> None:
         head = lively_head(structural_taps=())

@@ -58,6 +58,7 @@ class TestReading:
         text = """
             host: hf:some/model
             host_weights: /w/host.safetensors
+            image_hw: [192, 256]
             tower: vision.tower
             adapter: clip
             device: cuda:1
@@ -80,6 +81,7 @@ class TestReading:
         assert read(text) == RunConfig(
             host="hf:some/model",
             host_weights=Path("/w/host.safetensors"),
+            image_hw=(192, 256),
             tower="vision.tower",
             adapter="clip",
             device="cuda:1",
@@ -159,6 +161,8 @@ class TestRefusals:
             ("select_on_test: 1", "run.yaml: select_on_test must be true or false, got 1"),
             ("protocol: nyu", "run.yaml: protocol must be one of"),
             ("log_with: tensorbord", "(did you mean 'tensorboard'?)"),
+            ("image_hw: [192]", "run.yaml: image_hw must be a list of 2 values"),
+            ("image_hw: [192, 0]", "run.yaml: image_hw[1] must be an integer from 1"),
             ("depth_range_m: [2, 0.1]", "run.yaml: depth_range_m must rise, got [2, 0.1]"),
             ("depth_range_m: [0, 1]", "run.yaml: depth_range_m[0] must be a number from"),
             ("depth_range_m: [1]", "run.yaml: depth_range_m must be a list of 2 values"),
@@ -261,6 +265,7 @@ CONFIGS = st.builds(
     RunConfig,
     host=st.none() | NAMES,
     host_weights=st.none() | PATHS.map(Path),
+    image_hw=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
     tower=st.none() | st.just("") | NAMES,
     adapter=st.none() | NAMES,
     device=st.none() | NAMES,

@@ -64,6 +64,7 @@ RECIPE_FLAGS = [
 RUN_FLAGS = [
     (["--host", "timm:y"], "host", "timm:y"),
     (["--host-weights", "w.safetensors"], "host_weights", Path("w.safetensors")),
+    (["--image-size", "192,256"], "image_hw", (192, 256)),
     (["--tower", "a.b"], "tower", "a.b"),
     (["--tower", ""], "tower", ""),
     (["--adapter", "clip"], "adapter", "clip"),
@@ -124,6 +125,7 @@ class TestFlagsOverAConfig:
         config = RunConfig(
             host="timm:x",
             host_weights=Path("/w.safetensors"),
+            image_hw=(96, 128),
             tower="t",
             adapter="siglip",
             device="cuda:7",
