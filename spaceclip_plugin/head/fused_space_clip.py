@@ -100,7 +100,7 @@ class _FusedUp(nn.Module):
         first, first_bias = exact(up.transpose.weight), exact(up.transpose.bias)
         source, channels = first.shape[:2]
         self.conv: nn.Module | None = None
-        if source >= 3 * channels or worth_it(weight):  # apart they are as few products or fewer, in faster kernels
+        if source >= 3 * channels:  # as many products, in kernels that run slower
             self.transpose = transposed(first, first_bias, padding=0)
             self.conv = _square(weight, shift)
             return
