@@ -1,9 +1,9 @@
 """A decoder at a fraction of a tower's cost: all mixing on the patch grid, all detail by learned upsampling.
 
 Every tap is normalised, projected and summed into one map. Self-attention and depthwise blocks mix it; pixel shuffles
-climb to four times the patch grid; and a learned convex combination of neighbours (Teed and Deng, "RAFT", 2020,
-section 3.3) climbs the last four times. The map holds log depth: the exponential makes metres, and errors count in
-proportion to distance.
+climb by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT", 2020, section 3.3)
+climbs the last four times. The map holds log depth: the exponential makes metres, and errors count in proportion to
+distance.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class TapMixerOptions:
     """
 
     taps: tuple[int, ...] = (3, 6, 9, 12)
-    channels: tuple[int, ...] = (192, 128, 64)
+    channels: tuple[int, ...] = (192, 128)
     attention: int = 1
-    convolutions: tuple[int, ...] = (2, 1, 1)
+    convolutions: tuple[int, ...] = (2, 1)
     uncertainty: bool = True
     dropout: float = 0.1
 

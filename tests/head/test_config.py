@@ -188,7 +188,7 @@ class TestForTower:
         ("name", "changes"),
         [
             ("space-clip", {"film_hidden": None, "channels": (8, 6, 4, 2)}),
-            ("tap-mixer", {"uncertainty": False, "channels": (48, 4, 2)}),
+            ("tap-mixer", {"uncertainty": False, "channels": (48, 4)}),
         ],
     )
     def test_overrides_reach_the_config_and_its_options(self, name: str, changes: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ class TestForTower:
             ("space-clip", {"film_hiden": 3}, r"unknown key 'film_hiden' \(did you mean 'film_hidden'\?\)"),
             ("space-clip", {"channels": (8, 4)}, "one tap per stage: 2 channels, 4 taps; give channels and semantic_"),
             ("tap-mixer", {"film_hidden": 3}, "is an option of .space-clip."),
-            ("tap-mixer", {"channels": (48, 4)}, "convolutions must be a list of 2 values"),
+            ("tap-mixer", {"channels": (48, 4, 2)}, "convolutions must be a list of 3 values"),
             ("space-clop", {}, r"unknown head architecture 'space-clop' \(did you mean 'space-clip'\?\)"),
             ("", {}, "unknown head architecture ''; known are space-clip, tap-mixer"),
         ],

@@ -282,7 +282,7 @@ class TestForTower:
         assert configs[0].architecture == (name or DEFAULT_ARCHITECTURE)
         assert configs[0].options == ARCHITECTURES[configs[0].architecture].options.for_blocks(4)
 
-    @pytest.mark.parametrize(("name", "channels"), [("space-clip", (8, 6, 4, 2)), ("tap-mixer", (48, 4, 2))])
+    @pytest.mark.parametrize(("name", "channels"), [("space-clip", (8, 6, 4, 2)), ("tap-mixer", (48, 4))])
     def test_overrides_and_architecture(self, name: str, channels: tuple[int, ...]) -> None:
         head = DepthHead.for_tower(SPEC, architecture=name, trained_on="a room", channels=channels)
         assert head.trained

@@ -237,7 +237,7 @@ class TestAHeadLikeAnyOther:
             patch_size=7,
         )
         host = transformers.CLIPVisionModel(config).eval()
-        options: dict[str, Any] = {"space-clip": {"channels": (12, 8, 6, 4)}, "tap-mixer": {"channels": (48, 8, 4)}}
+        options: dict[str, Any] = {"space-clip": {"channels": (12, 8, 6, 4)}, "tap-mixer": {"channels": (48, 8)}}
         head = lively(DepthHead.for_tower(host, architecture=name, trained_on="a room", **options[name]))
         pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
         frames = []
