@@ -232,7 +232,7 @@ class Protocol:
         if not bool(valid.any()):
             raise DataError(
                 f"{sample.name}: no ground truth between {self.min_depth_m} and {self.max_depth_m} m under the mask of "
-                f"protocol {self.name!r}; leave this sample out or check the depth encoding"
+                f"protocol {self.name!r}; leave this sample out (--skip-bad does) or check the depth encoding"
             )
         return target_m, valid
 

@@ -1,4 +1,7 @@
-"""What is checked of a run's data before anything is written: depth in the right unit, and no image in two sources."""
+"""What is checked of a run's data before anything is written.
+
+Depth in the right unit, images to judge by that can be scored, and no image in two sources.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,17 @@ from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.training.processes import Processes
 
+_LEARNT = "train"
+_SHOWN = 5
+
 
 def checked_sources(
     sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
 ) -> dict[str, list[str]]:  # fmt: skip
     """Fingerprints of all samples of every source, in order.
+
+    Samples of every source but "train" are decoded, too: the first score of one may come when a run has ended. Those of
+    "train" may be very many, and are checked where their features are made.
 
     Args:
         sources: by what they are for: "train", "validation", "test".
@@ -24,17 +33,43 @@ def checked_sources(
         processes: share the reading.
 
     Raises:
-        DataError: a source is empty, cannot be read, has depth in another unit, or shares an image with another one.
+        DataError: a source is empty, cannot be read, has depth in another unit, or shares an image with another one; or
+            the protocol cannot score a sample of one but "train".
     """
     for name, source in sources.items():
         if len(source) == 0:
             raise DataError(f"the {name} source is empty; give at least one image")
     for source in sources.values():
         processes.on_main(lambda source=source: check_depth_units(source, protocol))  # type: ignore[misc]
+    for name, source in sources.items():
+        if name != _LEARNT:
+            _check_usable(name, source, protocol, processes)
     found = {name: _fingerprints(source, processes) for name, source in sources.items()}
     for one, other in itertools.combinations(sources, 2):
         _check_apart(one, sources[one], found[one], other, sources[other], found[other])
     return found
+
+
+def _check_usable(name: str, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
+    """Every sample can be scored; each process decodes its share."""
+
+    def mine() -> list[tuple[int, str]]:
+        unusable = []
+        for index in range(processes.rank, len(source), processes.count):
+            try:
+                protocol.check(source[index])
+            except DataError as error:
+                unusable.append((index, str(error)))
+        return unusable
+
+    bad = sorted(itertools.chain(*processes.gathered(processes.together(mine))))
+    if bad:
+        reasons = "".join(f"\n  {reason}" for _, reason in bad[:_SHOWN])
+        reasons += f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise DataError(
+            f"{len(bad)} of {len(source)} samples of the {name} source cannot be used; repair them, or leave them out "
+            f"with --skip-bad:{reasons}"
+        )
 
 
 def _fingerprints(source: DepthSource, processes: Processes) -> list[str]:
