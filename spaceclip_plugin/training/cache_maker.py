@@ -157,8 +157,8 @@ class _Maker:
         except OSError as error:
             raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
         with contextlib.suppress(TrainingError):
-            cache_index(self._folder, self._key)
-            return self._images_per_existing_shard() or 1
+            _, starts, images = cache_index(self._folder, self._key)
+            return starts[1] if len(starts) > 1 else images
         for _ in range(2):  # the first call of a tower is slower than all others
             started = time.perf_counter()
             [image] = self._cached(list(self._seen([0], workers=0)))
@@ -273,8 +273,13 @@ class _Maker:
         return self._attachment.features()[-1]
 
     def _images_per_existing_shard(self) -> int | None:
-        path = self._path(0)
-        return len(Shard(path, key=self._key)) if path.exists() else None
+        """As the first shard that is there tells; all but the last hold as many images as the first."""
+        there = {path.name for path in self._folder.glob("shard-*.safetensors")}
+        for number in range(len(self._source) if there else 0):
+            if self._path(number).name in there:
+                shard = Shard(self._path(number), key=self._key)
+                return shard.start // number if number else len(shard)
+        return None
 
     def _path(self, number: int) -> Path:
         return self._folder / f"shard-{number:05}.safetensors"

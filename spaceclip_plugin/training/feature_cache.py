@@ -152,6 +152,9 @@ def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
         if not isinstance(shards, list) or not shards:
             raise ValueError("it lists no shards")
         files, starts = [str(shard["file"]) for shard in shards], [int(shard["start"]) for shard in shards]
+        ends = [*starts[1:], count]
+        if starts[0] != 0 or any(start >= end for start, end in zip(starts, ends, strict=True)):
+            raise ValueError(f"its shards start at images {starts[:4]}… of {count}")
     except (CheckpointError, KeyError, ValueError, TypeError) as error:
         raise TrainingError(f"there is no complete feature cache in {str(folder)!r}: {error}") from error
     if found != key:

@@ -21,7 +21,7 @@ from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.training import cache_maker
-from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.feature_cache import FeatureCache, cache_index
 from spaceclip_plugin.training.feature_shards import Shard
 from spaceclip_plugin.training.features import Batch
 
@@ -255,6 +255,45 @@ class TestShards:
         damaged.unlink()
         cached(attachment, scenes(6), tmp_path)
         assert damaged.read_bytes() == whole
+
+    @pytest.mark.parametrize("complete", [True, False], ids=["complete", "killed before its index"])
+    def test_every_shard_can_be_made_again_as_the_message_says(
+        self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+    ) -> None:
+        samples = scenes(14)
+        cache = cached(attachment, samples, tmp_path)
+        everything = cache.load(list(range(14)), [i % 2 for i in range(14)])
+        shards = sorted(tmp_path.glob("shard-*"))
+        whole = {path: path.read_bytes() for path in (*shards, tmp_path / "index.json")}
+        assert len(shards) >= 4
+        monkeypatch.setattr(cache_maker, "SHARD_BYTES", 1 << 20)  # what is there decides, not what is usual today
+        for damaged in shards:
+            damaged.write_bytes(whole[damaged][:-1] + bytes([whole[damaged][-1] ^ 1]))
+            if not complete:
+                (tmp_path / "index.json").unlink()
+            with pytest.raises(TrainingError, match=rf"{damaged.name}' is damaged.*Remove that file and continue"):
+                cached(attachment, samples, tmp_path)
+            damaged.unlink()
+            again = cached(attachment, samples, tmp_path).load(list(range(14)), [i % 2 for i in range(14)])
+            assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
+            assert all(torch.equal(again[name], value) for name, value in everything.items())
+
+    @pytest.mark.parametrize("starts", [(0, 0, 4), (0, 4, 4), (2, 4, 6), (0, 2, 14), (0, 4, 2)])
+    def test_an_index_that_cannot_be_is_written_again(
+        self, attachment: DepthAttachment, tmp_path: Path, starts: tuple[int, ...]
+    ) -> None:
+        cached(attachment, scenes(14), tmp_path)
+        path = tmp_path / "index.json"
+        whole = path.read_bytes()
+        index = json.loads(whole)
+        for shard, start in zip(index["shards"], starts, strict=False):
+            shard["start"] = start
+        index["shards"] = index["shards"][: len(starts)]
+        path.write_text(json.dumps(index))
+        with pytest.raises(TrainingError, match=r"no complete feature cache.*its shards start at"):
+            cache_index(tmp_path, index["key"])
+        cached(attachment, scenes(14), tmp_path)
+        assert path.read_bytes() == whole
 
     def test_files_that_changed_names_are_found(self, attachment: DepthAttachment, tmp_path: Path) -> None:
         cache = cached(attachment, scenes(14), tmp_path)
