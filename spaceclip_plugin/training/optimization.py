@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ class HeadOptimizer:
         self._optimizer = torch.optim.AdamW(
             head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )  # fmt: skip
+        self._images: list[int] = []
         self.step = 0
         self.learning_rate = 0.0
 
@@ -84,7 +85,11 @@ class HeadOptimizer:
         return self._recipe.epochs * self._order.steps_per_epoch
 
     def epoch(self, number: int) -> Iterator[float]:
-        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each."""
+        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each.
+
+        Raises:
+            TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
+        """
         processes, per_epoch = self._processes, self._order.steps_per_epoch
         first = self.step - number * per_epoch
         plan = list(
@@ -148,10 +153,11 @@ class HeadOptimizer:
         loss = self._whole_loss(output, batch.target_m, micro)
         value = float(loss.detach())
         if not math.isfinite(value):
-            names = ", ".join(self._stream.name(i) for i in micro.indices[:4])
             raise TrainingError(
-                f"the loss is {value} at step {self.step} on {names}…; lower the learning rate or check those images"
+                f"the loss is {value} at step {self.step} on {self._named(micro.indices)}; lower the learning rate or "
+                "check those images"
             )
+        self._images += micro.indices
         torch.autograd.backward(micro.weight * loss)
         return value
 
@@ -177,11 +183,22 @@ class HeadOptimizer:
             group["lr"] = self.learning_rate
         parameters = list(self._head.parameters())
         self._processes.sum_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm))
+        if not math.isfinite(norm):  # in every process: all have the same gradients
+            names = "; ".join(self._processes.gathered(self._named(self._images)))
+            raise TrainingError(
+                f"the loss is finite but the norm of its gradient is {norm} at step {self.step} on {names}; lower the "
+                "learning rate or check those images"
+            )
+        self._images = []
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(self._head, self.step)
+
+    def _named(self, indices: Sequence[int]) -> str:
+        """The first images of a batch, for messages."""
+        return ", ".join(self._stream.name(i) for i in indices[:4]) + ("…" if len(indices) > 4 else "")
 
 
 class AveragedHead:
