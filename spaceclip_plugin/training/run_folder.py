@@ -179,6 +179,11 @@ class RunFolder:
                 f"the run in {str(self.path)!r} is finished; its head is {str(self.path / HEAD_NAME)!r}. "
                 "For more epochs start another run"
             )
+        if previous.get("host_digest_after") not in (None, previous.get("host_digest_before")):
+            raise TrainingError(
+                f"the run in {str(self.path)!r} cannot be continued: its host changed while a head was trained on it. "
+                "Find what changed it, then start another run"
+            )
         ours = json.loads(json.dumps(record))
         for key in LASTING:
             if previous.get(key) != ours[key]:

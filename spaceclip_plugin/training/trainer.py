@@ -191,16 +191,16 @@ class DepthTrainer:
                 ]  # fmt: skip
                 if self._recipe.cache != LIVE:
                     stack.close()  # the tower is not needed any more
-                processes.together(lambda: self._check_host(record))
+                self._check_host(record, folder, processes)
                 cached_at = time.perf_counter()
                 loop, held_out = self._loop(
                     streams, sources, folder, record, processes, save_every=save_every, workers=workers
                 )  # fmt: skip
                 best, continued_at = self._run(loop, processes, resume=resume, shown=shown)
                 calibration = processes.on_main(lambda: self._judge(held_out, folder))
-            after = processes.together(lambda: self._check_host(record))
             seconds = (cached_at - started, time.perf_counter() - cached_at)
             tested = None if test is None else processes.on_main(lambda: self._test(folder, test, shown=shown))
+            after = self._check_host(record, folder, processes)  # once nothing runs it any more
             head_folder = processes.on_main(folder.publish_best)
             result = TrainingResult(
                 DepthHead.from_pretrained(head_folder),
@@ -355,14 +355,19 @@ class DepthTrainer:
         ):
             return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
 
-    def _check_host(self, record: Mapping[str, Any]) -> str:
-        before, after = record["host_digest_before"], module_digest(self._host)
-        if after != before:
+    def _check_host(self, record: Mapping[str, Any], folder: RunFolder, processes: Processes) -> str:
+        """The host's digest, the record's still in every process; where it is not, the run says so and ends for good."""
+        before: str = record["host_digest_before"]
+        found = processes.gathered(processes.together(lambda: module_digest(self._host)))
+        moved = [after for after in found if after != before]
+        if moved:
+            outcome = {"finished": False, **record, "host_digest_after": moved[0]}
+            processes.on_main(lambda: folder.write_record(outcome))
             raise TrainingError(
-                f"the host changed while a head was trained on it: digest {before[:12]}… before, {after[:12]}… after. "
-                "Is something else training it in this process?"
+                f"the host changed while a head was trained on it: digest {before[:12]}… before, {moved[0][:12]}… "
+                "after. Is something else training it in this process? Keep it as it is and start another run"
             )
-        return after
+        return before
 
 
 def _outcome(
