@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spaceclip_plugin import __version__
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.train_arguments import PUBLISHED
 from spaceclip_plugin.data.sources import source_from_text
-from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
+from spaceclip_plugin.files import read_json_object
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.training.code_digest import code_digest
 from spaceclip_plugin.training.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
-from spaceclip_plugin.training.run_folder import CONFIG_NAME
+from spaceclip_plugin.training.run_folder import CONFIG_NAME, RECORD_NAME, code_of
 from spaceclip_plugin.training.strict_yaml import read_mapping_file
 
 # Which field of RunConfig or Recipe a flag sets.
@@ -107,10 +111,34 @@ def resumed_run(args: argparse.Namespace) -> RunConfig:
             f"the run in {str(args.resume)!r} is on host {values.get('host')!r}, not on {args.host!r}; leave --host "
             "out, or start another run"
         )
+    with _written_by_the_run(args.resume):
+        # As if the user had named the host: whether a file may, which is no question of versions, is asked below.
+        RunConfig.from_mapping(values, where=str(path), host=str(values.get("host")))
     config = RunConfig.from_mapping(values, where=str(path), host=args.host).resolved(args.resume)
     if config.missing:
         raise ConfigError(f"{path}: {', '.join(config.missing)} missing, which no run goes without; was it edited?")
     return dataclasses.replace(config, **_given(args, {flag: _FIELDS[flag] for flag in _WITH_RESUME}))
+
+
+@contextlib.contextmanager
+def _written_by_the_run(folder: Path) -> Iterator[None]:
+    """Settings that cannot be are explained: a run writes only what its own version knows."""
+    try:
+        yield
+    except ConfigError as error:
+        try:
+            begun = code_of(read_json_object(folder / RECORD_NAME))
+        except CheckpointError:  # without a record, nothing is known
+            begun = code_of({})
+        now = code_of({"spaceclip_plugin": __version__, "code": code_digest()})
+        if begun == now:
+            raise ConfigError(
+                f"{error}; the run wrote what this version knows, so undo what was edited there"
+            ) from error
+        raise ConfigError(
+            f"{error}; the run was begun with {begun}, this is {now}: resume it with the version it was begun with, or "
+            "undo what was edited there"
+        ) from error
 
 
 def _given(args: argparse.Namespace, names: Mapping[str, str]) -> dict[str, Any]:

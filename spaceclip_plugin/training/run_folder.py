@@ -68,6 +68,14 @@ class FinishedRun:
         return cls(path / HEAD_NAME, record, path / PICTURE_NAME)
 
 
+def code_of(record: Mapping[str, object]) -> str:
+    """Which code a run was begun with, in words."""
+    version, digest = record.get("spaceclip_plugin"), record.get("code")
+    if version is None:
+        return "a version of spaceclip_plugin that it does not tell"
+    return f"spaceclip_plugin {version} (code {str(digest)[:12]}…)"
+
+
 class RunFolder:
     """`config.yaml`, `run.json` and `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts, `head/` after.
 
@@ -197,6 +205,12 @@ class RunFolder:
                     "the run was begun with %s %s and goes on with %s: its last bits may differ from those of an "
                     "uninterrupted one", key, previous.get(key), ours[key],
                 )  # fmt: skip
+        begun, now = code_of(previous), code_of(ours)
+        if begun != now:
+            _logger.warning(
+                "the run was begun with %s and goes on with %s: it may end otherwise than an uninterrupted one. "
+                "For the same bits resume it with the code it was begun with", begun, now,
+            )  # fmt: skip
 
     @contextlib.contextmanager
     def _written(self, name: str) -> Iterator[Path]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin import registry
+from spaceclip_plugin import __version__, registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.augmentation import augmentation
 from spaceclip_plugin.data.mixture import shares_of
@@ -37,6 +37,7 @@ from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.cache_key import CacheSettings
 from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.training.code_digest import code_digest
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.held_out import HeldOut
@@ -140,7 +141,8 @@ class DepthTrainer:
 
         In several processes (`accelerate launch`, `torchrun`) all call it alike, and the batches are shared out.
 
-        A run that was stopped, however it was, is continued with `resume` and ends with the same bits.
+        A run that was stopped, however it was, is continued with `resume` and ends with the same bits, by the same code
+        on a machine of the same kind. A warning says where `run.json` tells of another code, torch or device.
 
         Args:
             train: images the head learns from; a `Mixture` is seen in proportion to its weights.
@@ -244,6 +246,8 @@ class DepthTrainer:
             "device": str(self._device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
+            "spaceclip_plugin": __version__,
+            "code": code_digest(),
             "details": dict(details),
         }
 
@@ -356,7 +360,7 @@ class DepthTrainer:
             return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
 
     def _check_host(self, record: Mapping[str, Any], folder: RunFolder, processes: Processes) -> str:
-        """The host's digest, the record's still in every process; where it is not, the run says so and ends for good."""
+        """The host's digest, the that of the record in every process; where it is not, the run ends for good."""
         before: str = record["host_digest_before"]
         found = processes.gathered(processes.together(lambda: module_digest(self._host)))
         moved = [after for after in found if after != before]
