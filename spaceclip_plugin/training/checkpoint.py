@@ -148,12 +148,7 @@ class CheckpointFolder:
             CheckpointError: it is damaged or of another format. An older one is never taken silently in its place;
                 the message says which file is damaged, how, and what to remove to go on with the older one.
         """
-        try:
-            found = self._found()
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot look for checkpoints in {str(self.path)!r} ({error.strerror}); check the path"
-            ) from error
+        found = self._listed()
         if not found:
             return None
         *older, step = sorted(found)
@@ -163,6 +158,22 @@ class CheckpointFolder:
             then = f"continue from {str(found[older[-1]])!r}" if older else "start anew; there is no older checkpoint"
             raise CheckpointError(
                 f"cannot resume: {error}. Restore the checkpoint, or remove the folder {str(found[step])!r} to {then}"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The steps there seem to be checkpoints of, in rising order; none of them is read.
+
+        Raises:
+            CheckpointError: the folder cannot be listed.
+        """
+        return sorted(self._listed())
+
+    def _listed(self) -> dict[int, Path]:
+        try:
+            return self._found()
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot look for checkpoints in {str(self.path)!r} ({error.strerror}); check the path"
             ) from error
 
     def _found(self) -> dict[int, Path]:

@@ -97,6 +97,7 @@ class TrainingLoop:
         """
         checkpoint = self._folder.checkpoints.newest()
         if checkpoint is None:
+            _logger.info("the run has no checkpoint: it starts at step 0 of %d", self._stepper.steps)
             return 0
         saved_by = sum(1 for stem in checkpoint.tensors if stem.startswith("rng-"))
         if saved_by != self._processes.count:

@@ -7,11 +7,13 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.files import atomic_path, read_json_object, write_json
@@ -34,7 +36,7 @@ SHOULD_LAST = ("device", "torch", "threads")
 """What the last bits depend on, too."""
 
 _LOCK_NAME = ".lock"
-
+_THEN = "Free disk space or make the folder writable, then resume the run"
 
 _logger = logging.getLogger(__name__)
 
@@ -107,24 +109,15 @@ class RunFolder:
         Raises:
             TrainingError: another process trains there; a new run's folder holds something or cannot be made; there is
                 no run to continue, it is finished, or it had another host, head, recipe or data.
+            CheckpointError: the run to continue has lost its checkpoints.
         """
-        if not resume:
-            self._check_empty()  # before the lock, which is a file
-            self._take()
-            self._check_empty()  # of two runs that start together one waits for nothing
-            if config_yaml is not None:
-                with self._written(CONFIG_NAME) as temporary:
-                    temporary.write_text(config_yaml, encoding="utf-8")
-            self.write_record({"finished": False, **record})
-            return
-        if not (self.path / RECORD_NAME).is_file():
-            raise TrainingError(f"there is no run to continue in {str(self.path)!r}: it holds no {RECORD_NAME}")
-        self._take()
-        try:
-            self._check_same(record)
-        except TrainingError:
-            self.release()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self.release)
+            if resume:
+                self._reopen(record)
+            else:
+                self._claim(record, config_yaml)
+            undo.pop_all()
 
     def release(self) -> None:
         """Let others use the folder."""
@@ -150,8 +143,18 @@ class RunFolder:
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def save_best(self, head: DepthHead) -> None:
-        """Keep this head as the best so far."""
-        head.save_pretrained(self.path / BEST_NAME)
+        """Keep this head as the best so far.
+
+        Raises:
+            TrainingError: the disk refuses it; the older one stays.
+            CheckpointError: a weight is not finite.
+        """
+        try:
+            head.save_pretrained(self.path / BEST_NAME)
+        except CheckpointError as error:
+            if isinstance(error.__cause__, (OSError, SafetensorError)):
+                raise TrainingError(f"{error}. {_THEN}") from error
+            raise
 
     def save_picture(self, rows: Sequence[PanelRow]) -> None:
         """Draw what the best head makes of some validation images."""
@@ -175,6 +178,38 @@ class RunFolder:
             shutil.rmtree(self.path / name, ignore_errors=True)
         with contextlib.suppress(OSError):  # Windows keeps a file that is locked
             (self.path / _LOCK_NAME).unlink(missing_ok=True)
+
+    def _claim(self, record: Mapping[str, object], config_yaml: str | None) -> None:
+        if all((self.path / name).is_file() for name in (RECORD_NAME, _LOCK_NAME)):
+            self._take()  # of a run that is under way nobody shall be told to remove it
+        self._check_empty()  # before the lock is made, which is a file
+        self._take()
+        self._check_empty()  # of two runs that start together one waits for nothing
+        if config_yaml is not None:
+            with self._written(CONFIG_NAME) as temporary:
+                temporary.write_text(config_yaml, encoding="utf-8")
+        self.write_record({"finished": False, **record})
+
+    def _reopen(self, record: Mapping[str, object]) -> None:
+        if not (self.path / RECORD_NAME).is_file():
+            raise TrainingError(f"there is no run to continue in {str(self.path)!r}: it holds no {RECORD_NAME}")
+        self._take()
+        self._check_same(record)
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        """A run that was stopped before its first epoch was over may begin anew; one that got further may not."""
+        if self.checkpoints.steps():
+            return
+        metrics = self.path / METRICS_NAME
+        told = [BEST_NAME] if (self.path / BEST_NAME).exists() else []
+        told += [METRICS_NAME] if metrics.is_file() and metrics.stat().st_size else []
+        if told:
+            raise CheckpointError(
+                f"the run in {str(self.path)!r} cannot be continued: {' and '.join(told)} tell of a finished epoch, "
+                f"but {str(self.checkpoints.path)!r} holds no checkpoint. Bring its checkpoints back, or start a new "
+                "run in another folder, or in this one once it is removed"
+            )
 
     def _check_same(self, record: Mapping[str, object]) -> None:
         try:
@@ -220,8 +255,7 @@ class RunFolder:
                 yield temporary
         except OSError as error:
             raise TrainingError(
-                f"cannot write {str(self.path / name)!r}: {error.strerror or error}. Free disk space or make the "
-                "folder writable, then resume the run"
+                f"cannot write {str(self.path / name)!r}: {error.strerror or error}. {_THEN}"
             ) from error
 
     def _check_empty(self) -> None:
@@ -231,12 +265,13 @@ class RunFolder:
         except OSError as error:
             raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
         if held:
-            self.release()
             what = "already holds a run" if RECORD_NAME in held else f"is not empty (it holds {held[0]!r})"
             then = "continue it with --resume, " if RECORD_NAME in held else ""
             raise TrainingError(f"{str(self.path)!r} {what}; {then}choose another folder, or remove it first")
 
     def _take(self) -> None:
+        if self._lock.is_locked:
+            return
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:

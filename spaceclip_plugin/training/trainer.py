@@ -164,7 +164,7 @@ class DepthTrainer:
             TrainingError: the folder is taken or holds another run, the loss is not finite, the host changed, or the
                 disk is full. What is done stays, and the run can be resumed.
             DataError: a sample that cannot be used, depth in another unit, or the same image in two sources.
-            CheckpointError: the newest checkpoint is damaged.
+            CheckpointError: the newest checkpoint is damaged, or all are gone.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the run can be resumed.
         """
         check_tracker(log_with)
