@@ -15,6 +15,7 @@ from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.cli.train_arguments import add_arguments as add_arguments
 from spaceclip_plugin.cli.train_settings import new_run, resumed_run
 from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.training.run_config import CODE, HeadChoice, RunConfig, WeightedSource
@@ -35,8 +36,16 @@ def run(args: argparse.Namespace) -> Result | None:
     """Check the settings and the data, load the host, train; None in all processes but the main one."""
     config = new_run(args) if args.resume is None else resumed_run(args)
     protocol = config.evaluation
-    train, validation = _opened(config, config.data), _opened(config, config.validation)
-    test = _opened(config, config.test) if config.test else None
+    try:
+        train, validation = _opened(config, config.data), _opened(config, config.validation)
+        test = _opened(config, config.test) if config.test else None
+    except DataError as error:
+        if args.resume is None:
+            raise
+        raise DataError(
+            f"{error}\nThe paths stand in {str(args.resume / CONFIG_NAME)!r}: if the data lies elsewhere now, under "
+            "the same names, say so there and resume again; the run goes on as if nothing had moved"
+        ) from error
     host = arguments.open_host(
         str(config.host), weights=config.host_weights, image_hw=config.image_hw, device_name=config.device
     )

@@ -36,6 +36,8 @@ SHOULD_LAST = ("device", "torch", "threads")
 """What the last bits depend on, too."""
 
 _LOCK_NAME = ".lock"
+_FLAGS = {"train": "data", "validation": "val", "test": "test"}
+_MOST_SHOWN = 120
 _THEN = "Free disk space or make the folder writable, then resume the run"
 
 _logger = logging.getLogger(__name__)
@@ -230,9 +232,11 @@ class RunFolder:
         ours = json.loads(json.dumps(record))
         for key in LASTING:
             if previous.get(key) != ours[key]:
+                found = _differences(key, previous.get(key), ours[key])
+                differing = "; ".join(_told(name, (old, previous), (new, ours)) for name, old, new in found)
                 raise TrainingError(
-                    f"the run in {str(self.path)!r} cannot be continued: its {key} was {_told(previous.get(key))}, now "
-                    f"it is {_told(ours[key])}. Give what it was started with, or start another run"
+                    f"the run in {str(self.path)!r} cannot be continued: {differing}. Give what it was started with, "
+                    "or start another run"
                 )
         for key in SHOULD_LAST:
             if previous.get(key) != ours[key]:
@@ -282,7 +286,35 @@ class RunFolder:
             raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
 
 
-def _told(value: object) -> str:
-    """A value of the record for a message; of what differs in long ones the reader has the file."""
-    text = json.dumps(value)
-    return text if len(text) <= 400 else f"{text[:400]}…"
+def _differences(name: str, before: object, now: object) -> Iterator[tuple[str, object, object]]:
+    """(name, before, now) of every setting within a setting that is not as it was."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        yield name, before, now
+        return
+    for key in dict.fromkeys([*before, *now]):
+        if before.get(key) != now.get(key):
+            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
+
+
+def _told(name: str, before: tuple[object, Mapping[str, Any]], now: tuple[object, Mapping[str, Any]]) -> str:
+    """A difference in words, from both values and the records they are of."""
+    if not name.startswith("data."):
+        return f"its {name} was {_shown(before[0], now[0])}, now it is {_shown(now[0], before[0])}"
+    source = name.removeprefix("data.")
+    lists = [
+        f"{record.get('details', {}).get(_FLAGS.get(source)) or 'its source'} with SHA-256 {str(digest)[:12]}…"
+        if digest is not None
+        else "none"
+        for digest, record in (before, now)
+    ]
+    return f"its {source} data was {lists[0]}, now it is {lists[1]}: other images, depth or order"
+
+
+def _shown(value: object, other: object) -> str:
+    """A value of the record for a message; of a long one, what it has from where it differs from another one."""
+    text, theirs = (json.dumps(one, ensure_ascii=False) for one in (value, other))
+    pairs = zip(text, theirs, strict=False)
+    same = next((i for i, (mine, yours) in enumerate(pairs) if mine != yours), min(len(text), len(theirs)))
+    start = 0 if len(text) <= _MOST_SHOWN else max(0, same - 20)
+    end = start + _MOST_SHOWN
+    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
