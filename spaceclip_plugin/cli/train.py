@@ -18,6 +18,7 @@ from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.training.processes import check_launched
 from spaceclip_plugin.training.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.run_folder import CONFIG_NAME
 
@@ -34,6 +35,7 @@ HELP = "Train a depth head on a frozen host; --recipe published for the publishe
 
 def run(args: argparse.Namespace) -> Result | None:
     """Check the settings and the data, load the host, train; None in all processes but the main one."""
+    check_launched()  # before a host is loaded for nothing
     config = new_run(args) if args.resume is None else resumed_run(args)
     protocol = config.evaluation
     try:

@@ -38,9 +38,11 @@ class Processes:
             folder: where a tracker that writes files puts them.
 
         Raises:
-            ConfigError: an unknown tracker, one that is not installed, or two processes with one GPU.
+            ConfigError: an unknown tracker, one that is not installed, two processes with one GPU, or a launcher that
+                started one process instead of several.
         """
         check_tracker(log_with)
+        check_launched()
         self._tracked = log_with is not None
         self.rank, self.count, self.device = 0, 1, device
         # Alone there is nothing to accelerate, and its state is one per process: another library's may be in the way.
@@ -170,6 +172,25 @@ def _launched_together() -> bool:
     """Whether a launcher (torchrun, accelerate, MPI) started this process as one of several."""
     sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     return torch.distributed.is_initialized() or any(os.environ.get(name, "1") not in ("", "0", "1") for name in sizes)
+
+
+def check_launched() -> None:
+    """Check that a launcher that was asked for several processes started them.
+
+    On a machine without a GPU, or with --cpu, `accelerate launch --num_processes 2` starts one process, unless it has
+    MPI: it sets the address at which several would meet, but no count of them.
+
+    Raises:
+        ConfigError: it did not; this process would train alone, in silence.
+    """
+    by_accelerate = "ACCELERATE_USE_CPU" in os.environ  # set by its launcher alone
+    meeting = all(os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if by_accelerate and meeting and "WORLD_SIZE" not in os.environ and not _launched_together():
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does on the CPU without MPI. "
+            "Start them with `torchrun --nproc_per_node N -m spaceclip_plugin.cli train …`, or one process without a "
+            "launcher; if MASTER_ADDR and MASTER_PORT are set for something else, unset them"
+        )
 
 
 def _accelerator(device: torch.device, log_with: str | None, folder: Path | None) -> Any:
