@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from spaceclip_plugin.errors import SpaceClipError
 from spaceclip_plugin.training.data_order import MicroBatch
 from spaceclip_plugin.training.features import FeatureStream, Loaded
+from spaceclip_plugin.training.reading_ahead import read_ahead
 
 
 class _Micro(Dataset[Loaded | SpaceClipError]):
-    """Item i is what micro-batch i needs; an error of ours is an item, for a loader would bury its message."""
+    """Item i is what micro-batch i needs; an error of ours is an item, see `read_ahead`."""
 
     def __init__(self, stream: FeatureStream, plan: Sequence[MicroBatch]) -> None:
         self._stream = stream
@@ -43,16 +43,6 @@ def loaded_batches(
 
     Raises:
         SpaceClipError: what the stream raised, in the place where it did.
+        TrainingError: a worker was killed.
     """
-    loader = DataLoader(
-        _Micro(stream, plan),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pinned,
-        # A loader draws a seed for its workers, by default from the numbers that dropout draws from.
-        generator=torch.Generator().manual_seed(0),
-    )
-    for item in loader:
-        if isinstance(item, SpaceClipError):
-            raise item
-        yield item
+    return read_ahead(_Micro(stream, plan), workers=workers, pinned=pinned)

@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import views_of
@@ -34,6 +34,7 @@ from spaceclip_plugin.training.feature_cache import INDEX_NAME, FeatureCache, ca
 from spaceclip_plugin.training.feature_shards import CachedImage, Shard, packed, write_shard
 from spaceclip_plugin.training.feature_storage import STORAGES
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_plugin.training.reading_ahead import read_ahead
 from spaceclip_plugin.training.versions import known_depth, seen_image
 
 TOWER_BATCH = 16
@@ -88,7 +89,8 @@ def make_cache(
 
     Raises:
         DataError: a sample that cannot be read or scored.
-        TrainingError: features that cannot be kept, a full disk, a damaged shard, or a cache of something else.
+        TrainingError: features that cannot be kept, a full disk, a damaged shard, a cache of something else, or a
+            worker that was killed.
     """
     if len(source) == 0:
         raise DataError("there are no features to cache: the source is empty")
@@ -227,11 +229,7 @@ class _Maker:
     def _seen(self, indices: list[int], *, workers: int) -> Iterator[_Seen]:
         """Images one after the other, read ahead by the workers."""
         versions = _Versions(self._source, self._settings, self._attachment.tower, indices)
-        loader = DataLoader(versions, batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0))
-        for item in loader:
-            if isinstance(item, SpaceClipError):
-                raise item
-            yield item
+        return read_ahead(versions, workers=workers)
 
     @property
     def _images_at_once(self) -> int:

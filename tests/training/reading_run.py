@@ -1,0 +1,30 @@
+"""Reads ahead with two workers, tells their process ids, and waits to be killed, or ends if told to; run by a test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from torch.utils.data import Dataset, get_worker_info
+
+from spaceclip_plugin.training.reading_ahead import read_ahead
+
+
+class Places(Dataset):
+    """Item i is the process that read it."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        return os.getpid() if get_worker_info() is not None else 0
+
+
+if __name__ == "__main__":
+    items = read_ahead(Places(), workers=2)
+    sys.stdout.write(f"{next(items)} {next(items)}\n")
+    sys.stdout.flush()
+    if "end" not in sys.argv:
+        time.sleep(600)
+    # The items are still held: the workers have not been told that nobody wants more of them.

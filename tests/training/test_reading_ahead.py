@@ -1,0 +1,148 @@
+"""Workers that read ahead: signals are not for them, and one that dies is an error with advice, in its place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch.utils.data import Dataset, get_worker_info
+
+from spaceclip_plugin.errors import DataError, TrainingError
+from spaceclip_plugin.training.reading_ahead import read_ahead
+
+HERE = Path(__file__).parent
+
+
+class Made(Dataset):
+    """Item i is what a function makes of i."""
+
+    def __init__(self, make: Callable[[int], object], count: int = 12) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> object:
+        return self._make(index)
+
+
+def killed_at(place: int, number: int) -> Callable[[int], int]:
+    """Signals the worker that makes the item."""
+
+    def make(index: int) -> int:
+        if index == place and get_worker_info() is not None:
+            time.sleep(0.5)  # what was made before has been sent
+            os.kill(os.getpid(), number)
+        return index
+
+    return make
+
+
+def busy(seconds: float) -> None:
+    """Not a sleep: a handler of signals in Python runs between two of its steps."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_items_come_in_order(workers: int) -> None:
+    assert list(read_ahead(Made(lambda index: index * index), workers=workers)) == [i * i for i in range(12)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_item_that_is_an_error_of_ours_is_raised_in_its_place(workers: int) -> None:
+    items = read_ahead(Made(lambda index: DataError("list.txt:3 bad") if index == 3 else index), workers=workers)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match=r"^list\.txt:3 bad$"):
+        next(items)
+
+
+def broken(index: int) -> int:
+    raise RuntimeError(f"item {index} is broken")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_error_stays_what_it_is(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="item 0 is broken") as caught:
+        list(read_ahead(Made(broken), workers=workers))
+    assert not isinstance(caught.value, TrainingError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_leave_signals_to_the_run(number: signal.Signals) -> None:
+    assert list(read_ahead(Made(killed_at(4, number)), workers=2)) == list(range(12))
+
+
+def test_a_killed_worker_is_told_where_its_item_is_asked_for() -> None:
+    items = read_ahead(Made(killed_at(1, signal.SIGKILL)), workers=1)
+    assert next(items) == 0
+    busy(1.5)  # the worker is dead by now, and the step that is being made must not break
+    with pytest.raises(TrainingError, match=r"was killed, most likely because memory.*--resume and fewer --workers"):
+        list(items)
+
+
+def test_the_process_notices_its_children_as_before() -> None:
+    list(read_ahead(Made(int), workers=1))
+    before = signal.getsignal(signal.SIGCHLD)
+    items = read_ahead(Made(int), workers=1)
+    next(items)
+    assert signal.getsignal(signal.SIGCHLD) is not before
+    del items
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_after_a_run_that_was_killed(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, HERE / "reading_run.py"], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        workers = [int(word) for word in run.stdout.readline().split()]
+        assert len(set(workers)) == 2
+        assert all(alive(worker) for worker in workers)
+        run.send_signal(number)
+    assert run.returncode == -number
+    until = time.monotonic() + 30
+    while any(alive(worker) for worker in workers) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(alive(worker) for worker in workers)
+
+
+def test_workers_end_with_a_run_that_still_holds_them() -> None:
+    run = subprocess.run([sys.executable, HERE / "reading_run.py", "end"], capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_stops_a_run_cleanly(tmp_path: Path) -> None:
+    argv = ["train", "--host", "python:small_world:tiny_host", "--protocol", "whole-image", "--data", "scenes:6"]
+    argv += ["--val", "scenes:2:1", "--batch-size", "2", "--epochs", "2", "--views", "2", "--workers", "2"]
+    out = tmp_path / "out"
+    run = [sys.executable, HERE / "signalled_run.py"]
+    stopped = subprocess.run(
+        [*run, "2", *argv, "--out", out], capture_output=True, text=True, start_new_session=True, cwd=HERE
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert f"continue with: spaceclip train --resume {out}" in stopped.stderr
+    assert (out / "checkpoints" / "step-00000002").is_dir()
+    resumed = ["train", "--host", "python:small_world:tiny_host", "--resume", out]
+    again = subprocess.run([*run, "-1", *resumed], capture_output=True, text=True, start_new_session=True, cwd=HERE)
+    assert again.returncode == 0, again.stderr
+    assert "continuing at step 2" in again.stderr
