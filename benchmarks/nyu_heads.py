@@ -5,7 +5,7 @@
 
 The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; the depth is the 8-bit in-filled NYU labelled set; the
 best epoch is chosen on the images that the figures are of. A run that is already in --runs is evaluated, not trained
-again, if it is whole and of the same recipe.
+again, if it is whole and of the same recipe; one that is recorded and not in --runs stays as recorded.
 """
 
 from __future__ import annotations
@@ -48,16 +48,19 @@ class Row:
         flags: of `spaceclip train`, after host, lists, seed and folder.
         seeds: one run each.
         pretrained: whether the tower has its weights; random ones else.
+        image_size: "H,W" of the images the tower takes, its positions interpolated; None: its own 224x224.
     """
 
     title: str
     flags: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
     pretrained: bool = True
+    image_size: str | None = None
 
 
 BF16 = ("--precision", "bf16")
-HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]")
+TWICE = ("--set", "channels=[192,128,64]", "--set", "convolutions=[2,1,1]")
+HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
@@ -69,14 +72,13 @@ ROWS = {
         "space-clip, published loss",
         (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
     ),
-    "published-loss": Row(
-        "tap-mixer, published loss and views",
-        (*BF16, "--loss", "published", "--views", "2", "--set", "uncertainty=false"),
-    ),
+    "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
+    "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
     "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
+    "climbs-twice": Row("tap-mixer that climbs once more, to 56x56 with 64 channels", (*BF16, *TWICE), (0, 1, 2)),
     "heavier": Row(
-        "tap-mixer with two attention blocks, taps 1, 2, 3, 6, 9, 12",
+        "that one with two attention blocks, taps 1, 2, 3, 6, 9, 12",
         (*BF16, *HEAVIER),
         (0, 1, 2),
     ),
@@ -94,21 +96,25 @@ def call(*argv: str) -> Any:
     return json.loads(out.getvalue())
 
 
-def run(name: str, row: Row, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train unless there is a run, then evaluate with one forward and with two."""
+def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict[str, Any] | None) -> dict[str, Any]:
+    """Train unless there is a run, in its folder or in the record, then evaluate with one forward and with two."""
     folder = args.runs / f"{name}_s{seed}"
-    host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else HOST
+    host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else list(HOST)
+    host += [] if row.image_size is None else ["--image-size", row.image_size]
     lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
     words = [*host, *lists, "--out", str(folder), *row.flags, "--seed", str(seed)]
+    short = {str(args.weights): args.weights.name, lists[1]: TRAIN, lists[3]: VAL, str(folder): folder.name}
+    command = " ".join(["spaceclip train", *(short.get(word, word) for word in words)])
     if not (folder / "run.json").is_file():
-        call("train", *words)
+        if recorded is not None and recorded["command"] == command:
+            return recorded
+        call("train", *words, *([] if args.cache is None else ["--cache", str(args.cache)]))
     record = json.loads((folder / "run.json").read_text())
     check(folder, words, record)
     evaluation = ["eval", *host, "--head", str(folder / "head"), "--data", str(args.nyu / VAL)]
-    short = {str(args.weights): args.weights.name, lists[1]: TRAIN, lists[3]: VAL, str(folder): folder.name}
     return {
         "seed": seed,
-        "command": " ".join(["spaceclip train", *(short.get(word, word) for word in words)]),
+        "command": command,
         "one_forward": call(*evaluation),
         "two_forwards": call(*evaluation, "--flip"),
         "run": {key: record[key] for key in sorted(record) if key != "tower"},
@@ -158,19 +164,30 @@ def baselines(args: argparse.Namespace) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Every row that was run, as Markdown."""
     lines = [
-        "| What predicts | head, M parameters | seeds | AbsRel ↓ | RMSE (m) ↓ | δ1 ↑ | AbsRel with flip |",
-        "|---|---|---|---|---|---|---|",
+        "| What predicts | head, M parameters | seeds | AbsRel ↓ | RMSE (m) ↓ | δ1 ↑ | AbsRel with flip | "
+        "intervals of 50 and 90 % hold |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"].values():
         one, two = row["one_forward"], row["two_forwards"]
         parameters = f"{row['runs'][0]['run']['head_parameters'] / 1e6:.2f}"
         cells = [row["title"], parameters, str(len(row["runs"])), _shown(one["abs_rel"], 4), _shown(one["rmse"], 3)]
-        lines.append(f"| {' | '.join([*cells, _shown(one['delta1'], 3), _shown(two['abs_rel'], 4)])} |")
+        cells += [_shown(one["delta1"], 3), _shown(two["abs_rel"], 4), _coverage(row["runs"])]
+        lines.append(f"| {' | '.join(cells)} |")
     for name, scores in record["baselines"].items():
         lines.append(
-            f"| {name} | – | – | {scores['abs_rel']:.4f} | {scores['rmse']:.3f} | {scores['delta1']:.3f} | – |"
+            f"| {name} | – | – | {scores['abs_rel']:.4f} | {scores['rmse']:.3f} | {scores['delta1']:.3f} | – | – |"
         )
     return "\n".join(lines)
+
+
+def _coverage(runs: Sequence[dict[str, Any]]) -> str:
+    """Mean share of pixels in the intervals, on images that their width was not fitted on."""
+    found = [run["run"].get("uncertainty") for run in runs]
+    known = [one["cross_checked"] for one in found if one is not None]
+    if len(known) < len(found):
+        return "–"
+    return " and ".join(f"{100 * statistics.fmean(one[level] for one in known):.1f}" for level in ("0.5", "0.9"))
 
 
 def _shown(metric: dict[str, float], digits: int) -> str:
@@ -186,6 +203,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--nyu", type=Path, help=f"folder with {TRAIN} and {VAL}")
     parser.add_argument("--weights", type=Path, help="DeiT-Tiny weights in timm names, safetensors")
     parser.add_argument("--runs", type=Path, help="folder for the training runs")
+    parser.add_argument("--cache", type=Path, help="folder of features that runs share (default: each makes its own)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="others stay as recorded")
     parser.add_argument("--table", action="store_true", help="print the record as Markdown, and stop")
     args = parser.parse_args(argv)
@@ -200,7 +218,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
     if not args.table:
         for name in args.rows:
-            runs = [run(name, ROWS[name], seed, args) for seed in ROWS[name].seeds]
+            recorded = {one["seed"]: one for one in record["rows"].get(name, {"runs": []})["runs"]}
+            runs = [run(name, ROWS[name], seed, args, recorded.get(seed)) for seed in ROWS[name].seeds]
             record["rows"][name] = {
                 "title": ROWS[name].title,
                 "one_forward": summary(runs, "one_forward"),

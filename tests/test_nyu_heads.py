@@ -100,5 +100,19 @@ def test_the_default_head_is_better_than_the_published_one(record: dict[str, Any
     assert rows[DEFAULT_ARCHITECTURE]["one_forward"]["abs_rel"]["mean"] <= 0.93 * published
 
 
+def test_its_intervals_hold_within_three_points(record: dict[str, Any]) -> None:
+    found = [run["run"]["uncertainty"]["cross_checked"] for run in record["rows"][DEFAULT_ARCHITECTURE]["runs"]]
+    for level in ("0.5", "0.9"):
+        assert statistics.fmean(one[level] for one in found) == pytest.approx(float(level), abs=0.03)
+
+
+def test_a_recorded_run_is_kept_where_there_is_no_other(heads: ModuleType, tmp_path: Path) -> None:
+    args = heads.arguments(["--nyu", "n", "--weights", "w.safetensors", "--runs", str(tmp_path)])
+    row = heads.Row("any", ("--epochs", "3"))
+    words = f"--host-weights w.safetensors --data {heads.TRAIN} --val {heads.VAL} --out any_s0 --epochs 3 --seed 0"
+    kept = {"seed": 0, "command": " ".join(["spaceclip train", *heads.HOST, words])}
+    assert heads.run("any", row, 0, args, kept) is kept
+
+
 def test_nothing_names_a_machine(record: dict[str, Any]) -> None:
     assert not re.search(r"\"(/|~|[A-Z]:\\\\)", json.dumps(record))
