@@ -139,7 +139,7 @@ class DepthTrainer:
     ) -> TrainingResult:
         """Run the recipe and leave the best head in `out`.
 
-        In several processes (`torchrun`, or `accelerate launch` on GPUs) all call it alike, and the batches are shared out.
+        In several processes (`torchrun`; `accelerate launch` on GPUs) all call it alike, and batches are shared out.
 
         A run that was stopped, however it was, is continued with `resume` and ends with the same bits, by the same code
         on a machine of the same kind. A warning says where `run.json` tells of another code, torch or device.

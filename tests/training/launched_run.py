@@ -2,7 +2,8 @@
 
 CASE: "plain"; "accumulated" (three micro-batches a step); "stopped" (killed after step 5 in every process); "resumed";
 "bad-sample" (one that cannot be used, in the share of process 1); "late" (process 1 cannot read its second batch);
-"unlike" (each has a head of its own); "space-clip" (a head with batch statistics).
+"spoilt" (process 1 has a gradient that is not finite); "unlike" (each has a head of its own); "space-clip"
+(a head with batch statistics).
 """
 
 from __future__ import annotations
@@ -68,6 +69,18 @@ def fail_late() -> None:
     FeatureCache.load = failing  # type: ignore[method-assign]
 
 
+def spoil_gradient() -> None:
+    summed = Processes.sum_gradients
+
+    def spoilt(self: Processes, parameters: list[torch.Tensor]) -> None:
+        gradient = parameters[0].grad
+        if gradient is not None and self.rank == 1:
+            gradient.view(-1)[0] = float("nan")
+        summed(self, parameters)
+
+    Processes.sum_gradients = spoilt  # type: ignore[method-assign]
+
+
 def main() -> None:
     torch.set_num_threads(1)
     out, case = Path(sys.argv[1]), sys.argv[2]
@@ -86,6 +99,8 @@ def main() -> None:
         train[7] = DepthSample(train[7].image, train[7].depth_m * 0, "list.txt:8 unknown.jpg")
     if case == "late" and os.environ["RANK"] == "1":
         fail_late()
+    if case == "spoilt":
+        spoil_gradient()
     if case == "unlike":
         with torch.no_grad():
             next(head.parameters()).add_(float(os.environ["RANK"]))

@@ -127,7 +127,12 @@ def test_one_process_does_not_continue_what_two_began(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("case", "reason"),
-    [("bad-sample", "unknown.jpg"), ("late", "this batch is gone"), ("unlike", "their weights of the head differ")],
+    [
+        ("bad-sample", "unknown.jpg"),
+        ("late", "this batch is gone"),
+        ("spoilt", "the norm of its gradient is nan at step 0"),
+        ("unlike", "their weights of the head differ"),
+    ],
 )
 def test_what_stops_one_stops_all(tmp_path: Path, case: str, reason: str) -> None:
     done = launched(tmp_path / "out", case, 2)
