@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.data.depth_units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Evaluate one image at a time; what can be wrong with the folder is found before the host is loaded."""
+    """Evaluate one image at a time; what can be wrong with data and folder is found before the host is loaded."""
     protocol = arguments.protocol_from(args)
     keep_worst = _worst(args)
     samples = arguments.open_sources([args.data], args, protocol)
+    check_depth_units(samples, protocol)
 
     from tqdm.auto import tqdm
 

@@ -90,5 +90,6 @@ def _advice(source: DepthSource, median_m: float, range_m: tuple[float, float]) 
         return f"it was read with {used:g} units per metre, and no common unit fits; is it depth, and of such scenes?"
     return (
         f"it was read with {used:g} units per metre, but depth looks like {' or '.join(map(str, fitting))}; "
-        f"give units_per_metre={fitting[0]}"
+        f"set units_per_metre of the source to {fitting[0]} (`spaceclip train` reads it in a --config), or convert the "
+        f"depth to {used:g} units per metre"
     )

@@ -107,7 +107,10 @@ class SelectiveSource(ABC, Generic[Entry, Label]):
         reasons = "".join(f"\n  {reason}" for _, reason in bad[:_SHOWN])
         reasons += f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         if bad and not self.skip_bad:
-            raise DataError(f"{self.place}: {count}; repair them, or drop them with skip_bad=True:{reasons}")
+            raise DataError(
+                f"{self.place}: {count}; repair them, or leave them out with --skip-bad (in Python "
+                f"skip_bad=True):{reasons}"
+            )
         if not good:
             raise DataError(f"{self.place}: expected {self._expected}, but there is no usable one{reasons}")
         if bad:

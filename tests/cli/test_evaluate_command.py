@@ -118,6 +118,33 @@ def test_data_of_any_kind_and_depth_of_any_range(run: Run) -> None:
     assert "needs 0 < min_depth_m < max_depth_m" in err
 
 
+def test_depth_in_another_unit_is_refused_before_the_host_is_loaded(
+    run: Run, command: list[object], tmp_path: Path
+) -> None:
+    data = Path(str(command[command.index("--data") + 1])).parent
+    lines = []
+    for i in range(IMAGES):
+        depth = np.asarray(Image.open(data / f"{i}_depth.png"))
+        Image.fromarray((depth / 10_000 * 255).astype(np.uint16)).save(tmp_path / f"{i}_eight_bits.png")
+        lines.append(f"{data}/rgb/{i}.png {tmp_path}/{i}_eight_bits.png\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    argv = ["--data", tmp_path / "list.txt", "--protocol", "spaceclip-nyu", "--host", "python:tiny_policy:absent"]
+    code, out, err = run(*argv, "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert "the median depth of 5 samples from 'list.txt:1" in err
+    assert "expected 0.5 to 8 m (protocol 'spaceclip-nyu')" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_sample_is_told_with_the_flag_that_leaves_it_out(run: Run, command: list[object], tmp_path: Path) -> None:
+    listed = Path(str(command[command.index("--data") + 1]))
+    whole = listed.read_text().replace(" ", f" {listed.parent}/").replace("rgb/", f"{listed.parent}/rgb/")
+    (tmp_path / "list.txt").write_text(f"{whole}absent.png absent_depth.png\n")
+    code, _, err = run("--data", tmp_path / "list.txt")
+    assert code == 1
+    assert "1 of 6 lines cannot be used; repair them, or leave them out with --skip-bad" in err
+
+
 def test_a_single_image_has_no_spread_to_speak_of(run: Run, command: list[object], tmp_path: Path) -> None:
     one = tmp_path / "one.txt"
     data = Path(str(command[command.index("--data") + 1])).parent

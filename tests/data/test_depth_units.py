@@ -75,7 +75,15 @@ def test_a_few_samples_are_read_evenly_spread() -> None:
             1000.0,
             ["median depth of 1 samples from 'flat 0' on is 12.5 m", "looks like 5000 or 10000"],
         ),
-        (2.0 * 100 / 1000, 1000.0, ["is 0.2 m", "looks like 100 or 256;", "give units_per_metre=100"]),
+        (
+            2.0 * 100 / 1000,
+            1000.0,
+            [
+                "is 0.2 m",
+                "looks like 100 or 256;",
+                "set units_per_metre of the source to 100 (`spaceclip train` reads it in a --config)",
+            ],
+        ),
         (20.0 * 256 / 1000, 1000.0, []),
         (4000.0, 1.0, ["is 4000 m", "read with 1 units per metre", "looks like 1000 or 5000"]),
     ],
@@ -94,7 +102,7 @@ def test_the_fitting_unit_is_named(metres: float, units: float, expected: list[s
 def test_depth_that_no_unit_explains_is_refused_with_other_advice() -> None:
     with pytest.raises(DataError, match="no common unit fits; is it depth") as caught:
         check_depth_units(Flat([1e9], 1000.0), Indoor())
-    assert "give units_per_metre" not in str(caught.value)
+    assert "set units_per_metre" not in str(caught.value)
     with pytest.raises(DataError, match="the source gives metres: convert its depth"):
         check_depth_units(Flat([2000.0]), Indoor())
 
@@ -126,5 +134,5 @@ def test_nothing_to_check_is_an_error() -> None:
 def test_published_protocols_know_their_data() -> None:
     nyu, kitti = get_protocol("nyu-eigen"), get_protocol("kitti-eigen")
     assert check_depth_units(Flat([2.7], nyu.depth_scale), nyu) == pytest.approx(2.7)
-    with pytest.raises(DataError, match="depth looks like 256 or 100; give units_per_metre=256"):
+    with pytest.raises(DataError, match="depth looks like 256 or 100; set units_per_metre of the source to 256"):
         check_depth_units(Flat([14.0 * 256 / 5000], 5000.0), kitti)
