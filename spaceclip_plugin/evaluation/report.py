@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import os
 import re
+import secrets
+import shutil
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ _COLUMNS = ("name", "valid_pixels", *_METRICS)
 _SUMMARY_KEYS = {"protocol", "scale", "images", "mean", "standard_deviation"}
 _TILE_PX = 480
 _ERROR_SCALES = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+_UNFINISHED = re.compile(r"\.evaluation\.[0-9a-f]{12}\.tmp", re.ASCII)
 _PICTURE = re.compile(r"\d{2,}_absrel_\d+\.\d{3}_[\w.-]+\.png", re.ASCII)
 
 
@@ -69,15 +72,14 @@ class ReportFolder:
             )
 
     def write(self, evaluation: Evaluation, *, details: Mapping[str, str | int | bool] | None = None) -> Report:
-        """Write the files; those of an earlier evaluation are replaced.
+        """Write the files; those of an earlier evaluation are replaced once all are written, and stay if that fails.
 
         Args:
             evaluation: its `worst` images become the pictures.
             details: further entries of the summary, such as the head and the data; put first.
 
         Raises:
-            ConfigError: a detail has the name of one of the summary's own entries.
-            OSError: the disk refuses a write.
+            ConfigError: a detail has the name of one of the summary's own entries, or the disk refuses a write.
         """
         own = summary(evaluation)
         taken = sorted(own.keys() & (details or {}).keys())
@@ -91,15 +93,35 @@ class ReportFolder:
                 for rank, worst in enumerate(evaluation.worst, start=1)
             ),
         )
+        temporary = self.path / f".evaluation.{secrets.token_hex(6)}.tmp"
+        try:
+            for left in self.path.iterdir():  # of a killed process
+                if _UNFINISHED.fullmatch(left.name):
+                    shutil.rmtree(left)
+            _write_table(temporary / PER_IMAGE_NAME, evaluation.per_image)
+            for path, worst in zip(report.worst, evaluation.worst, strict=True):
+                _write_picture(temporary / WORST_NAME / path.name, worst)
+            write_json(temporary / SUMMARY_NAME, {**(details or {}), **own})
+            self._replace(temporary, report)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the evaluation to {str(self.path)!r}: {error.strerror or error}. Free disk space or "
+                "make the folder writable, then evaluate again"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return report
+
+    def _replace(self, written: Path, report: Report) -> None:
+        """Put what is written into the place of an earlier evaluation, the summary last."""
         report.summary.unlink(missing_ok=True)
         for picture in (self.path / WORST_NAME).glob("*.png"):
             if _PICTURE.fullmatch(picture.name):
                 picture.unlink()
-        _write_table(report.per_image, evaluation.per_image)
-        for path, worst in zip(report.worst, evaluation.worst, strict=True):
-            _write_picture(path, worst)
-        write_json(report.summary, {**(details or {}), **own})
-        return report
+        if report.worst:
+            (self.path / WORST_NAME).mkdir(exist_ok=True)
+        for path in (*report.worst, report.per_image, report.summary):
+            (written / path.relative_to(self.path)).replace(path)
 
 
 def summary(evaluation: Evaluation) -> dict[str, object]:
@@ -124,6 +146,8 @@ def _is_ours(entry: Path) -> bool:
     """Whether an evaluation wrote this entry of a folder, judged by its content, not only by its name."""
     if entry.is_symlink():
         return False
+    if _UNFINISHED.fullmatch(entry.name):
+        return entry.is_dir()
     if entry.name == WORST_NAME:
         return entry.is_dir() and all(_PICTURE.fullmatch(picture.name) for picture in entry.iterdir())
     if not entry.is_file():

@@ -246,16 +246,33 @@ def test_a_folder_that_cannot_be_one(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "text"
 
 
-def test_a_summary_means_that_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_write_table", "_write_picture", "write_json"])
+def test_a_full_disk_leaves_an_earlier_evaluation_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     ReportFolder(tmp_path).write(evaluation_of({"a": 1.0}, [worst_of("a", 0.5)]))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(before) == 3
 
-    def full(path: Path, worst: WorstImage) -> None:
+    def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(report, "_write_picture", full)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(report, name, full)
+        with pytest.raises(ConfigError, match=r"cannot write the evaluation to .*No space left.* Free disk space"):
             ReportFolder(tmp_path).write(evaluation_of({"b": 2.0}, [worst_of("b", 0.5)]))
-    assert names_in(tmp_path) == {"per_image.csv"}
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob(".*"))
     again = ReportFolder(tmp_path).write(evaluation_of({"b": 2.0}))
     assert again.summary.exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".evaluation.0123456789ab.tmp" / "worst"
+    left.mkdir(parents=True)
+    (left / "half.png").write_text("half")
+    folder = ReportFolder(tmp_path)
+    assert (left / "half.png").exists()
+    folder.write(evaluation_of({"a": 1.0}))
+    assert names_in(tmp_path) == {"per_image.csv", "summary.json"}
+    assert not left.parent.exists()
