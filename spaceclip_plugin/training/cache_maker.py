@@ -26,7 +26,7 @@ from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import views_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.errors import DataError, SpaceClipError, TrainingError
+from spaceclip_plugin.errors import CaptureError, DataError, SpaceClipError, TrainingError
 from spaceclip_plugin.files import write_json
 from spaceclip_plugin.tower import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache_key import CacheSettings, cache_key
@@ -89,6 +89,7 @@ def make_cache(
 
     Raises:
         DataError: a sample that cannot be read or scored.
+        CaptureError: the tower's activations are not finite; names the image.
         TrainingError: features that cannot be kept, a full disk, a damaged shard, a cache of something else, or a
             worker that was killed.
     """
@@ -175,15 +176,15 @@ class _Maker:
         except OSError as error:
             raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
         _logger.info(
-            "features of %d images in %d versions: %.2f GB on the disk, about %.0f s to make%s",
-            len(self._source), self._settings.views, estimate.bytes / 1e9,
+            "features of %d images in %d versions: %s on the disk, about %.0f s to make%s",
+            len(self._source), self._settings.views, _size(estimate.bytes),
             estimate.seconds * max(0.0, 1 - there / max(1, estimate.bytes)),
-            f" ({there / 1e9:.2f} GB are there already)" if there else "",
+            f" ({_size(there)} are there already)" if there else "",
         )  # fmt: skip
         if estimate.bytes - there > free:
             raise TrainingError(
-                f"the feature cache {str(self._folder)!r} needs {(estimate.bytes - there) / 1e9:.2f} GB and "
-                f"{free / 1e9:.2f} GB are free; free disk space, choose another folder, keep fewer views of an image "
+                f"the feature cache {str(self._folder)!r} needs {_size(estimate.bytes - there)} and "
+                f"{_size(free)} are free; free disk space, choose another folder, keep fewer views of an image "
                 "or int8 features, or none at all"
             )
         return count
@@ -241,7 +242,7 @@ class _Maker:
         hidden: dict[int, list[Tensor]] = {tap: [] for tap in self._attachment.head.taps}
         contexts: list[Tensor] = []
         for pixels in _chunks(torch.cat([image.pixels for image in images])):
-            features = self._features(pixels)
+            features = self._features(pixels, images)
             for tap, maps in hidden.items():
                 maps.append(rearrange(features.hidden[tap], "v c h w -> v h w c").cpu())
             if features.context is not None:
@@ -266,9 +267,17 @@ class _Maker:
             raise TrainingError(f"{image.name}: {error}") from error
         return CachedImage(image.name, image.image_hw, image.depth_m, parts)
 
-    def _features(self, pixels: Tensor) -> TowerFeatures:
-        self._attachment.refresh(pixels)
-        return self._attachment.features()[-1]
+    def _features(self, pixels: Tensor, images: Sequence[_Seen]) -> TowerFeatures:
+        """Features of some versions of these images; an error names the image it is about."""
+        try:
+            self._attachment.refresh(pixels)
+            return self._attachment.features()[-1]
+        except CaptureError as error:
+            if len(images) > 1:  # which one?
+                for image in images:
+                    self._cached([image])
+            names = images[0].name if len(images) == 1 else f"{images[0].name} to {images[-1].name}"
+            raise CaptureError(f"{names}: {error}") from error
 
     def _images_per_existing_shard(self) -> int | None:
         """As the first shard that is there tells; all but the last hold as many images as the first."""
@@ -290,6 +299,12 @@ class _Maker:
     def _advance(progress: Callable[[int], object] | None, images: int, processes: Processes) -> None:
         if progress is not None:
             progress(images * processes.count)
+
+
+def _size(size: int) -> str:
+    """A number of bytes in the unit that shows its digits."""
+    unit, scale = next(((unit, scale) for unit, scale in (("GB", 1e9), ("MB", 1e6)) if size >= scale), ("kB", 1e3))
+    return f"{size / scale:.2f} {unit}"
 
 
 def _chunks(pixels: Tensor) -> Iterator[Tensor]:

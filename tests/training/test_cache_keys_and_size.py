@@ -7,8 +7,10 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
@@ -95,16 +97,41 @@ class TestSize:
             cached(attachment, scenes(40), tmp_path, views=8)
         [told] = [record.getMessage() for record in caplog.records if "on the disk" in record.getMessage()]
         size = sum(path.stat().st_size for path in tmp_path.glob("shard-*"))
-        assert told.startswith("features of 40 images in 8 versions: 0.00 GB")
-        estimate = caplog.records[-1].args[2] * 1e9  # type: ignore[index, operator]
+        assert told.startswith("features of 40 images in 8 versions: ")
+        amount, unit = told.split("versions: ")[1].split()[:2]
+        estimate = float(amount) * {"kB": 1e3, "MB": 1e6}[unit]
         assert estimate == pytest.approx(size, rel=0.05)
+
+    @pytest.mark.parametrize("views", [2, 8])
+    def test_the_time_it_takes_is_told_too(
+        self,
+        attachment: DepthAttachment,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        views: int,
+    ) -> None:
+        """On a clock that runs while the tower does: half a second an image, and a minute more at first."""
+        now, first = 0.0, 60.0
+
+        def tower(_module: object, args: tuple[torch.Tensor]) -> None:
+            nonlocal now, first
+            now, first = now + 0.5 * len(args[0]) + first, 0.0
+
+        attachment._recorder.tower.blocks[0].register_forward_pre_hook(tower)
+        monkeypatch.setattr(cache_maker, "time", SimpleNamespace(perf_counter=lambda: now))
+        with caplog.at_level(logging.INFO, logger="spaceclip_plugin"):
+            cached(attachment, scenes(40), tmp_path, views=views)
+        trial = 60.0 + 2 * 0.5 * views
+        [told] = [record.getMessage() for record in caplog.records if "to make" in record.getMessage()]
+        assert float(told.split("about ")[1].split()[0]) == pytest.approx(now - trial, rel=0.1)
 
     def test_a_full_disk_is_told_before_it_is_full(
         self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = shutil.disk_usage(tmp_path)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(TrainingError, match=r"needs 0\.00 GB and 0\.00 GB are free; free disk space"):
+        with pytest.raises(TrainingError, match=r"needs \d+\.\d\d kB and 1\.00 kB are free; free disk space"):
             cached(attachment, scenes(3), tmp_path)
         assert not list(tmp_path.iterdir())
 

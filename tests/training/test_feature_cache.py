@@ -18,7 +18,7 @@ from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import augmentation, view_of, views_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.errors import DataError, TrainingError
+from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.training import cache_maker
 from spaceclip_plugin.training.feature_cache import FeatureCache, cache_index
@@ -169,6 +169,24 @@ def test_features_beyond_half_precision_are_refused(attachment: DepthAttachment,
     with pytest.raises(TrainingError, match=r"tabletop.*hidden state 2: .*65504"):
         cached(attachment, scenes(2), tmp_path / "fp16")
     cached(attachment, scenes(2), tmp_path / "int8", storage="int8")
+
+
+@pytest.mark.parametrize("views", [2, 19])
+def test_an_image_that_the_tower_cannot_take_is_named(tmp_path: Path, views: int) -> None:
+    host = tiny_host().eval()
+    attachment = attach_depth_head(host, tiny_head(host))
+    samples = scenes(6)
+    marked = np.zeros_like(samples[4].image)
+    samples[4] = dataclasses.replace(samples[4], image=marked, name="list.txt:5 black.png")
+    darkest = prepare([marked], attachment.tower)
+
+    def spoil(_module: object, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        black = (args[0] == darkest).flatten(1).all(dim=1)
+        return torch.where(black[:, None, None], torch.nan, output)
+
+    host.patch_embed.register_forward_hook(spoil)
+    with pytest.raises(CaptureError, match=r"^list\.txt:5 black\.png: .*NaN or infinity"):
+        cached(attachment, samples, tmp_path, views=views)
 
 
 def test_an_empty_source(attachment: DepthAttachment, tmp_path: Path) -> None:
