@@ -11,7 +11,7 @@ import torch
 
 from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
-from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
 from spaceclip_plugin.evaluation.protocols import Compared, Protocol
@@ -96,7 +96,7 @@ def evaluate(
     Raises:
         ConfigError: `keep_worst` is negative.
         DataError: an unreadable sample, one without a valid pixel under the protocol, or an empty source.
-        CaptureError: the host's activations are not finite.
+        CaptureError: the host's activations are not finite; names the sample.
     """
     if keep_worst < 0:
         raise ConfigError(f"keep_worst is a number of images, 0 or more, got {keep_worst}")
@@ -109,7 +109,10 @@ def evaluate(
         sample = source[index]
         image = protocol.input_image(sample)
         output_hw = protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
-        depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
+        try:
+            depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
+        except CaptureError as error:
+            raise CaptureError(f"{sample.name}: {error}") from error
         metrics = protocol.score(depth.depth_m[0].cpu(), sample)
         uncertainty_m = None if flip else depth.uncertainty_m
         maps_m = depth.depth_m if uncertainty_m is None else torch.cat([depth.depth_m, uncertainty_m])

@@ -10,12 +10,13 @@ from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import view_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.training.cache_key import CacheSettings
 from spaceclip_plugin.training.feature_cache import within
 from spaceclip_plugin.training.features import Batch, Loaded
 from spaceclip_plugin.training.versions import known_depth, seen_image
 
-_PIXELS, _TARGET = "pixels", "target_m"
+_PIXELS, _TARGET, _INDEX = "pixels", "target_m", "index"
 
 
 class LiveFeatures:
@@ -84,18 +85,22 @@ class LiveFeatures:
                 target = view.target(known_depth(sample, settings.protocol), self.target_hw)
                 targets.append(torch.from_numpy(target.copy()))
         target_m = torch.stack(targets) if targets else torch.zeros(len(images), 0, 0)
-        return {_PIXELS: prepare(images, self._tower), _TARGET: target_m}
+        return {_PIXELS: prepare(images, self._tower), _TARGET: target_m, _INDEX: torch.tensor(list(indices))}
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
         """Run the tower on what `load` gave.
 
         Raises:
-            CaptureError: its activations are not finite.
+            CaptureError: its activations are not finite; names the images.
         """
         if self._attachment is None:
             raise RuntimeError("a worker process has no tower; decode in the training process")
-        self._attachment.refresh(loaded[_PIXELS])
-        features = self._attachment.features()[-1].to(device)
+        try:
+            self._attachment.refresh(loaded[_PIXELS])
+            features = self._attachment.features()[-1].to(device)
+        except CaptureError as error:
+            names = ", ".join(self.name(index) for index in loaded[_INDEX].tolist())
+            raise CaptureError(f"one of {names}: {error}") from error
         return Batch(features, loaded[_TARGET].to(device))
 
     def __getstate__(self) -> dict[str, object]:

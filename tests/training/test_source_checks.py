@@ -14,7 +14,8 @@ from small_world import PROTOCOL, RESUMED, scenes, settings, tiny_head, tiny_hos
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.errors import CaptureError, DataError
+from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.source_checks import checked_sources
@@ -85,6 +86,18 @@ def test_live_features_refuse_an_image_without_a_valid_pixel() -> None:
         stream.load([0, 1], [0, 1])
         with pytest.raises(DataError, match=r"far\.png: no ground truth .* leave this sample out \(--skip-bad does\)"):
             stream.load([0, 2], [0, 1])
+
+
+def test_images_that_the_tower_cannot_take_are_named() -> None:
+    host = tiny_host().eval()
+    host.blocks[0].register_forward_hook(lambda _module, _args, output: output * float("nan"))
+    samples = scenes(3)
+    with attach_depth_head(host, tiny_head(host)) as attachment:
+        stream = LiveFeatures(attachment, samples, settings=settings(), target_side=None)
+        with pytest.raises(CaptureError, match=f"^one of {samples[2].name}, {samples[0].name}: .*NaN or infinity"):
+            stream.decode(stream.load([2, 0], [0, 1]), torch.device("cpu"))
+        with pytest.raises(CaptureError, match=f"^{samples[0].name}: .*NaN or infinity"):
+            evaluate(attachment, samples, protocol=PROTOCOL)
 
 
 def written(folder: Path, name: str, samples: list[DepthSample]) -> Path:
