@@ -36,6 +36,8 @@ RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
 HOST = ["--host", "timm:deit_tiny_patch16_224"]
 TRAIN, VAL = "train_695.txt", "val_100.txt"
 METRICS = ("abs_rel", "rmse", "delta1")
+OTHER_SIZES = ("192,256", "240,320")
+"""Image sizes, of the photos' aspect ratio, at which a head that learnt from squashed 224x224 images is scored too."""
 NEW, PUBLISHED = "tap-mixer", "space-clip"
 
 
@@ -59,6 +61,7 @@ class Row:
 
 
 BF16 = ("--precision", "bf16")
+ATTENTION = ("--set", "attention=1")
 TWICE = ("--set", "channels=[192,128,64]", "--set", "convolutions=[2,1,1]")
 HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
@@ -75,8 +78,10 @@ ROWS = {
     "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
     "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
-    "no-attention": Row("tap-mixer without attention", (*BF16, "--set", "attention=0")),
-    "climbs-twice": Row("tap-mixer that climbs once more, to 56x56 with 64 channels", (*BF16, *TWICE), (0, 1, 2)),
+    "attention": Row("tap-mixer with a self-attention block", (*BF16, *ATTENTION), (0, 1, 2)),
+    "climbs-twice": Row(
+        "that one climbing once more, to 56x56 with 64 channels", (*BF16, *ATTENTION, *TWICE), (0, 1, 2)
+    ),
     "heavier": Row(
         "that one with two attention blocks, taps 1, 2, 3, 6, 9, 12",
         (*BF16, *HEAVIER),
@@ -120,6 +125,18 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
         "run": {key: record[key] for key in sorted(record) if key != "tower"},
         "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
     }
+
+
+def other_sizes(args: argparse.Namespace) -> list[dict[str, Any]] | None:
+    """The first run of the default head with the tower built for other image sizes; None where there is no such run."""
+    head = args.runs / f"{NEW}_s0" / "head"
+    if not head.is_dir():
+        return None
+    host = [*HOST, "--host-weights", str(args.weights)]
+    rest = ["--head", str(head), "--data", str(args.nyu / VAL)]
+    return [
+        {"image_size": size, "one_forward": call("eval", *host, "--image-size", size, *rest)} for size in OTHER_SIZES
+    ]
 
 
 def check(folder: Path, words: Sequence[str], record: dict[str, Any]) -> None:
@@ -232,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "protocol": "nyu-eigen",
             "machine": f"{platform.machine()}, torch {torch.__version__}",
             "rows": {name: record["rows"][name] for name in ROWS if name in record["rows"]},
+            "other_sizes": other_sizes(args) or record.get("other_sizes", []),
             "baselines": baselines(args),
         }
         write_json(RECORD, record)

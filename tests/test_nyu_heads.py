@@ -74,18 +74,18 @@ def test_the_commands_still_mean_what_was_run(heads: ModuleType, record: dict[st
 
 
 def test_another_run_in_the_folder_is_not_taken(heads: ModuleType) -> None:
-    words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "attention=0"]
+    words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "attention=1"]
     kept = {
         "finished": True,
         "recipe": vars(Recipe(epochs=3)),
-        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(attention=0))},
+        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(attention=1))},
     }
     heads.check(Path("c"), words, kept)
     for change in (
         {"finished": False},
         {"recipe": vars(Recipe(epochs=4))},
         {"head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions())}},
-        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(attention=0))}},
+        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(attention=1))}},
     ):
         with pytest.raises(SystemExit, match="c holds a run that was stopped, or another one"):
             heads.check(Path("c"), words, {**kept, **change})

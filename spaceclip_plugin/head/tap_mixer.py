@@ -1,9 +1,9 @@
 """A decoder at a fraction of a tower's cost: all mixing on the patch grid, all detail by learned upsampling.
 
-Every tap is normalised, projected and summed into one map. Self-attention and depthwise blocks mix it; pixel shuffles
-climb by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT", 2020, section 3.3)
-climbs the last four times. The map holds log depth: the exponential makes metres, and errors count in proportion to
-distance.
+Every tap is normalised, projected and summed into one map. Depthwise blocks mix it, after self-attention if asked for;
+pixel shuffles climb by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT",
+2020, section 3.3) climbs the last four times. The map holds log depth: the exponential makes metres, and errors count
+in proportion to distance.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TapMixerOptions:
         taps: hidden states that are summed, ascending.
         channels: channels at the patch grid and after every doubling of it; the output is 4 · 2^(len - 1) times the
             grid, then resized.
-        attention: self-attention blocks at the patch grid.
+        attention: self-attention blocks at the patch grid; the tower's tokens have attended to each other already.
         convolutions: depthwise blocks per stage, one number for every entry of `channels`.
         uncertainty: whether the standard deviation of the depth is predicted too.
         dropout: probability that a channel of a block's update is dropped, in training.
@@ -58,7 +58,7 @@ class TapMixerOptions:
 
     taps: tuple[int, ...] = (3, 6, 9, 12)
     channels: tuple[int, ...] = (192, 128)
-    attention: int = 1
+    attention: int = 0
     convolutions: tuple[int, ...] = (2, 1)
     uncertainty: bool = True
     dropout: float = 0.1

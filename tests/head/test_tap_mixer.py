@@ -82,7 +82,7 @@ class TestOptions:
             ({"taps": (-1, 2)}, r"taps\[0\] must be an integer from 0"),
             ({"channels": ()}, "channels must be a list of 1 to 5 values"),
             ({"channels": (48, 1)}, r"channels\[1\] must be an integer from 2"),
-            ({"channels": (50, 20)}, "multiple of 48 where there is attention, got 50; choose another"),
+            ({"channels": (50, 20), "attention": 1}, "multiple of 48 where there is attention, got 50; choose another"),
             ({"convolutions": (1, 1, 1)}, "convolutions must be a list of 2 values"),
             ({"attention": -1}, "attention must be an integer from 0"),
             ({"attention": True}, "attention must be an integer from 0"),
@@ -312,7 +312,7 @@ class TestParts:
         assert tap_mixer._dropped(change, 0.4, False) is change
 
 
-def test_the_default_is_a_fiftieth_of_the_published_decoder() -> None:
+def test_the_default_is_a_sixtieth_of_the_published_decoder() -> None:
     counts = {}
     for architecture in ("tap-mixer", "space-clip"):
         head = DepthHead(DepthHeadConfig(architecture)).eval()
@@ -320,7 +320,7 @@ def test_the_default_is_a_fiftieth_of_the_published_decoder() -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             head(given)
         counts[architecture] = counter.get_total_flops()
-    assert counts["tap-mixer"] < counts["space-clip"] / 50
+    assert counts["tap-mixer"] < counts["space-clip"] / 60
 
 
 def test_it_learns_a_plane_from_its_tokens() -> None:
