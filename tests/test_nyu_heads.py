@@ -100,6 +100,16 @@ def test_the_default_head_is_better_than_the_published_one(record: dict[str, Any
     assert rows[DEFAULT_ARCHITECTURE]["one_forward"]["abs_rel"]["mean"] <= 0.93 * published
 
 
+def test_the_readme_tells_of_other_image_sizes(record: dict[str, Any]) -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    own, wide, large = (
+        scores["one_forward"]["abs_rel"]
+        for scores in (record["rows"][DEFAULT_ARCHITECTURE]["runs"][0], *record["other_sizes"])
+    )
+    assert [one["image_size"] for one in record["other_sizes"]] == ["192,256", "240,320"]
+    assert f"scores AbsRel {own:.3f} on them, {wide:.3f} at 192x256 and {large:.3f} at 240x320" in readme
+
+
 def test_its_intervals_hold_within_three_points(record: dict[str, Any]) -> None:
     found = [run["run"]["uncertainty"]["cross_checked"] for run in record["rows"][DEFAULT_ARCHITECTURE]["runs"]]
     for level in ("0.5", "0.9"):
