@@ -173,6 +173,8 @@ class TestDiscovery:
             assert all_same([f.depth_m for f in depth.read()], [f.depth_m for f in expected.read()])
 
 
+# torch 2.14 says so of the wrapped host itself, with and without taps: its output is a view.
+@pytest.mark.filterwarnings("default:FSDP2-wrapped module:UserWarning")
 @pytest.mark.parametrize("order", [BEFORE, AFTER])
 @pytest.mark.parametrize("name", DISTRIBUTED)
 def test_a_training_step_has_the_same_gradients(name: str, order: str, tmp_path: Path) -> None:
