@@ -360,7 +360,7 @@ class DepthTrainer:
             return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
 
     def _check_host(self, record: Mapping[str, Any], folder: RunFolder, processes: Processes) -> str:
-        """The host's digest, the that of the record in every process; where it is not, the run ends for good."""
+        """The host's digest, that of the record in every process; where it is not, the run ends for good."""
         before: str = record["host_digest_before"]
         found = processes.gathered(processes.together(lambda: module_digest(self._host)))
         moved = [after for after in found if after != before]
