@@ -3,17 +3,36 @@
 Conventions: camera frame x right, y down, z forward (OpenCV, REP-118). Pixel (row v, column u) covers
 [u, u+1) x [v, v+1), so its centre is (u + 0.5, v + 0.5) and the centre of a W x H image is (W/2, H/2). A calibration
 that puts the first pixel's centre at (0, 0), as OpenCV's and ROS's do, needs 0.5 added to its cx and cy.
+
+Intrinsics are of one image size. A bare matrix K carries none, so it is asked whether it can be of the size it is taken
+for: `intrinsics_of_whole_image`, and `questionable` for what people hand in.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import ConfigError
+
+MatrixLike = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+"""A 3x3 matrix K, in pixels of an image whose size it does not tell."""
+
+MOST_OFF_CENTRE = 0.25
+"""Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth."""
+
+MOST_OFF_CENTRE_OF_MATRIX = 1 / 16
+"""The same for a matrix without a size: a K of 256 pixels must not pass for one of 224."""
+
+LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)
+"""Beyond: a telescope, a fisheye that is no pinhole, or a K of another size."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,90 @@ class Intrinsics:
     def cropped(self, top: int, left: int, image_hw: tuple[int, int]) -> Intrinsics:
         """The same camera after a crop of size `image_hw` at (top, left); negative offsets pad."""
         return Intrinsics(self.fx_px, self.fy_px, self.cx_px - left, self.cy_px - top, image_hw)
+
+    def field_of_view_deg(self) -> tuple[float, float]:
+        """(vertical, horizontal) angle in degrees from one border of the image to the other."""
+        height, width = self.image_hw
+        vertical = math.atan(self.cy_px / self.fy_px) + math.atan((height - self.cy_px) / self.fy_px)
+        horizontal = math.atan(self.cx_px / self.fx_px) + math.atan((width - self.cx_px) / self.fx_px)
+        return math.degrees(vertical), math.degrees(horizontal)
+
+
+def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> Intrinsics:
+    """Intrinsics from a matrix K that says nothing of its size, if it can be of a whole image of size `image_hw`.
+
+    Raises:
+        ConfigError: no matrix of a pinhole camera, or its principal point is not within a sixteenth of a side (or a
+            pixel) of the middle: K is then of another size, or of a crop, which `Intrinsics.from_matrix` takes.
+    """
+    if not isinstance(matrix, Tensor):
+        try:
+            matrix = torch.from_numpy(np.array(matrix, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"intrinsics are Intrinsics or a 3x3 matrix, got {matrix!r}") from error
+    camera = Intrinsics.from_matrix(matrix, image_hw)
+    if _off_centre_px(camera, MOST_OFF_CENTRE_OF_MATRIX, least_px=1.0):
+        raise ConfigError(
+            f"a 3x3 matrix carries no image size, and this one is not taken for that of {_sized(image_hw)} pixels "
+            f"(HxW): {_off_centre(camera)}. Give the size it belongs to: Intrinsics.from_matrix(K, image_hw=(H, W))"
+        )
+    return camera
+
+
+def questionable(intrinsics: Intrinsics) -> str | None:
+    """Why these are hardly the intrinsics of a whole image of their size, in words; None where they may well be.
+
+    For what people hand in as the K of their camera. Crops, and what `ImageMapping` makes, have their principal point
+    anywhere, and rightly so.
+    """
+    if _off_centre_px(intrinsics, MOST_OFF_CENTRE):
+        return f"{_off_centre(intrinsics)}. Check the image size that they belong to, and the order fx, fy, cx, cy"
+    low, high = LIKELY_FIELD_OF_VIEW_DEG
+    for side, angle in zip(("high", "wide"), intrinsics.field_of_view_deg(), strict=True):
+        if not low <= angle <= high:
+            return (
+                f"fx={intrinsics.fx_px:g}, fy={intrinsics.fy_px:g} of an image of {_sized(intrinsics.image_hw)} pixels "
+                f"(HxW) mean a view {angle:.1f} degrees {side}. Check the image size that they belong to, and that "
+                "they are in pixels"
+            )
+    return None
+
+
+def principal_point_inside(intrinsics: Intrinsics) -> bool:
+    """Whether the optical axis goes through the image; of a whole camera's image it does."""
+    height, width = intrinsics.image_hw
+    return 0 < intrinsics.cx_px < width and 0 < intrinsics.cy_px < height
+
+
+def same_view(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """Whether one size is the other's resized as a whole: the same aspect ratio, a pixel of rounding aside."""
+    (rows, columns), (height, width) = sorted((one_hw, other_hw), key=lambda hw: hw[0] * hw[1])
+    return min(abs(columns - rows * width / height), abs(rows - columns * height / width)) <= 1
+
+
+def _off_centre_px(camera: Intrinsics, most: float, *, least_px: float = 0.0) -> bool:
+    height, width = camera.image_hw
+    return any(
+        abs(place - 0.5 * side) > max(most * side, least_px)
+        for place, side in ((camera.cx_px, width), (camera.cy_px, height))
+    )
+
+
+def _off_centre(camera: Intrinsics) -> str:
+    height, width = camera.image_hw
+    likely = ""
+    if min(camera.cx_px, camera.cy_px) >= 1:
+        likely = f"; it would be that of about {_sized((round(2 * camera.cy_px), round(2 * camera.cx_px)))} (HxW)"
+    elif 0 < max(camera.cx_px, camera.cy_px) <= 1:
+        likely = "; these look like fractions of the image's sides, not pixels"
+    return (
+        f"the principal point cx={camera.cx_px:g}, cy={camera.cy_px:g} is far from the middle "
+        f"({0.5 * width:g}, {0.5 * height:g}) of an image of {_sized(camera.image_hw)} pixels (HxW){likely}"
+    )
+
+
+def _sized(hw: tuple[int, int]) -> str:
+    return f"{hw[0]}x{hw[1]}"
 
 
 def back_project(depth_m: Tensor, intrinsics: Intrinsics) -> Tensor:

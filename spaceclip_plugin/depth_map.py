@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.files import atomic_path
@@ -24,8 +24,8 @@ from spaceclip_plugin.pictures import write_png
 if TYPE_CHECKING:
     from transformers.modeling_outputs import DepthEstimatorOutput
 
-IntrinsicsLike = Intrinsics | Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
-"""`Intrinsics` of the view at any resolution, or a 3x3 matrix K in pixels of the depth map's own H x W."""
+IntrinsicsLike = Intrinsics | MatrixLike
+"""`Intrinsics` of the view at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
 
 _DEPTH_FLOOR_M = 1e-6
 _WIDEST = 30.0  # in ln depth: beyond any world, and finite
@@ -214,15 +214,18 @@ class DepthMap:
 
         Args:
             intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
-                3x3 matrix K. A matrix carries no image size: it is taken in pixels of this depth map's own H x W, not
-                of the camera's full image. Where the depth map has a `mapping`, `Intrinsics` are those of the camera's
-                image; where it has none and the host crops or pads, see `in_camera`.
+                3x3 matrix K. Where the depth map has a `mapping`, they are those of the camera's image; where it has
+                none and the host crops or pads, see `in_camera`. A matrix carries no image size: it is taken in pixels
+                of this depth map's own H x W, or with a `mapping` in pixels of the camera's image (`camera_hw`), and
+                refused where its principal point is not near the middle of that. `Intrinsics.from_matrix` says the
+                size, and takes any.
 
         Returns:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew, or a batch of several sizes: take one image.
+            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, or a batch of
+                several sizes: take one image.
         """
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
@@ -232,18 +235,13 @@ class DepthMap:
         """`Intrinsics` of this depth map's image from what `points` takes.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew.
+            ConfigError: not intrinsics of a pinhole camera without skew, or a matrix of another size.
         """
-        if isinstance(intrinsics, Intrinsics):
-            return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
-        height, width = self.depth_m.shape[1:]
-        if isinstance(intrinsics, Tensor):
-            return Intrinsics.from_matrix(intrinsics, (height, width))
-        try:
-            matrix = np.array(intrinsics, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"intrinsics are Intrinsics or a 3x3 matrix, got {intrinsics!r}") from error
-        return Intrinsics.from_matrix(torch.from_numpy(matrix), (height, width))
+        if not isinstance(intrinsics, Intrinsics):
+            height, width = self.depth_m.shape[1:]
+            matrix_hw = (height, width) if self.mapping is None else self.mapping.camera_hw
+            intrinsics = intrinsics_of_whole_image(intrinsics, matrix_hw)
+        return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
 
     def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
         """Depth as colour: near warm, far cool, invalid dark grey.
@@ -260,19 +258,24 @@ class DepthMap:
         """
         return colorize_depth(to_numpy(self.depth_m), to_numpy(self.valid), depth_range_m=depth_range_m)
 
-    def save_png16(self, path: str | os.PathLike[str]) -> None:
+    def save_png16(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
         """Write a 16-bit PNG of whole millimetres, 0 where invalid (the encoding of NYU, LeRobot and ROS 16UC1).
 
         The encoding ends at 65.535 m: what lies beyond is written as 0, invalid; so is depth under half a millimetre.
+        The file says that its rows are upright as they are (EXIF orientation 1).
+
+        Args:
+            path: of the file; missing folders are created.
+            replace: whether a file that is there is replaced.
 
         Raises:
-            ConfigError: the map holds more than one image.
+            ConfigError: the map holds more than one image, or without `replace` something is at `path`.
             OSError: the disk refuses the write.
         """
         self._check_single("save_png16")
         millimetres = np.rint(to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
         known = to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
-        write_png(path, np.where(known, millimetres, 0).astype(np.uint16))
+        write_png(path, np.where(known, millimetres, 0).astype(np.uint16), replace=replace)
 
     def save_ply(
         self,
@@ -280,6 +283,7 @@ class DepthMap:
         intrinsics: IntrinsicsLike,
         *,
         image: Tensor | npt.NDArray[np.uint8] | None = None,
+        replace: bool = True,
     ) -> None:
         """Write the valid points as a binary little-endian PLY: x y z in metres, and red green blue with an image.
 
@@ -287,9 +291,11 @@ class DepthMap:
             path: of the file; missing folders are created.
             intrinsics: as for `points`.
             image: (H', W', 3) uint8 RGB of the same view, at any resolution; the pixel at each point's centre is taken.
+            replace: whether a file that is there is replaced.
 
         Raises:
-            ConfigError: the map holds more than one image, or an argument is not as above.
+            ConfigError: the map holds more than one image, an argument is not as above, or without `replace` something
+                is at `path`.
             OSError: the disk refuses the write.
         """
         self._check_single("save_ply")
@@ -315,7 +321,7 @@ class DepthMap:
             *(f"property {types[kind]} {name}" for name, kind in fields),
             "end_header",
         ]
-        with atomic_path(path) as temporary:
+        with atomic_path(path, replace=replace) as temporary:
             temporary.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
 
     def _check_single(self, method: str) -> None:

@@ -23,28 +23,34 @@ MAX_JSON_DEPTH = 64
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
 
     Readers see the old file or the new one, never a part: the content is on the disk before the rename. Missing parent
     folders are created. Where `path` is a symbolic link, the link is replaced and what it points to is left alone.
+
+    A file at `path` is replaced, as libraries do with a path that they are given. Commands, which choose names
+    themselves, say `replace=False`: then nothing is, not even what another process put there meanwhile.
 
         with atomic_path("head.safetensors") as temporary:
             save_file(tensors, temporary)
 
     Args:
         path: where the file shall be.
+        replace: whether a file that is there is replaced.
 
     Yields:
         A path of the same suffix in the same folder, for the block to write one file to.
 
     Raises:
-        ConfigError: `path` is a folder, or its parent cannot be created.
+        ConfigError: `path` is a folder, its parent cannot be created, or without `replace` something is there.
         OSError: the disk refuses the write.
     """
     target = Path(path)
     if target.is_dir():
         raise ConfigError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
+    if not replace and os.path.lexists(target):
+        raise _there_already(target)
     _make_parent(target)
     # Not tempfile: its files are private to the user (mode 0600), and the rename would keep them so.
     temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}.tmp{target.suffix}")
@@ -52,7 +58,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        temporary.replace(target)
+        if replace:
+            temporary.replace(target)
+        else:
+            _link_new(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -174,6 +183,24 @@ def write_json(path: str | os.PathLike[str], obj: Mapping[str, object]) -> None:
         ) from error
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _link_new(temporary: Path, target: Path) -> None:
+    """Give the file its name unless something has it: a rename would replace, a link refuses, in one step."""
+    try:
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: the name is taken by an empty file first
+            target.open("xb").close()
+            temporary.replace(target)
+    except FileExistsError as error:
+        raise _there_already(target) from error
+
+
+def _there_already(target: Path) -> ConfigError:
+    return ConfigError(f"cannot write {str(target)!r}: it is there already; move it away or choose another name")
 
 
 def _make_parent(target: Path) -> None:

@@ -22,20 +22,27 @@ if TYPE_CHECKING:
     from spaceclip_plugin.single_view import ImageLike
 
 
+_ORIENTATION = 0x0112
 _INK = (32, 32, 36)
 _RULE = (150, 150, 155)
 _PAPER = (255, 255, 255)
 
 
-def write_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> None:
-    """Write a PNG file atomically.
+def write_png(
+    path: str | os.PathLike[str],
+    array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    *,
+    replace: bool = True,
+) -> None:
+    """Write a PNG file atomically. It says that its rows are upright as they are (EXIF orientation 1).
 
     Args:
         path: of the file; missing folders are created.
         array: (H, W, 3) uint8 RGB, (H, W) uint8 grey, or (H, W) uint16.
+        replace: whether a file that is there is replaced.
 
     Raises:
-        ConfigError: the array is none of these.
+        ConfigError: the array is none of these, or without `replace` something is at `path`.
         OSError: the disk refuses the write.
     """
     from PIL import Image
@@ -47,8 +54,10 @@ def write_png(path: str | os.PathLike[str], array: npt.NDArray[np.uint8] | npt.N
             f"cannot write {array.dtype} of shape {array.shape} as PNG; expected uint8 (H, W, 3), uint8 (H, W) or "
             "uint16 (H, W), not empty"
         )
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG")
+    exif = Image.Exif()
+    exif[_ORIENTATION] = 1
+    with atomic_path(path, replace=replace) as temporary:
+        Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG", exif=exif)
 
 
 @dataclass(frozen=True, eq=False)

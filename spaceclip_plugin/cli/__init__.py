@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is None:  # of several processes, one speaks
         return 0
     sys.stdout.write((json.dumps(result.data, allow_nan=False) if args.json else result.text) + "\n")
+    if result.failure is not None:
+        sys.stdout.flush()  # what was done comes before what was not, in one terminal, too
+        sys.stderr.write(f"spaceclip {args.command}: {result.failure}\n")
+        return 1
     return 0
 
 

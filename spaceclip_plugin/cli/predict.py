@@ -3,31 +3,68 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import errno
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from spaceclip_plugin.camera import Intrinsics
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli import arguments, outputs
+from spaceclip_plugin.cli.photo_cameras import cameras_of_photos, known_camera, size_argument
+from spaceclip_plugin.cli.photo_files import RecordingPaths, Recordings, files_of, write_files
+from spaceclip_plugin.cli.photos import photos_in, read_headers
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.attachment import DepthAttachment
+    from spaceclip_plugin.camera import Intrinsics
 
 NAME = "predict"
 HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
-_NS_PER_PHOTO = 10**9
+DETAILS = """
+Depth is that of the upright photo, turned as its EXIF tag says, pixel by pixel: metres along the optical axis (z), not
+along the ray. Points are x right, y down, z forward. A photo that cannot be used does not stop the others: it is listed
+at the end with its reason (--json: "failed"), and the exit code is 1. Nothing that is there is replaced without
+--overwrite, files of an earlier run included: no record tells them from yours. Every file is whole or absent.
+"""
+_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)
+"""Refusals of the disk that are about a photo's name, and not about every file to come."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A photo that is to be predicted."""
+
+    photo: Path
+    files: Mapping[str, Path]
+    image_hw: tuple[int, int]
+    camera: Intrinsics | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, photos and where to write."""
+    parser.epilog = DETAILS
     arguments.add_host(parser)
     arguments.add_head(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
+    outputs.add_overwrite(parser)
     parser.add_argument(
         "--intrinsics",
         metavar="FX,FY,CX,CY|FILE",
-        help="of the photos in pixels, first pixel's centre at (0.5, 0.5), or a text file with the 3x3 matrix; "
-        "writes a PLY point cloud per photo",
+        help="of the photos in pixels, first pixel's centre at (0.5, 0.5): add 0.5 to the cx and cy of OpenCV; or a "
+        "file: fx fy cx cy or the 3x3 matrix as text or .npy, intrinsics.json, a ROS camera_info as .yaml (the half is "
+        "added here), a cameras.txt of COLMAP. Writes a PLY point cloud per photo",
+    )
+    parser.add_argument(
+        "--intrinsics-size",
+        type=size_argument,
+        metavar="H,W",
+        help="size of the image that the intrinsics are of (default: the file's, or that of all photos). Photos of "
+        "another resolution get them rescaled, those of another aspect ratio are refused. Where EXIF turns a photo it "
+        "may be that of the stored pixels, and the intrinsics are turned, or of the upright ones; where both fit it is "
+        "that of the stored ones",
     )
     parser.add_argument(
         "--rerun",
@@ -42,106 +79,140 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write all photos and depth as ROS 2 messages, a photo a second; needs --intrinsics",
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored photo: two forwards")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="photos, or folders of photos (not of folders in them)"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
     """Check every name and number before the host is loaded, so that a slip costs nothing."""
-    outputs = {path: _outputs(path, args) for path in args.images}
-    recordings = {kind: path for kind, path in (("rerun", args.rerun), ("mcap", args.mcap)) if path is not None}
-    _check_names(args.images, {**outputs, **{path: {kind: path} for kind, path in recordings.items()}})
-    _intrinsics(args.intrinsics, (1, 1))
-    _check_recordings(recordings, args.intrinsics)
+    recordings = RecordingPaths(args.rerun, args.mcap)
+    photos = photos_in(args.images)
+    _check_names(photos, recordings, args)
+    recordings.check(with_camera=args.intrinsics is not None)
+    jobs, failed = _jobs(photos, args)
+    if not jobs:
+        raise DataError(_listed(failed, len(photos)))
     host = arguments.host_from(args)
 
     from tqdm.auto import tqdm
 
     from spaceclip_plugin.attachment import attach_depth_head
+
+    lines: list[str] = []
+    predictions: list[dict[str, Any]] = []
+    with (
+        attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment,
+        Recordings(recordings, replace=args.overwrite) as recorded,
+    ):
+        for job in tqdm(jobs, desc="predicting", unit="photo"):
+            try:
+                prediction = _predicted(job, attachment, recorded, flip=args.flip, replace=args.overwrite)
+            except (DataError, ConfigError, CaptureError) as error:
+                failed[job.photo] = str(error)
+            except OSError as error:
+                if error.errno not in _NAMES:
+                    raise
+                failed[job.photo] = f"{job.photo}: its files cannot be named ({error.strerror})"
+            else:
+                predictions.append(prediction)
+                lines += _lines(prediction)
+        if not predictions:
+            raise DataError(_listed(failed, len(photos)))
+    lines += [f"{kind}: {path}" for kind, path in recordings.by_kind().items()]
+    data = {
+        "predictions": predictions,
+        "recordings": {kind: str(path) for kind, path in recordings.by_kind().items()},
+        "failed": [{"image": str(photo), "reason": failed[photo]} for photo in photos if photo in failed],
+    }
+    return Result("\n".join(lines), data, _listed(failed, len(photos)) if failed else None)
+
+
+def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job], dict[Path, str]]:
+    """The photos that can be predicted, and why the others cannot."""
+    calibration = None
+    if args.intrinsics is not None:
+        from spaceclip_plugin.camera_file import calibration_from
+
+        calibration = calibration_from(args.intrinsics)
+    elif args.intrinsics_size is not None:
+        raise ConfigError("--intrinsics-size says of which size --intrinsics are; give these, too")
+    headers, failed = read_headers(photos)
+    cameras: Mapping[Path, Intrinsics] = {}
+    if calibration is not None and headers:
+        found = cameras_of_photos(known_camera(calibration, args.intrinsics_size, headers), headers)
+        cameras = found.cameras
+        failed.update(found.refused)
+    return [
+        _Job(photo, _files(photo, args), headers[photo].upright_hw, cameras.get(photo))
+        for photo in photos
+        if photo not in failed
+    ], failed
+
+
+def _predicted(
+    job: _Job, attachment: DepthAttachment, recorded: Recordings, *, flip: bool, replace: bool
+) -> dict[str, Any]:
+    """Predict a photo, write its files, and say what they are."""
     from spaceclip_plugin.data.image_files import read_rgb
-    from spaceclip_plugin.mcap_writer import McapWriter
-    from spaceclip_plugin.pictures import depth_picture, write_png
     from spaceclip_plugin.prediction import predict
-    from spaceclip_plugin.rerun_sink import RerunSink
 
-    lines, predictions = [], []
-    with ExitStack() as stack:
-        attachment = stack.enter_context(attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter))
-        sink = stack.enter_context(RerunSink(args.rerun)) if args.rerun else None
-        writer = stack.enter_context(McapWriter(args.mcap)) if args.mcap else None
-        for index, (path, files) in enumerate(tqdm(outputs.items(), desc="predicting", unit="photo")):
-            photo = read_rgb(path)
-            image_hw = (photo.shape[0], photo.shape[1])
-            depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip)
-            depth.save_png16(files["depth_mm"])
-            write_png(files["picture"], depth_picture(depth.relabelled(view=path.stem), photo))
-            camera = _intrinsics(args.intrinsics, image_hw)
-            if camera is not None:
-                depth.save_ply(files["points"], camera, image=photo)
-            if sink is not None:
-                sink.log(depth, camera, image=photo)
-            if writer is not None and camera is not None:
-                writer.write(depth, camera, stamp_ns=index * _NS_PER_PHOTO, image=photo)
-            known = depth.depth_m[depth.valid]
-            median = float(known.median()) if known.numel() else None
-            lines.append(f"{path}: {'no depth' if median is None else f'median depth {median:.2f} m'}")
-            lines += [f"  {kind}: {file}" for kind, file in files.items()]
-            named = {kind: str(file) for kind, file in files.items()}
-            predictions.append({"image": str(path), "median_depth_m": median, "trained": depth.trained, "files": named})
-    lines += [f"{kind}: {path}" for kind, path in recordings.items()]
-    written = {kind: str(path) for kind, path in recordings.items()}
-    return Result("\n".join(lines), {"predictions": predictions, "recordings": written})
+    photo = read_rgb(job.photo)
+    image_hw = (photo.shape[0], photo.shape[1])
+    if image_hw != job.image_hw:
+        raise DataError(f"{job.photo}: its header tells {job.image_hw} pixels (H, W), it has {image_hw}; save it again")
+    depth = predict(attachment, [photo], output_hw=image_hw, flip=flip)
+    write_files(job.files, depth, photo, job.camera, name=job.photo.stem, replace=replace)
+    recorded.add(depth, photo, job.camera)
+    known = depth.depth_m[depth.valid]
+    camera = job.camera
+    return {
+        "image": str(job.photo),
+        "median_depth_m": float(known.median()) if known.numel() else None,
+        "trained": depth.trained,
+        "image_hw": list(image_hw),
+        "intrinsics": camera and {"fx": camera.fx_px, "fy": camera.fy_px, "cx": camera.cx_px, "cy": camera.cy_px},
+        "files": {kind: str(file) for kind, file in job.files.items()},
+    }
 
 
-def _outputs(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
-    files = {"depth_mm": args.out / f"{photo.stem}_depth.png", "picture": args.out / f"{photo.stem}_picture.png"}
-    return files if args.intrinsics is None else {**files, "points": args.out / f"{photo.stem}.ply"}
+def _files(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
+    return files_of(photo, args.out, points=args.intrinsics is not None)
 
 
-def _check_recordings(recordings: Mapping[str, Path], intrinsics: str | None) -> None:
-    for kind, path in recordings.items():
-        if path.is_dir():
-            raise ConfigError(f"--{kind} takes a file, {str(path)!r} is a folder")
-    if "rerun" in recordings:
-        from spaceclip_plugin.rerun_sink import import_rerun
-
-        import_rerun()
-    if "mcap" in recordings:
-        from spaceclip_plugin.mcap_writer import import_writer
-
-        import_writer()
-        if intrinsics is None:
-            raise ConfigError("--mcap writes the camera's intrinsics beside its depth; give --intrinsics, too")
+def _lines(prediction: Mapping[str, Any]) -> list[str]:
+    median = prediction["median_depth_m"]
+    said = "no depth" if median is None else f"median depth {median:.2f} m"
+    return [f"{prediction['image']}: {said}", *(f"  {kind}: {file}" for kind, file in prediction["files"].items())]
 
 
-def _check_names(photos: Sequence[Path], outputs: Mapping[Path, Mapping[str, Path]]) -> None:
+def _listed(failed: Mapping[Path, str], photos: int) -> str:
+    reasons = "\n".join(f"  {reason}" for reason in failed.values())
+    return f"{len(failed)} of {photos} photos could not be predicted:\n{reasons}"
+
+
+def _check_names(photos: Sequence[Path], recordings: RecordingPaths, args: argparse.Namespace) -> None:
+    """No file is written twice, none that is read is written, and none that is there is replaced unless told to."""
+    stems: dict[str, Path] = {}
     for photo in photos:
-        if not photo.is_file():
-            raise DataError(f"no such photo: {photo}")
-    twice = [name for name, count in Counter(path.stem for path in photos).items() if count > 1]
-    if twice:
-        raise ConfigError(f"two photos are called {twice[0]!r}, and so would be their files; predict them separately")
-    inputs = {photo.resolve() for photo in photos}
-    for file in (file for files in outputs.values() for file in files.values()):
-        if file.resolve() in inputs:
-            raise ConfigError(f"{file} is one of the photos and would be overwritten; choose another name")
+        folded = unicodedata.normalize("NFC", photo.stem).casefold()
+        if folded in stems:
+            raise ConfigError(
+                f"two photos are called {photo.stem!r}, and so would be their files ({stems[folded]}, {photo}); "
+                "predict them separately"
+            )
+        stems[folded] = photo
+    written = {file: str(photo) for photo in photos for file in _files(photo, args).values()}
+    for kind, path in recordings.by_kind().items():
+        if path in written:
+            raise ConfigError(f"--{kind} {path} is also what is written for {written[path]}; choose another name")
+        written[path] = f"--{kind}"
+    outputs.check_apart(written, inputs=[*photos, *_read_beside(args)])
+    outputs.check_free(list(written), overwrite=args.overwrite)
 
 
-def _intrinsics(text: str | None, image_hw: tuple[int, int]) -> Intrinsics | None:
-    if text is None:
-        return None
-    import numpy as np
-    import torch
-
-    source = Path(text)
-    try:
-        numbers = np.loadtxt(source).reshape(-1) if source.is_file() else np.array([float(x) for x in text.split(",")])
-    except ValueError as error:
-        raise ConfigError(
-            f"--intrinsics takes FX,FY,CX,CY or a file with a 3x3 matrix, got {text!r}: {error}"
-        ) from error
-    if numbers.size == 9:
-        return Intrinsics.from_matrix(torch.from_numpy(numbers.reshape(3, 3)), image_hw)
-    if numbers.size != 4:
-        raise ConfigError(f"--intrinsics takes 4 numbers or a 3x3 matrix, got {numbers.size} numbers in {text!r}")
-    fx, fy, cx, cy = numbers.tolist()
-    return Intrinsics(fx, fy, cx, cy, image_hw)
+def _read_beside(args: argparse.Namespace) -> Iterable[Path]:
+    """Files that the command reads beside its photos."""
+    named = (args.intrinsics, args.host_weights)
+    head = Path(args.head)
+    return [Path(path) for path in named if path is not None] + [head / "config.json", head / "model.safetensors"]

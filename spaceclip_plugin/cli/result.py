@@ -13,7 +13,9 @@ class Result:
     Attributes:
         text: for people, without a final newline.
         data: for `--json`; finite numbers, strings, lists and objects.
+        failure: what could not be done beside what was, for standard error; the exit code is then 1. None: all was.
     """
 
     text: str
     data: dict[str, Any]
+    failure: str | None = None

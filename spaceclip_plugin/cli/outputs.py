@@ -1,0 +1,77 @@
+"""The files a command is about to write: it replaces none that is there, unless told to."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from spaceclip_plugin.errors import ConfigError
+
+_MOST_NAMED = 3
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """--overwrite."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there (default: nothing is replaced)"
+    )
+
+
+def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
+    """Check, before any work, that writing these files loses nothing.
+
+    A link counts as what is there, wherever it leads. With `overwrite` files and links are replaced, not their targets.
+
+    Raises:
+        ConfigError: something is there already, or a folder is in the way.
+    """
+    for file in files:
+        if os.path.isdir(file):  # not Path.is_dir(), which raises on a name too long for the disk
+            raise ConfigError(f"cannot write {str(file)!r}: it is a folder; give the path of a file")
+        ancestor = next((folder for folder in file.parents if os.path.lexists(folder)), None)
+        if ancestor is not None and not os.path.isdir(ancestor):
+            raise ConfigError(f"cannot write {str(file)!r}: {str(ancestor)!r} is no folder; choose another place")
+    taken = [str(file) for file in files if os.path.lexists(file)]
+    if taken and not overwrite:
+        more = f" and {len(taken) - _MOST_NAMED} more" if len(taken) > _MOST_NAMED else ""
+        raise ConfigError(
+            f"{', '.join(map(repr, taken[:_MOST_NAMED]))}{more} would be replaced, and nothing was written: choose "
+            "another --out or name, move what is there away, or give --overwrite"
+        )
+
+
+def check_apart(files: Mapping[Path, str], *, inputs: Iterable[Path]) -> None:
+    """Check that no two files are one, and that none is an input, whatever links and the letters' case make of names.
+
+    Args:
+        files: each path with what is written there, for the message.
+        inputs: files that are read; never replaced, not even when told to replace.
+
+    Raises:
+        ConfigError: they are one.
+    """
+    read = {_identity(path) for path in inputs}
+    seen: dict[object, str] = {}
+    for file, what in files.items():
+        identity = _identity(file)
+        if identity in read:
+            raise ConfigError(f"{file} is read by this command and would be overwritten; choose another name or --out")
+        if identity in seen:
+            raise ConfigError(f"{file} would be written twice, for {seen[identity]} and for {what}; do them separately")
+        seen[identity] = what
+
+
+def _identity(path: Path) -> tuple[str, str]:
+    """Equal for two paths of one file: links followed, and of the name what file systems that ignore case keep."""
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError):  # a circle of links
+        resolved = path.absolute()
+    return _folded(str(resolved.parent)), _folded(resolved.name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

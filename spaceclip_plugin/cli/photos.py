@@ -1,0 +1,71 @@
+"""The photos that a command line names: files, and folders of them."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spaceclip_plugin.data.image_files import PHOTO_SUFFIXES
+from spaceclip_plugin.data.photo_header import PhotoHeader, read_header
+from spaceclip_plugin.errors import ConfigError, DataError
+
+_logger = logging.getLogger(__name__)
+
+
+def photos_in(places: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and the photos of every folder, `frame2` before `frame10`.
+
+    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at.
+
+    Raises:
+        ConfigError: a pattern that the shell left as it was, or a folder without photos or that cannot be listed.
+    """
+    photos: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            photos += _of_folder(place)
+        elif not os.path.lexists(place) and glob.has_magic(str(place)):
+            raise ConfigError(f"no file is called as the pattern {str(place)!r} says; check the folder and the suffix")
+        else:
+            photos.append(place)
+    return photos
+
+
+def read_headers(photos: Iterable[Path]) -> tuple[dict[Path, PhotoHeader], dict[Path, str]]:
+    """The headers of the photos that can be opened, and why the others cannot."""
+    headers: dict[Path, PhotoHeader] = {}
+    bad: dict[Path, str] = {}
+    for photo in photos:
+        try:
+            headers[photo] = read_header(photo)
+        except DataError as error:
+            bad[photo] = str(error)
+    return headers, bad
+
+
+def _of_folder(folder: Path) -> list[Path]:
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
+    photos = [entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and entry.is_file()]
+    inner = [entry.name for entry in entries if entry.is_dir()]
+    if not photos:
+        below = f"; the folders in it are not searched ({', '.join(sorted(inner)[:3])})" if inner else ""
+        raise ConfigError(
+            f"there is no photo in the folder {str(folder)!r}: expected files with the suffixes "
+            f"{', '.join(sorted(PHOTO_SUFFIXES))}{below}"
+        )
+    if inner:
+        _logger.info("%s: %d of its files are photos; folders in it are not searched", folder, len(photos))
+    return sorted(photos, key=_natural)
+
+
+def _natural(photo: Path) -> tuple[list[tuple[int, str]], str]:
+    """Numbers in names by their value."""
+    parts = re.findall(r"\d+|\D+", photo.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts], photo.name
