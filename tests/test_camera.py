@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.camera import (
+    Intrinsics,
+    back_project,
+    intrinsics_of_whole_image,
+    principal_point_inside,
+    questionable,
+    same_view,
+)
 from spaceclip_plugin.errors import ConfigError
 
 # Halves and powers of two, so that every number below can be worked out by hand and is exact in floats.
@@ -139,3 +146,85 @@ class TestBackProject:
         assert torch.equal(points[..., 2], torch.full((480, 640), 3.0))
         height = points[-1, 0, 1] - points[0, 0, 1]
         assert height.item() == pytest.approx(6.0 * 479 / 480, rel=1e-5)
+
+
+CALIBRATED = {  # of data sets and devices: all are what a user may hand in without a question
+    "nyu": Intrinsics(518.8579, 519.4696, 325.5824, 253.7362, (480, 640)),
+    "kitti": Intrinsics(721.5377, 721.5377, 609.5593, 172.854, (375, 1242)),
+    "tum-fr1": Intrinsics(517.3, 516.5, 318.6, 255.3, (480, 640)),
+    "euroc": Intrinsics(458.654, 457.296, 367.215, 248.375, (480, 752)),
+    "phone": Intrinsics(1599.0, 1599.0, 960.0, 719.5, (1440, 1920)),
+    "nuscenes": Intrinsics(1266.4, 1266.4, 816.3, 491.5, (900, 1600)),
+}
+
+
+class TestQuestions:
+    @pytest.mark.parametrize("name", CALIBRATED)
+    def test_real_cameras_are_not_questioned(self, name: str) -> None:
+        camera = CALIBRATED[name]
+        assert questionable(camera) is None
+        assert principal_point_inside(camera)
+        assert intrinsics_of_whole_image(camera.matrix(), camera.image_hw) == camera
+
+    @pytest.mark.parametrize("image_hw", [(240, 320), (960, 1280), (1080, 1920), (224, 224), (720, 1280)])
+    def test_a_camera_under_another_size_is(self, image_hw: tuple[int, int]) -> None:
+        nyu = CALIBRATED["nyu"]
+        said = questionable(Intrinsics(nyu.fx_px, nyu.fy_px, nyu.cx_px, nyu.cy_px, image_hw))
+        assert said is not None
+        assert all(part in said for part in ("cx=325.582", "cy=253.736", f"{image_hw[0]}x{image_hw[1]}", "507x651"))
+
+    def test_fractions_of_the_image_are(self) -> None:
+        said = questionable(Intrinsics(0.81, 1.08, 0.5, 0.5, (480, 640)))
+        assert said is not None
+        assert "fractions" in said
+
+    @pytest.mark.parametrize(
+        ("cx_px", "cy_px", "asked"),
+        [(240, 240, False), (239, 240, True), (401, 240, True), (320, 301, True), (320, 180, False)],
+    )
+    def test_an_eighth_of_a_side_is_the_limit(self, cx_px: float, cy_px: float, asked: bool) -> None:
+        assert (questionable(Intrinsics(500.0, 500.0, cx_px, cy_px, (480, 640))) is not None) is asked
+
+    @pytest.mark.parametrize(("focal_px", "asked"), [(20.0, True), (100.0, False), (2000.0, False), (4000.0, True)])
+    def test_views_of_no_usual_lens_are(self, focal_px: float, asked: bool) -> None:
+        said = questionable(Intrinsics(focal_px, focal_px, 320.0, 240.0, (480, 640)))
+        assert (said is not None) is asked
+        assert said is None or f"fx={focal_px:g}" in said
+
+    def test_field_of_view(self) -> None:
+        assert Intrinsics(320.0, 240.0, 320.0, 240.0, (480, 640)).field_of_view_deg() == (90.0, 90.0)
+        off_centre = Intrinsics(320.0, 240.0, 0.0, 480.0, (480, 640)).field_of_view_deg()
+        assert off_centre == pytest.approx((math.degrees(math.atan(2)), math.degrees(math.atan(2))))
+
+
+class TestMatrixWithoutASize:
+    @pytest.mark.parametrize("of_hw", [(256, 256), (480, 640), (112, 112), (384, 384), (336, 336), (192, 256)])
+    def test_one_of_another_size_is_refused(self, of_hw: tuple[int, int]) -> None:
+        matrix = Intrinsics.from_fovy(1.0, of_hw).matrix()
+        with pytest.raises(ConfigError, match=rf"cx={of_hw[1] / 2:g}, cy={of_hw[0] / 2:g}.*224x224.*image_hw=\(H, W\)"):
+            intrinsics_of_whole_image(matrix, (224, 224))
+
+    def test_one_of_fractions_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="fractions"):
+            intrinsics_of_whole_image([[0.8, 0, 0.5], [0, 0.8, 0.5], [0, 0, 1]], (224, 224))
+
+    def test_opencvs_middle_of_a_small_image_passes(self) -> None:
+        assert intrinsics_of_whole_image([[8, 0, 3.5], [0, 8, 2.5], [0, 0, 1]], (6, 8)).cx_px == 3.5
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((480, 640), (240, 320), True),
+        ((45, 61), (48, 64), True),
+        ((48, 64), (45, 61), True),
+        ((450, 600), (45, 61), True),
+        ((480, 640), (1080, 1920), False),
+        ((480, 640), (640, 480), False),
+        ((480, 640), (483, 640), False),
+        ((480, 640), (481, 640), True),
+        ((224, 224), (480, 640), False),
+    ],
+)
+def test_sizes_of_one_view(one: tuple[int, int], other: tuple[int, int], same: bool) -> None:
+    assert same_view(one, other) is same_view(other, one) is same

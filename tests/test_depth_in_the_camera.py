@@ -51,6 +51,21 @@ def test_intrinsics_of_another_image_are_refused_by_name() -> None:
         wall().in_camera(PADDED).points(dataclasses.replace(CAMERA, image_hw=(224, 224)))
 
 
+def test_a_matrix_is_the_cameras_where_there_is_a_mapping() -> None:
+    own = dataclasses.replace(wall(), mapping=PADDED)
+    assert torch.equal(own.points(CAMERA.matrix()), own.points(CAMERA))
+    seen = own.in_camera()
+    assert torch.equal(seen.points(CAMERA.matrix()), seen.points(CAMERA))
+    half = own.in_camera(size=(240, 320))
+    assert torch.equal(half.points(CAMERA.matrix()), half.points(CAMERA))
+
+
+def test_a_matrix_of_the_towers_pixels_is_refused_there() -> None:
+    own = dataclasses.replace(wall(), mapping=PADDED)
+    with pytest.raises(ConfigError, match=r"cx=112.*480x640"):
+        own.points(PADDED.to_tower(CAMERA).matrix())
+
+
 def test_a_map_without_a_mapping_asks_for_one() -> None:
     with pytest.raises(ConfigError, match="give its ImageMapping"):
         wall().in_camera()

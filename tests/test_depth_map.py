@@ -169,6 +169,16 @@ class TestPoints:
         depth = make()
         torch.testing.assert_close(depth.points(given), back_project(depth.depth_m, CAMERA))
 
+    @pytest.mark.parametrize("of_hw", [(12, 16), (480, 640), (224, 224), (3, 4)])
+    def test_a_matrix_of_another_size_is_refused(self, of_hw: tuple[int, int], tmp_path: Path) -> None:
+        matrix = CAMERA.resized(of_hw).matrix()
+        for call in (make().points, lambda k: make().save_ply(tmp_path / "x.ply", k)):
+            with pytest.raises(ConfigError, match=rf"cx={of_hw[1] / 2:g}.*6x8"):
+                call(matrix)
+        assert list(tmp_path.iterdir()) == []
+        expected = back_project(make().depth_m, CAMERA)
+        torch.testing.assert_close(make().points(Intrinsics.from_matrix(matrix, of_hw)), expected)
+
     @pytest.mark.parametrize("bad", [None, "K", [[1.0, 2.0], [3.0]], np.eye(4), 500.0, {"fx": 1}])
     def test_what_is_not_a_camera(self, bad: object) -> None:
         with pytest.raises(ConfigError, match="3x3"):
@@ -212,6 +222,17 @@ class TestPng16:
         make(depth_m=depth_m).save_png16(tmp_path / "depth.png")
         with Image.open(tmp_path / "depth.png") as image:
             assert np.asarray(image)[5].tolist() == [65535, 65535, 0, 0, 0, 1, 1000, 1000]
+
+    def test_nothing_is_replaced_where_that_is_not_wanted(self, tmp_path: Path) -> None:
+        depth = make()
+        for write in (depth.save_png16, lambda path, **how: depth.save_ply(path, CAMERA, **how)):
+            path = tmp_path / "file"
+            path.write_bytes(b"ground truth")
+            with pytest.raises(ConfigError, match="file"):
+                write(path, replace=False)
+            assert path.read_bytes() == b"ground truth"
+            write(path)
+            assert path.read_bytes() != b"ground truth"
 
     def test_one_image_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"depth\[i\]\.save_png16"):
