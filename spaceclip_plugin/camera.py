@@ -26,8 +26,8 @@ MatrixLike = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 """A 3x3 matrix K, in pixels of an image whose size it does not tell."""
 
 MOST_OFF_CENTRE = 1 / 8
-"""Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth, and a K
-of an image half or twice as large is off by a quarter or more."""
+"""Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth; a K of
+an image half or twice as large is off by a quarter or more."""
 
 MOST_OFF_CENTRE_OF_MATRIX = 1 / 16
 """The same for a matrix without a size: a K of 256 pixels must not pass for one of 224."""

@@ -6,6 +6,7 @@ What a file says is never executed: it names one of a few model types, and fills
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,14 @@ def read_config(folder: Path) -> SpaceClipDepthConfig:
 def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, Tensor]) -> None:
     """Write config and weights, each whole or not at all, the weights first; they carry the config they belong to.
 
+    A model of this kind that is there is replaced; another one, such as the host that the tower came from, is not.
+
     Raises:
-        CheckpointError: the weights are not what the config builds, or the folder cannot be written.
+        CheckpointError: the weights are not what the config builds, the folder holds another model, or it cannot be
+            written.
     """
     tensors = weights.writable(state)
+    _check_replaceable(folder)
     weights.check_kinds(tensors, _expected(config), source="the model", hint=_HINT)
     try:
         with atomic_path(folder / WEIGHTS_NAME) as weights_file:
@@ -175,6 +180,26 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, 
         write_json(folder / CONFIG_NAME, config.to_diff_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write a model to {str(folder)!r}: {error}") from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise CheckpointError where a file that would be replaced is not such a model's."""
+    config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    foreign = weights_file if _is_there(weights_file) and not weights.is_written_here(weights_file) else None
+    if _is_there(config_file):
+        try:
+            read_config(folder)
+        except (CheckpointError, ConfigError):
+            foreign = config_file
+    if foreign is not None:
+        raise CheckpointError(
+            f"{str(foreign)!r} is not a {SpaceClipDepthConfig.model_type!r} model's, and is not replaced by one: "
+            "nothing was written; choose another folder, or move that model away"
+        )
+
+
+def _is_there(file: Path) -> bool:
+    return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
 
 
 def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor]:

@@ -164,7 +164,7 @@ class DepthHead(nn.Module):
         swapped is refused.
 
         Args:
-            repo_or_folder: a folder, or the id of a Hub repository ("org/name").
+            repo_or_folder: a folder of a head or of a finished run, or the id of a Hub repository ("org/name").
             revision: branch, tag or commit of the repository; None: main.
             cache_dir: where downloads are kept; None: where huggingface_hub keeps all of them.
             token: for private repositories; None: that of `hf auth login`.
@@ -203,11 +203,14 @@ class DepthHead(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors to `folder` (made if absent); an older head there is replaced.
 
+        Files of these names that are not a head's, such as those of another library's model, are not.
+
         Returns:
             The folder.
 
         Raises:
-            CheckpointError: a weight is not finite, or the folder cannot be written; an older head stays as it was.
+            CheckpointError: a weight is not finite, the folder holds another model, or it cannot be written; what it
+                holds stays as it was.
         """
         return head_folder.write_folder(Path(folder), self.config.to_dict(), self.state_dict())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.head.fields import shown, text
-from spaceclip_plugin.hub.weights import writable, write_weights
+from spaceclip_plugin.hub.weights import is_written_here, writable, write_weights
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -25,10 +26,14 @@ DESCRIPTIVE_FIELDS = frozenset({"base_model", "base_model_revision", "trained_on
 """Config fields that may be corrected by hand in a saved head: no weight depends on them."""
 
 _VERSION_KEY = "plugin_version"
+_RUN_RECORD, _RUN_HEAD, _RUN_BEST = "run.json", "head", "best"
+"""What `spaceclip train` calls its record, its head, and its best head before it is finished."""
+
+_logger = logging.getLogger(__name__)
 
 
 class LocalFolder:
-    """A head's files in a folder of one's own.
+    """A head's files in a folder of one's own, or the head of the finished run in it.
 
     Attributes:
         source: the folder, for messages.
@@ -53,10 +58,24 @@ class LocalFolder:
                 f"no head at {self.source}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, as "
                 "DepthHead.save_pretrained or `spaceclip train` writes it, or the id of a Hub repository (org/name)"
             )
+        self._enter_run()
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not os.path.isfile(self._path / name):
                 raise CheckpointError(f"{self.source} is not a head: {name} is missing; save or download it again")
         return self._path / CONFIG_NAME
+
+    def _enter_run(self) -> None:
+        """Go on to the head of a run, where the folder is a run's: nothing else in it can be meant."""
+        if os.path.isfile(self._path / CONFIG_NAME) or not os.path.isfile(self._path / _RUN_RECORD):
+            return
+        head = self._path / _RUN_HEAD
+        if not os.path.isdir(head):
+            raise CheckpointError(
+                f"{self.source} is the folder of a training run that is not finished, and has no {_RUN_HEAD} yet: "
+                f"continue it with --resume; its best head so far is in {str(self._path / _RUN_BEST)!r}"
+            )
+        _logger.info("%s is the folder of a training run; its head is read: %s", self.source, head)
+        self._path, self.source = head, repr(str(head))
 
     def weights_file(self, most_bytes: int) -> Path:
         """Path of model.safetensors.
@@ -78,6 +97,9 @@ class LocalFolder:
 def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Path:
     """Write a head to `folder`, made if absent; on an error what was there before stays as it was.
 
+    An older head there is replaced; files of these two names that no head was saved in are not: another library's model
+    has the same ones.
+
     Both files are complete on the disk before the first takes its name, the weights first. A process that dies between
     the two renames leaves new weights beside the old config, or beside none. A reader refuses both, unless the two
     configs agree in all that weights depend on: the weights carry the config they belong to, and `check_pair` compares.
@@ -87,9 +109,11 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
         The folder.
 
     Raises:
-        CheckpointError: a weight is not finite or holds no data, or the folder cannot be written.
+        CheckpointError: a weight is not finite or holds no data, the folder holds another model, or it cannot be
+            written.
     """
     tensors = writable(state)
+    _check_replaceable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / CONFIG_NAME) as config_file:
@@ -99,6 +123,26 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write a head to {str(folder)!r}: {error}") from error
     return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise CheckpointError where a file that would be replaced is not a head's."""
+    config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    foreign = weights_file if _is_there(weights_file) and not is_written_here(weights_file) else None
+    if _is_there(config_file):
+        try:
+            _read_config(config_file)
+        except CheckpointError:
+            foreign = config_file
+    if foreign is not None:
+        raise CheckpointError(
+            f"{str(foreign)!r} is not a depth head's, and is not replaced by one: nothing was written; choose another "
+            "folder, or move that model away"
+        )
+
+
+def _is_there(file: Path) -> bool:
+    return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes
+from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes, read_config
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -164,6 +168,9 @@ def push(
 ) -> str:
     """Put files into a repository, made if absent, in one commit: nobody ever sees half of them.
 
+    A head that is there is replaced, and the card; earlier commits keep them. Another model is not, except as a
+    proposal (`create_pr`).
+
     Args:
         repo: "org/name".
         files: what to put where in the repository.
@@ -178,7 +185,7 @@ def push(
 
     Raises:
         ConfigError: that is not the id of a repository.
-        CheckpointError: the Hub refuses, or cannot be reached.
+        CheckpointError: the repository holds another model, or the Hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -189,6 +196,8 @@ def push(
         # Old clients send None on, which is no answer to whether it is private.
         visibility: dict[str, Any] = {} if private is None else {"private": private}
         api.create_repo(repo, exist_ok=True, **visibility)
+        if not create_pr:
+            _check_replaceable(api, repo, revision)
         commit = api.create_commit(
             repo, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
@@ -198,6 +207,28 @@ def push(
             "(token=, or `hf auth login`)"
         ) from error
     return str(commit.pr_url or commit.commit_url)
+
+
+def _check_replaceable(api: HfApi, repo: str, revision: str | None) -> None:
+    """Raise CheckpointError where the repository holds a model that is no depth head."""
+    from huggingface_hub.utils import EntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config_file = Path(api.hf_hub_download(repo, CONFIG_NAME, revision=revision, local_dir=folder))
+        except EntryNotFoundError:
+            found = WEIGHTS_NAME if api.file_exists(repo, WEIGHTS_NAME, revision=revision) else None
+        else:
+            try:
+                read_config(config_file)
+                found = None
+            except CheckpointError:
+                found = CONFIG_NAME
+    if found is not None:
+        raise CheckpointError(
+            f"{repo!r} holds a {found} that is not a depth head's, and it is not replaced by one: nothing was pushed; "
+            "choose another repository, or propose the head with create_pr (--create-pr)"
+        )
 
 
 def check_id(repo: object) -> None:

@@ -125,6 +125,15 @@ def read_weights(path: Path, expected: Mapping[str, Tensor], *, hint: str = "") 
     return Weights(state, config, note["sha256"])
 
 
+def is_written_here(path: Path) -> bool:
+    """Whether a file is one that `write_weights` wrote, judged by its header; its tensors are not read."""
+    try:
+        _read_note(path, _read_header(path).get("__metadata__"))
+    except CheckpointError:
+        return False
+    return True
+
+
 def matched_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
     """Copies of the weights in the dtypes the config calls for, after comparing everything else with it.
 

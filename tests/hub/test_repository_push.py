@@ -68,6 +68,16 @@ class TestPush:
         assert uploads[0].body == made(hub)[0].files[WEIGHTS_FILE]
         assert {request.token for request in hub.requests if request.server == "hub"} == {WRITER}
 
+    @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+    def test_another_model_is_not_replaced_but_proposed_to(self, hub: LocalHub, name: str) -> None:
+        hub.commit(REPO, {name: b'{"model_type": "clip"}'})
+        before = hub.repositories[REPO].find("main")
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            OLDER.push_to_hub(REPO, token=WRITER)
+        assert hub.repositories[REPO].find("main") == before
+        assert OLDER.push_to_hub(REPO, token=WRITER, create_pr=True)
+        assert hub.repositories[REPO].find("main") == before
+
     def test_a_newer_head_follows_the_older(self, hub: LocalHub) -> None:
         OLDER.push_to_hub(REPO, token=WRITER)
         hub.commit(REPO, {"notes.txt": b"mine"})
