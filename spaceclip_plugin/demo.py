@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from spaceclip_plugin.attachment import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.demo_folder import RECORD_NAME, WRITTEN, check_demo_folder, digests
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
 from spaceclip_plugin.evaluation.protocols import Protocol
@@ -31,6 +32,8 @@ FIRST_SEED = 4_000_000
 """Arenas from here on are the demo's."""
 PROTOCOL = Protocol(name="arena", description="rendered arenas, every pixel", depth_scale=1000.0, max_depth_m=10.0)
 SHOWN = 4
+FILES = {"picture": "depth.png", "points": "points.ply", "depth_mm": "depth_mm.png"}
+"""What a demo writes beside its record, by kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +59,20 @@ class DemoResult:
     files: dict[str, Path]
 
 
-def run_demo(out: Path, *, arenas: int = 8, progress: bool = True) -> DemoResult:
+def run_demo(out: Path, *, arenas: int = 8, overwrite: bool = False, progress: bool = True) -> DemoResult:
     """Drive, read depth at every step, write pictures and figures.
 
     Args:
-        out: folder for the results, made if absent; earlier ones are replaced.
+        out: folder for the results, made if absent; those of an earlier demo are replaced.
         arenas: episodes to drive, at least 1.
+        overwrite: replace files of the results' names whoever wrote them.
 
     Raises:
+        ConfigError: without `overwrite`, a file in the way is not an earlier demo's.
         CheckpointError: the embedded files are damaged.
         OSError: the folder cannot be written.
     """
+    check_demo_folder(out, FILES.values(), overwrite=overwrite)
     policy = load_policy()
     frames: list[tuple[DepthSample, DepthMap]] = []
     outcomes = dict.fromkeys((outcome.value for outcome in Outcome), 0)
@@ -90,8 +96,9 @@ def run_demo(out: Path, *, arenas: int = 8, progress: bool = True) -> DemoResult
     result = DemoResult(
         arenas, len(frames), mean_metrics(scores), constant, outcomes, report.identical, _write_pictures(frames, out)
     )
-    metrics = out / "metrics.json"
-    write_json(metrics, {**dataclasses.asdict(result), "files": {kind: p.name for kind, p in result.files.items()}})
+    metrics = out / RECORD_NAME
+    record = {**dataclasses.asdict(result), "files": {kind: path.name for kind, path in result.files.items()}}
+    write_json(metrics, {**record, WRITTEN: digests(result.files.values())})
     return dataclasses.replace(result, files={**result.files, "metrics": metrics})
 
 
@@ -102,7 +109,7 @@ def _first_action(policy: RoverPolicy) -> tuple[float, float]:
 
 
 def _write_pictures(frames: Sequence[tuple[DepthSample, DepthMap]], out: Path) -> dict[str, Path]:
-    files = {"picture": out / "depth.png", "points": out / "points.ply", "depth_mm": out / "depth_mm.png"}
+    files = {kind: out / name for kind, name in FILES.items()}
     # From all over the drives, none the first of its arena: they all begin alike.
     chosen = [frames[(2 * i + 1) * len(frames) // (2 * SHOWN)] for i in range(SHOWN)]
     rows = [

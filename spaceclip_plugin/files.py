@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError
+
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\..*)?", re.DOTALL)
 
 MAX_JSON_BYTES = 1 << 20
 """A config of this package has a few kilobytes; what is far larger is not one, and is not parsed."""
@@ -101,6 +104,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder is called as one that `atomic_path` or `atomic_folder` had not finished."""
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sync_to_disk(path: Path) -> None:

@@ -20,6 +20,8 @@ from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_plugin.demo_folder import RECORD_NAME as METRICS_NAME
+from spaceclip_plugin.demo_folder import WRITTEN, check_demo_folder, digests
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
@@ -30,7 +32,7 @@ from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.prediction import predict
 from spaceclip_plugin.tower import TowerSpec
 from spaceclip_plugin.training.recipe import Recipe
-from spaceclip_plugin.training.run_folder import RECORD_NAME
+from spaceclip_plugin.training.run_folder import RECORD_NAME, foreign_entries
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 IMAGE_HW = (112, 112)
@@ -41,6 +43,8 @@ PROTOCOL = Protocol(
 RECIPE = Recipe(epochs=10, batch_size=16, learning_rate=3e-3, ema_decay=0.98, views=2)
 SEEDS = {"train": 0, "validation": 1, "unseen": 2}
 SHOWN = 4
+FILES = {"picture": "depth.png", "points": "points.ply", "depth_mm": "depth_mm.png"}
+"""What a demo writes beside its record and its run, by kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +108,7 @@ def run_demo(
     scenes: int = 800,
     unseen: int = 100,
     recipe: Recipe = RECIPE,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> DemoResult:
     """Render scenes, train a head on the frozen host, read depth of unseen scenes, write pictures and figures.
@@ -114,11 +119,13 @@ def run_demo(
         tower, adapter: which tower, where the host has several; see `attach_depth_head`.
         scenes: training scenes; an eighth as many serve to choose the best epoch.
         unseen: scenes the figures are measured on.
+        overwrite: replace files of the results' names whoever wrote them; a training run of somebody else's never is.
 
     Raises:
-        SpaceClipError: the host has no tower, or the folder cannot be used.
+        SpaceClipError: the host has no tower, or the folder cannot be used or holds what no demo wrote.
     """
     run = out / "training"
+    check_demo_folder(out, FILES.values(), overwrite=overwrite)
     _remove_older_demo(run)
     head = _head_for(registry.choose_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
     head.to(next(host.parameters()).device)
@@ -134,14 +141,21 @@ def run_demo(
     constant = _score_constant(np.full(IMAGE_HW, np.median(depths), np.float32), test)
     per_pixel = _score_constant(depths.mean(axis=0), test)
     result = DemoResult(predicted, constant, per_pixel, {"head": trained.folder, **files}, unseen)
-    files["metrics"] = out / "metrics.json"
-    write_json(files["metrics"], _record(result))
+    written = digests(files.values())
+    files["metrics"] = out / METRICS_NAME
+    write_json(files["metrics"], {**_record(result), WRITTEN: written})
     return dataclasses.replace(result, files={"head": trained.folder, **files})
 
 
 def _remove_older_demo(run: Path) -> None:
     # A folder that no demo made is left alone; the trainer then refuses it.
     if (run / RECORD_NAME).is_file() and read_json_object(run / RECORD_NAME).get("protocol") == PROTOCOL.name:
+        foreign = foreign_entries(run)
+        if foreign:
+            raise ConfigError(
+                f"{str(foreign[0])!r} is not of the older demo in {str(run)!r}, which would be removed; nothing was "
+                "touched: move it away, or choose another --out"
+            )
         try:
             shutil.rmtree(run)
         except OSError as error:
@@ -169,7 +183,7 @@ def _score_constant(depth_m: np.ndarray, samples: list[DepthSample]) -> DepthMet
 
 def _write_pictures(attachment: DepthAttachment, samples: list[DepthSample], out: Path) -> dict[str, Path]:
     depth = predict(attachment, [sample.image for sample in samples], output_hw=IMAGE_HW)
-    files = {"picture": out / "depth.png", "points": out / "points.ply", "depth_mm": out / "depth_mm.png"}
+    files = {kind: out / name for kind, name in FILES.items()}
     rows = [
         PanelRow(sample.image, depth.depth_m[i].cpu().numpy(), sample.depth_m, depth.valid[i].cpu().numpy())
         for i, sample in enumerate(samples)

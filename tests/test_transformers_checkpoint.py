@@ -12,7 +12,7 @@ import torch
 import transformers
 from clip_world import images
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers_world import folder, host, load, model, of, small_head
 
@@ -185,3 +185,17 @@ def test_a_model_made_of_a_config_alone_is_not_trained(folder: Path) -> None:
     assert isinstance(config, SpaceClipDepthConfig)
     assert config.head["trained_on"]
     assert not transformers.AutoModelForDepthEstimation.from_config(config).head.trained
+
+
+@pytest.mark.parametrize("missing", [None, "config.json", "model.safetensors"])
+def test_the_hosts_own_checkpoint_is_not_replaced(
+    model: SpaceClipForDepthEstimation, tmp_path: Path, missing: str | None
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip_vision_model"}')
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    if missing is not None:
+        (tmp_path / missing).unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match="model.safetensors" if missing == "config.json" else "config.json"):
+        model.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

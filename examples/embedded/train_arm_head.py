@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--policy", type=Path, default=POLICY_FILE, metavar="FILE", help="a rover's policy")
     args = parser.parse_args(arguments)
+    if args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"--out {args.out} is not empty, and what is in it would be replaced; choose another folder")
     few = max(args.tables // 10, 2)
     samples = {split: samples_of(split, args.tables if split == "train" else few) for split in FIRST_SEED}
     recipe = Recipe(epochs=args.epochs, batch_size=16, learning_rate=3e-3, views=2, target_side=None)

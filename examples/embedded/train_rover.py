@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, metavar="FILE", help="take this policy and train a head only")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"--out {args.out} is not empty, and what is in it would be replaced; choose another folder")
     few = max(args.arenas // 10, 4)
     frames = {
         split: collect(split, args.arenas if split == "train" else few, args.seed) for split in FIRST_SEED

@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--head", type=Path, default=HEAD_FOLDER, metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "rover.gif")
     args = parser.parse_args()
+    if args.out.exists() and args.out != parser.get_default("out"):
+        parser.error(f"--out {args.out} is there already, and would be replaced; choose another name")
     pictures = list(drive(args.seed, args.head))
     for every in range(1, len(pictures) + 1):
         kept = [*pictures[:-1:every], pictures[-1]]

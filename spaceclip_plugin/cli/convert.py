@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.result import Result
 
 NAME = "convert"
@@ -14,7 +15,8 @@ HELP = "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The checkpoint, the folder, and the taps, which a checkpoint does not tell."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the head, made if absent")
+    outputs.add_overwrite(parser)
     parser.add_argument("--semantic-taps", type=int, nargs="+", metavar="N", help="deepest first (default: published)")
     parser.add_argument("--structural-taps", type=int, nargs="*", metavar="N", help="default: published")
 
@@ -22,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Read, check, write."""
     from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
 
+    outputs.check_free([args.out / CONFIG_NAME, args.out / WEIGHTS_NAME], overwrite=args.overwrite)
     head = DepthHead.from_spaceclip_checkpoint(
         args.checkpoint,
         semantic_taps=None if args.semantic_taps is None else tuple(args.semantic_taps),

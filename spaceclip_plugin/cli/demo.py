@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli import arguments, outputs
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
@@ -21,7 +21,14 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write; how much to drive, or to train."""
-    parser.add_argument("--out", type=Path, default=Path("spaceclip-demo"), metavar="DIR")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("spaceclip-demo"),
+        metavar="DIR",
+        help="made if absent; an earlier demo in it is replaced (default: spaceclip-demo)",
+    )
+    outputs.add_overwrite(parser)
     parser.add_argument("--arenas", type=int, help=f"episodes to drive (default: {_ARENAS})")
     parser.add_argument("--train", action="store_true", help="train a head on a small CLIP with random weights instead")
     arguments.add_host(parser, required=False)
@@ -47,7 +54,7 @@ def _driven(args: argparse.Namespace) -> Result:
     arenas = _ARENAS if args.arenas is None else args.arenas
     if arenas < 1:
         raise ConfigError(f"--arenas is a number of episodes, 1 or more, got {arenas}")
-    result = run_demo(args.out, arenas=arenas)
+    result = run_demo(args.out, arenas=arenas, overwrite=args.overwrite)
     ended = ", ".join(f"{name} {count}" for name, count in result.outcomes.items())
     identical = "the same bits" if result.actions_identical else "NOT the same"
     lines = [
@@ -82,6 +89,7 @@ def _trained(args: argparse.Namespace) -> Result:
         scenes=scenes,
         unseen=unseen,
         recipe=recipe,
+        overwrite=args.overwrite,
     )
     lines = [
         f"{result.unseen} unseen scenes, metric scale, one forward",

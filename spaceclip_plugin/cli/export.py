@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli import arguments, outputs
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, the file, and the size of the depth, which a head does not know."""
     arguments.add_head(parser, positional=True)
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="default: onnx")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="of the ONNX file")
+    outputs.add_overwrite(parser)
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument(
         "--patch-size", type=int, metavar="N", help="depth is N times the grid: the tower's patch (`inspect` shows it)"
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.onnx_export import export_onnx
 
+    outputs.check_free([args.out], overwrite=args.overwrite)
     head = DepthHead.from_pretrained(args.head)
     written = export_onnx(
         head,

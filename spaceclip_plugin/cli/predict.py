@@ -214,5 +214,6 @@ def _check_names(photos: Sequence[Path], recordings: RecordingPaths, args: argpa
 def _read_beside(args: argparse.Namespace) -> Iterable[Path]:
     """Files that the command reads beside its photos."""
     named = (args.intrinsics, args.host_weights)
-    head = Path(args.head)
-    return [Path(path) for path in named if path is not None] + [head / "config.json", head / "model.safetensors"]
+    heads = (Path(args.head), Path(args.head) / "head")  # of a run, its head
+    files = [head / name for head in heads for name in ("config.json", "model.safetensors")]
+    return [Path(path) for path in named if path is not None] + files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 import re
 import secrets
@@ -52,7 +53,7 @@ class ReportFolder:
     """`per_image.csv`, `summary.json` and `worst/`; whole where there is a `summary.json`, which is written last."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Claim a folder, made if absent. What it holds is only looked at; `write` replaces it.
+        """Claim a folder, made if absent. What it holds is only looked at; `write` replaces an earlier evaluation.
 
         Raises:
             ConfigError: the folder holds something else than an earlier evaluation, or cannot be made.
@@ -60,7 +61,7 @@ class ReportFolder:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_ours(entry))
+            foreign = _foreign(self.path)
         except OSError as error:
             raise ConfigError(
                 f"cannot use {str(path)!r} for an evaluation ({error.strerror}); choose a folder you can write to"
@@ -142,8 +143,44 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
     }
 
 
+def _foreign(folder: Path) -> list[str]:
+    """Names of what no evaluation left in a folder.
+
+    A table and pictures are an evaluation's where its summary lies beside them, of just that table: elsewhere somebody
+    keeps them. A killed process that was replacing them leaves the new ones beside, in a folder of its own.
+    """
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    foreign = [entry.name for entry in entries if not _is_ours(entry)]
+    if foreign or not entries:
+        return foreign
+    left = [entry.name for entry in entries if not _UNFINISHED.fullmatch(entry.name)]
+    if SUMMARY_NAME in left:
+        return [] if _is_summary_of(folder / SUMMARY_NAME, folder / PER_IMAGE_NAME) else [PER_IMAGE_NAME]
+    return left if len(left) == len(entries) else []
+
+
+def _is_summary_of(summary_file: Path, per_image: Path) -> bool:
+    """Whether a table has as many images as its summary says, and their means."""
+    if not per_image.is_file():
+        return True
+    stored = read_json_object(summary_file)
+    try:
+        with per_image.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        means = [sum(float(row[name]) for row in rows) / max(1, len(rows)) for name in _METRICS]
+        told = dict(stored["mean"]) if isinstance(stored["mean"], dict) else {}
+        wanted = [float(told[name]) for name in _METRICS]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error):
+        return False
+    return len(rows) == stored["images"] and all(map(_is_close, means, wanted))
+
+
+def _is_close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+
+
 def _is_ours(entry: Path) -> bool:
-    """Whether an evaluation wrote this entry of a folder, judged by its content, not only by its name."""
+    """Whether an evaluation may have written this entry of a folder, judged by its content, not only by its name."""
     if entry.is_symlink():
         return False
     if _UNFINISHED.fullmatch(entry.name):

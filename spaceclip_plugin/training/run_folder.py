@@ -16,8 +16,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from spaceclip_plugin.errors import CheckpointError, TrainingError
-from spaceclip_plugin.files import atomic_path, read_json_object, write_json
+from spaceclip_plugin.files import atomic_path, is_temporary, read_json_object, write_json
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.hub.folder import CONFIG_NAME as HEAD_CONFIG_NAME
+from spaceclip_plugin.hub.folder import WEIGHTS_NAME
 from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.training.checkpoint import CheckpointFolder
 
@@ -78,6 +80,16 @@ def code_of(record: Mapping[str, object]) -> str:
     if version is None:
         return "a version of spaceclip_plugin that it does not tell"
     return f"spaceclip_plugin {version} (code {str(digest)[:12]}…)"
+
+
+def foreign_entries(path: Path) -> list[Path]:
+    """What lies in a run's folder, or in that of its head, and no run writes."""
+    names = {CONFIG_NAME, RECORD_NAME, METRICS_NAME, PICTURE_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, CACHE_NAME}
+    found = [entry for entry in sorted(path.iterdir()) if entry.name not in {*names, _LOCK_NAME}]
+    for folder in (path / BEST_NAME, path / HEAD_NAME):
+        inner = sorted(folder.iterdir()) if folder.is_dir() else []
+        found += [entry for entry in inner if entry.name not in (HEAD_CONFIG_NAME, WEIGHTS_NAME)]
+    return [entry for entry in found if not is_temporary(entry)]
 
 
 class RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -205,6 +206,42 @@ def test_anything_else_is_refused_and_untouched(tmp_path: Path, name: str, among
         ReportFolder(tmp_path)
     assert names_in(tmp_path) == before
     assert path.read_text() == FOREIGN[name]
+
+
+@pytest.mark.parametrize("without", [["summary.json"], ["summary.json", "worst"], ["summary.json", "per_image.csv"]])
+def test_a_table_or_pictures_that_somebody_keeps_are_refused(tmp_path: Path, without: list[str]) -> None:
+    ReportFolder(tmp_path).write(evaluation_of({"a": 1.0}, [worst_of("a", 0.5)]))
+    for name in without:
+        shutil.rmtree(tmp_path / name) if name == "worst" else (tmp_path / name).unlink()
+    before = names_in(tmp_path)
+    with pytest.raises(ConfigError, match="not from an earlier evaluation"):
+        ReportFolder(tmp_path)
+    assert names_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("change", ["a row less", "a value", "a column", "no table"])
+def test_a_table_that_was_edited_is_refused(tmp_path: Path, change: str) -> None:
+    table = ReportFolder(tmp_path).write(evaluation_of({"a": 1.0, "b": 2.0})).per_image
+    lines = table.read_text(encoding="utf-8").splitlines()
+    changed = {
+        "a row less": lines[:-1],
+        "a value": [lines[0], lines[1].replace("1.0", "1.5", 1), lines[2]],
+        "a column": [f"{line},mine" for line in lines],
+        "no table": [lines[0], "notes to myself"],
+    }[change]
+    table.write_text("\n".join(changed), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds 'per_image\.csv'"):
+        ReportFolder(tmp_path)
+    assert table.read_text(encoding="utf-8") == "\n".join(changed)
+
+
+def test_what_a_killed_replacement_left_is_replaced(tmp_path: Path) -> None:
+    """The old summary goes first, and the new files lie beside until they have their names."""
+    ReportFolder(tmp_path).write(evaluation_of({"a": 1.0}, [worst_of("a", 0.5)]))
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / ".evaluation.0123456789ab.tmp").mkdir()
+    ReportFolder(tmp_path).write(evaluation_of({"b": 2.0}))
+    assert names_in(tmp_path) == {"per_image.csv", "summary.json"}
 
 
 def test_a_summary_that_is_none_is_refused(tmp_path: Path) -> None:
