@@ -67,8 +67,7 @@ def decode(
     if blank is not None:
         valid &= ~blank[:, None, None]
     if features.valid is not None:
-        patches = features.valid[:, None].to(depth)
-        valid &= interpolate(patches, size=depth.shape[-2:], mode="nearest-exact")[:, 0] > 0
+        valid &= _over_image(features.valid.to(depth), features, (depth.shape[1], depth.shape[2])) > 0
     depth_map = DepthMap(
         depth_m=depth,
         valid=valid,
@@ -85,6 +84,14 @@ def decode(
     if frame.thread != reader or (frame.call.pixels is not None and blank is None):
         return Decoded(depth_map, None)
     return Decoded(depth_map, blank is not None and bool(blank.all()))
+
+
+def _over_image(patches: Tensor, features: TowerFeatures, hw: tuple[int, int]) -> Tensor:
+    """(B, H, W) values of the patches (B, h, w) that the pixels of a map over the whole image lie in."""
+    if features.seen is None:
+        return interpolate(patches[:, None], size=hw, mode="nearest-exact")[:, 0]
+    grid_hw = (patches.shape[1], patches.shape[2])
+    return features.seen.places(hw, grid_hw=grid_hw, like=patches).nearest(patches)
 
 
 def _blank(pixels: Tensor) -> Tensor:

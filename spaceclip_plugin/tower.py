@@ -7,11 +7,13 @@ Hidden states are numbered as in `transformers`: 0 is the input of the first blo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from spaceclip_plugin.seen_part import SeenPart
 
 CLS = "cls"
 """Context: the class token after the tower's final norm (CLIP's pooled vector)."""
@@ -157,9 +159,10 @@ class TowerFeatures:
         hidden: hidden-state index → patch map (B, C, h, w), prefix tokens dropped, row-major as in the image. Images
             of several sizes lie in the upper left corner of the largest one's grid.
         context: global vector (B, C), or None where no one asked for it.
-        image_hw: size of the image that the maps cover, in pixels.
+        image_hw: size of the image the tower was given, in pixels.
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
         image_sizes: (H, W) of every image where they differ, each in the upper left corner of `image_hw`; else None.
+        seen: where in the image the maps lie and what of it was read; None where they just fill it.
     """
 
     hidden: Mapping[int, Tensor]
@@ -167,6 +170,7 @@ class TowerFeatures:
     image_hw: tuple[int, int]
     valid: Tensor | None = None
     image_sizes: tuple[tuple[int, int], ...] | None = None
+    seen: SeenPart | None = None
 
     def to(self, device: torch.device) -> TowerFeatures:
         """The same features on another device."""
@@ -178,12 +182,11 @@ class TowerFeatures:
             return self._each(lambda value: value.clone() if value.is_inference() else value)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
-        return TowerFeatures(
-            {tap: change(value) for tap, value in self.hidden.items()},
-            None if self.context is None else change(self.context),
-            self.image_hw,
-            None if self.valid is None else change(self.valid),
-            self.image_sizes,
+        return replace(
+            self,
+            hidden={tap: change(value) for tap, value in self.hidden.items()},
+            context=None if self.context is None else change(self.context),
+            valid=None if self.valid is None else change(self.valid),
         )
 
 
