@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.seen_part import SeenPart
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.image_geometry import ImageMapping
 
 CLS = "cls"
 """Context: the class token after the tower's final norm (CLIP's pooled vector)."""
@@ -125,6 +128,9 @@ class RawFrame:
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
         pixels_version: the same number of the call's pixels, None where it is not known.
+        view: camera of the call, where whoever made it said so.
+        mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
+            makes them.
     """
 
     index: int
@@ -135,6 +141,8 @@ class RawFrame:
     context: Tensor | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     pixels_version: int | None = None
+    view: str | None = None
+    mapping: ImageMapping | Literal["host"] | None = "host"
 
     @property
     def pixels(self) -> Tensor | None:
