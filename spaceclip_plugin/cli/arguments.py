@@ -155,7 +155,7 @@ def add_lists(parser: argparse.ArgumentParser, *, protocol: str | None = DEFAULT
         "--units-per-metre",
         type=float,
         metavar="N",
-        help="of integer depth (16-bit PNG, PGM) where a source has no unit of its own, instead of the protocol's: 5000",
+        help="of integer depth (16-bit PNG, PGM) where a source has no unit of its own (default: the protocol's)",
     )
     group.add_argument(
         "--ray-distance",
@@ -202,7 +202,9 @@ def measured(
         )
     files = [spec for spec in specs if isinstance(spec, (ListData, FolderData))]
     if ray_distance and not files:
-        raise ConfigError("--ray-distance is for the depth of lists and folders, and no data given is one; leave it out")
+        raise ConfigError(
+            "--ray-distance is for the depth of lists and folders, and no data given is one; leave it out"
+        )
     return [
         dataclasses.replace(spec, distance=RAY) if ray_distance and isinstance(spec, (ListData, FolderData)) else spec
         for spec in specs

@@ -33,7 +33,7 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
     Returns:
         None where nothing speaks against depth.
     """
-    known = np.concatenate([values[(values > 0) & (values < _TOP)].ravel() for values in maps]) if maps else np.zeros(0)
+    known = np.concatenate([np.zeros(0, np.uint16), *(values[(values > 0) & (values < _TOP)] for values in maps)])
     distinct = np.unique(known)
     if len(distinct) >= _DISTINCT:
         if not (distinct % 256).any():
@@ -97,8 +97,8 @@ def _rotated(known: Values, units_per_metre: float) -> str | None:
         )
     bits = step.bit_length() - 1
     return (
-        f"its values are multiples of {step}: depth shifted up by {bits} bits. Convert every value d to d >> {bits}, and "
-        "give the unit of that"
+        f"its values are multiples of {step}: depth shifted up by {bits} bits. Convert every value d to "
+        f"d >> {bits}, and give the unit of that"
     )
 
 

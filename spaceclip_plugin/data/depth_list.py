@@ -198,7 +198,7 @@ class DepthList(SelectiveSource[_Entry, int]):
         if names is not None:
             return f". There is a space in a name: quote it, as {' '.join(names)}"
         if len(words) > 3 or (len(words) == 3 and not _is_number(words[2])):
-            return ". If there is a space in a name, quote it: \"my photo.png\" \"my depth.png\" 518.8"
+            return '. If there is a space in a name, quote it: "my photo.png" "my depth.png" 518.8'
         return ""
 
 
@@ -206,8 +206,8 @@ def _lines(path: Path) -> list[str]:
     expected = "expected a text file of lines `rgb depth [focal]`"
     if path.is_dir():
         raise DataError(
-            f"{path}: {expected}, but it is a folder; a folder of photos and depth maps is given as folder:{path} (in a "
-            "config, source: folder)"
+            f"{path}: {expected}, but it is a folder; a folder of photos and depth maps is given as folder:{path} (in "
+            "a config, source: folder)"
         )
     try:
         content = path.read_bytes()

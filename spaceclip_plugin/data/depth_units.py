@@ -155,8 +155,8 @@ def _metres(depth_m: npt.NDArray[np.float32], range_m: tuple[float, float]) -> s
     read = "the source gives metres: .npy, .npz, float TIFF and LeRobot's depth are read as metres, whatever the unit"
     if found:
         return (
-            f"{read}. These look like {' or '.join(found)}. Save the files again in metres, or as uint16 in 16-bit PNG, "
-            "whose unit can be given. If the scenes really are of such depth, choose a --depth-range for them"
+            f"{read}. These look like {' or '.join(found)}. Save the files again in metres, or as uint16 in 16-bit "
+            "PNG, whose unit can be given. If the scenes really are of such depth, choose a --depth-range for them"
         )
     bounded = "; none exceeds 1, as in relative or inverse depth" if float(depth_m.max()) <= 1 else ""
     return f"{read}, and no common unit fits{bounded}: convert its depth, or choose a protocol for such depths"

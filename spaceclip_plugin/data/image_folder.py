@@ -126,7 +126,8 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
             images: folder of the photos, in `path` or absolute.
             depth: folder of the depth maps, in `path` or absolute.
             units_per_metre: of integer depth (16-bit PNG or PGM): 1000 for millimetres, 256 for KITTI.
-            distance: what depth is measured along: "axis", the optical axis, or "ray", which `intrinsics.json` converts.
+            distance: what depth is measured along: "axis", the optical axis, or "ray", which `intrinsics.json`
+                converts.
             skip_bad: leave out photos without depth and depth without photo, record them in `skipped` and log a
                 warning. Otherwise they are an error.
 
@@ -205,10 +206,10 @@ def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
     for folder in (path, images, depth):
         if not folder.is_dir():
             there = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
-            other = f"; other folders are named in a config, images: and depth: ({path} has {', '.join(there)})"
+            named = f"; other folders are named in a config, images: and depth: ({path} has {', '.join(there)})"
             raise DataError(
                 f"{folder}: no such folder; expected photos in {images} and depth maps of the same names in {depth}"
-                f"{other if there else ''}"
+                f"{named if there else ''}"
             )
     one, other = images.resolve(), depth.resolve()
     if one == other or one in other.parents or other in one.parents:

@@ -101,8 +101,9 @@ class LeRobotDepth(SelectiveSource[int, str]):
     NaN, infinity, what is not positive, the two ends of the range of a depth video, and 65535 millimetres, the
     saturated value of depth kept as 16-bit images, are unknown depth: 0. Depth is along the optical axis.
 
-    Photo and depth must show the same view, of one size or scaled alike in both sides (`pair_size.py`). LeRobot keeps what a camera delivers and does not register one to the
-    other (nor does its RealSense camera, as of 0.6.1): that is up to whoever records.
+    Photo and depth must show the same view, of one size or scaled alike in both sides (`pair_size.py`). LeRobot keeps
+    what a camera delivers and does not register one to the other (nor does its RealSense camera, as of 0.6.1): that is
+    up to whoever records.
 
     Attributes:
         dataset, stride: as given.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from spaceclip_plugin.data.file_faults import missing, next_step
 from spaceclip_plugin.data.orientation import TAG, as_stored, orientation_tag
@@ -109,4 +109,4 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _reason(error: BaseException) -> str:
     """The message of an error, without the name of the file, which stands before it."""
-    return "no format that is read here" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    return "no format that is read here" if isinstance(error, UnidentifiedImageError) else str(error)

@@ -17,6 +17,17 @@ from spaceclip_plugin.camera import Intrinsics
 TAG = 0x0112
 UPRIGHT = 1
 _INVERSE = {6: 8, 8: 6}
+_STEPS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""What makes stored pixels upright: whether they are transposed, then turned upside down, then left to right."""
 
 
 def orientation_tag(value: object) -> int | None:
@@ -26,22 +37,14 @@ def orientation_tag(value: object) -> int | None:
 
 def upright_hw(hw: tuple[int, int], orientation: int) -> tuple[int, int]:
     """(H, W) of the upright pixels, of those that are stored as `hw`; the inverse of itself."""
-    return (hw[1], hw[0]) if orientation >= 5 else hw
+    return (hw[1], hw[0]) if _STEPS[orientation][0] else hw
 
 
 def upright(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """Stored pixels (H, W) or (H, W, C), turned upright."""
-    turned = {
-        1: lambda: array,
-        2: lambda: array[:, ::-1],
-        3: lambda: array[::-1, ::-1],
-        4: lambda: array[::-1],
-        5: lambda: array.swapaxes(0, 1),
-        6: lambda: np.rot90(array, -1),
-        7: lambda: array.swapaxes(0, 1)[::-1, ::-1],
-        8: lambda: np.rot90(array, 1),
-    }[orientation]()
-    return np.ascontiguousarray(turned)
+    transposed, up, left = _STEPS[orientation]
+    turned = array.swapaxes(0, 1) if transposed else array
+    return np.ascontiguousarray(turned[:: -1 if up else 1, :: -1 if left else 1])
 
 
 def as_stored(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -59,18 +62,9 @@ def upright_intrinsics(stored: Intrinsics, orientation: int) -> Intrinsics:
         stored: of the pixels as stored; the principal point in the corner convention (`camera.py`).
         orientation: 1 to 8.
     """
-    height, width = stored.image_hw
-    x, y = stored.cx_px, stored.cy_px
-    left, up = width - x, height - y
-    cx_px, cy_px = {
-        1: (x, y),
-        2: (left, y),
-        3: (left, up),
-        4: (x, up),
-        5: (y, x),
-        6: (up, x),
-        7: (up, left),
-        8: (y, left),
-    }[orientation]
-    fx_px, fy_px = (stored.fy_px, stored.fx_px) if orientation >= 5 else (stored.fx_px, stored.fy_px)
-    return Intrinsics(fx_px, fy_px, cx_px, cy_px, upright_hw(stored.image_hw, orientation))
+    transposed, up, left = _STEPS[orientation]
+    height, width = upright_hw(stored.image_hw, orientation)
+    fx_px, fy_px, cx_px, cy_px = stored.fx_px, stored.fy_px, stored.cx_px, stored.cy_px
+    if transposed:
+        fx_px, fy_px, cx_px, cy_px = fy_px, fx_px, cy_px, cx_px
+    return Intrinsics(fx_px, fy_px, width - cx_px if left else cx_px, height - cy_px if up else cy_px, (height, width))

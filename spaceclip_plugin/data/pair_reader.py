@@ -51,7 +51,9 @@ class PairReader:
             DataError: distance along the ray, and no intrinsics.
         """
         if self.distance == RAY and pair.lens is None:
-            raise DataError(f"{pair.where}: distance {RAY!r} is converted by the intrinsics of {pair.depth.name}; {how}")
+            raise DataError(
+                f"{pair.where}: distance {RAY!r} is converted by the intrinsics of {pair.depth.name}; {how}"
+            )
         return pair
 
     def read(self, pair: DepthPair) -> DepthSample:

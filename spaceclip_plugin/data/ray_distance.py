@@ -48,4 +48,5 @@ def along_axis(ray_m: npt.NDArray[np.float32], intrinsics: Intrinsics) -> npt.ND
     x = (np.arange(width) + 0.5 - intrinsics.cx_px) / intrinsics.fx_px
     y = (np.arange(height) + 0.5 - intrinsics.cy_px) / intrinsics.fy_px
     longer = np.sqrt(1 + np.square(x)[None, :] + np.square(y)[:, None])
-    return (ray_m / longer).astype(np.float32)
+    axis_m: npt.NDArray[np.float32] = (ray_m / longer).astype(np.float32)
+    return axis_m

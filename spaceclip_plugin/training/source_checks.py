@@ -111,6 +111,6 @@ def _other_seed(scenes: Sequence[TabletopScenes], first: DepthSource) -> str:
     used = {part.seed for part in _parts(first) if isinstance(part, TabletopScenes)} | {part.seed for part in scenes}
     free = next(seed for seed in itertools.count() if seed not in used)
     return (
-        f"; rendered scenes differ with their seed: scenes:{scenes[0].count}:{free} on the command line (COUNT:SEED), or "
-        f"seed: {free} in a config, has others"
+        f"; rendered scenes differ with their seed: scenes:{scenes[0].count}:{free} on the command line (COUNT:SEED), "
+        f"or seed: {free} in a config, has others"
     )
