@@ -16,11 +16,10 @@ Values = npt.NDArray[np.uint16]
 _TOP = 65535
 _DISTINCT = 16
 """Fewer different values than this prove nothing: a wall at 2048 mm is a power of two by chance."""
-_ROTATED_SHARE = 0.95
+_ROTATED_SHARE = 0.6
 _SMOOTHER = 0.2
 _MOSTLY = 0.5
-_FEW, _GAP, _LOW_GAP = 0.01, 0.05, 0.02
-_MAPS, _MOST_MAPS = 3, 0.8
+_FEW, _NEAR_TOP, _MOST_MAPS = 0.01, 0.6, 0.8
 
 
 def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
@@ -103,27 +102,18 @@ def _rotated(known: Values, units_per_metre: float) -> str | None:
 
 
 def _are_stretched(maps: Sequence[Values]) -> bool:
-    """Whether the furthest pixel of every map is 65535, with others right below it, and its nearest 0.
-
-    Where 0 is kept for unknown depth the nearest is not 0; then more maps are asked for.
-    """
+    """Whether all maps reach 65535, and nearly all as the furthest pixel of a stretched map does."""
     if not maps or any(values.max(initial=0) < _TOP for values in maps):
         return False
-    tops = [_reaches_the_top(values) for values in maps]
-    if len(maps) >= _MAPS:
-        return sum(tops) >= _MOST_MAPS * len(maps)
-    return all(tops) and all(map(_reaches_zero, maps))
+    return sum(map(_reaches_the_top, maps)) >= _MOST_MAPS * len(maps)
 
 
 def _reaches_the_top(values: Values) -> bool:
-    """Few pixels at 65535, and no gap below them as there is below a sentinel."""
+    """Few pixels at 65535, and not as far above all others as a value that stands for unknown depth is.
+
+    Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
+    """
     at_top, nonzero = int(np.count_nonzero(values == _TOP)), int(np.count_nonzero(values))
     inner = values[(values > 0) & (values < _TOP)]
-    few = 0 < at_top <= max(_FEW * nonzero, 4)
-    return few and len(np.unique(inner)) >= _DISTINCT and int(inner.max()) >= _TOP * (1 - max(_GAP, 2 / nonzero))
-
-
-def _reaches_zero(values: Values) -> bool:
-    """Some pixels at 0, and no gap above them as there is below the nearest that a sensor sees."""
-    known = values[values > 0]
-    return len(known) < values.size and int(known.min()) <= _TOP * max(_LOW_GAP, 2 / len(known))
+    few = at_top <= max(_FEW * nonzero, 4)
+    return few and len(np.unique(inner)) >= _DISTINCT and int(inner.max()) >= _NEAR_TOP * _TOP

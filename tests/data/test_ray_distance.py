@@ -62,5 +62,5 @@ def test_sources_are_asked_which_distance_they_hold() -> None:
     assert FolderData("x").distance == ListData("x").distance == LeRobotData("x").distance == "axis"
     with pytest.raises(ConfigError, match=r"distance must be one of axis, ray, got 'rays' \(did you mean 'ray'\?\)"):
         ListData("x", distance="rays")
-    with pytest.raises(ConfigError, match="distance 'ray' .* LeRobot"):
+    with pytest.raises(ConfigError, match=r"distance 'ray' .* LeRobot"):
         LeRobotData("x", distance="ray")
