@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from spaceclip_plugin.data.depth_values import SATURATED_16, StoredDepth
 from spaceclip_plugin.data.file_faults import missing
+from spaceclip_plugin.data.float_tiff import read_float_tiff
 from spaceclip_plugin.data.metre_arrays import read_npy, read_npz
 from spaceclip_plugin.data.opened_image import FORMATS, OpenedImage, opened
 from spaceclip_plugin.data.orientation import UPRIGHT, upright, upright_hw
@@ -29,7 +30,7 @@ DEPTH_SUFFIXES = METRE_SUFFIXES | {".png", ".pgm"}
 
 DEPTH_FORMATS = (
     "depth is read from 16-bit greyscale .png or .pgm, in a unit that can be given, and in metres from .npy and .npz "
-    "(one floating-point array of (H, W)) and .tif/.tiff (float32)"
+    "(one floating-point array of (H, W)) and .tif/.tiff (floating point)"
 )
 """For messages."""
 
@@ -109,7 +110,7 @@ def read_depth(path: str | PathLike[str], *, units_per_metre: float) -> npt.NDAr
     as its photo is, if that has a tag (`DepthPair` does so).
 
     Args:
-        path: a 16-bit greyscale `.png` or `.pgm`; or `.npy`, `.npz` (floating point) or `.tiff` (float32), in metres.
+        path: a 16-bit greyscale `.png` or `.pgm`; or `.npy`, `.npz` or `.tiff`, floating-point metres.
         units_per_metre: of PNG and PGM, see `read_depth_png`; of no meaning for the others.
 
     Raises:
@@ -189,6 +190,9 @@ def _is_stretched(values: npt.NDArray[np.integer]) -> bool:
 
 def _float_tiff(path: Path) -> StoredDepth:
     expected = "a TIFF of float32 metres"
+    wide = read_float_tiff(path)
+    if wide is not None:
+        return StoredDepth(*wide)
     with opened(path, expected) as found:
         if found.image.format != "TIFF" or found.image.mode != "F":
             raise DataError(
