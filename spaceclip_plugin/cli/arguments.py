@@ -14,10 +14,13 @@ import torch
 from torch import nn
 
 from spaceclip_plugin.data.depth_list import ListData
+from spaceclip_plugin.data.image_folder import FolderData
 from spaceclip_plugin.data.mixture import Mixture
+from spaceclip_plugin.data.ray_distance import RAY
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.selective import SelectiveSource
 from spaceclip_plugin.data.sources import DataSpec, source_from_text
+from spaceclip_plugin.data.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.hosts import load_host
@@ -134,7 +137,7 @@ def _from_function(target: str) -> nn.Module:
 
 
 def add_lists(parser: argparse.ArgumentParser, *, protocol: str | None = DEFAULT_PROTOCOL) -> None:
-    """--protocol, --depth-range, --root, --skip-bad; `protocol` is what --protocol is where it is not given."""
+    """What says how data is read and scored; `protocol` is what --protocol is where it is not given."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--protocol",
@@ -147,6 +150,18 @@ def add_lists(parser: argparse.ArgumentParser, *, protocol: str | None = DEFAULT
         type=_depth_range,
         metavar="MIN,MAX",
         help="metres between which depth counts, instead of the protocol's: 0.1,2",
+    )
+    group.add_argument(
+        "--units-per-metre",
+        type=float,
+        metavar="N",
+        help="of integer depth (16-bit PNG, PGM) where a source has no unit of its own (default: the protocol's)",
+    )
+    group.add_argument(
+        "--ray-distance",
+        action="store_true",
+        default=None,
+        help="depth of lists and folders is measured along the ray, as Hypersim's, not along the optical axis",
     )
     group.add_argument("--root", type=Path, metavar="DIR", help="folder a list's paths start from (default: its own)")
     group.add_argument(
@@ -163,7 +178,37 @@ def protocol_from(args: argparse.Namespace) -> Protocol:
 def open_sources(texts: Sequence[str], args: argparse.Namespace, protocol: Protocol) -> DepthSource:
     """The samples of everything that --data names, one after the other; see `open_specs`."""
     specs = rooted([source_from_text(text) for text in texts], args.root)
-    return open_specs(specs, protocol, skip_bad=bool(args.skip_bad))
+    specs = measured(specs, ray_distance=bool(args.ray_distance), units_per_metre=args.units_per_metre)
+    return open_specs(specs, protocol, units_per_metre=args.units_per_metre, skip_bad=bool(args.skip_bad))
+
+
+def measured(
+    specs: Sequence[DataSpec], *, ray_distance: bool = False, units_per_metre: float | None = None
+) -> list[DataSpec]:  # fmt: skip
+    """The same data with what the flags say of its depth, once it is known that they say it of something.
+
+    Args:
+        specs: all data of a command.
+        ray_distance: --ray-distance: of every list and folder.
+        units_per_metre: --units-per-metre, which `open_specs` takes where a source has no unit of its own.
+
+    Raises:
+        ConfigError: a flag that no data given can follow, or no such unit.
+    """
+    if unit(units_per_metre) is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
+        raise ConfigError(
+            f"--units-per-metre {units_per_metre:g} is for lists and folders without a unit of their own, and no data "
+            "given is one; leave it out"
+        )
+    files = [spec for spec in specs if isinstance(spec, (ListData, FolderData))]
+    if ray_distance and not files:
+        raise ConfigError(
+            "--ray-distance is for the depth of lists and folders, and no data given is one; leave it out"
+        )
+    return [
+        dataclasses.replace(spec, distance=RAY) if ray_distance and isinstance(spec, (ListData, FolderData)) else spec
+        for spec in specs
+    ]
 
 
 def rooted(specs: Sequence[DataSpec], root: Path | None) -> list[DataSpec]:
@@ -184,6 +229,7 @@ def open_specs(
     protocol: Protocol,
     *,
     weights: Sequence[float] | None = None,
+    units_per_metre: float | None = None,
     skip_bad: bool = False,
 ) -> DepthSource:
     """The samples of one or several sources; several are a mixture.
@@ -192,14 +238,16 @@ def open_specs(
         specs: at least one.
         protocol: says the unit of integer depth, and with `skip_bad` what can be used.
         weights: of each source, see `Mixture`.
+        units_per_metre: of integer depth where a source has no unit of its own; None is the protocol's.
         skip_bad: read every sample once, and leave out what cannot be used.
 
     Raises:
         DataError: data that is absent, empty or, without `skip_bad`, bad.
     """
     sources: list[DepthSource] = []
+    units = protocol.depth_scale if units_per_metre is None else units_per_metre
     for spec in specs:
-        source = spec.open(units_per_metre=protocol.depth_scale, skip_bad=skip_bad)
+        source = spec.open(units_per_metre=units, skip_bad=skip_bad)
         if skip_bad and isinstance(source, SelectiveSource):
             source = source.validated(protocol.check)
         sources.append(source)

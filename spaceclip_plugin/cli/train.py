@@ -101,7 +101,13 @@ def run(args: argparse.Namespace) -> Result | None:
 def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
     weights = [part.weight for part in parts if part.weight is not None]
     specs = [part.source for part in parts]
-    return arguments.open_specs(specs, config.evaluation, weights=weights or None, skip_bad=config.skip_bad)
+    return arguments.open_specs(
+        specs,
+        config.evaluation,
+        weights=weights or None,
+        units_per_metre=config.units_per_metre,
+        skip_bad=config.skip_bad,
+    )
 
 
 def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:

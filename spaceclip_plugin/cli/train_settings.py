@@ -33,6 +33,7 @@ _FIELDS = {
     "device": "device",
     "protocol": "protocol",
     "depth_range": "depth_range_m",
+    "units_per_metre": "units_per_metre",
     "skip_bad": "skip_bad",
     "workers": "workers",
     "save_every": "save_every",
@@ -83,7 +84,7 @@ def new_run(args: argparse.Namespace) -> RunConfig:
         raise argparse.ArgumentError(
             None, f"{', '.join(missing)} missing; give it here, or host, data and validation in a --config"
         )
-    config = _rooted(config, args.root)
+    config = _with_flags(config, args)
     config.check_validation()
     return config
 
@@ -180,12 +181,13 @@ def _options(name: str, settings: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _rooted(config: RunConfig, root: Path | None) -> RunConfig:
-    """The config with the paths of all its lists starting from `root`."""
+def _with_flags(config: RunConfig, args: argparse.Namespace) -> RunConfig:
+    """The config with what --root, --ray-distance and --units-per-metre say of all its data."""
     parts = {name: getattr(config, name) for name in _SOURCES.values()}
-    specs = iter(arguments.rooted([part.source for several in parts.values() for part in several], root))
+    specs = arguments.rooted([part.source for several in parts.values() for part in several], args.root)
+    ray_distance = bool(args.ray_distance)
+    told = iter(arguments.measured(specs, ray_distance=ray_distance, units_per_metre=args.units_per_metre))
     changes: dict[str, Any] = {
-        name: tuple(dataclasses.replace(part, source=next(specs)) for part in several)
-        for name, several in parts.items()
+        name: tuple(dataclasses.replace(part, source=next(told)) for part in several) for name, several in parts.items()
     }
     return dataclasses.replace(config, **changes)

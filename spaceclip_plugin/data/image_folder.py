@@ -12,7 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing_extensions import Self
 
 from spaceclip_plugin.data.depth_pair import DepthPair, Lens
-from spaceclip_plugin.data.image_files import DEPTH_SUFFIXES, METRE_SUFFIXES, PHOTO_SUFFIXES, check_units
+from spaceclip_plugin.data.depth_values import StoredDepth
+from spaceclip_plugin.data.file_names import composed
+from spaceclip_plugin.data.image_files import DEPTH_FORMATS, DEPTH_SUFFIXES, PHOTO_SUFFIXES
+from spaceclip_plugin.data.pair_reader import PairReader
+from spaceclip_plugin.data.ray_distance import AXIS
+from spaceclip_plugin.data.ray_distance import distance as checked_distance
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.selective import SelectiveSource
 from spaceclip_plugin.data.spec_fields import absolute, last_name, path_text, unit
@@ -31,15 +36,18 @@ class FolderData:
     Attributes:
         path: the folder.
         images, depth: folders in it (or absolute ones) of the photos and of the depth maps.
-        units_per_metre: of its 16-bit PNGs; None is the evaluation protocol's.
+        units_per_metre: of its integer depth (16-bit PNG or PGM); None is the run's, or the evaluation protocol's.
+        distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
     """
 
     path: str
     images: str = "rgb"
     depth: str = "depth"
     units_per_metre: float | None = None
+    distance: str = AXIS
 
     def __post_init__(self) -> None:
+        checked_distance(self.distance)
         for name in ("path", "images", "depth"):
             path_text(f"{name} of a data folder", getattr(self, name))
         object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
@@ -61,7 +69,14 @@ class FolderData:
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
         """The pairs of the folder; see `ImageFolder` for errors."""
         units = units_per_metre if self.units_per_metre is None else self.units_per_metre
-        return ImageFolder(self.path, images=self.images, depth=self.depth, units_per_metre=units, skip_bad=skip_bad)
+        return ImageFolder(
+            self.path,
+            images=self.images,
+            depth=self.depth,
+            units_per_metre=units,
+            distance=self.distance,
+            skip_bad=skip_bad,
+        )
 
 
 class ImageFolder(SelectiveSource[DepthPair, str]):
@@ -69,20 +84,23 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
 
         kitchen/
             rgb/            photos; folders within folders are fine
-            depth/          depth maps of the same names: 16-bit PNG, or metres as .npy (float) or .tiff (float32)
+            depth/          depth maps of the same names: 16-bit PNG or PGM, or metres as .npy, .npz or float .tiff
             intrinsics.json optional: {"fx": 525.0, "fy": 525.0, "cx": 320.0, "cy": 240.0}
 
-    A photo belongs to the depth map whose path within its folder is the same but for the suffix. Pairs come in the
-    order of these paths. Files that are neither, and hidden ones, are ignored. Distillation needs nothing else: a
+    A photo belongs to the depth map whose path within its folder is the same but for the suffix, whether accents are
+    composed or not (NFC, NFD). Pairs come in the order of these paths. Files that are neither, and hidden ones, are
+    ignored. Distillation needs nothing else: a
     folder that a teacher model filled with its depth is a depth folder.
 
-    The intrinsics are those of every depth map, in its pixels, with cx and cy in the corner convention (`camera.py`).
+    The intrinsics are those of every depth map, in its pixels as its file stores them, with cx and cy in the corner
+    convention (`camera.py`). How photo and depth are turned and which sizes go together stands in `depth_pair.py`, what
+    counts as unknown depth in `depth_values.py`.
 
     Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
 
     Attributes:
         path: as given.
-        units_per_metre: of the 16-bit PNGs; None where the folder has none.
+        units_per_metre: of integer depth; None where all depth files hold metres.
         skipped: (name, reason) of everything dropped because of `skip_bad`, in order.
     """
 
@@ -98,6 +116,7 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
         images: str = "rgb",
         depth: str = "depth",
         units_per_metre: float = 1000.0,
+        distance: str = AXIS,
         skip_bad: bool = False,
     ) -> None:
         """Finds the pairs.
@@ -106,20 +125,21 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
             path: the folder.
             images: folder of the photos, in `path` or absolute.
             depth: folder of the depth maps, in `path` or absolute.
-            units_per_metre: of 16-bit PNGs: 1000 for millimetres, 256 for KITTI.
+            units_per_metre: of integer depth (16-bit PNG or PGM): 1000 for millimetres, 256 for KITTI.
+            distance: what depth is measured along: "axis", the optical axis, or "ray", which `intrinsics.json`
+                converts.
             skip_bad: leave out photos without depth and depth without photo, record them in `skipped` and log a
                 warning. Otherwise they are an error.
 
         Raises:
-            ConfigError: `units_per_metre` is not finite and positive.
+            ConfigError: `units_per_metre` is not finite and positive, or there is no such distance.
             DataError: a folder is missing, one lies in the other, `intrinsics.json` cannot be used, or photos and
                 depth maps do not match (without `skip_bad`) or not at all.
         """
-        check_units(units_per_metre)
         self.path = Path(path)
         self.place = str(self.path)
+        self._reader = PairReader(self.place, units_per_metre=units_per_metre, distance_along=distance)
         self.skip_bad = skip_bad
-        self._units_per_metre = units_per_metre
         self._roots = (self.path / images, self.path / depth)
         _check_roots(*self._roots, path=self.path)
         lens = _lens(self.path / INTRINSICS_NAME)
@@ -132,14 +152,22 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
             except DataError as error:
                 bad.append((str(PurePosixPath(*stem)), str(error)))
         self._keep(good, bad)
-        self.units_per_metre = units_per_metre if any(_has_units(pair) for pair in self._entries) else None
+        self.units_per_metre = units_per_metre if any(pair.in_units for pair in self._entries) else None
 
     def fingerprint(self, index: int) -> str:
         """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
-        return self._entries[index].fingerprint(units_per_metre=self._units_per_metre)
+        return self._reader.fingerprint(self._entries[index])
+
+    def stored_depth(self, index: int) -> StoredDepth:
+        """The depth of a pair as its file holds it; see `DepthPair.stored_depth`."""
+        return self._reader.stored(self._entries[index])
+
+    def units_of(self, index: int) -> float | None:
+        """The unit of a pair's depth; None where its file holds metres."""
+        return self._reader.units_of(self._entries[index])
 
     def _read(self, entry: DepthPair) -> DepthSample:
-        return entry.read(units_per_metre=self._units_per_metre)
+        return self._reader.read(entry)
 
     def _label(self, entry: DepthPair) -> str:
         return entry.name
@@ -151,24 +179,37 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
             ("depth map", "photo", maps, self._roots[1]),
         ):
             if not files:
-                raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}")
+                found = _unread(root, stem)
+                raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}{found}")
             if len(files) > 1:
                 found = ", ".join(sorted(file.name for file in files))
                 raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
         photo, depth = photos[0], maps[0]
         relative = photo.relative_to(self._roots[0]).as_posix()
-        return DepthPair(photo, depth, relative, self.path.name, lens)
+        pair = DepthPair(photo, depth, relative, self.path.name, lens)
+        return self._reader.check(pair, f"put them into {self.path / INTRINSICS_NAME}")
 
 
-def _has_units(pair: DepthPair) -> bool:
-    return pair.depth.suffix.lower() not in METRE_SUFFIXES
+def _unread(root: Path, stem: tuple[str, ...]) -> str:
+    """The end of a message about a file that is not there: one of that name but of a kind that is not read."""
+    folder = root.joinpath(*stem[:-1])
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = [name for name in names if composed(Path(name).stem) == stem[-1] and not name.startswith(".")]
+    return f"; {', '.join(found)} is not read: photos are {_listed(PHOTO_SUFFIXES)}; {DEPTH_FORMATS}" if found else ""
+
+
+def _listed(suffixes: frozenset[str]) -> str:
+    return ", ".join(sorted(suffixes))
 
 
 def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
     for folder in (path, images, depth):
         if not folder.is_dir():
+            there = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+            named = f"; other folders are named in a config, images: and depth: ({path} has {', '.join(there)})"
             raise DataError(
                 f"{folder}: no such folder; expected photos in {images} and depth maps of the same names in {depth}"
+                f"{named if there else ''}"
             )
     one, other = images.resolve(), depth.resolve()
     if one == other or one in other.parents or other in one.parents:
@@ -180,7 +221,8 @@ def _files(root: Path, suffixes: frozenset[str]) -> dict[tuple[str, ...], list[P
     found: dict[tuple[str, ...], list[Path]] = {}
     for file in _visible_files(root):
         if file.suffix.lower() in suffixes:
-            found.setdefault(file.relative_to(root).with_suffix("").parts, []).append(file)
+            stem = tuple(composed(part) for part in file.relative_to(root).with_suffix("").parts)
+            found.setdefault(stem, []).append(file)
     return found
 
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing_extensions import Self
 
 from spaceclip_plugin.data.lerobot_format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
+from spaceclip_plugin.data.pair_size import same_view
+from spaceclip_plugin.data.ray_distance import AXIS, RAY
+from spaceclip_plugin.data.ray_distance import distance as checked_distance
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.selective import SelectiveSource
 from spaceclip_plugin.data.spec_fields import absolute, last_name, path_text
@@ -39,14 +42,25 @@ class LeRobotData:
         camera: whose depth; None is the only one that has any.
         stride: every how many frames one is taken.
         episodes: numbers and ranges with both ends, such as "0-39,45"; None is all of them.
+        distance: what depth is measured along. Only "axis", the optical axis: a LeRobot data set keeps no intrinsics,
+            by which "ray" could be converted.
+
+    Raises:
+        ConfigError: a value that cannot be.
     """
 
     path: str
     camera: str | None = None
     stride: int = 1
     episodes: str | None = None
+    distance: str = AXIS
 
     def __post_init__(self) -> None:
+        if checked_distance(self.distance) == RAY:
+            raise ConfigError(
+                f"distance {RAY!r} is converted by the camera's intrinsics, which a LeRobot data set does not keep; "
+                f"convert the depth to {AXIS!r} when it is recorded, or export a folder with intrinsics.json"
+            )
         path_text("path of a LeRobot data set", self.path)
         if self.camera is not None:
             text("camera", self.camera)
@@ -84,10 +98,12 @@ class LeRobotData:
 class LeRobotDepth(SelectiveSource[int, str]):
     """A `DepthSource` over the frames of an opened `LeRobotDataset`.
 
-    NaN, infinity, what is not positive, and the two ends of the range of a depth video are unknown depth: 0.
+    NaN, infinity, what is not positive, the two ends of the range of a depth video, and 65535 millimetres, the
+    saturated value of depth kept as 16-bit images, are unknown depth: 0. Depth is along the optical axis.
 
-    Photo and depth must show the same pixels. LeRobot keeps what a camera delivers and does not register one to the
-    other (nor does its RealSense camera, as of 0.6.1): that is up to whoever records.
+    Photo and depth must show the same view, of one size or scaled alike in both sides (`pair_size.py`). LeRobot keeps
+    what a camera delivers and does not register one to the other (nor does its RealSense camera, as of 0.6.1): that is
+    up to whoever records.
 
     Attributes:
         dataset, stride: as given.
@@ -135,10 +151,10 @@ class LeRobotDepth(SelectiveSource[int, str]):
         where = f"{self.place} episode {int(item['episode_index'])} frame {int(item['frame_index'])} {self.camera}"
         image, depth_m = rgb(item, self.camera, where), self._depth.metres(item, where)
         height, width = depth_m.shape
-        if image.shape[:2] != (height, width):
+        if not same_view((height, width), (image.shape[0], image.shape[1])):
             raise DataError(
                 f"{where}: depth is {height}x{width} (HxW) but the photo is {image.shape[0]}x{image.shape[1]}; "
-                "a pair must be registered to one size"
+                "a pair must be registered to one view: of one size, or scaled alike in both sides"
             )
         if not depth_m.any():
             raise DataError(f"{where}: no pixel of known depth; leave this frame out")

@@ -2,8 +2,9 @@
 
 A feature whose info says `is_depth_map` is the depth of the camera of the same name without `_depth`. It is read as
 (1, H, W) float32, in millimetres unless the data set was opened with `depth_output_unit="m"`. Kept as images it is
-exact. Kept as video it has 4096 steps from `video.depth_min` to `video.depth_max` metres, and whatever lay outside,
-unknown depth included, sits on one of these two (`lerobot.datasets.depth_utils`).
+exact, and 65535 millimetres, the most that 16 bits hold, stand for what lay beyond. Kept as video it has 4096 steps
+from `video.depth_min` to `video.depth_max` metres, and whatever lay outside, unknown depth included, sits on one of
+these two (`lerobot.datasets.depth_utils`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spaceclip_plugin.data.depth_values import BEYOND_M, SATURATED_16
 from spaceclip_plugin.errors import DataError, nearest
 
 DEPTH_SUFFIX = "_depth"
 _PREFIX = "observation.images."
 _UNITS_PER_METRE = {"m": 1.0, "mm": 1000.0}
+_SATURATED_M = SATURATED_16 / _UNITS_PER_METRE["mm"]
 _STEPS = 4095
 _DEPTH_MIN_M, _DEPTH_MAX_M, _SHIFT_M = 0.01, 10.0, 3.5
 _HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
@@ -82,7 +85,9 @@ class DepthFeature:
                 f"{dataset.repo_id}: {key} does not say its unit; "
                 'add "depth_unit": "mm" or "m" to the info of that feature in meta/info.json'
             )
-        return cls(key, _UNITS_PER_METRE[unit], (0.0, math.inf))
+        # Half a millimetre below the value that 16 bits saturate at; floats are cut as those of files are.
+        beyond_m = _SATURATED_M - 0.0005 if info["depth_unit"] == "mm" else BEYOND_M
+        return cls(key, _UNITS_PER_METRE[unit], (0.0, beyond_m))
 
     def metres(self, item: Mapping[str, Any], where: str) -> npt.NDArray[np.float32]:
         """(H, W) float32 metres of a frame, 0 where unknown.

@@ -16,8 +16,9 @@ class DepthSample:
     """An image and its metric depth.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
-        depth_m: (H, W) float32 metres along the optical axis; 0 where unknown, never NaN.
+        image: (H, W, 3) uint8 RGB, upright.
+        depth_m: (h, w) float32 metres along the optical axis, of the same view, at any resolution; it is compared and
+            learnt at its own. 0 where unknown, never NaN.
         name: where it comes from, for messages ("train.txt:12 rgb/00012.jpg").
         intrinsics: of `depth_m`, where known.
     """

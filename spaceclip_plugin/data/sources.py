@@ -7,6 +7,7 @@ each to the same contract.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -21,6 +22,7 @@ from spaceclip_plugin.data.tabletop import SceneData
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_plugin.head.fields import build, shown
 
+_log = logging.getLogger(__name__)
 _DEFAULT = "list"
 _KEY = "source"
 
@@ -72,17 +74,38 @@ SOURCES: dict[str, type[DataSpec]] = {
 def source_from_text(text: str) -> DataSpec:
     """What a command-line argument means: `KIND:…` for a kind in `SOURCES`, else the path of a list.
 
+    A path that is no list but a folder is taken for what it plainly holds, and a line of the log says so: photos and
+    depth in `rgb` and `depth`, or a LeRobot data set.
+
     Args:
         text: "train.txt", "list:train.txt", "folder:DIR", "lerobot:ID-or-DIR", "scenes:400". A list whose name starts
             with the name of a kind and a colon is written "list:…".
 
     Raises:
-        ConfigError: nothing follows the colon, or not what the kind expects.
+        ConfigError: nothing follows the colon, or not what the kind expects; or a folder of something else.
     """
     kind, separator, rest = text.partition(":")
     if separator and kind in SOURCES:
         return SOURCES[kind].from_text(rest)
-    return SOURCES[_DEFAULT].from_text(text)
+    spec = SOURCES[_DEFAULT].from_text(text)
+    return _folder(Path(text)) if Path(text).is_dir() else spec
+
+
+def _folder(path: Path) -> DataSpec:
+    """What a folder without a word about its kind holds."""
+    if (path / "meta" / "info.json").is_file():
+        kind = "lerobot"
+    elif (path / "rgb").is_dir() and (path / "depth").is_dir():
+        kind = "folder"
+    else:
+        there = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        shown_ones = ", ".join(there[:5]) + (", …" if len(there) > 5 else "") if there else "nothing"
+        raise ConfigError(
+            f"{str(path)!r} is a folder, and it holds {shown_ones}; expected a list, or folder:{path} with photos in "
+            "rgb and depth maps of the same names in depth (other names in a config: source: folder, images:, depth:)"
+        )
+    _log.info("%s is a folder: read as %s:%s", path, kind, path)
+    return SOURCES[kind].from_text(str(path))
 
 
 def source_from_mapping(mapping: Mapping[str, object]) -> DataSpec:

@@ -112,7 +112,7 @@ def evaluate(
     for index in range(len(source)):
         sample = source[index]
         image = protocol.input_image(sample)
-        output_hw = protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
+        output_hw = protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
         try:
             depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
         except CaptureError as error:

@@ -164,14 +164,19 @@ class Protocol:
         """(h, w, 3) uint8 RGB that the host must see: the sample's image, cropped where the protocol crops.
 
         Raises:
-            DataError: the image is too small for the crop.
+            DataError: the image is too small for the crop, or, where there is one, not of the depth map's size.
         """
         with _naming(sample):
+            self._check_crop(sample)
             top, left, height, width = self.crop_box((sample.image.shape[0], sample.image.shape[1]))
         return np.ascontiguousarray(sample.image[top : top + height, left : left + width])
 
     def prediction_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """Size at which a prediction for `input_image` is best made: `score` then resizes nothing."""
+        """Size at which a prediction for `input_image` is best made: `score` then resizes nothing.
+
+        Args:
+            image_hw: of the depth map, which may be smaller than its photo.
+        """
         return self._paste_box(image_hw)[2:]
 
     def training_target(self, sample: DepthSample) -> npt.NDArray[np.float32]:
@@ -244,6 +249,7 @@ class Protocol:
     def _known(self, sample: DepthSample) -> tuple[Tensor, Tensor]:
         """The target in metres and where it counts, both of size `target_hw`."""
         with _naming(sample):
+            self._check_crop(sample)
             mask = self.mask((sample.depth_m.shape[0], sample.depth_m.shape[1]))
         target_m = self._target(sample)
         valid = mask & (target_m > self.min_depth_m) & (target_m < self.max_depth_m)
@@ -253,6 +259,15 @@ class Protocol:
                 f"protocol {self.name!r}; leave this sample out (--skip-bad does) or check the depth encoding"
             )
         return target_m, valid
+
+    def _check_crop(self, sample: DepthSample) -> None:
+        """A crop counts pixels: of photo and depth map alike only if these are of one size."""
+        if self.kb_crop and sample.image.shape[:2] != sample.depth_m.shape:
+            raise DataError(
+                f"protocol {self.name!r} crops pixels of photo and depth map alike, got a photo of "
+                f"{sample.image.shape[:2]} and depth of {sample.depth_m.shape} (H, W); bring them to one size, or use "
+                "'spaceclip-kitti', which does not crop"
+            )
 
     def _paste_box(self, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
         """`crop_box` in pixels of the target instead of the image."""

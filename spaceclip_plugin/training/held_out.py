@@ -88,7 +88,7 @@ class HeldOut:
         device = next(head.parameters()).device
         for index in indices:
             sample = self._source[index]
-            output_hw = self._protocol.prediction_hw((sample.image.shape[0], sample.image.shape[1]))
+            output_hw = self._protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
             features = self._stream.decode(self._stream.load([index], [0]), device).features
             with torch.no_grad():
                 output: HeadOutput = head(features, output_hw)

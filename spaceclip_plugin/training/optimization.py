@@ -22,6 +22,8 @@ from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.recipe import Recipe
 
 Tensors = dict[str, Tensor]
+_ROUNDING = 1e-9
+"""Of the sum of the weights of a step's micro-batches, which is one."""
 
 
 class HeadOptimizer:
@@ -29,6 +31,10 @@ class HeadOptimizer:
 
     Every process decodes its part of a batch; the loss is that of the whole batch, and gradients are summed. So the
     weights of all processes stay the same, and are those one process would have got, up to the order of sums.
+
+    A pixel of unknown depth has weight zero, and so has an image, and a micro-batch, without any other: a crop may see
+    nothing but unknown depth. The micro-batches of a step that know some share its weight. A step that knows none
+    changes neither weights nor moments, and counts as a step.
 
     Attributes:
         average: the averaged weights, which are validated and saved.
@@ -76,6 +82,7 @@ class HeadOptimizer:
             head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )  # fmt: skip
         self._images: list[int] = []
+        self._known = 0.0
         self.step = 0
         self.learning_rate = 0.0
 
@@ -85,7 +92,7 @@ class HeadOptimizer:
         return self._recipe.epochs * self._order.steps_per_epoch
 
     def epoch(self, number: int) -> Iterator[float]:
-        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each.
+        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each, 0 of one without depth.
 
         Raises:
             TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
@@ -103,8 +110,9 @@ class HeadOptimizer:
             batch = processes.together(lambda: self._stream.decode(next(loaded), device))
             total += micro.weight * self._accumulate(micro, batch)
             if micro.last:
+                share = self._share
                 self._update()
-                yield total
+                yield total / share if 0.0 < share < 1.0 else total
                 total = 0.0
 
     def state(self) -> dict[str, Tensors]:
@@ -145,30 +153,35 @@ class HeadOptimizer:
         self.step = step
 
     def _accumulate(self, micro: MicroBatch, batch: Batch) -> float:
-        """Add a micro-batch's share to the gradients; returns its loss, over all processes."""
+        """Add a micro-batch's share to the gradients; returns its loss over all processes, 0 without known depth."""
         # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
         half = self._recipe.precision == "bf16"
         with torch.autocast(batch.target_m.device.type, torch.bfloat16) if half else contextlib.nullcontext():
             output: HeadOutput = self._trained(batch.features, self._stream.target_hw, auxiliary=True)
         loss = self._whole_loss(output, batch.target_m, micro)
+        self._images += micro.indices
+        if loss is None:  # in every process: the targets of all were asked
+            return 0.0
+        self._known += micro.weight
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at step {self.step} on {self._named(micro.indices)}; lower the learning rate or "
                 "check those images"
             )
-        self._images += micro.indices
         torch.autograd.backward(micro.weight * loss)
         return value
 
-    def _whole_loss(self, output: HeadOutput, target_m: Tensor, micro: MicroBatch) -> Tensor:
-        """The loss of the micro-batch of all processes."""
+    def _whole_loss(self, output: HeadOutput, target_m: Tensor, micro: MicroBatch) -> Tensor | None:
+        """The loss of the micro-batch of all processes; None where none of its pixels has known depth."""
 
         def joined(values: Tensor) -> Tensor:
             return self._processes.joined(values.float(), micro.sizes)
 
         target_m = joined(target_m)
         valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
+        if not bool(valid.any()):
+            return None
         return self._loss(
             joined(output.depth_m),
             [joined(depth_m) for depth_m in output.auxiliary_m],
@@ -177,12 +190,29 @@ class HeadOptimizer:
             uncertainty_m=None if output.uncertainty_m is None else joined(output.uncertainty_m),
         ).total
 
+    @property
+    def _share(self) -> float:
+        """The weight of the step's micro-batches so far in which depth was known; 1 where it was in all of a step."""
+        return self._known if self._known < 1.0 - _ROUNDING else 1.0
+
     def _update(self) -> None:
         self.learning_rate = self._recipe.learning_rate_at(self.step, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
+        if self._known > 0.0:
+            self._move(self._share)
+        self._images, self._known = [], 0.0
+        self.step += 1
+        self.average.update(self._head, self.step)
+
+    def _move(self, share: float) -> None:
+        """Sum the gradients of all processes and take them, as those of a step of weight one."""
         parameters = list(self._head.parameters())
         self._processes.sum_gradients(parameters)
+        if share < 1.0:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(share)
         norm = float(nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm))
         if not math.isfinite(norm):  # in every process: all have the same gradients
             names = "; ".join(self._processes.gathered(self._named(self._images)))
@@ -190,11 +220,8 @@ class HeadOptimizer:
                 f"the loss is finite but the norm of its gradient is {norm} at step {self.step} on {names}; lower the "
                 "learning rate or check those images"
             )
-        self._images = []
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.average.update(self._head, self.step)
 
     def _named(self, indices: Sequence[int]) -> str:
         """The first images of a batch, for messages."""

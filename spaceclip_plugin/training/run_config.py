@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.data.sources import SOURCES, DataSpec, source_from_mapping, source_to_mapping
+from spaceclip_plugin.data.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
 from spaceclip_plugin.head import fields
@@ -86,6 +87,7 @@ class RunConfig:
         device: name of a PyTorch device; None: CUDA where there is one, with several processes one each.
         protocol: a name in `evaluation.protocols.PROTOCOLS`: depth encoding, crop, mask and range.
         depth_range_m: (nearest, farthest) depth in metres instead of the protocol's; None: the protocol's.
+        units_per_metre: of integer depth where a source has no unit of its own; None: the protocol's.
         data: what the head learns from; several are mixed by their weights, all given or none.
         validation: what the best epoch is chosen on; has no weights.
         test: what the best head is scored on once, at the end; empty: nothing. Has no weights.
@@ -107,6 +109,7 @@ class RunConfig:
     device: str | None = None
     protocol: str = "nyu-eigen"
     depth_range_m: tuple[float, float] | None = None
+    units_per_metre: float | None = None
     data: tuple[WeightedSource, ...] = ()
     validation: tuple[WeightedSource, ...] = ()
     test: tuple[WeightedSource, ...] = ()
@@ -142,6 +145,7 @@ class RunConfig:
             if low_m >= high_m:
                 raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
             object.__setattr__(self, "depth_range_m", (low_m, high_m))
+        object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
         fields.choice("protocol", self.protocol, PROTOCOLS)
         for name, kind in (("head", HeadChoice), ("recipe", Recipe)):
             if not isinstance(getattr(self, name), kind):

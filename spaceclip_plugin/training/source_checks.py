@@ -6,11 +6,13 @@ Depth in the right unit, images to judge by that can be scored, and no image in 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spaceclip_plugin.data.depth_units import check_depth_units
 from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
+from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.tabletop import TabletopScenes
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.training.processes import Processes
@@ -89,7 +91,26 @@ def _check_apart(
     shared = [index for index, print_ in enumerate(theirs) if photo_of(print_) in places]
     if shared:
         names = (second[shared[0]].name, first[places[photo_of(theirs[shared[0]])]].name)
+        scenes = [part for part in _parts(second) if isinstance(part, TabletopScenes)]
+        remedy = _other_seed(scenes, first) if scenes and names[0] == names[1] else ""
         raise DataError(
             f"{len(shared)} images of the {other} source are in the {one} source too, such as {names[0]} "
-            f"({names[1]}): figures on them would say nothing. Take them out of one"
+            f"({names[1]}): figures on them would say nothing. Take them out of one{remedy}"
         )
+
+
+def _parts(source: DepthSource) -> list[DepthSource]:
+    """The source itself, or all that a mixture is made of."""
+    if not isinstance(source, Mixture):
+        return [source]
+    return [part for whole in source.parts for part in _parts(whole)]
+
+
+def _other_seed(scenes: Sequence[TabletopScenes], first: DepthSource) -> str:
+    """How rendered scenes that are the same in two sources become different ones."""
+    used = {part.seed for part in _parts(first) if isinstance(part, TabletopScenes)} | {part.seed for part in scenes}
+    free = next(seed for seed in itertools.count() if seed not in used)
+    return (
+        f"; rendered scenes differ with their seed: scenes:{scenes[0].count}:{free} on the command line (COUNT:SEED), "
+        f"or seed: {free} in a config, has others"
+    )

@@ -80,10 +80,11 @@ def test_photos_are_rounded_to_the_nearest_value(kitchen: Path) -> None:
 def test_unknown_depth_of_images_is_zero_and_ten_metres_are_ten(kitchen: Path) -> None:
     frames = dataset(kitchen, "m")
     frames.items[0][DEPTH][0, 0] = torch.tensor([math.nan, math.inf, -math.inf, -1.0, 0.0])
-    frames.items[0][DEPTH][0, 1] = torch.tensor([0.01, 10.0, 0.009, 65.535, 2.0])
+    frames.items[0][DEPTH][0, 1] = torch.tensor([0.01, 10.0, 0.009, 65.535, 65.534])
     depth_m = LeRobotDepth(frames)[0].depth_m
     assert depth_m[0].tolist() == [0.0] * 5
-    np.testing.assert_array_equal(depth_m[1], np.array([0.01, 10.0, 0.009, 65.535, 2.0], dtype=np.float32))
+    # 65.535 m is what 16-bit millimetres saturate at.
+    np.testing.assert_array_equal(depth_m[1], np.array([0.01, 10.0, 0.009, 0.0, 65.534], dtype=np.float32))
 
 
 def steps_m(low_m: float, high_m: float, shift_m: float | None) -> np.ndarray:

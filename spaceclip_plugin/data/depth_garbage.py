@@ -1,0 +1,119 @@
+"""Whether the integers of depth maps are depth at all: bits rotated, bytes swapped, a range stretched or cut off.
+
+Such maps have a median like any other, and some unit always makes it plausible. So they are looked for before a unit
+is: what they are is told from the bits and from how neighbouring pixels differ, whatever the median says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.uint16]
+
+_TOP = 65535
+_DISTINCT = 16
+"""Fewer different values than this prove nothing: a wall at 2048 mm is a power of two by chance."""
+_ROTATED_SHARE = 0.6
+_SMOOTHER = 0.2
+_MOSTLY = 0.5
+_FEW, _NEAR_TOP, _MOST_MAPS = 0.01, 0.6, 0.8
+
+
+def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
+    """What depth maps of one source look like, if not like depth, and how to mend it: the end of a sentence.
+
+    Args:
+        maps: (H, W) uint16 each, as their files hold them; some of the source.
+        units_per_metre: what they are read with: depth shifted by some bits is right in a unit shifted by as many.
+
+    Returns:
+        None where nothing speaks against depth.
+    """
+    known = np.concatenate([np.zeros(0, np.uint16), *(values[(values > 0) & (values < _TOP)] for values in maps)])
+    distinct = np.unique(known)
+    if len(distinct) >= _DISTINCT:
+        if not (distinct % 256).any():
+            return (
+                "all values are multiples of 256: an 8-bit image shifted by 8 bits, or 8-bit values with their bytes "
+                "swapped. It has lost its metres; export the depth again as uint16, unscaled"
+            )
+        if _swapped(maps):
+            return (
+                "its bytes are swapped: neighbouring pixels differ wildly, and hardly at all once the two bytes of "
+                "every value change places. Convert it with values.byteswap(), or write it big-endian, as PNG is"
+            )
+        rotated = _rotated(known, units_per_metre)
+        if rotated is not None:
+            return rotated
+    if _are_stretched(maps):
+        return (
+            f"the furthest pixel of every map is {_TOP}, as if its depth had been stretched to the full range of 16 "
+            "bits. It has lost its metres (it may be relative or inverse depth): export the depth again, unscaled. If "
+            f"it is only cut off at {_TOP} of its unit, store 0 there"
+        )
+    nonzero = sum(int(np.count_nonzero(values)) for values in maps)
+    saturated = sum(int(np.count_nonzero(values == _TOP)) for values in maps)
+    if saturated > _MOSTLY * nonzero:
+        return (
+            f"{100 * saturated / nonzero:.0f} % of its values that are not 0 are {_TOP}, the saturated value, which "
+            "says no distance: depth was cut off when it was written, in too fine a unit. Export it again in a coarser "
+            "one; if these pixels are of no known depth and the others right, store 0 there"
+        )
+    return None
+
+
+def _swapped(maps: Sequence[Values]) -> bool:
+    """Whether neighbours differ far less once bytes are swapped."""
+    stored = swapped = 0.0
+    for values in maps:
+        other = values.byteswap()
+        for one, two in ((values[:, 1:], values[:, :-1]), (values[1:], values[:-1])):
+            both = (one > 0) & (two > 0) & (one < _TOP) & (two < _TOP)
+            stored += float(np.abs(one[both].astype(np.int32) - two[both]).sum())
+            turned = (other[:, 1:], other[:, :-1]) if one.shape == values[:, 1:].shape else (other[1:], other[:-1])
+            swapped += float(np.abs(turned[0][both].astype(np.int32) - turned[1][both]).sum())
+    return swapped < _SMOOTHER * stored
+
+
+def _rotated(known: Values, units_per_metre: float) -> str | None:
+    """Values shifted up by three bits or more, the highest bits come round to the lowest or not."""
+    aligned = known[known % 8 == 0]
+    if len(aligned) < _ROTATED_SHARE * len(known):
+        return None
+    step = int(np.gcd.reduce(aligned))
+    if step & (step - 1) or len(np.unique(aligned)) < _DISTINCT:
+        return None  # steps of centimetres are decimal
+    wrapped = len(aligned) < len(known)
+    if not wrapped and units_per_metre == 1000 * step:
+        return None  # shifted millimetres, read as such
+    if step == 8:
+        return (
+            "its values are multiples of 8: the bits are rotated by three, as in SUN RGB-D, or shifted, as with a "
+            "Kinect's player index. Convert every 16-bit value d to (d >> 3) | (d << 13), which is millimetres"
+        )
+    bits = step.bit_length() - 1
+    return (
+        f"its values are multiples of {step}: depth shifted up by {bits} bits. Convert every value d to "
+        f"d >> {bits}, and give the unit of that"
+    )
+
+
+def _are_stretched(maps: Sequence[Values]) -> bool:
+    """Whether all maps reach 65535, and nearly all as the furthest pixel of a stretched map does."""
+    if not maps or any(values.max(initial=0) < _TOP for values in maps):
+        return False
+    return sum(map(_reaches_the_top, maps)) >= _MOST_MAPS * len(maps)
+
+
+def _reaches_the_top(values: Values) -> bool:
+    """Few pixels at 65535, and not as far above all others as a value that stands for unknown depth is.
+
+    Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
+    """
+    at_top, nonzero = int(np.count_nonzero(values == _TOP)), int(np.count_nonzero(values))
+    inner = values[(values > 0) & (values < _TOP)]
+    few = at_top <= max(_FEW * nonzero, 4)
+    return few and len(np.unique(inner)) >= _DISTINCT and int(inner.max()) >= _NEAR_TOP * _TOP
