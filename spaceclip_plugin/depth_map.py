@@ -17,9 +17,9 @@ from torch import Tensor
 from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.files import atomic_path
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.pictures import write_png
+from spaceclip_plugin.ply_file import write_ply
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import DepthEstimatorOutput
@@ -336,29 +336,9 @@ class DepthMap:
         """
         self._check_single("save_ply")
         valid = to_numpy(self.valid[0])
-        fields = [("x", "<f4"), ("y", "<f4"), ("z", "<f4")]
-        if image is not None:
-            fields += [("red", "u1"), ("green", "u1"), ("blue", "u1")]
-        vertices = np.empty(int(valid.sum()), dtype=fields)
         points = to_numpy(self.points(intrinsics)[0])[valid]
-        for axis, name in enumerate(("x", "y", "z")):
-            vertices[name] = points[:, axis]
-        if image is not None:
-            colours = sampled_colours(image, valid.shape)[valid]
-            for channel, name in enumerate(("red", "green", "blue")):
-                vertices[name] = colours[:, channel]
-        types = {"<f4": "float", "u1": "uchar"}
-        header = [
-            "ply",
-            "format binary_little_endian 1.0",
-            "comment metres, camera frame: x right, y down, z forward",
-            *([] if self.trained else ["comment of an untrained head: the numbers mean nothing"]),
-            f"element vertex {len(vertices)}",
-            *(f"property {types[kind]} {name}" for name, kind in fields),
-            "end_header",
-        ]
-        with atomic_path(path, replace=replace) as temporary:
-            temporary.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
+        colours = None if image is None else sampled_colours(image, valid.shape)[valid]
+        write_ply(path, points, colours, trained=self.trained, replace=replace)
 
     def _check_single(self, method: str) -> None:
         if len(self) != 1:

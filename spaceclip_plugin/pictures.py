@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spaceclip_plugin.single_view import ImageLike
 
 
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # the tag that data.orientation reads
 _INK = (32, 32, 36)
 _RULE = (150, 150, 155)
 _PAPER = (255, 255, 255)

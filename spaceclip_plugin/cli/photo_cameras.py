@@ -11,9 +11,9 @@ from pathlib import Path
 
 from spaceclip_plugin.camera import Intrinsics, principal_point_inside, questionable, same_view
 from spaceclip_plugin.camera_file import Calibration
+from spaceclip_plugin.data.orientation import UPRIGHT, upright_intrinsics
 from spaceclip_plugin.data.photo_header import PhotoHeader
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.orientation import UPRIGHT, upright_camera
 
 _MOST_NAMED = 4
 
@@ -116,7 +116,9 @@ def _readings(camera: Intrinsics, header: PhotoHeader) -> tuple[Intrinsics | Non
     stored_hw, upright_hw = header.stored_hw, header.upright_hw
     for fits in (_equal, same_view):
         found = (
-            upright_camera(camera.resized(stored_hw), header.orientation) if fits(camera.image_hw, stored_hw) else None,
+            upright_intrinsics(camera.resized(stored_hw), header.orientation)
+            if fits(camera.image_hw, stored_hw)
+            else None,
             camera.resized(upright_hw) if fits(camera.image_hw, upright_hw) else None,
         )
         if found != (None, None):

@@ -1,22 +1,19 @@
-"""What the head of a photo's file tells before its pixels are decoded: how large it is, and how it is to be turned."""
+"""What the head of a photo's file tells before its pixels are decoded: how large it is, and which way up."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
+from spaceclip_plugin.data.file_faults import next_step
+from spaceclip_plugin.data.opened_image import FORMATS, MALFORMED, must_exist
+from spaceclip_plugin.data.orientation import TAG, UPRIGHT, orientation_tag, upright_hw
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.orientation import UPRIGHT, upright_size
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
-_MALFORMED = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, LookupError)
-_MALFORMED_PARTS = (struct.error, zlib.error)
+_EXPECTED = f"an 8-bit image ({', '.join(FORMATS)})"
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class PhotoHeader:
     @property
     def upright_hw(self) -> tuple[int, int]:
         """(H, W) pixels of the photo as it is seen, and as `read_rgb` gives it."""
-        return upright_size(self.stored_hw, self.orientation)
+        return upright_hw(self.stored_hw, self.orientation)
 
 
 def read_header(path: str | PathLike[str]) -> PhotoHeader:
@@ -43,20 +40,18 @@ def read_header(path: str | PathLike[str]) -> PhotoHeader:
     Raises:
         DataError: the file is missing or not an image. Names the file.
     """
-    if not Path(path).is_file():
-        raise DataError(f"no such photo: {path}; check the path")
+    must_exist(path, _EXPECTED)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
+            tag = orientation_tag(image.getexif().get(TAG))
             if isinstance(image, TiffImageFile):  # newer pillows tell the size that it will have once it is turned
                 width, height = int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
-            orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+                tag = orientation_tag(image.tag_v2.get(TAG)) or tag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it has too many pixels ({error}); make it smaller first") from error
-    except (*_MALFORMED, *_MALFORMED_PARTS) as error:
+    except (OSError, LookupError, *MALFORMED) as error:
         raise DataError(
-            f"{path}: expected an 8-bit image ({', '.join(_FORMATS)}), but it cannot be opened ({error}); copy or "
-            "export the file again"
+            f"{path}: expected {_EXPECTED}, but it cannot be opened ({error}); {next_step(path)}"
         ) from error
-    known = isinstance(orientation, int) and 1 <= orientation <= 8
-    return PhotoHeader((height, width), int(orientation) if known else UPRIGHT)
+    return PhotoHeader((height, width), UPRIGHT if tag is None else tag)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes, read_config
+from spaceclip_plugin.hub import folder as head_folder
+from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -156,6 +157,28 @@ def locate(
     return LocalFolder(Path(repo_or_folder))
 
 
+def _check_replaceable(api: HfApi, repo: str, revision: str | None) -> None:
+    """Raise CheckpointError where the repository holds a model that is no depth head."""
+    from huggingface_hub.utils import EntryNotFoundError
+
+    with tempfile.TemporaryDirectory() as downloads:
+        try:
+            config_file = Path(api.hf_hub_download(repo, CONFIG_NAME, revision=revision, local_dir=downloads))
+        except EntryNotFoundError:
+            found = WEIGHTS_NAME if api.file_exists(repo, WEIGHTS_NAME, revision=revision) else None
+        else:
+            try:
+                head_folder.read_config(config_file)
+                found = None
+            except CheckpointError:
+                found = CONFIG_NAME
+    if found is not None:
+        raise CheckpointError(
+            f"{repo!r} holds a {found} that is not a depth head's, and it is not replaced by one: nothing was pushed; "
+            "choose another repository, or propose the head with create_pr (--create-pr)"
+        )
+
+
 def push(
     repo: str,
     files: Mapping[str, Path],
@@ -207,28 +230,6 @@ def push(
             "(token=, or `hf auth login`)"
         ) from error
     return str(commit.pr_url or commit.commit_url)
-
-
-def _check_replaceable(api: HfApi, repo: str, revision: str | None) -> None:
-    """Raise CheckpointError where the repository holds a model that is no depth head."""
-    from huggingface_hub.utils import EntryNotFoundError
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            config_file = Path(api.hf_hub_download(repo, CONFIG_NAME, revision=revision, local_dir=folder))
-        except EntryNotFoundError:
-            found = WEIGHTS_NAME if api.file_exists(repo, WEIGHTS_NAME, revision=revision) else None
-        else:
-            try:
-                read_config(config_file)
-                found = None
-            except CheckpointError:
-                found = CONFIG_NAME
-    if found is not None:
-        raise CheckpointError(
-            f"{repo!r} holds a {found} that is not a depth head's, and it is not replaced by one: nothing was pushed; "
-            "choose another repository, or propose the head with create_pr (--create-pr)"
-        )
 
 
 def check_id(repo: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from photo_world import Run, head, no_host, photo, predict, predicted, rays
 
 from spaceclip_plugin.camera import Intrinsics
-from spaceclip_plugin.orientation import upright_camera
+from spaceclip_plugin.data.orientation import upright_intrinsics
 
 __all__ = ["head", "no_host", "predict"]  # fixtures
 
@@ -73,7 +73,7 @@ def test_a_turned_photo_has_the_sensors_camera_turned(
 ) -> None:
     shot = photo(tmp_path / "a.jpg", (48 * scale, 64 * scale), orientation=orientation)
     assert predict(shot, *GIVEN, *SIZE, "--out", tmp_path / "out")[0] == 0
-    camera = upright_camera(SENSOR.resized((48 * scale, 64 * scale)), orientation)
+    camera = upright_intrinsics(SENSOR.resized((48 * scale, 64 * scale)), orientation)
     np.testing.assert_allclose(rays(tmp_path / "out" / "a.ply", camera.image_hw), expected_rays(camera), atol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_a_square_photo_is_the_sensors_and_the_log_says_so(
     shot = photo(tmp_path / "a.jpg", (48, 48), orientation=orientation)
     given = ["--intrinsics", "48,40,26,22"]
     assert predict(shot, *given, "--out", tmp_path / "out")[0] == 0
-    camera = upright_camera(Intrinsics(48.0, 40.0, 26.0, 22.0, (48, 48)), orientation)
+    camera = upright_intrinsics(Intrinsics(48.0, 40.0, 26.0, 22.0, (48, 48)), orientation)
     np.testing.assert_allclose(rays(tmp_path / "out" / "a.ply", (48, 48)), expected_rays(camera), atol=1e-5)
     [said] = [record.getMessage() for record in caplog.records if "EXIF" in record.getMessage()]
     assert f"cx={camera.cx_px:g}, cy={camera.cy_px:g}" in said
@@ -185,7 +185,7 @@ def test_the_camera_info_of_an_mcap_file_is_each_photos_own(predict: Run, tmp_pa
     files.append(photo(tmp_path / "c.jpg", (48, 64), orientation=6))
     recording = tmp_path / "all.mcap"
     assert predict(*files, *GIVEN, *SIZE, "--out", tmp_path / "out", "--mcap", recording)[0] == 0
-    cameras = [SENSOR, SENSOR.resized((96, 128)), upright_camera(SENSOR, 6)]
+    cameras = [SENSOR, SENSOR.resized((96, 128)), upright_intrinsics(SENSOR, 6)]
     with recording.open("rb") as handle:
         reader = make_reader(handle, decoder_factories=[DecoderFactory()])
         for topic in ("/camera/depth/camera_info", "/camera/color/camera_info"):
@@ -210,7 +210,7 @@ def test_the_pinhole_of_a_rerun_file_is_each_photos_own(
     monkeypatch.setattr(rerun, "Pinhole", spy)
     files = [photo(tmp_path / "a.png", (24, 32)), photo(tmp_path / "c.jpg", (48, 64), orientation=8)]
     assert predict(*files, *GIVEN, *SIZE, "--out", tmp_path / "out", "--rerun", tmp_path / "all.rrd")[0] == 0
-    cameras = [SENSOR.resized((24, 32)), upright_camera(SENSOR, 8)]
+    cameras = [SENSOR.resized((24, 32)), upright_intrinsics(SENSOR, 8)]
     expected = [(camera.matrix().tolist(), camera.image_hw[::-1]) for camera in cameras]
     assert seen[::2] == expected  # of the photo
     assert seen[1::2] == expected  # of the depth
