@@ -18,6 +18,7 @@ from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrin
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.image_geometry import ImageMapping
+from spaceclip_plugin.photo_colours import colours_at_pixels
 from spaceclip_plugin.pictures import write_png
 from spaceclip_plugin.ply_file import write_ply
 
@@ -327,6 +328,7 @@ class DepthMap:
             path: of the file; missing folders are created.
             intrinsics: as for `points`.
             image: (H', W', 3) uint8 RGB of the same view, at any resolution; the pixel at each point's centre is taken.
+                With a `mapping` it may be the camera's image or the tower's; its size says which.
             replace: whether a file that is there is replaced.
 
         Raises:
@@ -337,7 +339,8 @@ class DepthMap:
         self._check_single("save_ply")
         valid = to_numpy(self.valid[0])
         points = to_numpy(self.points(intrinsics)[0])[valid]
-        colours = None if image is None else sampled_colours(image, valid.shape)[valid]
+        hw = (valid.shape[0], valid.shape[1])
+        colours = None if image is None else colours_at_pixels(image, hw, self.mapping)[valid]
         write_ply(path, points, colours, trained=self.trained, replace=replace)
 
     def _check_single(self, method: str) -> None:
@@ -361,16 +364,3 @@ def interval_factor(level: float) -> float:
 def to_numpy(values: Tensor) -> npt.NDArray[Any]:
     """The values on the CPU."""
     return values.detach().cpu().numpy()
-
-
-def sampled_colours(image: Tensor | npt.NDArray[np.uint8], hw: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) colours of an image at the pixel centres of a grid of size `hw` over the same view."""
-    pixels = to_numpy(image) if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
-        raise ConfigError(f"image must be (H, W, 3) uint8 RGB, got {pixels.dtype} of shape {pixels.shape}")
-    rows, columns = (
-        ((np.arange(count) + 0.5) * size / count).astype(np.intp)
-        for count, size in zip(hw, pixels.shape[:2], strict=True)
-    )
-    sampled: npt.NDArray[np.uint8] = pixels[rows[:, None], columns]
-    return sampled

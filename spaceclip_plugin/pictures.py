@@ -143,7 +143,8 @@ def depth_picture(
 
     Args:
         depth_map: of one image.
-        image: (H', W', 3) uint8 RGB of the same view, at any resolution; it gives the picture its proportions.
+        image: (H', W', 3) uint8 RGB of the same view, at any resolution; it gives the picture its proportions. The
+            camera's, where the depth map has a mapping, has the depth over the camera's image beside it.
         depth_range_m: (near, far) at the ends of the scale; None: what shows this depth well. Give it where pictures
             are to be compared.
         tile_width_px: width of the photo and of the depth; text and spacing grow with it.
@@ -156,9 +157,12 @@ def depth_picture(
     """
     from PIL import Image
 
+    from spaceclip_plugin.photo_colours import is_of_camera, photo_pixels
     from spaceclip_plugin.single_view import UNNAMED, single_view
 
     pen = _Pen(_checked_width(tile_width_px))
+    if image is not None and is_of_camera(photo_pixels(image).shape[:2], depth_map.mapping):
+        depth_map = depth_map.in_camera()  # side by side with the camera's photo, depth lies where the photo shows it
     view = single_view(depth_map, image=image)
     limits = depth_range(view.depth_m, view.valid, depth_range_m)
     rows, columns = depth_map.image_hw if view.photo is None else view.photo.shape[:2]

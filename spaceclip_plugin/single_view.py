@@ -10,11 +10,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from spaceclip_plugin.camera import Intrinsics
-from spaceclip_plugin.depth_map import DepthMap, IntrinsicsLike, sampled_colours, to_numpy
+from spaceclip_plugin.depth_map import DepthMap, IntrinsicsLike, to_numpy
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.photo_colours import ImageLike, colours_at_pixels, is_of_camera, photo_pixels
 
-ImageLike = Tensor | npt.NDArray[np.uint8]
-"""(H', W', 3) uint8 RGB of the same view, at any resolution."""
+__all__ = ["UNNAMED", "ImageLike", "SingleView", "single_view"]
 
 UNNAMED = "camera"
 """What a view is called where the host does not tell."""
@@ -32,7 +32,8 @@ class SingleView:
         camera: intrinsics in pixels of `depth_m`; None where none were given.
         points_m: (N, 3) float32 metres in the camera frame, of the N valid pixels, row by row; None without a camera.
         photo: (H', W', 3) uint8 RGB; None where none was given.
-        photo_camera: intrinsics in pixels of `photo`; None where one of the two is missing.
+        photo_camera: intrinsics in pixels of `photo`, be it the camera's image or the tower's; None where one of the
+            two is missing.
         point_colours: (N, 3) uint8 RGB of the points; None without a photo.
     """
 
@@ -55,7 +56,8 @@ def single_view(
     Args:
         depth_map: of one image.
         intrinsics: as for `DepthMap.points`; None where they are not known.
-        image: (H', W', 3) uint8 RGB of the same view, at any resolution.
+        image: (H', W', 3) uint8 RGB of the same view, at any resolution. Where the depth map has a mapping it may be
+            the camera's image or the tower's; its size says which.
 
     Raises:
         ConfigError: the map holds more than one image, the intrinsics are of another camera or no pinhole's, or `image`
@@ -64,12 +66,17 @@ def single_view(
     if len(depth_map) != 1:
         raise ConfigError(f"expected the depth of one image, this depth map holds {len(depth_map)}; pick one: depth[i]")
     valid = to_numpy(depth_map.valid[0])
-    photo = None if image is None else sampled_colours(image, tuple(image.shape[:2]))
-    camera = points_m = None
+    depth_hw = (valid.shape[0], valid.shape[1])
+    photo = None if image is None else photo_pixels(image)
+    camera = points_m = photo_camera = None
     if intrinsics is not None:
-        rows, columns = valid.shape
-        camera = depth_map.camera_of(intrinsics).resized((rows, columns))
+        seen = depth_map.camera_of(intrinsics)
+        camera = seen.resized(depth_hw)
         points_m = to_numpy(depth_map.points(intrinsics)[0])[valid]
+        if photo is not None:
+            photo_hw, mapping = (photo.shape[0], photo.shape[1]), depth_map.mapping
+            whole = seen if mapping is None or not is_of_camera(photo_hw, mapping) else mapping.to_camera(seen)
+            photo_camera = whole.resized(photo_hw)
     return SingleView(
         name=UNNAMED if depth_map.view is None else depth_map.view,
         depth_m=_known(depth_map.depth_m, valid),
@@ -78,8 +85,8 @@ def single_view(
         camera=camera,
         points_m=points_m,
         photo=photo,
-        photo_camera=None if camera is None or photo is None else camera.resized((photo.shape[0], photo.shape[1])),
-        point_colours=None if photo is None else sampled_colours(photo, valid.shape)[valid],
+        photo_camera=photo_camera,
+        point_colours=None if photo is None else colours_at_pixels(photo, depth_hw, depth_map.mapping)[valid],
     )
 
 
