@@ -37,10 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     few = max(args.tables // 10, 2)
     samples = {split: samples_of(split, args.tables if split == "train" else few) for split in FIRST_SEED}
     recipe = Recipe(epochs=args.epochs, batch_size=16, learning_rate=3e-3, views=2, target_side=None)
-    policy, note = (
-        load_arm_policy(args.policy),
-        f"{len(samples['train'])} pictures of random tables (examples/embedded/train_arm_head.py)",
-    )
+    policy = load_arm_policy(args.policy)
+    note = f"{len(samples['train'])} pictures of random tables (examples/embedded/train_arm_head.py)"
     torch.manual_seed(recipe.seed)
     shape = {"taps": (1, 2, 3, 5), "channels": (96, 48), "convolutions": (2, 1), "attention": 1}
     head = DepthHead.for_tower(policy, base_model=tower_note(args.policy), **shape)
