@@ -53,6 +53,13 @@ class Intrinsics:
     image_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
+        for name in ("fx_px", "fy_px", "cx_px", "cy_px"):
+            value = getattr(self, name)
+            if isinstance(value, (np.floating, np.integer)):  # entries of an array, such as a matrix in float32
+                object.__setattr__(self, name, float(value))
+        if isinstance(self.image_hw, (tuple, list)):
+            sides = tuple(int(side) if isinstance(side, np.integer) else side for side in self.image_hw)
+            object.__setattr__(self, "image_hw", sides)
         values = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
         numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
         if not numbers or self.fx_px <= 0 or self.fy_px <= 0:

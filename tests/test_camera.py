@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,13 @@ class TestIntrinsics:
         assert CAMERA.matrix().tolist() == [[8.0, 0.0, 4.0], [0.0, 4.0, 2.0], [0.0, 0.0, 1.0]]
         assert Intrinsics.from_matrix(CAMERA.matrix(), (4, 8)) == CAMERA
         assert Intrinsics.from_matrix(CAMERA.matrix().float(), (4, 8)) == CAMERA
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
+    def test_entries_of_arrays_are_numbers(self, dtype: type) -> None:
+        k, size = np.array([8, 4, 4, 2], dtype), np.array([4, 8])
+        camera = Intrinsics(*k, image_hw=tuple(size))
+        assert camera == CAMERA
+        assert repr(camera) == repr(CAMERA)
 
     def test_field_of_view(self) -> None:
         camera = Intrinsics.from_fovy(math.pi / 2, (480, 640))
