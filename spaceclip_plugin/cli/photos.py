@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -53,16 +54,22 @@ def _of_folder(folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
     photos = [entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and entry.is_file()]
-    inner = [entry.name for entry in entries if entry.is_dir()]
+    taken = set(photos)
+    left = _left_out([entry for entry in entries if entry not in taken])
     if not photos:
-        below = f"; the folders in it are not searched ({', '.join(sorted(inner)[:3])})" if inner else ""
         raise ConfigError(
             f"there is no photo in the folder {str(folder)!r}: expected files with the suffixes "
-            f"{', '.join(sorted(PHOTO_SUFFIXES))}{below}"
+            f"{', '.join(sorted(PHOTO_SUFFIXES))}, found {left or 'nothing'}; folders in it are not searched"
         )
-    if inner:
-        _logger.info("%s: %d of its files are photos; folders in it are not searched", folder, len(photos))
+    if left:
+        _logger.info("%s: %d photos are taken; left out: %s", folder, len(photos), left)
     return sorted(photos, key=_natural)
+
+
+def _left_out(entries: Sequence[Path]) -> str:
+    """What is not taken, counted by kind: a photo of an unread format must not be missed in silence."""
+    kinds = Counter("folders" if entry.is_dir() else entry.suffix.lower() or "without suffix" for entry in entries)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _natural(photo: Path) -> tuple[list[tuple[int, str]], str]:

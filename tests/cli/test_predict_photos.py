@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,16 @@ class TestFolders:
         assert code == 0
         assert list(predicted(out)) == ["F1.jpeg", "f2.JPG", "f2b.tiff", "f10.png"]
         assert json.loads(out)["failed"] == []
+
+    def test_what_is_left_out_is_said(self, predict: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        photo(tmp_path / "in" / "a.png", (8, 8))
+        for name in ("b.HEIC", "c.heic", "notes"):
+            (tmp_path / "in" / name).touch()
+        (tmp_path / "in" / "sub").mkdir()
+        caplog.set_level(logging.INFO)
+        assert predict(tmp_path / "in", "--out", tmp_path / "out")[0] == 0
+        [said] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        assert all(part in said for part in ("1 photos", "2 .heic", "1 folders", "1 without suffix"))
 
     def test_beside_photos(self, predict: Run, tmp_path: Path) -> None:
         photo(tmp_path / "in" / "b.png", (8, 8))
