@@ -23,6 +23,7 @@ from spaceclip_plugin.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 _MOST_PIXELS = 65536
+_MOST_STORED = 1 << 25
 _METRES_PER: dict[float, str] = {1000: "millimetres", 100: "centimetres", 1e6: "micrometres", 0.001: "kilometres"}
 """What floating-point depth that should be metres is found in, by how many of them a metre has."""
 _SET_UNITS = "give it as units_per_metre of the source in a config, or as --units-per-metre"
@@ -100,7 +101,7 @@ def _plausible(
     source: DepthSource, protocol: PlausibleRange, indices: Sequence[int], units: float | None
 ) -> npt.NDArray[np.float32]:
     if units is not None and isinstance(source, KeepsStored):
-        maps = [source.stored_depth(index).values.astype(np.uint16) for index in indices]
+        maps = _stored(source, indices)
         garbage = looks_like(maps, units_per_metre=units)
         if garbage is not None:
             place = getattr(source, "place", type(source).__name__)
@@ -121,6 +122,14 @@ def _plausible(
     how = "in metres" if units is None else f"with {units:g} units per metre"
     _log.info("median depth of %d samples from %r on: %.3g m, read %s", len(read), read[0].name, median_m, how)
     return depth_m
+
+
+def _stored(source: KeepsStored, indices: Sequence[int]) -> list[npt.NDArray[np.uint16]]:
+    """The integers of some samples, evenly spread; of fewer where they are large."""
+    first = source.stored_depth(indices[0]).values.astype(np.uint16)
+    count = min(len(indices), max(1, _MOST_STORED // max(1, first.size)))
+    places = np.linspace(0, len(indices) - 1, count).round().astype(int)[1:]
+    return [first, *(source.stored_depth(indices[place]).values.astype(np.uint16) for place in places)]
 
 
 def _thinned(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
