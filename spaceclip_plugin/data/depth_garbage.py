@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from spaceclip_plugin.data.depth_stretched import INTEGER_TOPS, stretched, stretched_to
+
 Values = npt.NDArray[np.uint16]
 
 _TOP = 65535
@@ -19,7 +21,6 @@ _DISTINCT = 16
 _SHIFTED_SHARE = 0.6
 _SMOOTHER = 0.2
 _MOSTLY = 0.5
-_FEW, _NEAR_TOP, _MOST_MAPS = 0.01, 0.6, 0.8
 
 
 def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
@@ -48,12 +49,9 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
         shifted = _shifted(counts, units_per_metre)
         if shifted is not None:
             return shifted
-    if _are_stretched(maps):
-        return (
-            f"the furthest pixel of every map is {_TOP}, as if its depth had been stretched to the full range of 16 "
-            "bits. It has lost its metres (it may be relative or inverse depth): export the depth again, unscaled. If "
-            f"it is only cut off at {_TOP} of its unit, store 0 there"
-        )
+    top = stretched_to(maps, INTEGER_TOPS)
+    if top is not None:
+        return stretched(top)
     nonzero, saturated = int(counts[1:].sum()), int(counts[_TOP])
     if saturated > _MOSTLY * nonzero:
         return (
@@ -66,15 +64,24 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
 
 def _swapped(maps: Sequence[Values]) -> bool:
     """Whether neighbours differ far less once bytes are swapped."""
-    stored = swapped = 0.0
+    stored = swapped = 0
     for values in maps:
-        other = values.byteswap()
-        for one, two in ((values[:, 1:], values[:, :-1]), (values[1:], values[:-1])):
-            both = (one > 0) & (two > 0) & (one < _TOP) & (two < _TOP)
-            stored += float(np.abs(one[both].astype(np.int32) - two[both]).sum())
-            turned = (other[:, 1:], other[:, :-1]) if one.shape == values[:, 1:].shape else (other[1:], other[:-1])
-            swapped += float(np.abs(turned[0][both].astype(np.int32) - turned[1][both]).sum())
+        known = (values > 0) & (values < _TOP)
+        stored += _roughness(values, known)
+        swapped += _roughness(values.byteswap(), known)
     return swapped < _SMOOTHER * stored
+
+
+def _roughness(values: Values, known: npt.NDArray[np.bool_]) -> int:
+    """The sum of the differences between neighbours that are both known."""
+    across = np.abs(np.diff(values.astype(np.int32), axis=1))[known[:, 1:] & known[:, :-1]]
+    down = np.abs(np.diff(values.astype(np.int32), axis=0))[known[1:] & known[:-1]]
+    return int(across.sum(dtype=np.int64) + down.sum(dtype=np.int64))
+
+
+def too_flat(maps: Sequence[Values]) -> bool:
+    """Whether the maps hold too few different values for their bits and bytes to tell anything."""
+    return len(np.unique(np.concatenate([np.unique(values) for values in maps]))) < _DISTINCT
 
 
 def _counts(values: Values) -> npt.NDArray[np.int64]:
@@ -105,21 +112,3 @@ def _shifted(counts: npt.NDArray[np.int64], units_per_metre: float) -> str | Non
         f"its values are multiples of {step}: depth shifted up by {bits} bits. Convert every value d to "
         f"d >> {bits}, and give the unit of that"
     )
-
-
-def _are_stretched(maps: Sequence[Values]) -> bool:
-    """Whether all maps reach 65535, and nearly all as the furthest pixel of a stretched map does."""
-    if not maps or any(values.max(initial=0) < _TOP for values in maps):
-        return False
-    return sum(map(_reaches_the_top, maps)) >= _MOST_MAPS * len(maps)
-
-
-def _reaches_the_top(values: Values) -> bool:
-    """Few pixels at 65535, and not as far above all others as a value that stands for unknown depth is.
-
-    Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
-    """
-    counts = _counts(values)
-    inner = np.flatnonzero(counts[1:_TOP]) + 1
-    few = int(counts[_TOP]) <= max(_FEW * int(counts[1:].sum()), 4)
-    return few and len(inner) >= _DISTINCT and int(inner[-1]) >= _NEAR_TOP * _TOP
