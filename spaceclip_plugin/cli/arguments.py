@@ -26,7 +26,7 @@ from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_proto
 from spaceclip_plugin.hosts import load_host
 from spaceclip_plugin.training.run_config import CODE
 
-SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT"
+SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
 DEFAULT_PROTOCOL = "nyu-eigen"
 
 

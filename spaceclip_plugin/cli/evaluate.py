@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.data.depth_units import check_depth_units
+from spaceclip_plugin.data.ray_distance import RAY
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> Result:
         trained = attachment.head.trained
     report = None
     if folder is not None:
-        report = folder.write(result, details={"head": str(args.head), "data": args.data, "trained": trained})
+        report = folder.write(
+            result, details={"head": str(args.head), "data": args.data, "trained": trained, **_reading(args)}
+        )
     data = {
         **dataclasses.asdict(result.mean),
         "spread": dataclasses.asdict(result.spread),
@@ -86,6 +89,12 @@ def run(args: argparse.Namespace) -> Result:
         worst = [str(path) for path in report.worst]
         data["files"] = {"per_image": str(report.per_image), "summary": str(report.summary), "worst": worst}
     return Result(_text(result, report), data)
+
+
+def _reading(args: argparse.Namespace) -> dict[str, str | float]:
+    """What the flags said of the data's depth, for the record."""
+    units: dict[str, str | float] = {} if args.units_per_metre is None else {"units_per_metre": args.units_per_metre}
+    return {**units, "distance": RAY} if args.ray_distance else units
 
 
 def _worst(args: argparse.Namespace) -> int:

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from spaceclip_plugin.data.depth_stretched import INTEGER_TOPS, stretched, stretched_to
+
 Values = npt.NDArray[np.uint16]
 
 _TOP = 65535
 _DISTINCT = 16
 """Fewer different values than this prove nothing: a wall at 2048 mm is a power of two by chance."""
-_ROTATED_SHARE = 0.6
+_SHIFTED_SHARE = 0.6
 _SMOOTHER = 0.2
 _MOSTLY = 0.5
-_FEW, _NEAR_TOP, _MOST_MAPS = 0.01, 0.6, 0.8
 
 
 def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
@@ -32,8 +33,8 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
     Returns:
         None where nothing speaks against depth.
     """
-    known = np.concatenate([np.zeros(0, np.uint16), *(values[(values > 0) & (values < _TOP)] for values in maps)])
-    distinct = np.unique(known)
+    counts = np.sum([_counts(values) for values in maps], axis=0) if maps else np.zeros(_TOP + 1, np.int64)
+    distinct = np.flatnonzero(counts[1:_TOP]) + 1
     if len(distinct) >= _DISTINCT:
         if not (distinct % 256).any():
             return (
@@ -45,17 +46,13 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
                 "its bytes are swapped: neighbouring pixels differ wildly, and hardly at all once the two bytes of "
                 "every value change places. Convert it with values.byteswap(), or write it big-endian, as PNG is"
             )
-        rotated = _rotated(known, units_per_metre)
-        if rotated is not None:
-            return rotated
-    if _are_stretched(maps):
-        return (
-            f"the furthest pixel of every map is {_TOP}, as if its depth had been stretched to the full range of 16 "
-            "bits. It has lost its metres (it may be relative or inverse depth): export the depth again, unscaled. If "
-            f"it is only cut off at {_TOP} of its unit, store 0 there"
-        )
-    nonzero = sum(int(np.count_nonzero(values)) for values in maps)
-    saturated = sum(int(np.count_nonzero(values == _TOP)) for values in maps)
+        shifted = _shifted(counts, units_per_metre)
+        if shifted is not None:
+            return shifted
+    top = stretched_to(maps, INTEGER_TOPS)
+    if top is not None:
+        return stretched(top)
+    nonzero, saturated = int(counts[1:].sum()), int(counts[_TOP])
     if saturated > _MOSTLY * nonzero:
         return (
             f"{100 * saturated / nonzero:.0f} % of its values that are not 0 are {_TOP}, the saturated value, which "
@@ -67,26 +64,42 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
 
 def _swapped(maps: Sequence[Values]) -> bool:
     """Whether neighbours differ far less once bytes are swapped."""
-    stored = swapped = 0.0
+    stored = swapped = 0
     for values in maps:
-        other = values.byteswap()
-        for one, two in ((values[:, 1:], values[:, :-1]), (values[1:], values[:-1])):
-            both = (one > 0) & (two > 0) & (one < _TOP) & (two < _TOP)
-            stored += float(np.abs(one[both].astype(np.int32) - two[both]).sum())
-            turned = (other[:, 1:], other[:, :-1]) if one.shape == values[:, 1:].shape else (other[1:], other[:-1])
-            swapped += float(np.abs(turned[0][both].astype(np.int32) - turned[1][both]).sum())
+        known = (values > 0) & (values < _TOP)
+        stored += _roughness(values, known)
+        swapped += _roughness(values.byteswap(), known)
     return swapped < _SMOOTHER * stored
 
 
-def _rotated(known: Values, units_per_metre: float) -> str | None:
+def _roughness(values: Values, known: npt.NDArray[np.bool_]) -> int:
+    """The sum of the differences between neighbours that are both known."""
+    across = np.abs(np.diff(values.astype(np.int32), axis=1))[known[:, 1:] & known[:, :-1]]
+    down = np.abs(np.diff(values.astype(np.int32), axis=0))[known[1:] & known[:-1]]
+    return int(across.sum(dtype=np.int64) + down.sum(dtype=np.int64))
+
+
+def too_flat(maps: Sequence[Values]) -> bool:
+    """Whether the maps hold too few different values for their bits and bytes to tell anything."""
+    return len(np.unique(np.concatenate([np.unique(values) for values in maps]))) < _DISTINCT
+
+
+def _counts(values: Values) -> npt.NDArray[np.int64]:
+    """How often each of the 65536 values occurs."""
+    return np.bincount(values.ravel(), minlength=_TOP + 1).astype(np.int64)
+
+
+def _shifted(counts: npt.NDArray[np.int64], units_per_metre: float) -> str | None:
     """Values shifted up by three bits or more, the highest bits come round to the lowest or not."""
-    aligned = known[known % 8 == 0]
-    if len(aligned) < _ROTATED_SHARE * len(known):
+    known = int(counts[1:_TOP].sum())
+    aligned = counts[8:_TOP:8]
+    if aligned.sum() < _SHIFTED_SHARE * known:
         return None
-    step = int(np.gcd.reduce(aligned))
-    if step & (step - 1) or len(np.unique(aligned)) < _DISTINCT:
+    multiples = 8 * (np.flatnonzero(aligned) + 1)
+    step = int(np.gcd.reduce(multiples))
+    if step & (step - 1) or len(multiples) < _DISTINCT:
         return None  # steps of centimetres are decimal
-    wrapped = len(aligned) < len(known)
+    wrapped = int(aligned.sum()) < known
     if not wrapped and units_per_metre == 1000 * step:
         return None  # shifted millimetres, read as such
     if step == 8:
@@ -99,21 +112,3 @@ def _rotated(known: Values, units_per_metre: float) -> str | None:
         f"its values are multiples of {step}: depth shifted up by {bits} bits. Convert every value d to "
         f"d >> {bits}, and give the unit of that"
     )
-
-
-def _are_stretched(maps: Sequence[Values]) -> bool:
-    """Whether all maps reach 65535, and nearly all as the furthest pixel of a stretched map does."""
-    if not maps or any(values.max(initial=0) < _TOP for values in maps):
-        return False
-    return sum(map(_reaches_the_top, maps)) >= _MOST_MAPS * len(maps)
-
-
-def _reaches_the_top(values: Values) -> bool:
-    """Few pixels at 65535, and not as far above all others as a value that stands for unknown depth is.
-
-    Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
-    """
-    at_top, nonzero = int(np.count_nonzero(values == _TOP)), int(np.count_nonzero(values))
-    inner = values[(values > 0) & (values < _TOP)]
-    few = at_top <= max(_FEW * nonzero, 4)
-    return few and len(np.unique(inner)) >= _DISTINCT and int(inner.max()) >= _NEAR_TOP * _TOP

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.data.depth_garbage import looks_like
+from spaceclip_plugin.data.depth_garbage import looks_like, too_flat
+from spaceclip_plugin.data.depth_stretched import float_looks_like
 from spaceclip_plugin.data.depth_values import COMMON_UNITS_PER_METRE as COMMON_UNITS_PER_METRE
 from spaceclip_plugin.data.depth_values import StoredDepth
 from spaceclip_plugin.data.mixture import Mixture
@@ -23,6 +24,7 @@ from spaceclip_plugin.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 _MOST_PIXELS = 65536
+_MOST_STORED = 1 << 25
 _METRES_PER: dict[float, str] = {1000: "millimetres", 100: "centimetres", 1e6: "micrometres", 0.001: "kilometres"}
 """What floating-point depth that should be metres is found in, by how many of them a metre has."""
 _SET_UNITS = "give it as units_per_metre of the source in a config, or as --units-per-metre"
@@ -99,9 +101,11 @@ def _checked(source: DepthSource, protocol: PlausibleRange, samples: int) -> Ite
 def _plausible(
     source: DepthSource, protocol: PlausibleRange, indices: Sequence[int], units: float | None
 ) -> npt.NDArray[np.float32]:
-    if units is not None and isinstance(source, KeepsStored):
-        maps = [source.stored_depth(index).values.astype(np.uint16) for index in indices]
-        garbage = looks_like(maps, units_per_metre=units)
+    flat = False
+    if isinstance(source, KeepsStored):
+        maps = _stored(source, indices)
+        garbage = float_looks_like(maps) if units is None else looks_like(maps, units_per_metre=units)
+        flat = units is not None and too_flat(maps)
         if garbage is not None:
             place = getattr(source, "place", type(source).__name__)
             raise DataError(f"{place}: {len(maps)} depth maps were looked at, and this is no depth: {garbage}")
@@ -114,6 +118,7 @@ def _plausible(
     if not low_m <= median_m <= high_m:
         plausible = (low_m, high_m)
         advice = _metres(depth_m, plausible) if units is None else _other_units(median_m, units, plausible)
+        advice += _other_bits(median_m, float(units or 1), plausible) if flat else ""
         raise DataError(
             f"the median depth of {len(read)} samples from {read[0].name!r} on is {median_m:.4g} m, expected {low_m:g} "
             f"to {high_m:g} m (protocol {protocol.name!r}); {advice}"
@@ -121,6 +126,14 @@ def _plausible(
     how = "in metres" if units is None else f"with {units:g} units per metre"
     _log.info("median depth of %d samples from %r on: %.3g m, read %s", len(read), read[0].name, median_m, how)
     return depth_m
+
+
+def _stored(source: KeepsStored, indices: Sequence[int]) -> list[npt.NDArray[Any]]:
+    """What the files of some samples hold, evenly spread; of fewer where they are large."""
+    first = source.stored_depth(indices[0]).values
+    count = min(len(indices), max(1, _MOST_STORED // max(1, first.size)))
+    places = np.linspace(0, len(indices) - 1, count).round().astype(int)[1:]
+    return [first, *(source.stored_depth(indices[place]).values for place in places)]
 
 
 def _thinned(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -142,6 +155,20 @@ def _other_units(median_m: float, used: float, range_m: tuple[float, float]) -> 
         f"{read}. It would be {', or '.join(found)}. Which unit is theirs only the makers of the data say: "
         f"{_SET_UNITS}. If the scenes really are of such depth, choose a --depth-range for them"
     )
+
+
+def _other_bits(median_m: float, used: float, range_m: tuple[float, float]) -> str:
+    """What integers may mean whose maps are too flat to tell damage by: their median once it were undone."""
+    value = round(median_m * used)
+    others = {
+        "its bytes swapped": value >> 8 | (value & 255) << 8,
+        "its bits rotated back by 3": value >> 3 | (value & 7) << 13,
+    }
+    found = [
+        f"{other / used:.3g} m with {how}" for how, other in others.items() if range_m[0] <= other / used <= range_m[1]
+    ]
+    few = ". The maps hold too few different values to tell damage by"
+    return f"{few}: it would also be {' or '.join(found)}" if found else few
 
 
 def _metres(depth_m: npt.NDArray[np.float32], range_m: tuple[float, float]) -> str:

@@ -72,7 +72,7 @@ class ReportFolder:
                 "choose an empty or new folder, or move that away"
             )
 
-    def write(self, evaluation: Evaluation, *, details: Mapping[str, str | int | bool] | None = None) -> Report:
+    def write(self, evaluation: Evaluation, *, details: Mapping[str, str | float | bool] | None = None) -> Report:
         """Write the files; those of an earlier evaluation are replaced once all are written, and stay if that fails.
 
         Args:

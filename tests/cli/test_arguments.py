@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.data.image_folder import FolderData
 from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.data.tabletop import SceneData, TabletopScenes
 from spaceclip_plugin.errors import ConfigError, DataError, HostError
@@ -41,7 +43,42 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class TestDepth:
+    """What --units-per-metre and --ray-distance say of data."""
+
+    def test_a_unit_is_for_sources_without_one(self, place: Path) -> None:
+        args = parsed("--units-per-metre", "500")
+        source = arguments.open_sources([f"folder:{place / 'photos'}"], args, NEAR)
+        assert [source[i].depth_m.max() for i in range(3)] == [2.0, 4.0, 60.0]
+        own = FolderData(str(place / "photos"), units_per_metre=2000.0)
+        source = arguments.open_specs([own], NEAR, units_per_metre=500.0)
+        assert source[0].depth_m.max() == 0.5
+
+    def test_a_unit_of_nothing_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="--units-per-metre 500 is for lists and folders"):
+            arguments.open_sources(["scenes:1"], parsed("--units-per-metre", "500"), NEAR)
+
+    def test_distance_along_the_ray_is_converted(self, place: Path) -> None:
+        (place / "photos" / "intrinsics.json").write_text('{"fx": 2.0, "fy": 2.0, "cx": 3.0, "cy": 2.0}')
+        source = arguments.open_sources([f"folder:{place / 'photos'}"], parsed("--ray-distance"), NEAR)
+        np.testing.assert_allclose(source[0].depth_m[0, 0], 1 / np.sqrt(1 + 1.25**2 + 0.75**2), rtol=1e-6)
+
+    def test_distance_along_the_ray_of_nothing_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="--ray-distance is for the depth of lists and folders"):
+            arguments.open_sources(["scenes:1"], parsed("--ray-distance"), NEAR)
+
+
 class TestSources:
+    def test_a_folder_without_a_word_is_one(self, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            source = arguments.open_sources([str(place / "photos")], parsed(), NEAR)
+        assert [source[i].depth_m.max() for i in range(3)] == [1.0, 2.0, 30.0]
+        assert f"read as folder:{place / 'photos'}" in caplog.text
+
+    def test_a_folder_of_something_else_is_told_what_is_expected(self, place: Path) -> None:
+        with pytest.raises(ConfigError, match=rf"is a folder, and it holds list\.txt, photos;.*folder:{place} "):
+            arguments.open_sources([str(place)], parsed(), NEAR)
+
     def test_a_list_below_a_root(self, place: Path) -> None:
         (place / "list.txt").write_text("rgb/b.png depth/b.png\n")
         args = parsed("--root", str(place / "photos"))

@@ -181,3 +181,37 @@ def test_pictures_that_cannot_be(run: Run, tmp_path: Path, argv: list[str], mess
     assert (code, out) == (1, "")
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def smaller(command: list[object], tmp_path: Path) -> Path:
+    """The same photos with depth of half their size, in units of 1/5000 m."""
+    folder = Path(str(command[6])).parent
+    for kind in ("rgb", "depth"):
+        (tmp_path / "half" / kind).mkdir(parents=True)
+    for i in range(IMAGES):
+        (tmp_path / "half" / "rgb" / f"{i}.png").write_bytes((folder / "rgb" / f"{i}.png").read_bytes())
+        depth = np.asarray(Image.open(folder / f"{i}_depth.png")).astype(np.uint16)
+        Image.fromarray(depth[::2, ::2] * np.uint16(5)).save(tmp_path / "half" / "depth" / f"{i}.png")
+    return tmp_path / "half"
+
+
+def test_a_unit_is_given_as_a_flag(
+    run: Run, smaller: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
+    argv = ("--data", smaller, "--protocol", "nyu-eigen", "--depth-range", "0.1,3", "--json")
+    code, _, error = run(*argv)
+    assert code == 1
+    assert "1000 units per metre" in error
+    assert "with 5000 (TUM" in error
+    assert "--units-per-metre" in error
+    argv = ("--data", smaller, "--units-per-metre", 5000, "--out", tmp_path / "out", "--worst", 1, "--json")
+    code, out, error = run(*argv)
+    assert code == 0, error
+    # Depth is scored at its own size, a quarter of the photo's pixels.
+    with (tmp_path / "out" / "per_image.csv").open(newline="") as file:
+        assert {int(row["valid_pixels"]) for row in csv.DictReader(file)} == {18 * 24}
+    assert json.loads(out)["images"] == IMAGES
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["units_per_metre"] == 5000.0
+    assert f"read as folder:{smaller}" in caplog.text
+    assert "read with 5000 units per metre" in caplog.text

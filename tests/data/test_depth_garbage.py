@@ -11,8 +11,10 @@ from exif_files import save
 
 from spaceclip_plugin.data.depth_garbage import looks_like
 from spaceclip_plugin.data.depth_list import DepthList
+from spaceclip_plugin.data.depth_stretched import float_looks_like
 from spaceclip_plugin.data.depth_units import check_depth_units
 from spaceclip_plugin.data.image_files import read_stored_depth
+from spaceclip_plugin.data.image_folder import ImageFolder
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 
@@ -78,6 +80,53 @@ def test_depth_in_any_unit_is_none(units: float, factor: float) -> None:
     metres = room_mm() + generator.random((36, 48)) * (room_mm() > 0)
     values = np.rint(metres * factor).astype(np.uint16)
     assert looks_like([values] * 4, units_per_metre=units) is None
+
+
+@pytest.mark.parametrize("units", UNITS)
+def test_an_8_bit_picture_in_16_bits_is_named(units: float) -> None:
+    said = looks_like([min_max(room_mm()) >> 8] * 3, units_per_metre=units)
+    assert said is not None
+    assert "255" in said
+
+
+FLOATS = [
+    (lambda v: min_max(v) / 65535, "every map is 1,"),
+    (lambda v: (min_max(v) / 65535).astype(np.float16), "every map is 1,"),
+    (lambda v: min_max(v) / 257, "every map is 255,"),
+    (lambda v: inverse(v) / 65535, "every map is 1,"),
+    (lambda v: min_max(v).astype(np.float32), "every map is 65535,"),
+    (lambda v: np.rint(v / 40).astype(np.float32), "whole numbers up to 255"),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), FLOATS)
+def test_pictures_in_floating_point_are_named(tmp_path: Path, damage: Damage, named: str) -> None:
+    """Their median of half a metre, or of 60, would pass in one protocol or another."""
+    for index in range(3):
+        save(tmp_path / f"rgb/{index}.png", np.zeros((36, 48, 3), np.uint8), None)
+        save(tmp_path / f"depth/{index}.npy", damage(room_mm()), None)
+    with pytest.raises(DataError, match=f"this is no depth: .*{named}"):
+        check_depth_units(ImageFolder(tmp_path), get_protocol("whole-image").with_range(1e-3, 1e4))
+
+
+def test_metres_are_metres() -> None:
+    metres = room_mm() / 1000
+    assert float_looks_like([metres] * 3) is None
+    assert float_looks_like([np.where(metres > 0, metres, np.nan)]) is None
+    assert float_looks_like([np.minimum(metres, 1.0)]) is None  # cut off at 1 m
+    assert float_looks_like([np.full((36, 48), 2.0)]) is None
+    assert float_looks_like([]) is None
+
+
+def test_flat_maps_are_told_what_they_could_be_besides(tmp_path: Path) -> None:
+    for value, also in (
+        (2000 << 8 & 65535 | 2000 >> 8, "2 m with its bytes swapped"),
+        (2500 << 3, "2.5 m with its bits"),
+    ):
+        save(tmp_path / "rgb/0.png", np.zeros((4, 5, 3), np.uint8), None)
+        save(tmp_path / "depth/0.png", np.full((4, 5), value, np.uint16), None)
+        with pytest.raises(DataError, match=f"too few different values.*{also}"):
+            check_depth_units(ImageFolder(tmp_path), get_protocol("nyu-eigen"))
 
 
 def test_shifted_millimetres_are_right_in_a_shifted_unit() -> None:

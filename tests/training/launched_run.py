@@ -1,9 +1,9 @@
 """A run as `torchrun` starts it: `launched_run.py OUT CASE`; also writes the first step's gradients.
 
 CASE: "plain"; "accumulated" (three micro-batches a step); "stopped" (killed after step 5 in every process); "resumed";
-"bad-sample" (one that cannot be used, in the share of process 1); "late" (process 1 cannot read its second batch);
-"spoilt" (process 1 has a gradient that is not finite); "unlike" (each has a head of its own); "space-clip"
-(a head with batch statistics).
+"blind" (most crops see no known depth); "bad-sample" (one that cannot be used, in the share of process 1); "late"
+(process 1 cannot read its second batch); "spoilt" (process 1 has a gradient that is not finite); "unlike" (each has a
+head of its own); "space-clip" (a head with batch statistics).
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ def main() -> None:
     # Ten images in fours: the last step of an epoch has two, its last micro-batch one, and one process then none.
     recipe = Recipe(**{**vars(RESUMED), "accumulation": 3 if case == "accumulated" else 1, "loss": loss})
     train = scenes(10)
+    if case == "blind":
+        for sample in train:
+            sample.depth_m[3:] = 0.0
+            sample.depth_m[:, 3:] = 0.0
     if case == "bad-sample":
         train[7] = DepthSample(train[7].image, train[7].depth_m * 0, "list.txt:8 unknown.jpg")
     if case == "late" and os.environ["RANK"] == "1":

@@ -147,6 +147,9 @@ class TestRefusals:
         if (field, value) == ("tower", '""'):  # the host itself
             assert read(f"tower: {value}").tower == ""
             return
+        if (field, value) == ("units_per_metre", "7.5"):
+            assert read(f"units_per_metre: {value}").units_per_metre == 7.5
+            return
         assert re.match(rf"run\.yaml: {field}\b", refused(f"{field}: {value}"))
 
     @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
@@ -165,6 +168,8 @@ class TestRefusals:
             ("image_hw: [192, 0]", "run.yaml: image_hw[1] must be an integer from 1"),
             ("depth_range_m: [2, 0.1]", "run.yaml: depth_range_m must rise, got [2, 0.1]"),
             ("depth_range_m: [0, 1]", "run.yaml: depth_range_m[0] must be a number from"),
+            ("units_per_metre: 0", "run.yaml: units_per_metre must be a number from 0.001"),
+            ("units_per_metre: '1000'", "run.yaml: units_per_metre must be a number from 0.001"),
             ("depth_range_m: [1]", "run.yaml: depth_range_m must be a list of 2 values"),
             ("workers: 2.0", "run.yaml: workers must be an integer"),
             ("save_every: 0", "run.yaml: save_every must be an integer from 1"),

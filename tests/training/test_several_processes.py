@@ -68,6 +68,13 @@ def test_the_summed_gradient_is_that_of_one_process(runs: dict[int, Path]) -> No
         assert torch.equal(value, gradients(runs[2], 1)[name])
 
 
+def test_crops_without_depth_weigh_nothing_in_any_number_of_processes(tmp_path: Path) -> None:
+    out = {count: run(tmp_path / f"of-{count}", "blind", count) for count in (1, 2)}
+    assert_close_gradients(gradients(out[1]), gradients(out[2]))
+    assert newest(out[1]).step == newest(out[2]).step == 6
+    assert found(out[2])["abs_rel"] == pytest.approx(found(out[1])["abs_rel"], rel=1e-3)
+
+
 def test_micro_batches_add_up_too(tmp_path: Path, runs: dict[int, Path]) -> None:
     out = {count: run(tmp_path / f"of-{count}", "accumulated", count) for count in (1, 2)}
     assert_close_gradients(gradients(out[1]), gradients(out[2]))

@@ -13,7 +13,9 @@ from small_world import PROTOCOL, RESUMED, scenes, settings, tiny_head, tiny_hos
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.mixture import Mixture
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.tabletop import TabletopScenes
 from spaceclip_plugin.errors import CaptureError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training.live_features import LiveFeatures
@@ -57,6 +59,30 @@ def test_only_the_first_of_many_are_told() -> None:
         checked_sources({"train": scenes(2), "validation": validation}, PROTOCOL, Processes(torch.device("cpu")))
     assert str(caught.value).count("far.png") == 5
     assert str(caught.value).endswith("\n  … and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "advice"),
+    [
+        (TabletopScenes(3, image_hw=(8, 8)), TabletopScenes(2, image_hw=(8, 8)), "scenes:2:1"),
+        (
+            Mixture([TabletopScenes(2, image_hw=(8, 8), seed=1), TabletopScenes(2, image_hw=(8, 8))]),
+            Mixture([TabletopScenes(5, image_hw=(8, 8), seed=1)]),
+            "scenes:5:2",
+        ),
+    ],
+)
+def test_scenes_that_overlap_are_told_another_seed(train: DepthSource, validation: DepthSource, advice: str) -> None:
+    with pytest.raises(DataError, match="validation source are in the train source too") as caught:
+        checked_sources({"train": train, "validation": validation}, PROTOCOL, Processes(torch.device("cpu")))
+    assert advice in str(caught.value)
+    assert "COUNT:SEED" in str(caught.value)
+
+
+def test_photos_that_overlap_are_told_no_seed() -> None:
+    sources = {"train": scenes(3), "validation": scenes(2)}
+    with pytest.raises(DataError, match=r"Take them out of one$"):
+        checked_sources(sources, PROTOCOL, Processes(torch.device("cpu")))
 
 
 class Counted(list):

@@ -71,6 +71,7 @@ RUN_FLAGS = [
     (["--device", "cuda:3"], "device", "cuda:3"),
     (["--protocol", "kitti-garg"], "protocol", "kitti-garg"),
     (["--depth-range", "0.1,2"], "depth_range_m", (0.1, 2.0)),
+    (["--units-per-metre", "5000"], "units_per_metre", 5000.0),
     (["--data", "x"], "data", listed("x")),
     (["--data", "x", "--data", "folder:y"], "data", (*listed("x"), WeightedSource(FolderData("y")))),
     (["--val", "x", "--val", "list:y"], "validation", listed("x", "y")),
@@ -180,7 +181,7 @@ class TestFlagsOverAConfig:
 
     def test_every_flag_is_in_these_tests(self) -> None:
         tested = {flag for flag, _, _ in RECIPE_FLAGS} | {argv[0] for argv, _, _ in RUN_FLAGS}
-        elsewhere = {"--config", "--resume", "--out", "--root", "--recipe", "--set"}
+        elsewhere = {"--config", "--resume", "--out", "--root", "--ray-distance", "--recipe", "--set"}
         assert {"--" + name.replace("_", "-") for name in vars(arguments_of())} == tested | elsewhere
 
     def test_no_flag_has_a_default_that_a_config_would_lose_to(self) -> None:
@@ -210,6 +211,42 @@ class TestRoot:
     def test_without_a_list_it_means_nothing(self) -> None:
         argv = ["--host", "h", "--data", "scenes:2", "--val", "scenes:1:1", "--out", "o", "--root", "photos"]
         with pytest.raises(ConfigError, match="--root 'photos' is for the paths in a list"):
+            new_run(arguments_of(*argv))
+
+
+class TestDepth:
+    """What --units-per-metre and --ray-distance say of a run's data."""
+
+    def test_a_unit_is_the_runs_where_a_source_has_none(self, tmp_path: Path) -> None:
+        config = config_of("--units-per-metre", "5000")
+        assert config.units_per_metre == 5000.0
+        assert config.data == listed("a")
+        (tmp_path / "run.yaml").write_text(config.to_yaml())
+        assert RunConfig.from_file(tmp_path / "run.yaml").units_per_metre == 5000.0
+        assert config_of().units_per_metre is None
+
+    def test_a_unit_that_no_source_takes_is_refused(self) -> None:
+        argv = ["--host", "h", "--data", "scenes:2", "--val", "lerobot:org/name", "--out", "o"]
+        with pytest.raises(ConfigError, match="--units-per-metre 5000 is for lists and folders"):
+            new_run(arguments_of(*argv, "--units-per-metre", "5000"))
+
+    @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9"])
+    def test_units_that_cannot_be(self, text: str) -> None:
+        with pytest.raises(ConfigError, match="units_per_metre must be a number from"):
+            config_of("--units-per-metre", text)
+
+    def test_distance_along_the_ray_is_kept_with_every_list_and_folder(self, tmp_path: Path) -> None:
+        config = config_of("--data", "scenes:2", "--data", "folder:f", "--ray-distance")
+        ray = WeightedSource(ListData("a", distance="ray"))
+        assert config.data == (ray, WeightedSource(SceneData(2)), WeightedSource(FolderData("f", distance="ray")))
+        assert config.validation == (WeightedSource(ListData("b", distance="ray")),)
+        (tmp_path / "run.yaml").write_text(config.to_yaml())
+        again = RunConfig.from_file(tmp_path / "run.yaml")
+        assert [getattr(part.source, "distance", None) for part in again.data] == ["ray", None, "ray"]
+
+    def test_distance_along_the_ray_of_nothing_is_refused(self) -> None:
+        argv = ["--host", "h", "--data", "scenes:2", "--val", "scenes:1:1", "--out", "o", "--ray-distance"]
+        with pytest.raises(ConfigError, match="--ray-distance is for the depth of lists and folders"):
             new_run(arguments_of(*argv))
 
 
