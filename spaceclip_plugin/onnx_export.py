@@ -237,9 +237,9 @@ def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
         given.doc_string = "patch map of a hidden state: prefix tokens dropped, rows as in the image"
         if given.name == "context":
             given.doc_string = f"global vector of the tower: {head.config.context}"
-    model.graph.output[0].doc_string = (
-        "depth in metres along the optical axis, of the part of the image that the patches cover"
-    )
+    model.graph.output[
+        0
+    ].doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
 
 
 def _shape(value: Any) -> tuple[int | str, ...]:
