@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -20,12 +20,15 @@ from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.host_steps import HostSteps
 from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
+from spaceclip_plugin.latest_depth import LatestDepth
+from spaceclip_plugin.module_state import eval_twin
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
-from spaceclip_plugin.views import checked_views, declared_views, named_calls
+from spaceclip_plugin.tower_run import run_alone
+from spaceclip_plugin.views import Given, checked_views, declared_order, given_views, named_calls
 
 MAX_UNREAD = 16
 """Unread frames kept by default, five steps of three cameras.
@@ -98,7 +101,7 @@ def attach_depth_head(
     _warn_of_adapted_blocks(chosen)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
     if views is None:
-        views = declared_views(lineage(host, chosen.spec.path))
+        views = declared_order(lineage(host, chosen.spec.path))
     attachment = DepthAttachment(host, head, recorder, views, mapping)
     recorder.start()
     return attachment
@@ -120,7 +123,9 @@ class DepthAttachment:
         self._mapping = mapping
         self._host = host
         self._recorder = recorder
-        self._latest: DepthMap | None = None
+        self._latest = LatestDepth(views)
+        self._steps = HostSteps()
+        self._given: Given | None = None
         self._attached = True
         self._warned = False
         weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
@@ -147,13 +152,42 @@ class DepthAttachment:
 
     @property
     def latest(self) -> DepthMap | None:
-        """The newest depth that `read` gave, with its age by now; None before the first.
+        """The newest depth that `read` gave; None before the first. Of several cameras it is one's: see `latest_of`.
 
-        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. Of several cameras
-        it is the last one's; the blank image that stands for a missing camera does not count.
+        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. The blank image that
+        stands for a missing camera does not count.
         """
-        latest = self._latest
-        return None if latest is None else latest.relabelled(age=self.steps - 1 - latest.step)
+        newest = self._latest.newest
+        return None if newest is None else newest.relabelled()
+
+    @property
+    def latest_of_each(self) -> tuple[DepthMap, ...]:
+        """The newest depth of every camera, in the order of `views`; what was not seen again is older, see `age`.
+
+        Where image calls bear no names, those of the last step that had any follow, in call order.
+        """
+        return self._latest.each
+
+    def latest_of(self, view: str) -> DepthMap | None:
+        """The newest depth of one camera; None before its first.
+
+        Raises:
+            ConfigError: no camera has that name.
+        """
+        return self._latest.of(view)
+
+    def given(self, cameras: Iterable[str]) -> None:
+        """Tell, before the step's `read`, which cameras the policy is given in this host step.
+
+        Needed where some may be missing: which are there, image calls alone do not tell.
+
+        Args:
+            cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.
+
+        Raises:
+            ConfigError: none of them is one of the policy's, or a name that is not.
+        """
+        self._given = Given(self.steps, given_views(self.views, cameras))
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
@@ -173,9 +207,9 @@ class DepthAttachment:
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
         reader = threading.get_ident()
-        with in_eval_mode(self.head):
-            decoded = self._each(lambda frame: decode(self._recorder, self.head, frame, output_hw, reader=reader))
-        maps = self._handed_out(decoded)
+        head = eval_twin(self.head)
+        decoded = self._each(lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader))
+        maps = self._handed_out(decoded, self._given)
         self.step()
         return maps
 
@@ -183,7 +217,8 @@ class DepthAttachment:
         """What `read` would decode now, as work for another thread; ends the host step like a read.
 
         The frames are taken here, in the host's thread, and none but the caller decodes them: call what is returned
-        once, or not at all. It raises what `read` raises, and loses the frames then.
+        once, or not at all. It raises what `read` raises, and loses the frames then. The head stays in its mode, and
+        its weights are followed: one that is trained meanwhile is read in the midst of its steps.
 
         Raises:
             CaptureError: a tap failed while the host ran.
@@ -191,21 +226,20 @@ class DepthAttachment:
         """
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
-        frames, reader = self._recorder.take(), threading.get_ident()
+        frames, reader, head, given = self._recorder.take(), threading.get_ident(), eval_twin(self.head), self._given
         self.step()
 
         def work() -> list[DepthMap]:
-            with in_eval_mode(self.head):
-                decoded = [decode(self._recorder, self.head, frame, output_hw, reader=reader) for frame in frames]
+            decoded = [decode(self._recorder, head, frame, output_hw, reader=reader) for frame in frames]
             for frame in frames:  # the host may have gone on meanwhile, and written over them
                 self._recorder.check_complete(frame)
-            return self._handed_out(decoded)
+            return self._handed_out(decoded, given)
 
         return work
 
     def step(self) -> None:
         """Tell that the host took a step without a read; the frames it left stay unread and grow older."""
-        self._recorder.step += 1
+        self._recorder.step = self._steps.end()
 
     def skip(self) -> None:
         """End a host step whose depth nobody wants: its frames, and all that are unread, are dropped undecoded.
@@ -232,13 +266,8 @@ class DepthAttachment:
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
-        tower = self._recorder.tower
-        # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
-        weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
-        device = pixels.device if weight.is_meta else weight.device
         try:
-            with torch.no_grad(), in_eval_mode(tower.module):  # in train mode it would draw random numbers
-                tower.adapter.run(tower, pixels.to(device, weight.dtype))
+            run_alone(self._recorder.tower, pixels)
         except CaptureError:
             raise
         except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
@@ -281,33 +310,7 @@ class DepthAttachment:
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to verify")
-        recorder, host = self._recorder, self._host
-        tapped = recorder.twin(max_frames=MAX_UNREAD)
-        device = _device(recorder.tower)
-        unread = recorder.take()
-        recorder.stop()
-        try:
-            with random_state_kept(device), buffers_kept(host):
-                plain_output = verification.run(call)
-            tapped.start()
-            with random_state_kept(device), buffers_kept(host):
-                tapped_output = verification.run(call)
-            frames = tapped.take()
-        finally:
-            tapped.stop()
-            recorder.start()
-            recorder.put_back(unread)
-        if not frames:
-            raise CaptureError(
-                f"the host ran, but the {self.tower} did not: this call uses no vision (a queued action?), "
-                "or what was compiled or traced before the head was attached"
-            )
-        for frame in frames:
-            recorder.check_complete(frame)
-        if not plain_output:
-            raise CaptureError("the host returned no tensor, array or number that could be compared")
-        identical, difference = verification.compare(plain_output, tapped_output)
-        return verification.VerifyReport(identical, difference, len(plain_output), len(frames))
+        return verification.measure(self._recorder, self._host, call, device=_device(self._recorder.tower))
 
     def detach(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
@@ -343,17 +346,19 @@ class DepthAttachment:
             raise
         return decoded
 
-    def _handed_out(self, decoded: Sequence[Decoded]) -> list[DepthMap]:
-        """Depth maps under their cameras' names; the newest that shows something becomes the latest."""
+    def _handed_out(self, decoded: Sequence[Decoded], given: Given | None) -> list[DepthMap]:
+        """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
         maps = [one.depth for one in decoded]
+        names: list[str | None] = [None] * len(maps)
         if self.views:
-            names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded])
-            maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
+            names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded], given=given)
+        maps = [
+            depth.relabelled(view=name, age=self._steps.age_of(depth.step))
+            for depth, name in zip(maps, names, strict=True)
+        ]
         if self._mapping is not None:
             maps = [dataclasses.replace(depth, mapping=self._mapping_of(depth.view)) for depth in maps]
-        seen = [depth for depth, one in zip(maps, decoded, strict=True) if not one.blank]
-        if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
-            self._latest = seen[-1]
+        self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
         return maps
 
     def _mapping_of(self, view: str | None) -> ImageMapping | None:

@@ -225,7 +225,9 @@ class NewestDepth:
             self.images = tuple(image.relabelled(age=image.age + 1) for image in self.images)
             return
         last = max(depth.step for depth in found)
-        images = [depth[i] for depth in found if depth.step == last for i in range(len(depth))]
+        # Ages are counted here from now on: those of an attachment's depth would count the same steps once more.
+        newest = [depth.relabelled(age=int(depth.age)) for depth in found if depth.step == last]
+        images = [depth[i] for depth in newest for i in range(len(depth))]
         alike = [image.view for image in images] == [image.view for image in self.images]
         if alike:
             again = [_same(image, old) for image, old in zip(images, self.images, strict=True)]

@@ -124,7 +124,8 @@ class DepthLink:
         for key, image in images.items():
             self._attachment.refresh(_prepared(policy, key, image, self._spec))
         maps = self._attachment.read()[-len(images) :]
-        found = {key: depth.relabelled(view=camera_name(key)) for key, depth in zip(images, maps, strict=True)}
+        # Of this step, which `end_step` ends: reading counted one more.
+        found = {key: depth.relabelled(view=camera_name(key), age=0) for key, depth in zip(images, maps, strict=True)}
         self._refreshed = [*found.values()]
         return found
 

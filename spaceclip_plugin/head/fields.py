@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, cast
 
 from spaceclip_plugin.errors import ConfigError, nearest
 
@@ -23,6 +24,38 @@ def whole(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {shown(value)}")
     return value
+
+
+def integer(name: str, value: object, low: int, high: int, *, meaning: str = "") -> int:
+    """`value` as an int if it is one number in [low, high] of any integer type: Python's, numpy's or a tensor's.
+
+    For arguments of calls, which users compute with numpy and torch. Configs, which are written to files, hold what
+    `whole` takes.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        low, high: its bounds.
+        meaning: of the number and how to get it, for the error.
+
+    Raises:
+        ConfigError: anything else (truth values, 3.0 and arrays of one number included), naming the argument.
+    """
+    found = _index(value)
+    if found is None or not low <= found <= high:
+        told = f" ({meaning})" if meaning else ""
+        raise ConfigError(f"{name} must be an integer from {low} to {high}{told}, got {shown(value)}")
+    return found
+
+
+def _index(value: object) -> int | None:
+    """What Python would index a list by; None for truth values, whoever's they are, and for arrays."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
