@@ -19,11 +19,11 @@ from spaceclip_plugin import registry, verification
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
+from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.host_steps import HostSteps
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.latest_depth import LatestDepth
-from spaceclip_plugin.module_state import eval_twin
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec

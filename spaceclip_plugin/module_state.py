@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
-from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from torch import nn
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -29,54 +24,6 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part in in_training:
             part.training = True
-
-
-def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
-    """The module in eval mode, while it stays itself in whatever mode it is: other threads may train or run it.
-
-    Every part is another object that shares the part's parameters, buffers and hooks, so that it follows what becomes
-    of the weights (steps of an optimizer, moves, `load_state_dict` with `assign=True`), and holds nothing but a mode of
-    its own. It is made for one use, which costs no more than asking every part for its mode: parts that are added or
-    replaced later are not seen.
-
-    A module that is compiled and in eval mode is its own twin, for its code is bound to it; one that is compiled and in
-    train mode has a twin that is not compiled.
-
-    Args:
-        module: with all its parts.
-        twins: filled with the twin of every part.
-    """
-    parts = list(module.modules())
-    made = {} if twins is None else twins
-    if any(map(_is_compiled, parts)) and not any(part.training for part in parts):
-        made.update(zip(parts, parts, strict=True))
-        return module
-    made.update((part, object.__new__(type(part))) for part in parts)
-    for part in parts:
-        if "_orig_mod" in part._modules and _is_compiled(part):
-            made[part] = made[part._modules["_orig_mod"]]  # type: ignore[index]
-    for part in parts:
-        if type(made[part]) is type(part):
-            state = {name: _rebound(value, made) for name, value in vars(part).items()}
-            children = {name: child if child is None else made[child] for name, child in part._modules.items()}
-            if _is_compiled(part):
-                state["_compiled_call_impl"] = None  # bound to the part itself
-            vars(made[part]).update(state, training=False, _modules=type(part._modules)(children))
-    return cast(M, made[module])
-
-
-def _is_compiled(part: nn.Module) -> bool:
-    return getattr(part, "_compiled_call_impl", None) is not None or type(part).__name__ == "OptimizedModule"
-
-
-def _rebound(value: object, twins: dict[nn.Module, nn.Module]) -> object:
-    """An attribute of a twin: methods that libraries put there when they wrap `forward` become those of twins."""
-    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-        return MethodType(value.__func__, twins.get(value.__self__, value.__self__))
-    if isinstance(value, functools.partial):
-        args = [twins.get(arg, arg) if isinstance(arg, nn.Module) else arg for arg in value.args]
-        return functools.partial(value.func, *args, **value.keywords)
-    return value
 
 
 @contextmanager

@@ -7,15 +7,16 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin.module_state import eval_twin
+from spaceclip_plugin.eval_twin import can_have_twin, eval_twin
+from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Tower
 
 
 def run_alone(tower: Tower, pixels: Tensor) -> None:
     """Run the tower on prepared images, in eval mode, on its own device and in its own dtype; its hooks are called.
 
-    A tower in train mode would draw random numbers. Its mode is not touched, for another thread may run the host:
-    what runs then are parts in eval mode that share its weights.
+    A tower in train mode would draw random numbers. Its mode is not touched, for another thread may run the host: what
+    runs then is its `eval_twin`. Only a tower whose `forward` someone replaced has none, and is switched and back.
 
     Args:
         tower: of a live host.
@@ -27,13 +28,13 @@ def run_alone(tower: Tower, pixels: Tensor) -> None:
     # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
     weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
     device = pixels.device if weight.is_meta else weight.device
-    if any(part.training for part in tower.module.modules()):
-        tower = _in_eval_mode(tower)
-    with torch.no_grad():
+    if any(part.training for part in tower.module.modules()) and can_have_twin(tower.module):
+        tower = _twin(tower)
+    with torch.no_grad(), in_eval_mode(tower.module):
         tower.adapter.run(tower, pixels.to(device, weight.dtype))
 
 
-def _in_eval_mode(tower: Tower) -> Tower:
+def _twin(tower: Tower) -> Tower:
     twins: dict[nn.Module, nn.Module] = {}
     module = eval_twin(tower.module, twins)
     return dataclasses.replace(
