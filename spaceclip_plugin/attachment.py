@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
+from spaceclip_plugin.call_names import CallNames, Given
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
@@ -28,7 +29,7 @@ from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
 from spaceclip_plugin.tower_run import run_alone
-from spaceclip_plugin.views import Given, checked_views, declared_order, given_views, named_calls
+from spaceclip_plugin.views import checked_views, declared_order
 
 MAX_UNREAD = 16
 """Unread frames kept by default, five steps of three cameras.
@@ -125,7 +126,7 @@ class DepthAttachment:
         self._recorder = recorder
         self._latest = LatestDepth(views)
         self._steps = HostSteps()
-        self._given: Given | None = None
+        self._names = CallNames(views)
         self._attached = True
         self._warned = False
         weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
@@ -187,7 +188,7 @@ class DepthAttachment:
         Raises:
             ConfigError: none of them is one of the policy's, or a name that is not.
         """
-        self._given = Given(self.steps, given_views(self.views, cameras))
+        self._names.tell(self.steps, cameras)
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
@@ -209,7 +210,7 @@ class DepthAttachment:
         reader = threading.get_ident()
         head = eval_twin(self.head)
         decoded = self._each(lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader))
-        maps = self._handed_out(decoded, self._given)
+        maps = self._handed_out(decoded, self._names.given)
         self.step()
         return maps
 
@@ -226,7 +227,12 @@ class DepthAttachment:
         """
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
-        frames, reader, head, given = self._recorder.take(), threading.get_ident(), eval_twin(self.head), self._given
+        frames, reader, head, given = (
+            self._recorder.take(),
+            threading.get_ident(),
+            eval_twin(self.head),
+            self._names.given,
+        )
         self.step()
 
         def work() -> list[DepthMap]:
@@ -266,6 +272,7 @@ class DepthAttachment:
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
+        self._names.refreshed(self.steps)
         try:
             run_alone(self._recorder.tower, pixels)
         except CaptureError:
@@ -346,15 +353,11 @@ class DepthAttachment:
             raise
         return decoded
 
-    def _handed_out(self, decoded: Sequence[Decoded], given: Given | None) -> list[DepthMap]:
+    def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
         """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
-        maps = [one.depth for one in decoded]
-        names: list[str | None] = [None] * len(maps)
-        if self.views:
-            names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded], given=given)
         maps = [
-            depth.relabelled(view=name, age=self._steps.age_of(depth.step))
-            for depth, name in zip(maps, names, strict=True)
+            one.depth.relabelled(view=name, age=self._steps.age_of(one.depth.step))
+            for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
         ]
         if self._mapping is not None:
             maps = [dataclasses.replace(depth, mapping=self._mapping_of(depth.view)) for depth in maps]

@@ -7,21 +7,17 @@ user tells which cameras are there; a wrong name would be worse than none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import nn
 
-from spaceclip_plugin.errors import ConfigError, nearest
-from spaceclip_plugin.head.fields import shown
+from spaceclip_plugin.errors import ConfigError
 
 # LeRobot's policies that run their tower camera by camera; its others put all cameras into one batch.
 _CAMERA_BY_CAMERA = frozenset({"PI0Policy", "PI05Policy", "PI0FastPolicy", "SmolVLAPolicy"})
 _PREFIXES = ("observation.images.", "observation.")
 _EMPTY = "empty_camera"
-# Those of them that leave out the calls of missing cameras, and what a camera's name follows in an observation's keys.
-_LEAVING_OUT = frozenset({"SmolVLAPolicy"})
-_KEYS = ("", "observation.", "observation.images.")
+_LEAVING_OUT = frozenset({"SmolVLAPolicy"})  # those of them that leave out the calls of missing cameras
 
 
 def declared_views(holders: Iterable[nn.Module]) -> tuple[str, ...]:
@@ -72,41 +68,12 @@ def _short(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a user told of one host step: the cameras whose images the policy was given.
-
-    Attributes:
-        step: number of the host step.
-        cameras: their names as in the views.
-    """
-
-    step: int
-    cameras: frozenset[str]
-
-
-def given_views(views: Sequence[str], cameras: Iterable[str]) -> frozenset[str]:
-    """Those of the views that are among some names of cameras, or among the keys of an observation.
-
-    Raises:
-        ConfigError: none is, or one of the names is no view's; of an observation, other keys are passed over.
-    """
-    names = [str(name) for name in cameras]
-    there = {view: [prefix + view for prefix in _KEYS if prefix + view in names] for view in views}
-    known_names = {key for keys in there.values() for key in keys}
-    unknown = [] if isinstance(cameras, Mapping) else [name for name in names if name not in known_names]
-    if isinstance(cameras, str) or unknown or not any(there.values()):
-        known = ", ".join(views) or "none: attach with views=[…]"
-        hint = nearest(unknown[0], views) if unknown and not isinstance(cameras, str) else ""
-        raise ConfigError(
-            "given takes the names of the cameras whose images the policy is given, or its observation, got "
-            f"{shown(cameras if isinstance(cameras, str) else unknown or names)}{hint}; its cameras are {known}"
-        )
-    return frozenset(view for view, keys in there.items() if keys)
-
-
 def named_calls(
-    views: Sequence[str], steps: Sequence[int], blank: Sequence[bool | None], *, given: Given | None = None
+    views: Sequence[str],
+    steps: Sequence[int],
+    blank: Sequence[bool | None],
+    *,
+    given: Mapping[int, Collection[str]] | None = None,
 ) -> list[str | None]:
     """The camera of every image call, or None.
 
@@ -114,18 +81,18 @@ def named_calls(
         views: cameras in the order in which the policy calls its tower.
         steps: the host step of every call, in call order.
         blank: whether every image of a call is of one value; None where that is not known.
-        given: which cameras the policy had in one of the steps, where that was told.
+        given: the cameras that the policy had images of, by host step, where that was told.
     """
     names: list[str | None] = [None] * len(steps)
     for step in set(steps):
         calls = [i for i, other in enumerate(steps) if other == step]
-        cameras = given.cameras if given is not None and given.step == step else None
+        cameras = None if given is None else given.get(step)
         for i, name in zip(calls, _names(views, [blank[i] for i in calls], cameras), strict=True):
             names[i] = name
     return names
 
 
-def _names(views: Sequence[str], blank: Sequence[bool | None], given: frozenset[str] | None) -> list[str | None]:
+def _names(views: Sequence[str], blank: Sequence[bool | None], given: Collection[str] | None) -> list[str | None]:
     """The cameras of one step's calls: first those that are there, in order, then images of one value for others."""
     unknown: list[str | None] = [None] * len(blank)
     if None in blank:

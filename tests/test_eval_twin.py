@@ -63,7 +63,7 @@ class TestSharedHead:
         with attach_depth_head(host, head) as depth, DepthReader(depth, background=True) as reader:
             for _ in range(3):
                 see(host, 0)
-                [features] = depth.features()
+                features = depth.features()[-1]
                 head(features).depth_m.mean().backward()
                 optimizer.step()
                 see(host, 0)
