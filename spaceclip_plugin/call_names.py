@@ -64,17 +64,20 @@ class CallNames:
             decoded: in call order.
             given: what was told by then.
         """
+        names = [one.depth.view for one in decoded]
         if not self.views:
-            return [None] * len(decoded)
-        names = named_calls(
-            self.views, [one.depth.step for one in decoded], [one.blank for one in decoded], given=given
-        )  # fmt: skip
-        doubtful = [one for one, name in zip(decoded, names, strict=True) if name is None and one.blank is False]
-        if not self._warned and any(one.depth.step != self._refreshed for one in doubtful):
+            return names
+        asked = [(i, one) for i, one in enumerate(decoded) if one.depth.view is None]
+        steps, blank = [one.depth.step for _, one in asked], [one.blank for _, one in asked]
+        for (i, _), name in zip(asked, named_calls(self.views, steps, blank, given=given), strict=True):
+            names[i] = name
+        if not self._warned and any(
+            names[i] is None and one.blank is False and one.depth.step != self._refreshed for i, one in asked
+        ):
             self._warned = True
             _logger.warning(
                 "%d image call(s) of the cameras %s: which is of which cannot be told, and depth bears no name. Read "
                 "once per host step; where cameras are missing, tell which there are: attachment.given(observation) in "
-                "every step, or attach_depth_head(…, views=[…]) with those alone", len(decoded), ", ".join(self.views),
+                "every step, or attach_depth_head(…, views=[…]) with those alone", len(asked), ", ".join(self.views),
             )  # fmt: skip
         return names

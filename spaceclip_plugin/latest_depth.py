@@ -46,17 +46,21 @@ class LatestDepth:
         Raises:
             ConfigError: no camera has that name.
         """
-        if view not in self._views:
-            known = ", ".join(self._views) or "none by name: attach with views=[…]"
-            hint = nearest(str(view), self._views)
-            raise ConfigError(f"no camera is called {view!r}{hint}; the cameras of this attachment are {known}")
-        return self._named.get(view)
+        with self._lock:
+            known = dict.fromkeys((*self._views, *self._named))
+            found = self._named.get(view)
+        if view not in known:
+            listed = ", ".join(known) or "none by name: attach with views=[…]"
+            hint = nearest(str(view), known)
+            raise ConfigError(f"no camera is called {view!r}{hint}; the cameras of this attachment are {listed}")
+        return found
 
     @property
     def each(self) -> tuple[DepthMap, ...]:
         """That of every camera: named ones in the order of the views, then those without a name in call order."""
         with self._lock:
-            return (*(self._named[name] for name in self._views if name in self._named), *self._unnamed)
+            names = dict.fromkeys((*self._views, *self._named))  # a refreshed camera may be none of the views
+            return (*(self._named[name] for name in names if name in self._named), *self._unnamed)
 
 
 def _is_newer(depth: DepthMap, than: DepthMap | None) -> bool:

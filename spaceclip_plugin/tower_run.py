@@ -1,37 +1,65 @@
-"""Running a tower alone, without the rest of its host and without a change to it."""
+"""Running a watched tower alone, without the rest of its host and without a change to it."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.eval_twin import can_have_twin, eval_twin
+from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.module_state import in_eval_mode
+from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.tower import Tower
 
 
-def run_alone(tower: Tower, pixels: Tensor) -> None:
-    """Run the tower on prepared images, in eval mode, on its own device and in its own dtype; its hooks are called.
+def run_alone(
+    recorder: FrameRecorder, pixels: Tensor, *, view: str | None, mapping: ImageMapping | Literal["host"] | None
+) -> None:
+    """Run the tower on images in eval mode, so that its recorder has a frame of them.
 
     A tower in train mode would draw random numbers. Its mode is not touched, for another thread may run the host: what
     runs then is its `eval_twin`. Only a tower whose `forward` someone replaced has none, and is switched and back.
 
     Args:
-        tower: of a live host.
-        pixels: (B, 3, H, W).
+        recorder: started.
+        pixels: (B, 3, H, W), as the tower takes them; moved to its device and dtype.
+        view, mapping: what the frame shall say of them; see `RawFrame`.
 
     Raises:
-        CaptureError: a size this tower cannot take. What the tower itself raises passes through.
+        ConfigError: not such a tensor, or an empty batch.
+        CaptureError: the tower does not take images of that size.
     """
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
+    tower = recorder.tower
     # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
     weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
     device = pixels.device if weight.is_meta else weight.device
     if any(part.training for part in tower.module.modules()) and can_have_twin(tower.module):
         tower = _twin(tower)
-    with torch.no_grad(), in_eval_mode(tower.module):
-        tower.adapter.run(tower, pixels.to(device, weight.dtype))
+    before = recorder.newest()
+    try:
+        with torch.no_grad(), in_eval_mode(tower.module):
+            tower.adapter.run(tower, pixels.to(device, weight.dtype))
+    except CaptureError:
+        raise
+    except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
+        recorder.abandon()
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        height, width = tower.spec.image_hw
+        raise CaptureError(
+            f"the {tower.spec} refused images of shape {tuple(pixels.shape)}: {error}. "
+            f"It was built for {height}x{width}; prepare images with data.preparation.prepare"
+        ) from error
+    frame = recorder.newest()
+    if frame is not None and frame is not before:
+        frame.view, frame.mapping = view, mapping
 
 
 def _twin(tower: Tower) -> Tower:
