@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from spaceclip_plugin.declared_mappings import declared_mappings, short_name
 from spaceclip_plugin.errors import ConfigError
+
+__all__ = ["checked_views", "declared_mappings", "declared_views", "named_calls"]
 
 # LeRobot's policies that run their tower camera by camera; its others put all cameras into one batch.
 _CAMERA_BY_CAMERA = frozenset({"PI0Policy", "PI05Policy", "PI0FastPolicy", "SmolVLAPolicy"})
-_PREFIXES = ("observation.images.", "observation.")
 _EMPTY = "empty_camera"
 
 
@@ -24,7 +26,7 @@ def declared_views(holders: Iterable[nn.Module]) -> tuple[str, ...]:
     for module in holders:
         if any(cls.__name__ in _CAMERA_BY_CAMERA for cls in type(module).__mro__):
             features = getattr(getattr(module, "config", None), "image_features", None)
-            return tuple(_short(str(name)) for name in features) if isinstance(features, Mapping) else ()
+            return tuple(short_name(str(name)) for name in features) if isinstance(features, Mapping) else ()
     return ()
 
 
@@ -34,12 +36,6 @@ def checked_views(views: Sequence[str]) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"views must be a list of different camera names, got {views!r}")
     return names
-
-
-def _short(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
 
 
 def named_calls(views: Sequence[str], steps: Sequence[int], blank: Sequence[bool | None]) -> list[str | None]:
