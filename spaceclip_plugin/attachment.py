@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
+from spaceclip_plugin.camera_mappings import CameraMappings
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
+from spaceclip_plugin.seen_part import SeenPart
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
-from spaceclip_plugin.views import checked_views, declared_views, named_calls
+from spaceclip_plugin.tower_run import run_alone
+from spaceclip_plugin.views import checked_views, declared_mappings, declared_views, named_calls
 
 MAX_UNREAD = 16
 """Unread frames kept by default, five steps of three cameras.
@@ -63,7 +65,9 @@ def attach_depth_head(
         views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
             the policy's configuration lists them, where it does (LeRobot).
         mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
-            it, and their `points` take the camera's intrinsics.
+            it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
+            configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images
+            confirms.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
@@ -96,10 +100,13 @@ def attach_depth_head(
         )
     _warn_of_other_statistics(head, chosen.spec)
     _warn_of_adapted_blocks(chosen)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
     if views is None:
         views = declared_views(lineage(host, chosen.spec.path))
-    attachment = DepthAttachment(host, head, recorder, views, mapping)
+    if mapping is None:
+        mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
+    mappings = CameraMappings(mapping, views=views)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
+    attachment = DepthAttachment(host, head, recorder, views, mappings)
     recorder.start()
     return attachment
 
@@ -113,11 +120,11 @@ class DepthAttachment:
         head: DepthHead,
         recorder: FrameRecorder,
         views: tuple[str, ...],
-        mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
+        mappings: CameraMappings,
     ) -> None:
         self.head = head
         self.views = views
-        self._mapping = mapping
+        self._mappings = mappings
         self._host = host
         self._recorder = recorder
         self._latest: DepthMap | None = None
@@ -168,13 +175,15 @@ class DepthAttachment:
 
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
-            ConfigError: an impossible output size; every frame stays unread.
+                Or mappings are by camera and no one can tell which camera a call is of; these frames are lost.
+            ConfigError: an impossible output size; every frame stays unread. Or a camera has no mapping where there are
+                mappings by camera, or one to another tower image; these frames are lost.
         """
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
         reader = threading.get_ident()
         with in_eval_mode(self.head):
-            decoded = self._each(lambda frame: decode(self._recorder, self.head, frame, output_hw, reader=reader))
+            decoded = self._each(lambda frame: self._decoded(frame, output_hw, reader))
         maps = self._handed_out(decoded)
         self.step()
         return maps
@@ -196,7 +205,7 @@ class DepthAttachment:
 
         def work() -> list[DepthMap]:
             with in_eval_mode(self.head):
-                decoded = [decode(self._recorder, self.head, frame, output_hw, reader=reader) for frame in frames]
+                decoded = [self._decoded(frame, output_hw, reader) for frame in frames]
             for frame in frames:  # the host may have gone on meanwhile, and written over them
                 self._recorder.check_complete(frame)
             return self._handed_out(decoded)
@@ -216,12 +225,17 @@ class DepthAttachment:
         self._recorder.take()
         self.step()
 
-    def refresh(self, pixels: Tensor) -> None:
+    def refresh(
+        self, pixels: Tensor, *, view: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
+    ) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
 
         Args:
             pixels: (B, 3, H, W), prepared as the host prepares them (`data.preparation.prepare`); moved to the tower's
                 device and dtype.
+            view: the camera they are of; None: told by order, where every camera is refreshed.
+            mapping: how they were made out of the camera's images: as the host makes them, which is what the attachment
+                knows; by a mapping of their own; or None where that is not told.
 
         Raises:
             ConfigError: not such a tensor, an empty batch, or the attachment is detached.
@@ -229,27 +243,16 @@ class DepthAttachment:
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to refresh")
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
-            shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
-        tower = self._recorder.tower
-        # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
-        weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
-        device = pixels.device if weight.is_meta else weight.device
-        try:
-            with torch.no_grad(), in_eval_mode(tower.module):  # in train mode it would draw random numbers
-                tower.adapter.run(tower, pixels.to(device, weight.dtype))
-        except CaptureError:
-            raise
-        except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
-            self._recorder.abandon()
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-            height, width = self.tower.image_hw
-            raise CaptureError(
-                f"the {self.tower} refused images of shape {tuple(pixels.shape)}: {error}. "
-                f"It was built for {height}x{width}; prepare images with data.preparation.prepare"
-            ) from error
+        run_alone(self._recorder, pixels, view=view, mapping=mapping)
+
+    def seen(self, image_hw: tuple[int, int] | None = None) -> SeenPart | None:
+        """What the tower reads of an image of that size, or of the size it was built for; None where that is all of it.
+
+        A tower whose patches do not divide its image leaves a strip at the right and at the bottom unread.
+        """
+        look = getattr(self._recorder.tower.adapter, "seen", None)  # packed towers take whole patches alone
+        found: SeenPart | None = None if look is None else look(self._recorder.tower, image_hw or self.tower.image_hw)
+        return found
 
     def features(self) -> list[TowerFeatures]:
         """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.
@@ -343,21 +346,23 @@ class DepthAttachment:
             raise
         return decoded
 
+    def _decoded(self, frame: RawFrame, output_hw: tuple[int, int] | None, reader: int) -> Decoded:
+        return decode(self._recorder, self.head, frame, output_hw, reader=reader, anchor=self._mappings.anchor)
+
     def _handed_out(self, decoded: Sequence[Decoded]) -> list[DepthMap]:
         """Depth maps under their cameras' names; the newest that shows something becomes the latest."""
         maps = [one.depth for one in decoded]
         if self.views:
             names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded])
-            maps = [depth.relabelled(view=name) for depth, name in zip(maps, names, strict=True)]
-        if self._mapping is not None:
-            maps = [dataclasses.replace(depth, mapping=self._mapping_of(depth.view)) for depth in maps]
+            maps = [
+                depth if depth.view is not None else depth.relabelled(view=name)
+                for depth, name in zip(maps, names, strict=True)
+            ]
+        maps = [self._mappings.applied(depth, one) for depth, one in zip(maps, decoded, strict=True)]
         seen = [depth for depth, one in zip(maps, decoded, strict=True) if not one.blank]
         if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
             self._latest = seen[-1]
         return maps
-
-    def _mapping_of(self, view: str | None) -> ImageMapping | None:
-        return self._mapping.get(view or "") if isinstance(self._mapping, Mapping) else self._mapping
 
     def _warn_if_untrained(self) -> None:
         if not self.head.trained and not self._warned:

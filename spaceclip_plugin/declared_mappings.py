@@ -2,13 +2,13 @@
 
 LeRobot's policies resize a camera's image with its aspect ratio and fill up the rest of their tower's. Which size,
 which size of camera and which side is padded stands in their class and its configuration; a user need not repeat it.
-The camera that is plugged in may be of another size than the configuration's: a mapping is believed once the padding that the
-tower sees is the one it says.
+The camera that is plugged in may be of another size than the configuration's: a mapping is believed once the padding
+that the tower sees is the one it says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn

@@ -37,7 +37,7 @@ class DepthMap:
 
     Attributes:
         depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
-        valid: (B, H, W) bool, False where there is no depth (padding, masked patches).
+        valid: (B, H, W) bool, False where there is no depth (padding, masked patches, what the tower never read).
         view: name of the camera, or None where the host does not tell.
         frame: number of the image call since attaching, from 0.
         image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
@@ -47,7 +47,10 @@ class DepthMap:
         age: host steps that have gone by since; 0 is the current step.
         image_sizes: (H, W) in pixels of every image of a batch of several sizes, each in the upper left corner of
             `image_hw`; None where all are `image_hw`. Indexing cuts an image out.
-        mapping: how the image the tower saw was made out of the camera's; None where that is not told.
+        mapping: how the image the tower saw was made out of the camera's; None where that is not told. What it calls
+            padding is not valid: depth and uncertainty are 0 there.
+        unmapped: why there is no mapping although the host is known to pad its images; None where there is one, or
+            nothing is known. `points` then take no `Intrinsics`: they would be of another image.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -64,6 +67,7 @@ class DepthMap:
     age: int = 0
     image_sizes: tuple[tuple[int, int], ...] | None = None
     mapping: ImageMapping | None = None
+    unmapped: str | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -75,15 +79,14 @@ class DepthMap:
         self._check_like_depth("valid", self.valid, torch.bool)
         if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
             raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
-        if self.mapping is not None and (self.image_sizes or tuple(self.mapping.tower_hw) != tuple(self.image_hw)):
-            raise ConfigError(
-                f"the mapping is to a tower image of {self.mapping.tower_hw}, the depth is of {self.image_hw}"
-                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
-            )
-        maps = [self.depth_m]
         if self.uncertainty_m is not None:
             self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
-            maps.append(self.uncertainty_m)
+        self._check_values()
+        if self.mapping is not None:
+            self._take(self.mapping)
+
+    def _check_values(self) -> None:
+        maps = [self.depth_m] if self.uncertainty_m is None else [self.depth_m, self.uncertainty_m]
         # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
         extremes = [extreme for values in maps if len(values) for extreme in values.aminmax()]
         if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
@@ -96,6 +99,28 @@ class DepthMap:
                 f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
                 "mark pixels without depth in `valid` and give them depth 0"
             )
+
+    def _take(self, mapping: ImageMapping) -> None:
+        """Make that the mapping, and empty its padding; of a new object only."""
+        if self.image_sizes or tuple(mapping.tower_hw) != tuple(self.image_hw):
+            raise ConfigError(
+                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}"
+                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
+            )
+        self._set(mapping=mapping, unmapped=None)
+        for name in ("depth_m", "valid", "uncertainty_m"):
+            values: Tensor | None = getattr(self, name)
+            self._set(**{name: None if values is None else mapping.without_padding(values)})
+
+    def _set(self, **changes: Any) -> None:
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
+
+    def _with(self, **changes: Any) -> DepthMap:
+        """The same depth with other fields, unchecked: `replace` would look at every pixel again."""
+        changed = copy.copy(self)
+        changed._set(**changes)
+        return changed
 
     def _check_like_depth(self, name: str, values: Tensor, dtype: torch.dtype) -> None:
         wanted = (tuple(self.depth_m.shape), dtype, self.depth_m.device)
@@ -127,8 +152,7 @@ class DepthMap:
             slice(max(1, round(rows * image_hw[0] / height))),
             slice(max(1, round(columns * image_hw[1] / width))),
         )
-        return replace(
-            self,
+        return self._with(
             depth_m=self.depth_m[own],
             valid=self.valid[own],
             uncertainty_m=None if self.uncertainty_m is None else self.uncertainty_m[own],
@@ -155,11 +179,18 @@ class DepthMap:
 
     def relabelled(self, *, view: str | None = None, age: int | None = None) -> DepthMap:
         """The same depth under a camera's name or another age; shares memory, and what is None stays."""
-        labelled = copy.copy(self)  # not `replace`: that would check every pixel again
-        for name, value in (("view", view), ("age", age)):
-            if value is not None:
-                object.__setattr__(labelled, name, value)
-        return labelled
+        given = {"view": view, "age": age}
+        return self._with(**{name: value for name, value in given.items() if value is not None})
+
+    def with_mapping(self, mapping: ImageMapping) -> DepthMap:
+        """The same depth, told how the tower's image was made out of the camera's; its padding is not valid any more.
+
+        Raises:
+            ConfigError: it is to a tower image of another size, or this is depth of several sizes.
+        """
+        mapped = self._with()
+        mapped._take(mapping)
+        return mapped
 
     def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image, whatever the host did to it before its tower.
@@ -176,13 +207,15 @@ class DepthMap:
             ConfigError: there is no mapping, or it is to a tower image of another size.
         """
         mapping = self.mapping if mapping is None else mapping
+        if mapping is None and self.unmapped is not None:
+            raise ConfigError(self.unmapped)
         if mapping is None:
             raise ConfigError(
                 "this depth map does not tell how the tower's image was made out of the camera's; give its "
                 "ImageMapping, such as ImageMapping.padded(camera_hw, depth.image_hw)"
             )
         whole = ImageMapping.squashed(mapping.camera_hw, mapping.camera_hw)
-        return replace(mapping.to_camera_depth(replace(self, mapping=None), size=size), mapping=whole)
+        return replace(mapping.to_camera_depth(self._with(mapping=None), size=size), mapping=whole)
 
     def to_transformers(self) -> DepthEstimatorOutput:
         """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
@@ -210,7 +243,7 @@ class DepthMap:
         return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
 
     def points(self, intrinsics: IntrinsicsLike) -> Tensor:
-        """Every pixel as a point in the camera frame; select with `valid`.
+        """Every pixel as a point in the camera frame; select with `valid`, for padding is no point of the scene.
 
         Args:
             intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
@@ -222,7 +255,8 @@ class DepthMap:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew, or a batch of several sizes: take one image.
+            ConfigError: not intrinsics of a pinhole camera without skew, a batch of several sizes (take one image), or
+                `Intrinsics` of a camera whose image the host pads nobody knows how (`unmapped`).
         """
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
@@ -235,6 +269,8 @@ class DepthMap:
             ConfigError: not intrinsics of a pinhole camera without skew.
         """
         if isinstance(intrinsics, Intrinsics):
+            if self.unmapped is not None:
+                raise ConfigError(self.unmapped)
             return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
         height, width = self.depth_m.shape[1:]
         if isinstance(intrinsics, Tensor):

@@ -176,6 +176,13 @@ class ImageMapping:
             shown=(top_shown, left_shown, bottom_shown, right_shown),
         )
 
+    def clipped(self, part: tuple[float, float, float, float]) -> ImageMapping:
+        """The mapping with no more shown than lies in the (top, left, bottom, right) of the tower's image."""
+        low, high = part[:2] * 2, part[2:] * 2
+        top, left, bottom, right = (min(max(edge, low[i]), high[i]) for i, edge in enumerate(self.shown))
+        shown = (top, left, bottom, right)
+        return self if shown == self.shown else dataclasses.replace(self, shown=shown)
+
     def tiles(self, tile_hw: tuple[int, int]) -> tuple[ImageMapping, ...]:
         """One mapping for each tile the tower's image is cut into, row by row: InternVL, Idefics, LLaVA-NeXT.
 
@@ -293,12 +300,8 @@ class ImageMapping:
         Raises:
             ConfigError: an impossible size.
         """
-        rows, columns = self.tower_hw if size is None else size
-        _check_size("size", (rows, columns))
-        top, left, bottom, right = self.shown
-        v = (torch.arange(rows, dtype=torch.float64) + 0.5) * (self.tower_hw[0] / rows)
-        u = (torch.arange(columns, dtype=torch.float64) + 0.5) * (self.tower_hw[1] / columns)
-        return ((v >= top) & (v < bottom))[:, None] & ((u >= left) & (u < right))
+        rows, columns = self._shown_along(self.tower_hw if size is None else size)
+        return rows[:, None] & columns
 
     def to_camera_depth(self, depth_map: DepthMap, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image.
@@ -335,6 +338,22 @@ class ImageMapping:
             uncertainty_m=None if (sd := depth_map.uncertainty_m) is None else places.either(sd, smooth) * valid,
             image_hw=self.camera_hw,
         )
+
+    def without_padding(self, values: Tensor) -> Tensor:
+        """(B, H, W) maps of the tower's image, 0 or False in the padding; the maps themselves where there is none."""
+        if self.shown == (0, 0, *self.tower_hw):
+            return values
+        rows, columns = (line.to(values.device) for line in self._shown_along((values.shape[1], values.shape[2])))
+        return torch.where(rows[:, None] & columns, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+    def _shown_along(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(h,) and (w,) bool: which rows and columns of a mask of that size have their centre in what is shown."""
+        _check_size("size", size)
+        lines = []
+        for axis in (0, 1):
+            centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (self.tower_hw[axis] / size[axis])
+            lines.append((centres >= self.shown[axis]) & (centres < self.shown[axis + 2]))
+        return lines[0], lines[1]
 
     def _affine(self, uv: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(uv, Tensor) or uv.shape[-1:] != (2,) or not uv.is_floating_point():

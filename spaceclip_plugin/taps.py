@@ -121,6 +121,10 @@ class FrameRecorder:
         """Frames that nobody took yet."""
         return len(self._frames)
 
+    def newest(self) -> RawFrame | None:
+        """The newest frame that waits, whole or not."""
+        return self._frames[-1] if self._frames else None
+
     def put_back(self, frames: Sequence[RawFrame]) -> None:
         """Return frames that were taken but not read, before those that have come since."""
         self._frames.extendleft(reversed(frames))

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.seen_part import SeenPart, convolved_size
 from spaceclip_plugin.tower import (
     ATTENTION_POOL,
     CLS,
@@ -37,6 +38,15 @@ class TokenReader:
         """Batch and grid of the pixels that a patch convolution is called with; see `Adapter.image_call`."""
         return convolution_call(tower.entry, args[0] if args else kwargs.get("input"))
 
+    def convolution(self, tower: Tower) -> nn.Module:
+        """What cuts images into patches; override where it is not the tower's entry."""
+        return tower.entry
+
+    def seen(self, tower: Tower, image_hw: tuple[int, int]) -> SeenPart | None:
+        """What the tower reads of images of that size, and where its patches lie; None where they just fill them."""
+        convolution = self.convolution(tower)
+        return SeenPart.of_convolution(convolution, image_hw) if isinstance(convolution, nn.Conv2d) else None
+
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Run the tower alone on images (B, 3, H, W); override where it takes something else."""
         tower.module(pixels)
@@ -50,7 +60,8 @@ class TokenReader:
         valid = self.valid(frame, tower)
         hidden = {index: self._patch_map(index, raw, frame, tower) for index, raw in frame.hidden.items()}
         context = None if frame.context is None else self._context(frame.context, frame, tower, valid)
-        return TowerFeatures(hidden, context, known(frame.call.image_hw, "image size"), valid)
+        image_hw = known(frame.call.image_hw, "image size")
+        return TowerFeatures(hidden, context, image_hw, valid, seen=self.seen(tower, image_hw))
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """The raw activation of a block as (B, N, C); override where blocks carry another layout."""
@@ -114,16 +125,6 @@ def convolution_call(convolution: nn.Module, pixels: object) -> ImageCall:
         raise CaptureError(f"the patch embedding must be called with images (B, 3, H, W), it was with {given}")
     image_hw = (pixels.shape[2], pixels.shape[3])
     return ImageCall(pixels.shape[0], convolved_size(convolution, image_hw), image_hw, pixels)
-
-
-def convolved_size(convolution: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what an undilated convolution gives for an input of this size."""
-    pads = (0, 0) if isinstance(convolution.padding, str) else convolution.padding  # a string: "valid", at a stride
-    height, width = (
-        (side + 2 * pad - kernel) // stride + 1
-        for side, pad, kernel, stride in zip(size, pads, convolution.kernel_size, convolution.stride, strict=True)
-    )
-    return height, width
 
 
 def mean_of_valid(patches: Tensor, valid: Tensor | None) -> Tensor:

@@ -7,11 +7,16 @@ Hidden states are numbered as in `transformers`: 0 is the input of the first blo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from spaceclip_plugin.seen_part import SeenPart
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.image_geometry import ImageMapping
 
 CLS = "cls"
 """Context: the class token after the tower's final norm (CLIP's pooled vector)."""
@@ -123,6 +128,9 @@ class RawFrame:
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
         pixels_version: the same number of the call's pixels, None where it is not known.
+        view: camera of the call, where whoever made it said so.
+        mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
+            makes them.
     """
 
     index: int
@@ -133,6 +141,8 @@ class RawFrame:
     context: Tensor | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     pixels_version: int | None = None
+    view: str | None = None
+    mapping: ImageMapping | Literal["host"] | None = "host"
 
     @property
     def pixels(self) -> Tensor | None:
@@ -157,9 +167,10 @@ class TowerFeatures:
         hidden: hidden-state index → patch map (B, C, h, w), prefix tokens dropped, row-major as in the image. Images
             of several sizes lie in the upper left corner of the largest one's grid.
         context: global vector (B, C), or None where no one asked for it.
-        image_hw: size of the image that the maps cover, in pixels.
+        image_hw: size of the image the tower was given, in pixels.
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
         image_sizes: (H, W) of every image where they differ, each in the upper left corner of `image_hw`; else None.
+        seen: where in the image the maps lie and what of it was read; None where they just fill it.
     """
 
     hidden: Mapping[int, Tensor]
@@ -167,6 +178,7 @@ class TowerFeatures:
     image_hw: tuple[int, int]
     valid: Tensor | None = None
     image_sizes: tuple[tuple[int, int], ...] | None = None
+    seen: SeenPart | None = None
 
     def to(self, device: torch.device) -> TowerFeatures:
         """The same features on another device."""
@@ -178,12 +190,11 @@ class TowerFeatures:
             return self._each(lambda value: value.clone() if value.is_inference() else value)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
-        return TowerFeatures(
-            {tap: change(value) for tap, value in self.hidden.items()},
-            None if self.context is None else change(self.context),
-            self.image_hw,
-            None if self.valid is None else change(self.valid),
-            self.image_sizes,
+        return replace(
+            self,
+            hidden={tap: change(value) for tap, value in self.hidden.items()},
+            context=None if self.context is None else change(self.context),
+            valid=None if self.valid is None else change(self.valid),
         )
 
 

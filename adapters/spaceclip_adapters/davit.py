@@ -3,6 +3,9 @@
 Hidden states are numbered through all stages; state i is what block i gave, before the convolution that leads to the
 next stage. Blocks work on maps (B, C, h, w) in transformers, and on (tokens, size) in the original code. Nothing is
 pooled or normalised at the end: the context is the mean of the last map.
+
+A side that is no multiple of a stage's stride is rounded up by its convolution, so maps of several stages reach beyond
+the image by different amounts. They are continued to where the coarsest ends, and `SeenPart` tells where the image is.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from typing import Any
 
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
+from spaceclip_plugin.seen_part import SeenPart, convolved_size
 from spaceclip_plugin.token_adapter import IMAGENET, attribute_at, is_named, is_stack
-from spaceclip_plugin.token_reader import convolution_call, convolved_size, known, unexpected
+from spaceclip_plugin.token_reader import convolution_call, known, unexpected
 from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
 
 _CLASSES = ("Florence2VisionBackbone", "DaViT")
@@ -42,8 +47,8 @@ class DavitAdapter:
         forward(pixels)
 
     def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
-        """The maps of a captured frame, each of its stage's width and grid."""
-        grids = self._grids(frame, tower)
+        """The maps of a captured frame, each of its stage's width and grid, all over the same part of the image."""
+        grids = self._grids(known(frame.call.image_hw, "image size"), tower)
         hidden = {
             index: _as_map(f"hidden state {index}", raw, frame, tower, index, grids[index])
             for index, raw in frame.hidden.items()
@@ -52,11 +57,24 @@ class DavitAdapter:
         if context is not None:
             last = tower.spec.blocks
             context = _as_map("the context", context, frame, tower, last, grids[last]).mean(dim=(2, 3))
-        return TowerFeatures(hidden, context, known(frame.call.image_hw, "image size"))
+        image_hw = known(frame.call.image_hw, "image size")
+        seen = self.seen(tower, image_hw)
+        if seen is not None:
+            strides = _strides(tower.module)
+            hidden = {index: _continued(one, seen, strides[index]) for index, one in hidden.items()}
+        return TowerFeatures(hidden, context, image_hw, seen=seen)
 
-    def _grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
-        """The grid of every hidden state."""
-        size, grids = known(frame.call.image_hw, "image size"), []
+    def seen(self, tower: Tower, image_hw: tuple[int, int]) -> SeenPart | None:
+        """The whole strides that the maps of all stages reach over; None where those are the image."""
+        strides = _strides(tower.module)
+        coarsest, grids = strides[-1], self._grids(image_hw, tower)
+        reached = [max(grid[i] * stride for grid, stride in zip(grids, strides, strict=True)) for i in (0, 1)]
+        height, width = (-(-side // coarsest) * coarsest for side in reached)
+        return SeenPart.of_grid((height, width), image_hw)
+
+    def _grids(self, image_hw: tuple[int, int], tower: Tower) -> list[tuple[int, int]]:
+        """The grid of every hidden state, for images of that size."""
+        size, grids = image_hw, []
         for convolution, stage in zip(_convolutions(tower.module), _stages(tower.module), strict=True):
             size = convolved_size(convolution, size)
             grids += [size] * len(stage)
@@ -96,6 +114,21 @@ def _stages(module: nn.Module) -> list[nn.ModuleList | nn.Sequential]:
     parts = attribute_at(module, "blocks")
     stages = [stage for stage in parts if is_stack(stage)] if is_stack(parts) else []
     return stages if is_stack(parts) and len(stages) == len(parts) else []
+
+
+def _strides(module: nn.Module) -> list[int]:
+    """Pixels of the image between two cells of every hidden state's grid."""
+    stride, strides = 1, []
+    for convolution, stage in zip(_convolutions(module), _stages(module), strict=True):
+        stride *= convolution.stride[0]
+        strides += [stride] * len(stage)
+    return [strides[0], *strides]
+
+
+def _continued(values: Tensor, seen: SeenPart, stride: int) -> Tensor:
+    """A map (B, C, h, w), its last rows and columns repeated to the end of the grid of all stages."""
+    rows, columns = (round(seen.grid[i + 2]) // stride - values.shape[i + 2] for i in (0, 1))
+    return pad(values, (0, columns, 0, rows), mode="replicate") if rows or columns else values
 
 
 def _as_map(tap: str, raw: Tensor, frame: RawFrame, tower: Tower, index: int, grid_hw: tuple[int, int]) -> Tensor:

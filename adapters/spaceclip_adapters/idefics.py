@@ -30,9 +30,13 @@ class IdeficsAdapter(TokenTowerAdapter):
         """The padded pixels, and the mask of their patches."""
         pixels = args[0] if args else kwargs.get("pixel_values")
         mask = args[1] if len(args) > 1 else kwargs.get("patch_attention_mask")
-        convolution = attribute_at(tower.entry, "patch_embedding")
-        call = convolution_call(convolution if isinstance(convolution, nn.Module) else tower.entry, pixels)
+        call = convolution_call(self.convolution(tower), pixels)
         return dataclasses.replace(call, layout=mask) if isinstance(mask, Tensor) else call
+
+    def convolution(self, tower: Tower) -> nn.Module:
+        """The convolution inside the embeddings."""
+        convolution = attribute_at(tower.entry, "patch_embedding")
+        return convolution if isinstance(convolution, nn.Module) else tower.entry
 
     def valid(self, frame: RawFrame, tower: Tower) -> Tensor | None:
         """The patch mask (B, h, w), or None where it masks nothing."""

@@ -53,8 +53,8 @@ class TimmVitAdapter(TokenTowerAdapter):
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """Batch and grid; an image that the tower would pad is refused, for its depth would cover the padding too."""
         pixels = args[0] if args else kwargs.get("x")
-        convolution = attribute_at(tower.module, self.patch_embedding)
-        call = convolution_call(convolution if isinstance(convolution, nn.Module) else tower.entry, pixels)
+        convolution = self.convolution(tower)
+        call = convolution_call(convolution, pixels)
         height, width = known(call.image_hw, "image size")
         if tower.entry is not convolution and (height % tower.spec.patch_size or width % tower.spec.patch_size):
             raise CaptureError(
@@ -62,6 +62,11 @@ class TimmVitAdapter(TokenTowerAdapter):
                 f"it sides that are multiples of {tower.spec.patch_size}"
             )
         return call
+
+    def convolution(self, tower: Tower) -> nn.Module:
+        """The convolution, inside the embedding where that is the entry."""
+        convolution = attribute_at(tower.module, self.patch_embedding)
+        return convolution if isinstance(convolution, nn.Module) else tower.entry
 
     def least_prefix(self, tower: Tower) -> int:
         """Class and register tokens, as the model counts them."""

@@ -15,7 +15,7 @@ from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
 from spaceclip_plugin.evaluation.protocols import Compared, Protocol
-from spaceclip_plugin.prediction import predict
+from spaceclip_plugin.prediction import predict, seen_pixels
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class ImageScore:
         name: the sample's.
         metrics: over its valid pixels.
         valid_pixels: how many those are.
+        unseen_pixels: how many more have ground truth, in a strip that the tower does not read; they do not count.
     """
 
     name: str
     metrics: DepthMetrics
     valid_pixels: int
+    unseen_pixels: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every image of `source` alone and score it; scale is metric, never aligned.
 
+    Of a tower whose patches do not divide its image, a strip is never read: its pixels are left out and counted.
+
     Args:
         keep_worst: how many of the images with the highest AbsRel to keep in memory and return.
         progress: called with 1 after each image.
@@ -113,13 +117,14 @@ def evaluate(
             depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
         except CaptureError as error:
             raise CaptureError(f"{sample.name}: {error}") from error
-        metrics = protocol.score(depth.depth_m[0].cpu(), sample)
+        seen = seen_pixels(attachment, output_hw=output_hw, flip=flip)
+        metrics = protocol.score(depth.depth_m[0].cpu(), sample, seen=seen)
         uncertainty_m = None if flip else depth.uncertainty_m
         maps_m = depth.depth_m if uncertainty_m is None else torch.cat([depth.depth_m, uncertainty_m])
-        compared = protocol.compared(maps_m, sample)
+        compared = protocol.compared(maps_m, sample, seen=seen)
         if uncertainty_m is not None:
             covered.append(_covered(compared))
-        scores.append(ImageScore(sample.name, metrics, int(compared.valid.sum())))
+        scores.append(ImageScore(sample.name, metrics, int(compared.valid.sum()), compared.unseen_pixels))
         if len(worst) < keep_worst or (worst and metrics.abs_rel > worst[-1].metrics.abs_rel):
             worst.append(_kept(sample, metrics, compared, protocol))
             worst.sort(key=lambda kept: -kept.metrics.abs_rel)  # stable: of equal images, the first stays first

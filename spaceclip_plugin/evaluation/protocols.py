@@ -26,6 +26,7 @@ from spaceclip_plugin.evaluation.regions import FractionRegion, PixelRegion
 
 _KB_CROP_HW = (352, 1216)
 _UNKNOWN = (0.0, math.inf)
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +37,13 @@ class Compared:
         maps_m: (N, H, W) metres, NaN outside what the host saw.
         target_m: (H, W) metres.
         valid: (H, W) bool, the pixels that count.
+        unseen_pixels: how many more would, had the tower read them.
     """
 
     maps_m: Tensor
     target_m: Tensor
     valid: Tensor
+    unseen_pixels: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +185,7 @@ class Protocol:
         """Raise DataError, naming the sample, if this protocol cannot score it."""
         self._known(sample)
 
-    def score(self, prediction_m: Tensor, sample: DepthSample) -> DepthMetrics:
+    def score(self, prediction_m: Tensor, sample: DepthSample, *, seen: Tensor | None = None) -> DepthMetrics:
         """Metrics of a prediction for `input_image(sample)`.
 
         The prediction is resized (bilinear, half-pixel centres) to the size of the crop, pasted where the crop was
@@ -191,26 +194,29 @@ class Protocol:
         Args:
             prediction_m: (h, w) metres, any size, of what `input_image` returned.
             sample: the image's ground truth.
+            seen: (h, w) bool, False where the tower read nothing of the image: such pixels do not count. None: all
+                were read.
 
         Raises:
             DataError: the prediction is not a finite (h, w) map, the sample has a size the protocol does not know, or
-                none of its pixels is valid under the mask. Names the sample.
+                none of its pixels that were seen is valid under the mask. Names the sample.
         """
         if prediction_m.ndim != 2:
             shape = tuple(prediction_m.shape)
             raise DataError(f"{sample.name}: expected a prediction of shape (h, w), got {shape}; score image by image")
         if not bool(torch.isfinite(prediction_m).all()):
             raise DataError(f"{sample.name}: expected finite metres, got a prediction with NaN or infinity")
-        compared = self.compared(prediction_m[None], sample)
+        compared = self.compared(prediction_m[None], sample, seen=seen)
         clipped_m = compared.maps_m[0].clamp(self.min_depth_m, self.max_depth_m)
         return depth_metrics(clipped_m, compared.target_m, valid=compared.valid)
 
-    def compared(self, maps_m: Tensor, sample: DepthSample) -> Compared:
+    def compared(self, maps_m: Tensor, sample: DepthSample, *, seen: Tensor | None = None) -> Compared:
         """Maps of `input_image(sample)` brought onto the ground truth as `score` does, not clipped.
 
         Args:
             maps_m: (N, h, w) metres, any size.
             sample: the image's ground truth.
+            seen: see `score`.
 
         Raises:
             DataError: see `score`.
@@ -221,7 +227,19 @@ class Protocol:
         crops_m = maps_m.detach().cpu().float()[None]
         crops_m = functional.interpolate(crops_m, (height, width), mode="bilinear", align_corners=False)
         whole_m[:, top : top + height, left : left + width] = crops_m[0]
-        return Compared(whole_m, target_m, valid)
+        if seen is None or bool(seen.all()):
+            return Compared(whole_m, target_m, valid)
+        # Resized like the maps: a pixel that is made of one that was not seen is not seen either.
+        shares = functional.interpolate(seen.cpu()[None, None].float(), (height, width), mode="bilinear")[0, 0]
+        unseen = torch.zeros_like(valid)
+        unseen[top : top + height, left : left + width] = shares < 1 - _ROUNDING
+        whole_m[:, unseen] = torch.nan
+        if not bool((valid & ~unseen).any()):
+            raise DataError(
+                f"{sample.name}: the tower reads none of the {int(valid.sum())} pixels that have ground truth under "
+                f"protocol {self.name!r}; leave this sample out"
+            )
+        return Compared(whole_m, target_m, valid & ~unseen, unseen_pixels=int((valid & unseen).sum()))
 
     def _known(self, sample: DepthSample) -> tuple[Tensor, Tensor]:
         """The target in metres and where it counts, both of size `target_hw`."""

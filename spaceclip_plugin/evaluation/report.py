@@ -133,6 +133,7 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
         "flip": evaluation.flip,
         "scale": "metric",
         "images": len(per_image),
+        "unseen_pixels": sum(score.unseen_pixels for score in evaluation.per_image),
         "mean": dataclasses.asdict(evaluation.mean),
         "standard_deviation": dataclasses.asdict(evaluation.spread),
         "median": dataclasses.asdict(over_images(per_image, statistics.median)),

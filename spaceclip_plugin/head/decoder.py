@@ -16,7 +16,7 @@ class HeadOutput:
     """What a decoder gives for one image call.
 
     Attributes:
-        depth_m: (B, H, W) metres along the optical axis.
+        depth_m: (B, H, W) metres along the optical axis; 0 where the tower saw nothing of the image.
         auxiliary_m: coarser predictions for deep supervision, each (B, H, W) metres; empty unless asked for.
         uncertainty_m: (B, H, W) standard deviation in metres, or None where the architecture predicts none. No gradient
             of it reaches the depth.

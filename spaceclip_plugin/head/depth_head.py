@@ -68,7 +68,8 @@ class DepthHead(nn.Module):
             auxiliary: also return the coarser predictions used in training, where the architecture has them.
 
         Returns:
-            depth (B, H, W) in metres, in the dtype and on the device of the head.
+            depth (B, H, W) in metres, in the dtype and on the device of the head. It covers the whole image: each value
+            lies where the tower saw it (`TowerFeatures.seen`), and is 0 where it saw nothing.
 
         Raises:
             CaptureError: a tap or the context is missing, of another width, or of another batch or grid than the rest;
@@ -77,8 +78,16 @@ class DepthHead(nn.Module):
         """
         output_hw = checked_size(features.image_hw if output_size is None else output_size)
         inputs = self._checked(features)
-        output: HeadOutput = self.decoder(inputs, output_hw, auxiliary=auxiliary)
-        return output
+        seen = features.seen
+        grid_hw = output_hw if seen is None else seen.grid_size(output_hw)
+        output: HeadOutput = self.decoder(inputs, grid_hw, auxiliary=auxiliary)
+        if seen is None:
+            return output
+        return HeadOutput(
+            seen.laid_out(output.depth_m, output_hw),
+            tuple(seen.laid_out(coarse_m, output_hw) for coarse_m in output.auxiliary_m),
+            None if output.uncertainty_m is None else seen.laid_out(output.uncertainty_m, output_hw),
+        )
 
     def fuse(self) -> DepthHead:
         """A copy of the head rearranged for inference: the same depth up to rounding, in fewer operations.

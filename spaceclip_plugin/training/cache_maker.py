@@ -112,8 +112,14 @@ def make_cache(
         lock.release()
     image_hw = (tower.image_hw[0], tower.image_hw[1])
     return FeatureCache(
-        folder, key=key, settings=settings, taps=taps, image_hw=image_hw, target_side=target_side
-    )  # fmt: skip
+        folder,
+        key=key,
+        settings=settings,
+        taps=taps,
+        image_hw=image_hw,
+        seen=attachment.seen(image_hw),
+        target_side=target_side,
+    )
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

@@ -13,6 +13,7 @@ from einops import rearrange
 from spaceclip_plugin.data.augmentation import view_of
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.files import read_json_object
+from spaceclip_plugin.seen_part import SeenPart
 from spaceclip_plugin.tower import TowerFeatures
 from spaceclip_plugin.training.cache_key import CacheSettings
 from spaceclip_plugin.training.feature_shards import Shard, unpacked
@@ -41,6 +42,7 @@ class FeatureCache:
         settings: CacheSettings,
         taps: Sequence[int],
         image_hw: tuple[int, int],
+        seen: SeenPart | None,
         target_side: int | None,
     ) -> None:
         """Open a complete cache; nothing but its index and first shard is read.
@@ -51,6 +53,7 @@ class FeatureCache:
             settings: how it was made.
             taps: hidden states it holds.
             image_hw: size of the images the tower saw.
+            seen: what it read of them; None for all. It follows from the tower, so that no file need tell it.
             target_side: the longer side of a batch's targets is at most this, in pixels; None: as the depth is.
 
         Raises:
@@ -61,6 +64,7 @@ class FeatureCache:
         self._settings = settings
         self._taps = tuple(taps)
         self._image_hw = image_hw
+        self._seen = seen
         self._storage = STORAGES[settings.storage]
         self._files, self._starts, self._count = cache_index(folder, key)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
@@ -110,7 +114,7 @@ class FeatureCache:
         target_m = parts.pop(_TARGET)
         hidden, context = unpacked(parts, self._taps, self._storage)
         maps = {tap: rearrange(values, "b h w c -> b c h w") for tap, values in hidden.items()}
-        return Batch(TowerFeatures(maps, context, self._image_hw), target_m)
+        return Batch.of(TowerFeatures(maps, context, self._image_hw, seen=self._seen), target_m)
 
     def _shard(self, index: int) -> tuple[Shard, int]:
         """The shard that holds an image, and its row there."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from spaceclip_plugin.tower import TowerFeatures
 
@@ -17,10 +18,21 @@ Loaded = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One training step's input: features, and the depth they should decode to (B, H, W) in metres, 0 = unknown."""
+    """One training step's input: features, and the depth they should decode to (B, H, W) in metres, 0 = unknown.
+
+    Of what the tower never read, the depth is unknown, whatever was measured.
+    """
 
     features: TowerFeatures
     target_m: Tensor
+
+    @classmethod
+    def of(cls, features: TowerFeatures, depth_m: Tensor) -> Self:
+        """Features with the depth (B, H, W) of the whole image, (B, 0, 0) where none is wanted."""
+        if features.seen is None or not depth_m.numel():
+            return cls(features, depth_m)
+        seen = features.seen.mask((depth_m.shape[1], depth_m.shape[2])).to(depth_m.device)
+        return cls(features, depth_m * seen)
 
 
 class FeatureStream(Protocol):

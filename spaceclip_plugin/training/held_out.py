@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.evaluation import protocols
@@ -39,7 +40,7 @@ class HeldOut:
         def mine() -> list[DepthMetrics]:
             share = range(processes.rank, count, processes.count)
             outputs = self._outputs(head, share)
-            return [self._protocol.score(output.depth_m[0].cpu(), sample) for sample, output in outputs]
+            return [self._protocol.score(one.depth_m[0].cpu(), sample, seen=seen) for sample, one, seen in outputs]
 
         shares = processes.gathered(processes.together(mine))
         return mean_metrics([shares[i % processes.count][i // processes.count] for i in range(count)])
@@ -54,12 +55,12 @@ class HeldOut:
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
         images = []
-        for sample, output in self._outputs(head, range(len(self._source))):
+        for sample, output, seen in self._outputs(head, range(len(self._source))):
             uncertainty_m = output.uncertainty_m
             if uncertainty_m is None:
                 return None
             maps_m = torch.cat([output.depth_m, uncertainty_m])
-            compared = self._protocol.compared(maps_m, sample)
+            compared = self._protocol.compared(maps_m, sample, seen=seen)
             depth_m, spread_m = compared.maps_m
             images.append(
                 normalised_residuals(depth_m, spread_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE)
@@ -72,15 +73,18 @@ class HeldOut:
         """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
         spread = dict.fromkeys(i * len(self._source) // count for i in range(count))
         rows = []
-        for sample, output in self._outputs(head, spread):
-            compared = self._protocol.compared(output.depth_m, sample)
+        for sample, output, seen in self._outputs(head, spread):
+            compared = self._protocol.compared(output.depth_m, sample, seen=seen)
             depth_m = compared.maps_m[0].clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
-            seen = depth_m.isfinite()
+            shown = depth_m.isfinite()
             truth_m = compared.target_m.where(compared.valid, torch.zeros(()))
-            rows.append(PanelRow(sample.image, depth_m.nan_to_num(0.0).numpy(), truth_m.numpy(), seen.numpy()))
+            rows.append(PanelRow(sample.image, depth_m.nan_to_num(0.0).numpy(), truth_m.numpy(), shown.numpy()))
         return rows
 
-    def _outputs(self, head: DepthHead, indices: Iterable[int]) -> Iterator[tuple[DepthSample, HeadOutput]]:
+    def _outputs(
+        self, head: DepthHead, indices: Iterable[int]
+    ) -> Iterator[tuple[DepthSample, HeadOutput, Tensor | None]]:
+        """Images with what the head says of them, and which pixels of that the tower read; None: all."""
         device = next(head.parameters()).device
         for index in indices:
             sample = self._source[index]
@@ -88,4 +92,4 @@ class HeldOut:
             features = self._stream.decode(self._stream.load([index], [0]), device).features
             with torch.no_grad():
                 output: HeadOutput = head(features, output_hw)
-            yield sample, output
+            yield sample, output, None if features.seen is None else features.seen.mask(output_hw)

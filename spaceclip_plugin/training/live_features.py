@@ -101,7 +101,7 @@ class LiveFeatures:
         except CaptureError as error:
             names = ", ".join(self.name(index) for index in loaded[_INDEX].tolist())
             raise CaptureError(f"one of {names}: {error}") from error
-        return Batch(features, loaded[_TARGET].to(device))
+        return Batch.of(features, loaded[_TARGET].to(device))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_attachment": None}  # a worker only reads files
