@@ -17,7 +17,6 @@ from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.declared_mappings import DeclaredMappings, declared_mappings
 from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.lerobot_policy import camera_name
 from spaceclip_plugin.tower import TowerSpec
 
 # By class name along the MRO. Other policies' methods of the same name may do something else.
@@ -40,40 +39,43 @@ class CameraGeometry:
     size. As soon as images were seen, their sizes count.
 
     Attributes:
-        declared: by camera, as the configuration says; empty where it does not.
+        declared: by camera, as the configuration says; empty where it does not. What was measured takes its place, so
+            that an attachment that holds it compares the tower's images with that.
     """
 
     def __init__(self, policy: nn.Module, holders: Iterable[nn.Module]) -> None:
         self.declared = declared_mappings(holders)
+        self._configured = dict(self.declared)
         self._seen: dict[str, tuple[int, int]] = {}
         # SmolVLA and X-VLA show images as they are where their configuration has no size to resize them to.
         config = getattr(policy, "config", None)
-        self._as_they_are = (
-            getattr(config, "resize_imgs_with_padding", ()) is None and _own_preparation(policy) is not None
-        )
+        unresized = getattr(config, "resize_imgs_with_padding", ()) is None
+        self._as_they_are = unresized and _own_preparation(policy) is not None
 
     def see(self, camera: str, camera_hw: tuple[int, int]) -> None:
         """Tell the size of a camera's images, (H, W) pixels; a warning where the configuration says another."""
         if self._seen.get(camera) == camera_hw:
             return
         self._seen[camera] = camera_hw
-        mapping = self.declared.get(camera)
-        if mapping is not None and mapping.camera_hw != camera_hw:
+        measured, configured = self.measured(camera), self._configured.get(camera)
+        if measured is not None and not self._as_they_are:
+            self.declared[camera] = measured
+        if configured is not None and configured.camera_hw != camera_hw:
             _logger.warning(
-                "camera %r gives images of %dx%d (HxW), the policy's configuration says %dx%d: depth lies where the "
-                "camera's own size puts it", camera, *camera_hw, *mapping.camera_hw,
+                "camera %r gives images of %dx%d (HxW), the policy's configuration says %dx%d: depth is laid where the "
+                "size of its images puts it", camera, *camera_hw, *configured.camera_hw,
             )  # fmt: skip
 
-    def mapping(self, camera: str) -> ImageMapping | None:
-        """From that camera's image to the tower's, as the policy itself prepares it; None where that is not known."""
-        declared, camera_hw = self.declared.get(camera), self._seen.get(camera)
+    def measured(self, camera: str) -> ImageMapping | None:
+        """From that camera's image to the tower's, as the policy itself prepares it; None until an image was seen."""
+        camera_hw = self._seen.get(camera)
         if camera_hw is None:
-            return declared
+            return None
         if self._as_they_are:
             return ImageMapping.squashed(camera_hw, camera_hw)
         if not isinstance(self.declared, DeclaredMappings):
-            return declared
-        sizes = {mapping.tower_hw for mapping in self.declared.values()}
+            return None
+        sizes = {mapping.tower_hw for mapping in self._configured.values()}
         return ImageMapping.padded(camera_hw, sizes.pop(), anchor=self.declared.anchor) if len(sizes) == 1 else None
 
 
@@ -129,11 +131,9 @@ class Preparation:
             ) from error
         return self._checked(prepared, image, mapping, name=f"{name} of {library}")
 
-    def mapping(self, geometry: CameraGeometry, key: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
-        """From the camera's image, of that size, to what this call makes of it."""
-        if self.own is None:
-            return ImageMapping.squashed(camera_hw, self._spec.image_hw)
-        return geometry.mapping(camera_name(key))
+    def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
+        """From the camera's image, of that size, to what this makes of it; None where that is not known."""
+        return ImageMapping.squashed(camera_hw, self._spec.image_hw) if self.own is None else geometry.measured(camera)
 
     def _checked(self, prepared: object, image: Tensor, mapping: ImageMapping | None, *, name: str) -> Tensor:
         """The images, if there is one for each robot, and where the mapping says that there is padding, there is."""

@@ -51,14 +51,16 @@ class DepthLink:
         views = declared_views(holders)
         # Attached below the policy, which an attachment would keep alive otherwise.
         child, _, tower = spec.path.partition(".")
-        self._attachment = attach_depth_head(policy.get_submodule(child), head, tower=tower, views=views or None)
+        self._geometry = CameraGeometry(policy, holders)
+        self._attachment = attach_depth_head(
+            policy.get_submodule(child), head, tower=tower, views=views or None, mapping=self._geometry.declared or None
+        )
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
             head.to(weight.device)
         self._policy = weakref.ref(policy, _detaching(weakref.ref(self)))
         self._spec = spec
         self._digest = module_digest(head)
-        self._geometry = CameraGeometry(policy, holders)
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
         self._open, self._robots, self._told = False, 0, False
@@ -119,11 +121,10 @@ class DepthLink:
         refreshed, self._refreshed = self._refreshed, None
         try:
             if refreshed is None:
-                maps = self._attachment.read()
+                self._share_out(self._attachment.read(), robots)
             else:
                 self._attachment.skip()
-                maps = refreshed
-            self._share_out(maps, robots)
+                self._share_out(refreshed, robots, placed=True)
         except HostError:
             self.forget()
             raise
@@ -147,14 +148,12 @@ class DepthLink:
         policy = self._policy()
         if policy is None:
             raise HostError(_GONE)
-        mappings = {}
         for key, image in images.items():
-            mappings[key] = self._prepare.mapping(self._geometry, key, (image.shape[-2], image.shape[-1]))
-            self._attachment.refresh(self._prepare(policy, key, image, mappings[key]))
+            name = camera_name(key)
+            mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
+            self._attachment.refresh(self._prepare(policy, key, image, mapping), view=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
-        found = {}
-        for (key, mapping), depth in zip(mappings.items(), maps, strict=True):
-            found[key] = self._over_camera(depth.relabelled(view=camera_name(key)), mapping)
+        found = {key: self._over_camera(depth, depth.mapping) for key, depth in zip(images, maps, strict=True)}
         self._refreshed = [*found.values()]
         return found
 
@@ -170,8 +169,14 @@ class DepthLink:
         self._attachment.detach()
         del self._attachment
 
-    def _share_out(self, maps: Sequence[DepthMap], robots: int) -> None:
-        """Give each robot its images: all policies keep the images of one robot together, robot after robot."""
+    def _share_out(self, maps: Sequence[DepthMap], robots: int, *, placed: bool = False) -> None:
+        """Give each robot its images: all policies keep the images of one robot together, robot after robot.
+
+        Args:
+            maps: of one host step.
+            robots: that act in it.
+            placed: whether the maps lie over the cameras' images already.
+        """
         if len(self.newest) != robots:
             self.newest = [NewestDepth() for _ in range(robots)]
         for depth in maps:
@@ -186,27 +191,34 @@ class DepthLink:
             for depth in maps:
                 each = len(depth) // robots
                 images = [depth[robot * each + place].relabelled(view=lone[0]) for place in range(each)]
-                own += [
-                    image if image.mapping is not None else self._over_camera(image, mapping)
-                    for image, mapping in zip(images, self._mappings(images), strict=True)
-                ]
+                own += images if placed else map(self._over_camera, images, self._mappings(images))
             newest.end_step(own, steps=self.rows)
 
     def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:
-        """The mapping of every image of one robot in one image call."""
-        cameras = [*self.cameras.values()]
-        if all(image.view is not None for image in images):
-            return [self._geometry.mapping(str(image.view)) for image in images]
-        mappings = [self._geometry.mapping(camera) for camera in cameras]
-        if len(set(mappings)) <= 1:
-            return (mappings[:1] or [None]) * len(images)
+        """How every image of one robot in one image call was made out of its camera's; None where that is not known.
+
+        Raises:
+            HostError: the policy pads its images, and the padding of this one is not known: what was measured of its
+                camera decides, else its configuration, as far as the pixels bear it out.
+        """
+        names: list[str | None] = [image.view for image in images]
         # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.
-        if [bool(image.valid.any()) for image in images] != [i < len(cameras) for i in range(len(images))]:
-            raise HostError(
-                f"an image call of {len(images)} image(s) of each robot, some blank or missing, and the cameras "
-                f"{', '.join(cameras)} are of different sizes: what is padding cannot be told"
-            )
-        return [*mappings, *[None] * (len(images) - len(cameras))]
+        shows = [bool(image.valid.any()) for image in images]
+        cameras = [*self.cameras.values()]
+        if None in names and shows == [True] * len(cameras) + [False] * (len(images) - len(cameras)):
+            names = [*cameras, *[None] * (len(images) - len(cameras))]
+        alike = {self._geometry.measured(camera) for camera in cameras}
+        same = alike.pop() if len(alike) == 1 else None
+        mappings = []
+        for image, name, shown in zip(images, names, shows, strict=True):
+            mapping = (self._geometry.measured(name) if name is not None else same) or image.mapping
+            if mapping is None and shown and image.unmapped is not None:
+                raise HostError(
+                    f"{image.unmapped}. Or put the depth step into the preprocessor (add_depth), which measures the "
+                    "cameras"
+                )
+            mappings.append(mapping)
+        return mappings
 
     def _over_camera(self, depth: DepthMap, mapping: ImageMapping | None) -> DepthMap:
         """Depth over the camera's image; as it is where that is not known, and a warning says so once."""
