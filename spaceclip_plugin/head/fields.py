@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, SupportsIndex, TypeVar, cast
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 from spaceclip_plugin.errors import ConfigError, nearest
 
@@ -48,14 +49,44 @@ def integer(name: str, value: object, low: int, high: int, *, meaning: str = "")
     return found
 
 
+def number(value: object) -> float:
+    """One number of any real type, Python's, numpy's or a tensor's, as a float; NaN for anything else."""
+    if isinstance(value, (str, bytes)) or not _is_one_number(value):
+        return math.nan
+    try:
+        return float(cast(SupportsFloat, value))
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def _index(value: object) -> int | None:
-    """What Python would index a list by; None for truth values, whoever's they are, and for arrays."""
-    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) or getattr(value, "shape", ()) != ():
+    """What Python would index a list by; None for what is no integer."""
+    if not _is_one_number(value):
         return None
     try:
         return operator.index(cast(SupportsIndex, value))
     except TypeError:
         return None
+
+
+def _is_one_number(value: object) -> bool:
+    """Neither a truth value, whoever's it is, nor an array."""
+    is_truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    return not is_truth and not len(getattr(value, "shape", ()))
+
+
+def size_hw(name: str, value: object, *, most: int = 1 << 30) -> tuple[int, int]:
+    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them.
+
+    Raises:
+        ConfigError: anything else, a side below 1 or above `most` included, naming the field.
+    """
+    sides = [_index(side) for side in value] if isinstance(value, (tuple, list)) else []
+    if len(sides) != 2 or not all(side is not None and 1 <= side <= most for side in sides):
+        bound = "at least 1x1" if most >= 1 << 30 else f"1x1 to {most}x{most}"
+        raise ConfigError(f"{name} is (height, width) of {bound} pixels, got {shown(value)}")
+    height, width = (int(side) for side in sides if side is not None)
+    return height, width
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
