@@ -66,7 +66,7 @@ def attach_depth_head(
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter to use, or an instance, where discovery is wrong.
         views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
-            the policy's configuration lists them, where it does (LeRobot).
+            the policy's configuration lists them (LeRobot). Of cameras that are missing, see `given`.
         mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
             it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
             configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images

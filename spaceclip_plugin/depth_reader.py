@@ -46,11 +46,11 @@ class DepthReader:
 
         Args:
             attachment: whose frames are read from here on by this reader alone.
-            every: at least so many host steps lie between two that are read: the first one in which the tower runs is
-                read, then the first one so many steps later or more; the frames of those between are dropped undecoded.
-                The newest depth grows older until then: to `every - 1` host steps with a tower that runs at every step,
-                and with one that runs every `chunk` steps, for queued actions, to `every` rounded up to whole chunks,
-                less one; in the background plus what the decoding takes.
+            every: host steps from one that is read to the next, at least: a step in which the tower runs is read once
+                so many have passed, and the frames of others are dropped undecoded. The newest depth is then up to
+                `every - 1` steps old. Where the tower runs once per chunk of queued actions, `every` is rounded up to
+                whole chunks: with chunks of 50, every=3 reads every chunk (49 steps old at most), every=60 every second
+                (99). In the background, the steps that decoding takes are added.
             background: decode in a thread of its own; depth is then ready some steps later.
             output_size: (H, W) of the depth; the size of the image the tower saw if None.
 
