@@ -250,10 +250,12 @@ class DepthAttachment:
         """End a host step whose depth nobody wants: its frames, and all that are unread, are dropped undecoded.
 
         Raises:
-            CaptureError: a tap failed while the host ran.
+            CaptureError: a tap failed while the host ran; the step has ended all the same.
         """
-        self._recorder.take()
-        self.step()
+        try:
+            self._recorder.take()
+        finally:
+            self.step()
 
     def refresh(
         self, pixels: Tensor, *, view: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"

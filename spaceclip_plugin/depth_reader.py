@@ -79,19 +79,19 @@ class DepthReader:
             raise ConfigError("this reader is closed; make another one, or read the attachment itself")
         step = self._attachment.steps
         try:
-            maps = self._read() if self._attachment.unread else []
+            maps = self._read()
             return maps if self._worker is None else self._worker.finished()
         except SpaceClipError:
             self._due_at = 0  # there is no depth of the step that failed: the next one is read
             raise
         finally:
-            if self._attachment.steps == step:  # the tower did not run, or its frames could not be read
+            if self._attachment.steps == step:  # what could not be read was a step, too
                 self._attachment.step()
 
     def _read(self) -> list[DepthMap]:
         step = self._attachment.steps
-        if step < self._due_at:
-            self._attachment.skip()
+        if step < self._due_at or not self._attachment.unread:
+            self._attachment.skip()  # which tells of what went wrong with the taps, even where there is no frame
             return []
         self._due_at = step + self._every
         if self._worker is None:

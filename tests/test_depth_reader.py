@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ class TestEvery:
             see(host, 1)
             [found] = reader.step()
         assert (found.step, found.age, first.age) == (4, 0, 4)
+
+    @pytest.mark.parametrize("background", [False, True])
+    def test_a_tap_that_failed_and_left_no_frame_is_told(
+        self, host: nn.Module, depth: DepthAttachment, background: bool
+    ) -> None:
+        adapter = depth._recorder.tower.adapter
+        with DepthReader(depth, every=3, background=background) as reader:
+            with mock.patch.object(type(adapter), "image_call", side_effect=RuntimeError("no such arguments")):
+                see(host, 0)
+            assert depth.unread == 0
+            with pytest.raises(CaptureError, match="no such arguments"):
+                reader.step()
+            assert depth.steps == 1
 
     def test_depth_of_the_size_asked_for(self, host: nn.Module, depth: DepthAttachment) -> None:
         see(host, 0)
