@@ -164,8 +164,7 @@ class DepthAttachment:
         A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. The blank image that
         stands for a missing camera does not count.
         """
-        newest = self._latest.newest
-        return None if newest is None else newest.relabelled()
+        return self._latest.newest
 
     @property
     def latest_of_each(self) -> tuple[DepthMap, ...]:
@@ -184,9 +183,7 @@ class DepthAttachment:
         return self._latest.of(view)
 
     def given(self, cameras: Iterable[str]) -> None:
-        """Tell, before the step's `read`, which cameras the policy is given in this host step.
-
-        Needed where some may be missing: which are there, image calls alone do not tell.
+        """Tell, before this step's `read`, which cameras the policy has images of: where some are missing, calls do not.
 
         Args:
             cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.

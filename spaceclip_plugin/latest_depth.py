@@ -37,8 +37,9 @@ class LatestDepth:
 
     @property
     def newest(self) -> DepthMap | None:
-        """That of the newest image call of all; None before the first."""
-        return self._newest
+        """That of the newest image call of all, a new object each time; None before the first."""
+        newest = self._newest
+        return None if newest is None else newest.relabelled()
 
     def of(self, view: str) -> DepthMap | None:
         """That of one camera; None before its first.
