@@ -183,7 +183,7 @@ class DepthAttachment:
         return self._latest.of(view)
 
     def given(self, cameras: Iterable[str]) -> None:
-        """Tell, before this step's `read`, which cameras the policy has images of: where some are missing, calls do not.
+        """Tell before this step's `read` which cameras the policy has images of: where some lack, calls do not.
 
         Args:
             cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.
