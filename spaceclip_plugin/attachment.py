@@ -25,14 +25,8 @@ from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_sta
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
 from spaceclip_plugin.views import checked_views, declared_views, named_calls
-
-MAX_UNREAD = 16
-"""Unread frames kept by default, five steps of three cameras.
-
-Each holds every tapped hidden state of its image call: 4 MiB for a ViT-B/16 at 224 pixels in float32 and the default
-head, 8 MiB for a So400m; proportionally more for larger images.
-"""
 
 T = TypeVar("T")
 
@@ -48,6 +42,7 @@ def attach_depth_head(
     views: Sequence[str] | None = None,
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
+    max_unread_bytes: int = MAX_UNREAD_BYTES,
     copy: bool = False,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
@@ -65,6 +60,7 @@ def attach_depth_head(
         mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
             it, and their `points` take the camera's intrinsics.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+        max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
     Returns:
@@ -75,8 +71,7 @@ def attach_depth_head(
         HeadMismatchError: the head does not fit the tower.
         CheckpointError: the head's files are not a head.
     """
-    if not isinstance(max_unread, int) or max_unread < 1:
-        raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
+    bounds = UnreadBounds(max_unread, max_unread_bytes)
     if views is not None:
         views = checked_views(views)
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
@@ -96,7 +91,7 @@ def attach_depth_head(
         )
     _warn_of_other_statistics(head, chosen.spec)
     _warn_of_adapted_blocks(chosen)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
     if views is None:
         views = declared_views(lineage(host, chosen.spec.path))
     attachment = DepthAttachment(host, head, recorder, views, mapping)
@@ -123,7 +118,8 @@ class DepthAttachment:
         self._latest: DepthMap | None = None
         self._attached = True
         self._warned = False
-        weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
+        # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
+        weakref.finalize(self, recorder.stop).atexit = False
 
     @property
     def tower(self) -> TowerSpec:
@@ -132,7 +128,7 @@ class DepthAttachment:
 
     @property
     def dropped(self) -> int:
-        """Unread frames discarded so far because too many were waiting."""
+        """Unread frames discarded so far because too many, or too many bytes of them, were waiting."""
         return self._recorder.dropped
 
     @property
@@ -168,6 +164,7 @@ class DepthAttachment:
 
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
+                Or the tower ran and its taps saw no image.
             ConfigError: an impossible output size; every frame stays unread.
         """
         output_hw = None if output_size is None else checked_size(output_size)
@@ -191,7 +188,7 @@ class DepthAttachment:
         """
         output_hw = None if output_size is None else checked_size(output_size)
         self._warn_if_untrained()
-        frames, reader = self._recorder.take(), threading.get_ident()
+        frames, reader = self._taken(), threading.get_ident()
         self.step()
 
         def work() -> list[DepthMap]:
@@ -213,7 +210,7 @@ class DepthAttachment:
         Raises:
             CaptureError: a tap failed while the host ran.
         """
-        self._recorder.take()
+        self._taken()
         self.step()
 
     def refresh(self, pixels: Tensor) -> None:
@@ -282,7 +279,7 @@ class DepthAttachment:
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to verify")
         recorder, host = self._recorder, self._host
-        tapped = recorder.twin(max_frames=MAX_UNREAD)
+        tapped = recorder.twin()
         device = _device(recorder.tower)
         unread = recorder.take()
         recorder.stop()
@@ -331,7 +328,7 @@ class DepthAttachment:
 
     def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
         """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
-        frames = self._recorder.take()
+        frames = self._taken()
         decoded: list[T] = []
         try:
             for frame in frames:
@@ -342,6 +339,12 @@ class DepthAttachment:
             self._recorder.put_back(frames[:bad] + frames[bad + isinstance(error, SpaceClipError) :])
             raise
         return decoded
+
+    def _taken(self) -> list[RawFrame]:
+        frames = self._recorder.take()
+        if not frames and self._attached and not self._recorder.tower.is_part_of(self._host):
+            raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
+        return frames
 
     def _handed_out(self, decoded: Sequence[Decoded]) -> list[DepthMap]:
         """Depth maps under their cameras' names; the newest that shows something becomes the latest."""
