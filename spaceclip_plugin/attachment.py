@@ -19,7 +19,7 @@ from spaceclip_plugin.call_names import CallNames, Given
 from spaceclip_plugin.camera_mappings import CameraMappings
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
-from spaceclip_plugin.errors import ConfigError, HeadMismatchError, HostError, SpaceClipError
+from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.host_steps import HostSteps
@@ -30,14 +30,8 @@ from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
 from spaceclip_plugin.tower_run import run_alone
+from spaceclip_plugin.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
 from spaceclip_plugin.views import checked_views, declared_mappings, declared_order
-
-MAX_UNREAD = 16
-"""Unread frames kept by default, five steps of three cameras.
-
-Each holds every tapped hidden state of its image call: 4 MiB for a ViT-B/16 at 224 pixels in float32 and the default
-head, 8 MiB for a So400m; proportionally more for larger images.
-"""
 
 T = TypeVar("T")
 
@@ -53,6 +47,7 @@ def attach_depth_head(
     views: Sequence[str] | None = None,
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
+    max_unread_bytes: int = MAX_UNREAD_BYTES,
     copy: bool = False,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
@@ -72,6 +67,7 @@ def attach_depth_head(
             configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images
             confirms.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+        max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
     Returns:
@@ -82,8 +78,7 @@ def attach_depth_head(
         HeadMismatchError: the head does not fit the tower.
         CheckpointError: the head's files are not a head.
     """
-    if not isinstance(max_unread, int) or max_unread < 1:
-        raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
+    bounds = UnreadBounds(max_unread, max_unread_bytes)
     if views is not None:
         views = checked_views(views)
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
@@ -108,7 +103,7 @@ def attach_depth_head(
     if mapping is None:
         mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
     mappings = CameraMappings(mapping, views=views)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
     attachment = DepthAttachment(host, head, recorder, views, mappings)
     recorder.start()
     return attachment
@@ -135,7 +130,8 @@ class DepthAttachment:
         self._names = CallNames(views)
         self._attached = True
         self._warned = False
-        weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
+        # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
+        weakref.finalize(self, recorder.stop).atexit = False
 
     @property
     def tower(self) -> TowerSpec:
@@ -144,7 +140,7 @@ class DepthAttachment:
 
     @property
     def dropped(self) -> int:
-        """Unread frames discarded so far because too many were waiting."""
+        """Unread frames discarded so far because too many, or too many bytes of them, were waiting."""
         return self._recorder.dropped
 
     @property
@@ -161,8 +157,7 @@ class DepthAttachment:
     def latest(self) -> DepthMap | None:
         """The newest depth that `read` gave; None before the first. Of several cameras it is one's: see `latest_of`.
 
-        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. The blank image that
-        stands for a missing camera does not count.
+        It gets older while queued actions are served, see `age`. Blank images for missing cameras do not count.
         """
         return self._latest.newest
 
@@ -206,9 +201,10 @@ class DepthAttachment:
 
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
-                Or mappings are by camera and no one can tell which camera a call is of; these frames are lost.
-            ConfigError: an impossible output size; every frame stays unread. Or a camera has no mapping where there are
-                mappings by camera, or one to another tower image; these frames are lost.
+                Or the tower ran and its taps saw no image; or mappings are by camera and no one can tell which camera a
+                call is of, and these frames are lost.
+            ConfigError: an impossible output size; every frame stays unread. Or a camera's mapping is missing, or is to
+                another tower image; these frames are lost.
         """
         decoded = self._each(self._decoder(output_size))
         try:
@@ -228,7 +224,7 @@ class DepthAttachment:
             ConfigError: an impossible output size.
         """
         decode_one, given = self._decoder(output_size), self._names.given
-        frames = self._recorder.take()
+        frames = self._taken()
         self.step()
 
         def work() -> list[DepthMap]:
@@ -250,7 +246,7 @@ class DepthAttachment:
             CaptureError: a tap failed while the host ran; the step has ended all the same.
         """
         try:
-            self._recorder.take()
+            self._taken()
         finally:
             self.step()
 
@@ -338,7 +334,7 @@ class DepthAttachment:
 
     def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
         """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
-        frames = self._recorder.take()
+        frames = self._taken()
         decoded: list[T] = []
         try:
             for frame in frames:
@@ -356,6 +352,12 @@ class DepthAttachment:
         self._warn_if_untrained()
         head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._mappings.anchor
         return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
+
+    def _taken(self) -> list[RawFrame]:
+        frames = self._recorder.take()
+        if not frames and self._attached and not self._recorder.tower.is_part_of(self._host):
+            raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
+        return frames
 
     def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
         """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""

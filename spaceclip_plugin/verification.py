@@ -14,8 +14,6 @@ from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.module_state import buffers_kept, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
 
-_MOST_FRAMES = 16
-
 
 @dataclass(frozen=True)
 class VerifyReport:
@@ -42,7 +40,7 @@ def measure(
     Raises:
         CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
     """
-    tapped = recorder.twin(max_frames=_MOST_FRAMES)
+    tapped = recorder.twin()
     unread = recorder.take()
     recorder.stop()
     try:
