@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -15,26 +15,23 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from spaceclip_plugin import registry, verification
+from spaceclip_plugin.call_names import CallNames, Given
 from spaceclip_plugin.camera_mappings import CameraMappings
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
+from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.host_steps import HostSteps
 from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
+from spaceclip_plugin.latest_depth import LatestDepth
 from spaceclip_plugin.seen_part import SeenPart
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
 from spaceclip_plugin.tower_run import run_alone
-from spaceclip_plugin.views import checked_views, declared_mappings, declared_views, named_calls
-
-MAX_UNREAD = 16
-"""Unread frames kept by default, five steps of three cameras.
-
-Each holds every tapped hidden state of its image call: 4 MiB for a ViT-B/16 at 224 pixels in float32 and the default
-head, 8 MiB for a So400m; proportionally more for larger images.
-"""
+from spaceclip_plugin.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
+from spaceclip_plugin.views import checked_views, declared_mappings, declared_order
 
 T = TypeVar("T")
 
@@ -50,6 +47,7 @@ def attach_depth_head(
     views: Sequence[str] | None = None,
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
+    max_unread_bytes: int = MAX_UNREAD_BYTES,
     copy: bool = False,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
@@ -63,12 +61,13 @@ def attach_depth_head(
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter to use, or an instance, where discovery is wrong.
         views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
-            the policy's configuration lists them, where it does (LeRobot).
+            the policy's configuration lists them (LeRobot). Of cameras that are missing, see `given`.
         mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
             it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
             configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images
             confirms.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+        max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
 
     Returns:
@@ -79,8 +78,7 @@ def attach_depth_head(
         HeadMismatchError: the head does not fit the tower.
         CheckpointError: the head's files are not a head.
     """
-    if not isinstance(max_unread, int) or max_unread < 1:
-        raise ConfigError(f"max_unread must be at least 1, got {max_unread!r}")
+    bounds = UnreadBounds(max_unread, max_unread_bytes)
     if views is not None:
         views = checked_views(views)
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
@@ -101,11 +99,11 @@ def attach_depth_head(
     _warn_of_other_statistics(head, chosen.spec)
     _warn_of_adapted_blocks(chosen)
     if views is None:
-        views = declared_views(lineage(host, chosen.spec.path))
+        views = declared_order(lineage(host, chosen.spec.path))
     if mapping is None:
         mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
     mappings = CameraMappings(mapping, views=views)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
     attachment = DepthAttachment(host, head, recorder, views, mappings)
     recorder.start()
     return attachment
@@ -127,10 +125,13 @@ class DepthAttachment:
         self._mappings = mappings
         self._host = host
         self._recorder = recorder
-        self._latest: DepthMap | None = None
+        self._latest = LatestDepth(views)
+        self._steps = HostSteps()
+        self._names = CallNames(views)
         self._attached = True
         self._warned = False
-        weakref.finalize(self, recorder.stop)  # a forgotten attachment takes its hooks along
+        # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
+        weakref.finalize(self, recorder.stop).atexit = False
 
     @property
     def tower(self) -> TowerSpec:
@@ -139,7 +140,7 @@ class DepthAttachment:
 
     @property
     def dropped(self) -> int:
-        """Unread frames discarded so far because too many were waiting."""
+        """Unread frames discarded so far because too many, or too many bytes of them, were waiting."""
         return self._recorder.dropped
 
     @property
@@ -154,13 +155,38 @@ class DepthAttachment:
 
     @property
     def latest(self) -> DepthMap | None:
-        """The newest depth that `read` gave, with its age by now; None before the first.
+        """The newest depth that `read` gave; None before the first. Of several cameras it is one's: see `latest_of`.
 
-        A policy that serves queued actions runs no tower: its depth gets older, and `age` says so. Of several cameras
-        it is the last one's; the blank image that stands for a missing camera does not count.
+        It gets older while queued actions are served, see `age`. Blank images for missing cameras do not count.
         """
-        latest = self._latest
-        return None if latest is None else latest.relabelled(age=self.steps - 1 - latest.step)
+        return self._latest.newest
+
+    @property
+    def latest_of_each(self) -> tuple[DepthMap, ...]:
+        """The newest depth of every camera, in the order of `views`; what was not seen again is older, see `age`.
+
+        Where image calls bear no names, those of the last step that had any follow, in call order.
+        """
+        return self._latest.each
+
+    def latest_of(self, view: str) -> DepthMap | None:
+        """The newest depth of one camera; None before its first.
+
+        Raises:
+            ConfigError: no camera has that name.
+        """
+        return self._latest.of(view)
+
+    def given(self, cameras: Iterable[str]) -> None:
+        """Tell before this step's `read` which cameras the policy has images of: where some lack, calls do not.
+
+        Args:
+            cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.
+
+        Raises:
+            ConfigError: none of them is one of the policy's, or a name that is not.
+        """
+        self._names.tell(self.steps, cameras)
 
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
@@ -175,55 +201,54 @@ class DepthAttachment:
 
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
-                Or mappings are by camera and no one can tell which camera a call is of; these frames are lost.
-            ConfigError: an impossible output size; every frame stays unread. Or a camera has no mapping where there are
-                mappings by camera, or one to another tower image; these frames are lost.
+                Or the tower ran and its taps saw no image; or mappings are by camera and no one can tell which camera a
+                call is of, and these frames are lost.
+            ConfigError: an impossible output size; every frame stays unread. Or a camera's mapping is missing, or is to
+                another tower image; these frames are lost.
         """
-        output_hw = None if output_size is None else checked_size(output_size)
-        self._warn_if_untrained()
-        reader = threading.get_ident()
-        with in_eval_mode(self.head):
-            decoded = self._each(lambda frame: self._decoded(frame, output_hw, reader))
-        maps = self._handed_out(decoded)
-        self.step()
-        return maps
+        decoded = self._each(self._decoder(output_size))
+        try:
+            return self._handed_out(decoded, self._names.given)
+        finally:  # what cannot be handed out is lost: the step ends all the same
+            self.step()
 
     def read_later(self, output_size: tuple[int, int] | None = None) -> Callable[[], list[DepthMap]]:
         """What `read` would decode now, as work for another thread; ends the host step like a read.
 
         The frames are taken here, in the host's thread, and none but the caller decodes them: call what is returned
-        once, or not at all. It raises what `read` raises, and loses the frames then.
+        once, or not at all. It raises what `read` raises, and loses the frames then. The head stays in its mode, and
+        its weights are followed: one that is trained meanwhile is read in the midst of its steps.
 
         Raises:
             CaptureError: a tap failed while the host ran.
             ConfigError: an impossible output size.
         """
-        output_hw = None if output_size is None else checked_size(output_size)
-        self._warn_if_untrained()
-        frames, reader = self._recorder.take(), threading.get_ident()
+        decode_one, given = self._decoder(output_size), self._names.given
+        frames = self._taken()
         self.step()
 
         def work() -> list[DepthMap]:
-            with in_eval_mode(self.head):
-                decoded = [self._decoded(frame, output_hw, reader) for frame in frames]
+            decoded = [decode_one(frame) for frame in frames]
             for frame in frames:  # the host may have gone on meanwhile, and written over them
                 self._recorder.check_complete(frame)
-            return self._handed_out(decoded)
+            return self._handed_out(decoded, given)
 
         return work
 
     def step(self) -> None:
         """Tell that the host took a step without a read; the frames it left stay unread and grow older."""
-        self._recorder.step += 1
+        self._recorder.step = self._steps.end()
 
     def skip(self) -> None:
         """End a host step whose depth nobody wants: its frames, and all that are unread, are dropped undecoded.
 
         Raises:
-            CaptureError: a tap failed while the host ran.
+            CaptureError: a tap failed while the host ran; the step has ended all the same.
         """
-        self._recorder.take()
-        self.step()
+        try:
+            self._taken()
+        finally:
+            self.step()
 
     def refresh(
         self, pixels: Tensor, *, view: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
@@ -243,6 +268,7 @@ class DepthAttachment:
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to refresh")
+        self._names.refreshed(self.steps)
         run_alone(self._recorder, pixels, view=view, mapping=mapping)
 
     def seen(self, image_hw: tuple[int, int] | None = None) -> SeenPart | None:
@@ -284,33 +310,7 @@ class DepthAttachment:
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to verify")
-        recorder, host = self._recorder, self._host
-        tapped = recorder.twin(max_frames=MAX_UNREAD)
-        device = _device(recorder.tower)
-        unread = recorder.take()
-        recorder.stop()
-        try:
-            with random_state_kept(device), buffers_kept(host):
-                plain_output = verification.run(call)
-            tapped.start()
-            with random_state_kept(device), buffers_kept(host):
-                tapped_output = verification.run(call)
-            frames = tapped.take()
-        finally:
-            tapped.stop()
-            recorder.start()
-            recorder.put_back(unread)
-        if not frames:
-            raise CaptureError(
-                f"the host ran, but the {self.tower} did not: this call uses no vision (a queued action?), "
-                "or what was compiled or traced before the head was attached"
-            )
-        for frame in frames:
-            recorder.check_complete(frame)
-        if not plain_output:
-            raise CaptureError("the host returned no tensor, array or number that could be compared")
-        identical, difference = verification.compare(plain_output, tapped_output)
-        return verification.VerifyReport(identical, difference, len(plain_output), len(frames))
+        return verification.measure(self._recorder, self._host, call, device=_device(self._recorder.tower))
 
     def detach(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
@@ -334,7 +334,7 @@ class DepthAttachment:
 
     def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
         """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
-        frames = self._recorder.take()
+        frames = self._taken()
         decoded: list[T] = []
         try:
             for frame in frames:
@@ -346,22 +346,26 @@ class DepthAttachment:
             raise
         return decoded
 
-    def _decoded(self, frame: RawFrame, output_hw: tuple[int, int] | None, reader: int) -> Decoded:
-        return decode(self._recorder, self.head, frame, output_hw, reader=reader, anchor=self._mappings.anchor)
+    def _decoder(self, output_size: tuple[int, int] | None) -> Callable[[RawFrame], Decoded]:
+        """What decodes the frames that this thread takes, in eval mode, whatever the head's is then."""
+        output_hw = None if output_size is None else checked_size(output_size)
+        self._warn_if_untrained()
+        head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._mappings.anchor
+        return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
 
-    def _handed_out(self, decoded: Sequence[Decoded]) -> list[DepthMap]:
-        """Depth maps under their cameras' names; the newest that shows something becomes the latest."""
-        maps = [one.depth for one in decoded]
-        if self.views:
-            names = named_calls(self.views, [depth.step for depth in maps], [one.blank for one in decoded])
-            maps = [
-                depth if depth.view is not None else depth.relabelled(view=name)
-                for depth, name in zip(maps, names, strict=True)
-            ]
-        maps = [self._mappings.applied(depth, one) for depth, one in zip(maps, decoded, strict=True)]
-        seen = [depth for depth, one in zip(maps, decoded, strict=True) if not one.blank]
-        if seen and (self._latest is None or seen[-1].frame > self._latest.frame):
-            self._latest = seen[-1]
+    def _taken(self) -> list[RawFrame]:
+        frames = self._recorder.take()
+        if not frames and self._attached and not self._recorder.tower.is_part_of(self._host):
+            raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
+        return frames
+
+    def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
+        """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
+        maps = [
+            self._mappings.applied(one.depth.relabelled(view=name, age=self._steps.age_of(one.depth.step)), one)
+            for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
+        ]
+        self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
         return maps
 
     def _warn_if_untrained(self) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.head.fields import number, size_hw
 
 MatrixLike = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
 """A 3x3 matrix K, in pixels of an image whose size it does not tell."""
@@ -53,22 +54,13 @@ class Intrinsics:
     image_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
-        for name in ("fx_px", "fy_px", "cx_px", "cy_px"):
-            value = getattr(self, name)
-            if isinstance(value, (np.floating, np.integer)):  # entries of an array, such as a matrix in float32
-                object.__setattr__(self, name, float(value))
-        if isinstance(self.image_hw, (tuple, list)):
-            sides = tuple(int(side) if isinstance(side, np.integer) else side for side in self.image_hw)
-            object.__setattr__(self, "image_hw", sides)
-        values = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
-        numbers = all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
-        if not numbers or self.fx_px <= 0 or self.fy_px <= 0:
-            raise ConfigError(
-                f"intrinsics need finite values and positive focal lengths, got fx, fy, cx, cy = {values}"
-            )
-        size = self.image_hw
-        if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(isinstance(v, int) and v > 0 for v in size):
-            raise ConfigError(f"intrinsics need an image size (height, width) of at least 1x1 pixels, got {size!r}")
+        values = tuple(number(value) for value in (self.fx_px, self.fy_px, self.cx_px, self.cy_px))
+        if not all(map(math.isfinite, values)) or self.fx_px <= 0 or self.fy_px <= 0:
+            given = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
+            raise ConfigError(f"intrinsics need finite values and positive focal lengths, got fx, fy, cx, cy = {given}")
+        for name, value in zip(("fx_px", "fy_px", "cx_px", "cy_px"), values, strict=True):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "image_hw", size_hw("image_hw of intrinsics", self.image_hw))
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, image_hw: tuple[int, int]) -> Intrinsics:

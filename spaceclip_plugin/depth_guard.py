@@ -20,6 +20,9 @@ from spaceclip_plugin.head import fields
 PASS, SLOW, HOLD, STOP = REACTIONS = ("pass", "slow", "hold", "stop")
 """From the mildest to the gravest."""
 
+MAX_AGE = 10
+"""Host steps after which depth is too old where a guard does not say: a third of a second at 30 steps a second."""
+
 _FARTHEST_M = 1000.0
 _MOST_STEPS = 10**6
 
@@ -61,11 +64,15 @@ class DepthGuard:
     The near distance is the depth within which `near_share` of the region's valid pixels lie. Of several images the
     gravest reaction counts. NaN is no case: no `DepthMap` holds any, reading raises CaptureError instead.
 
+    Every share is of the depth map that is given. Where a host pads its camera's image, give the camera's
+    (`DepthMap.in_camera`): in the tower's, the region and `least_valid` would be shares of the padding too.
+
     Attributes:
         stop_below_m, slow_below_m: near distances in metres, the second not below the first.
         near_share: share of the region's valid pixels; 0 is the nearest pixel alone, which noise decides.
         region: (top, left, bottom, right) as shares of the image's height and width; None is all of it.
-        max_age: host steps. A policy that serves queued actions sees nothing meanwhile.
+        max_age: host steps; None: `MAX_AGE`. A policy that serves queued actions sees nothing meanwhile: LeRobot's
+            steps refuse one that queues more than that, until someone says a `max_age`.
         least_valid: share of the region's pixels.
         least_factor: of a motion that is slowed down, at `stop_below_m`; it grows to 1 at `slow_below_m`.
         most_uncertain: standard deviation over depth, median of the pixels within the near distance; None: not asked.
@@ -83,7 +90,7 @@ class DepthGuard:
     slow_below_m: float = 0.6
     near_share: float = 0.02
     region: tuple[float, float, float, float] | None = None
-    max_age: int = 10
+    max_age: int | None = None
     least_valid: float = 0.5
     least_factor: float = 0.2
     most_uncertain: float | None = None
@@ -102,7 +109,8 @@ class DepthGuard:
             raise ConfigError(
                 f"slow_below_m must not be below stop_below_m, got {self.slow_below_m} and {self.stop_below_m}"
             )
-        fields.whole("max_age", self.max_age, 0, _MOST_STEPS)
+        if self.max_age is not None:
+            fields.whole("max_age", self.max_age, 0, _MOST_STEPS)
         fields.whole("least_images", self.least_images, 1, 1000)
         if self.frozen_after is not None:
             fields.whole("frozen_after", self.frozen_after, 1, _MOST_STEPS)
@@ -146,6 +154,41 @@ class DepthGuard:
         decisions = [self._of_image(depth[i], count) for depth, count in counted for i in range(len(depth))]
         return max(decisions, key=lambda one: (REACTIONS.index(one.reaction), -one.factor))
 
+    def decide_chunk(
+        self, depths: Sequence[DepthMap] | None, rows: int, *, repeats: Sequence[int] = ()
+    ) -> tuple[GuardDecision, ...]:
+        """The reaction to every row of a chunk of actions, which are executed one host step after another.
+
+        All rows are decided by the same depth, which is a step older at each: from the row on at which it is older
+        than `max_age`, the robot stops.
+
+        Args:
+            depths, repeats: as for `decide`, at the first row.
+            rows: actions in the chunk.
+
+        Returns:
+            One decision for each row.
+
+        Raises:
+            ConfigError: see `decide`, or no row.
+        """
+        fields.whole("rows", rows, 1, _MOST_STEPS)
+        first = self.decide(depths, repeats=repeats)
+        if not depths or first.reaction == STOP:
+            return (first,) * rows
+        oldest = max(depth.age for depth in depths)
+        young = max(1, min(rows, self.oldest_allowed - oldest + 1))
+        late = [
+            self.decide([depth.relabelled(age=depth.age + row) for depth in depths], repeats=repeats)
+            for row in range(young, rows)
+        ]
+        return (first,) * young + tuple(late)
+
+    @property
+    def oldest_allowed(self) -> int:
+        """Host steps: `max_age`, or `MAX_AGE` where that is not said."""
+        return MAX_AGE if self.max_age is None else self.max_age
+
     def unreadable(self, error: Exception) -> GuardDecision:
         """The reaction to depth that could not be read, as `CaptureError` tells."""
         return _stop(f"the depth could not be read: {error}")
@@ -154,8 +197,8 @@ class DepthGuard:
         whose = "the image" if depth.view is None else f"camera {depth.view!r}"
         if not depth.trained and not self.allow_untrained:
             return _stop("the head was not trained: its depth means nothing")
-        if depth.age > self.max_age:
-            return _stop(f"{whose}: the depth is {depth.age} host steps old, at most {self.max_age} are allowed")
+        if depth.age > self.oldest_allowed:
+            return _stop(f"{whose}: the depth is {depth.age} host steps old, at most {self.oldest_allowed} are allowed")
         valid = self._in_region(depth.valid)
         count = int(valid.sum())
         if count == 0 or count < self.least_valid * valid.numel():
@@ -215,17 +258,23 @@ class NewestDepth:
         """There is no depth any more: another episode begins, or the last could not be read."""
         self.images, self.repeats = (), ()
 
-    def end_step(self, depths: Iterable[DepthMap]) -> None:
+    def end_step(self, depths: Iterable[DepthMap], *, steps: int = 1) -> None:
         """End a host step with the depth it left; without any, what there is grows older.
 
         Depth that came late, of more steps than one, is that of the last of them.
+
+        Args:
+            depths: as `DepthAttachment.read` gives them.
+            steps: host steps since the last call: as many as the chunk of actions had rows that was given then.
         """
         found = list(depths)
         if not found:
-            self.images = tuple(image.relabelled(age=image.age + 1) for image in self.images)
+            self.images = tuple(image.relabelled(age=image.age + steps) for image in self.images)
             return
         last = max(depth.step for depth in found)
-        images = [depth[i] for depth in found if depth.step == last for i in range(len(depth))]
+        # Ages are counted here from now on: those of an attachment's depth would count the same steps once more.
+        newest = [depth.relabelled(age=int(depth.age)) for depth in found if depth.step == last]
+        images = [depth[i] for depth in newest for i in range(len(depth))]
         alike = [image.view for image in images] == [image.view for image in self.images]
         if alike:
             again = [_same(image, old) for image, old in zip(images, self.images, strict=True)]

@@ -17,6 +17,7 @@ from torch import Tensor
 from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.host_steps import LiveAge
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.photo_colours import colours_at_pixels
 from spaceclip_plugin.pictures import write_png
@@ -45,7 +46,8 @@ class DepthMap:
         trained: False where the head has random weights and the numbers mean nothing.
         uncertainty_m: (B, H, W) float32 standard deviation in metres, or None where the head gives none.
         step: number of the host step since attaching in which the tower saw the image, from 0.
-        age: host steps that have gone by since; 0 is the current step.
+        age: host steps that have gone by since, 0 is the newest; counted anew whenever it is asked for, so that a map
+            that is kept grows older. A number given here stays what it is, and so does that of a deep or pickled copy.
         image_sizes: (H, W) in pixels of every image of a batch of several sizes, each in the upper left corner of
             `image_hw`; None where all are `image_hw`. Indexing cuts an image out.
         mapping: how the image the tower saw was made out of the camera's; None where that is not told. What it calls
@@ -65,7 +67,7 @@ class DepthMap:
     trained: bool
     uncertainty_m: Tensor | None = None
     step: int = 0
-    age: int = 0
+    age: LiveAge = LiveAge()  # noqa: RUF009 - one for all maps: it holds nothing itself
     image_sizes: tuple[tuple[int, int], ...] | None = None
     mapping: ImageMapping | None = None
     unmapped: str | None = None
@@ -179,7 +181,10 @@ class DepthMap:
         return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
 
     def relabelled(self, *, view: str | None = None, age: int | None = None) -> DepthMap:
-        """The same depth under a camera's name or another age; shares memory, and what is None stays."""
+        """The same depth under a camera's name or another age; shares memory, and what is None stays.
+
+        An age that is a number stays what it is, unless it is one of `HostSteps.age_of`, which counts on.
+        """
         given = {"view": view, "age": age}
         return self._with(**{name: value for name, value in given.items() if value is not None})
 

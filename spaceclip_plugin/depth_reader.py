@@ -11,9 +11,9 @@ from typing_extensions import Self
 
 from spaceclip_plugin.attachment import DepthAttachment
 from spaceclip_plugin.depth_map import DepthMap
-from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.errors import ConfigError, SpaceClipError
 from spaceclip_plugin.head.depth_head import checked_size
-from spaceclip_plugin.head.fields import whole
+from spaceclip_plugin.head.fields import integer
 
 Work = Callable[[], list[DepthMap]]
 
@@ -25,7 +25,8 @@ class DepthReader:
             while True:
                 action = policy.select_action(observation)
                 reader.step()  # once per host step, in the host's thread
-                if reader.latest is None or reader.latest.age > 5:
+                seen = reader.latest_of_each  # of every camera; reader.latest_of("wrist") of one
+                if not seen or max(depth.age for depth in seen) > 5:
                     ...  # too old to act on
 
     In the background the newest step wins: while one is decoded, steps that pass are dropped but for the last. The host
@@ -45,18 +46,21 @@ class DepthReader:
 
         Args:
             attachment: whose frames are read from here on by this reader alone.
-            every: of so many host steps in which the tower runs the first is read; the frames of the others are
-                dropped undecoded. Steps that only serve queued actions do not count.
+            every: host steps from one that is read to the next, at least: a step in which the tower runs is read once
+                so many have passed, and the frames of others are dropped undecoded. The newest depth is then up to
+                `every - 1` steps old. Where the tower runs once per chunk of queued actions, `every` is rounded up to
+                whole chunks: with chunks of 50, every=3 reads every chunk (49 steps old at most), every=60 every second
+                (99). In the background, the steps that decoding takes are added.
             background: decode in a thread of its own; depth is then ready some steps later.
             output_size: (H, W) of the depth; the size of the image the tower saw if None.
 
         Raises:
-            ConfigError: `every` is below 1, or an impossible output size.
+            ConfigError: `every` is no integer from 1 to a million, or an impossible output size.
         """
         self._attachment = attachment
-        self._every = whole("every", every, 1, 10**6)
+        self._every = integer("every", every, 1, 10**6)
         self._output_size = None if output_size is None else checked_size(output_size)
-        self._until_next = 0
+        self._due_at = 0  # host step
         self._closed = False
         self._worker: _Worker | None = None
         if background:
@@ -73,28 +77,45 @@ class DepthReader:
         """
         if self._closed:
             raise ConfigError("this reader is closed; make another one, or read the attachment itself")
-        maps: list[DepthMap] = []
-        if self._attachment.unread == 0:
-            self._attachment.step()
-        elif not self._is_due():
-            self._attachment.skip()
-        elif self._worker is None:
-            maps = self._attachment.read(self._output_size)
-        else:
-            self._worker.hand_over(self._attachment.read_later(self._output_size))
-        if self._worker is not None:
-            maps = self._worker.finished()
-        return [depth.relabelled(age=self._attachment.steps - 1 - depth.step) for depth in maps]
+        step = self._attachment.steps
+        try:
+            maps = self._read()
+            return maps if self._worker is None else self._worker.finished()
+        except SpaceClipError:
+            self._due_at = 0  # there is no depth of the step that failed: the next one is read
+            raise
+        finally:
+            if self._attachment.steps == step:  # what could not be read was a step, too
+                self._attachment.step()
 
-    def _is_due(self) -> bool:
-        due = self._until_next == 0
-        self._until_next = (self._until_next or self._every) - 1
-        return due
+    def _read(self) -> list[DepthMap]:
+        step = self._attachment.steps
+        if step < self._due_at or not self._attachment.unread:
+            self._attachment.skip()  # which tells of what went wrong with the taps, even where there is no frame
+            return []
+        self._due_at = step + self._every
+        if self._worker is None:
+            return self._attachment.read(self._output_size)
+        self._worker.hand_over(self._attachment.read_later(self._output_size))
+        return []
 
     @property
     def latest(self) -> DepthMap | None:
-        """The newest depth that is ready, with its age by now; see `DepthAttachment.latest`."""
+        """The newest depth that is ready; see `DepthAttachment.latest`."""
         return self._attachment.latest
+
+    @property
+    def latest_of_each(self) -> tuple[DepthMap, ...]:
+        """The newest depth of every camera that is ready; see `DepthAttachment.latest_of_each`."""
+        return self._attachment.latest_of_each
+
+    def latest_of(self, view: str) -> DepthMap | None:
+        """The newest depth of one camera that is ready; see `DepthAttachment.latest_of`.
+
+        Raises:
+            ConfigError: no camera has that name.
+        """
+        return self._attachment.latest_of(view)
 
     def wait(self) -> None:
         """Wait until everything that was handed to the thread is decoded; without one, nothing is waited for."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from spaceclip_plugin.camera import Intrinsics
 from spaceclip_plugin.depth_resampling import AxisPlaces, Places
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.fields import choice, whole
+from spaceclip_plugin.head.fields import choice, integer, size_hw
 
 if TYPE_CHECKING:
     from spaceclip_plugin.depth_map import DepthMap
@@ -57,8 +57,9 @@ class ImageMapping:
     shown: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
-        _check_size("camera_hw", self.camera_hw)
-        _check_size("tower_hw", self.tower_hw)
+        for name in ("camera_hw", "tower_hw"):
+            _check_size(name, getattr(self, name))
+            object.__setattr__(self, name, size_hw(name, getattr(self, name)))
         numbers = (self.scale_x, self.scale_y, self.offset_x, self.offset_y)
         if not all(map(math.isfinite, numbers)) or min(self.scale_x, self.scale_y) <= 0:
             raise ConfigError(f"a mapping needs positive scales and finite offsets, got {numbers}")
@@ -104,7 +105,7 @@ class ImageMapping:
         """
         _check_size("camera_hw", camera_hw)
         _check_size("tower_hw", tower_hw)
-        short = min(tower_hw) if resize_short is None else whole("resize_short", resize_short, 1, _LARGEST_SIDE_PX)
+        short = min(tower_hw) if resize_short is None else integer("resize_short", resize_short, 1, _LARGEST_SIDE_PX)
         choice("rounding", rounding, ("down", "half-even"))
         height, width = camera_hw
         resized_hw = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
@@ -386,8 +387,9 @@ def _of_image(intrinsics: Intrinsics, hw: tuple[int, int], whose: str) -> Intrin
 
 
 def _check_size(name: str, hw: tuple[int, int]) -> None:
-    if not isinstance(hw, tuple) or len(hw) != 2 or not all(isinstance(side, int) and side > 0 for side in hw):
-        raise ConfigError(f"{name} is (height, width) of at least 1x1 pixels, got {hw!r}")
+    if not isinstance(hw, tuple):
+        raise ConfigError(f"{name} is (height, width) of at least 1x1 pixels, a tuple, got {hw!r}")
+    size_hw(name, hw)
 
 
 def _shown(hw: tuple[int, int]) -> str:

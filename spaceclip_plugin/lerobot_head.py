@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.errors import CheckpointError, ConfigError, HostError
 from spaceclip_plugin.head import fields
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.fused_head import FusedDepthHead
 from spaceclip_plugin.hub.weights import check_size, matched_state, writable
-from spaceclip_plugin.lerobot_link import DepthLink, link_to, live_policy
+from spaceclip_plugin.lerobot_link import DepthLink, guessed_link, link_to
 
 HeadLike = DepthHead | Mapping[str, Any] | str | Path
 """A head, its config (the weights then come with the step's state), or its folder."""
@@ -29,7 +30,7 @@ class HeadStep:
         allow_untrained: whether a head with random weights may be carried.
     """
 
-    def __init__(self, head: HeadLike, *, allow_untrained: bool) -> None:
+    def __init__(self, head: HeadLike, *, allow_untrained: bool, policy: nn.Module | None = None) -> None:
         if isinstance(head, (str, Path)):
             head = DepthHead.from_pretrained(head)
         elif isinstance(head, Mapping):
@@ -47,6 +48,8 @@ class HeadStep:
         self.head = head.eval()
         self.allow_untrained = allow_untrained
         self._link: DepthLink | None = None
+        # Linked at the first call: weights may still be on their way.
+        self._policy = None if policy is None else weakref.ref(_checked(policy))
 
     def connect(self, policy: nn.Module) -> None:
         """Read the tower of this live policy, which stays the caller's to keep alive.
@@ -55,15 +58,19 @@ class HeadStep:
             HostError: no tower, or several, or the policy is read by another head already.
             HeadMismatchError: the head does not fit the tower.
             CheckpointError: the head's weights were never loaded.
+            ConfigError: the step's settings make no sense for this policy.
         """
-        self._link = self._link_of(policy)
+        self._check_weights()
+        link = link_to(_checked(policy), self.head)
+        self._adopt(link)
+        self._link, self._policy = link, weakref.ref(policy)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The head's weights, on the CPU."""
         return writable(self.head.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take weights for the head, strictly; the step finds its policy anew.
+        """Take weights for the head, strictly; the step links itself to its policy anew.
 
         Raises:
             CheckpointError: weights that are missing, unknown, mis-shaped or not finite.
@@ -81,7 +88,11 @@ class HeadStep:
         return features
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_link": None}  # a copy of the step finds its policy anew
+        # A copy of the step, or a process that unpickles it, must be told its policy anew.
+        return {**self.__dict__, "_link": None, "_policy": None}
+
+    def _adopt(self, link: DepthLink) -> None:
+        """Check the step's settings against the policy, and tell the link what its other steps must know."""
 
     def _forget(self) -> None:
         if self._link is not None and self._link.alive:
@@ -89,12 +100,21 @@ class HeadStep:
 
     def _linked(self) -> DepthLink:
         if self._link is None or not self._link.alive:
-            self._link = self._link_of(live_policy(self.head))
+            self._check_weights()
+            told = None if self._policy is None else self._policy()
+            link = guessed_link(self.head) if told is None else link_to(told, self.head)
+            self._adopt(link)
+            self._link = link
         return self._link
 
-    def _link_of(self, policy: nn.Module) -> DepthLink:
+    def _check_weights(self) -> None:
         if any(parameter.is_meta for parameter in self.head.parameters()):
             raise CheckpointError(
                 "the head of this step has no weights: its safetensors file did not come along; save the pipeline again"
             )
-        return link_to(policy, self.head)
+
+
+def _checked(policy: object) -> nn.Module:
+    if not isinstance(policy, nn.Module):
+        raise HostError(f"connect takes the live policy, a torch.nn.Module, got {type(policy).__name__}")
+    return policy

@@ -1,13 +1,13 @@
 """What a LeRobot policy's processor steps share: its attached head, the depth of every robot, and the host's steps.
 
-The steps are handed no policy by LeRobot's command lines; `link_to` and `live_policy` find it and keep it weakly.
+Depth comes out over the cameras' own images, whatever the policy made of them for its tower. The steps are handed no
+policy by LeRobot's command lines; `link_to` and `guessed_link` find it and keep it weakly.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import sys
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,19 +16,18 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import attach_depth_head
-from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.depth_guard import NewestDepth
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.image_geometry import ImageMapping
+from spaceclip_plugin.lerobot_images import CameraGeometry, Preparation
+from spaceclip_plugin.lerobot_policy import ActionChunks, camera_name, camera_names, guessed_policy
 from spaceclip_plugin.token_adapter import lineage
-from spaceclip_plugin.tower import TowerSpec
-from spaceclip_plugin.views import declared_views
+from spaceclip_plugin.views import declared_order
 
-# How policies make their tower's images of those in a batch: SmolVLA; pi0 and its family; X-VLA.
-_OWN_PREPARATION = ("prepare_images", "_preprocess_images", "_prepare_images")
-_PLACEHOLDER = "empty_camera"
+_logger = logging.getLogger(__name__)
 _LINKS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DepthLink]] = weakref.WeakKeyDictionary()
 
 
@@ -40,26 +39,36 @@ class DepthLink:
     Attributes:
         cameras: names of the policy's cameras, placeholders left out, by the key of their images in a batch.
         names_images: whether each of the policy's image calls is of one camera, and bears its name.
-        newest: of each robot (each row of a batch), by the end of the last host step.
+        newest: of each robot (each row of a batch), by the end of the last host step, over the camera's image where
+            it is known how the tower's was made out of it.
+        refreshed: whether depth is refreshed at every host step.
+        rows: host steps that the last actions take: those of a chunk, else 1.
     """
 
     def __init__(self, policy: nn.Module, head: DepthHead) -> None:
         spec = registry.choose_tower(policy).spec
-        views = declared_views(lineage(policy, spec.path))
+        holders = [*lineage(policy, spec.path)]
+        views = declared_order(holders)
         # Attached below the policy, which an attachment would keep alive otherwise.
         child, _, tower = spec.path.partition(".")
-        self._attachment = attach_depth_head(policy.get_submodule(child), head, tower=tower, views=views or None)
+        self._geometry = CameraGeometry(policy, holders)
+        self._attachment = attach_depth_head(
+            policy.get_submodule(child), head, tower=tower, views=views or None, mapping=self._geometry.declared or None
+        )
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
             head.to(weight.device)
         self._policy = weakref.ref(policy, _detaching(weakref.ref(self)))
         self._spec = spec
         self._digest = module_digest(head)
+        self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
-        self._open, self._robots = False, 0
-        self.cameras = _cameras(policy)
+        self._open, self._robots, self._told = False, 0, False
+        self.cameras = camera_names(policy)
         self.names_images = bool(views)
+        self.refreshed = False
         self.newest: list[NewestDepth] = []
+        self.rows = 1
 
     @property
     def alive(self) -> bool:
@@ -67,9 +76,12 @@ class DepthLink:
         return self._policy() is not None
 
     @property
-    def image_hw(self) -> tuple[int, int]:
-        """Height and width of the tower's images as it was built, in pixels."""
-        return self._spec.image_hw
+    def chunks(self) -> ActionChunks:
+        """How many actions the policy makes out of one look at its images, as its configuration says by now."""
+        policy = self._policy()
+        if policy is None:
+            raise HostError(_GONE)
+        return ActionChunks.of(policy)
 
     def check_same(self, head: DepthHead) -> None:
         """Raise HostError unless that head is, bit for bit, the one that is attached."""
@@ -79,14 +91,29 @@ class DepthLink:
                 "pipelines that hold the other head, or make both with one head: add_depth(…, head)"
             )
 
-    def begin_step(self, robots: int) -> None:
-        """Begin a host step; one that was begun before and that no one ended is ended."""
+    def begin_step(self, robots: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Begin a host step; one that was begun before and that no one ended is ended.
+
+        Args:
+            robots: rows of the batch.
+            sizes: (H, W) of the images of each camera in it, in pixels.
+        """
         if self._open:
-            self.end_step(self._robots)
+            # Real-time chunking shows the steps no host step but those at which it makes a chunk.
+            chunks = self.chunks
+            self.end_step(self._robots, rows=chunks.chunk if chunks.overlapping else 1)
+        for camera, camera_hw in sizes.items():
+            self._geometry.see(camera, camera_hw)
+        if self.names_images and sizes:
+            self._attachment.given([*sizes])  # of missing cameras, image calls alone do not tell which they are
         self._open, self._robots = True, robots
 
-    def end_step(self, robots: int) -> None:
+    def end_step(self, robots: int, *, rows: int = 1) -> None:
         """End a host step: the depth it left, refreshed or of the policy's own image calls, becomes the newest.
+
+        Args:
+            robots: that act in it.
+            rows: host steps that the actions given now take.
 
         Raises:
             CaptureError: it cannot be read; there is no depth then.
@@ -96,14 +123,15 @@ class DepthLink:
         refreshed, self._refreshed = self._refreshed, None
         try:
             if refreshed is None:
-                maps = self._attachment.read()
+                self._share_out(self._attachment.read(), robots)
             else:
                 self._attachment.skip()
-                maps = refreshed
-            self._share_out(maps, robots)
+                self._share_out(refreshed, robots, placed=True)
         except HostError:
             self.forget()
             raise
+        finally:
+            self.rows = rows
 
     def refresh(self, images: Mapping[str, Tensor]) -> dict[str, DepthMap]:
         """Run the tower alone on the images of this step, and decode; what the policy sees later is not decoded.
@@ -112,19 +140,26 @@ class DepthLink:
             images: (B, 3, H, W) by key, in the range that the policy takes them in.
 
         Returns:
-            Depth of each, of age 0, under its camera's name.
+            Depth of each over the camera's image, of age 0, under its camera's name.
 
         Raises:
             CaptureError: the tower does not take them, or the depth cannot be read.
-            HostError: they are not images in [0, 1] where this package prepares them.
+            HostError: they are not images in [0, 1] where this package prepares them, or the policy's own function
+                for that is not what it was.
         """
         policy = self._policy()
         if policy is None:
-            raise HostError("the policy that these steps were connected to is gone; call connect(policy)")
+            raise HostError(_GONE)
         for key, image in images.items():
-            self._attachment.refresh(_prepared(policy, key, image, self._spec))
+            name = camera_name(key)
+            mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
+            self._attachment.refresh(self._prepare(policy, key, image, mapping), view=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
-        found = {key: depth.relabelled(view=camera_name(key)) for key, depth in zip(images, maps, strict=True)}
+        # Of this step, which `end_step` ends: reading counted one more.
+        found = {
+            key: self._over_camera(depth, depth.mapping).relabelled(age=0)
+            for key, depth in zip(images, maps, strict=True)
+        }
         self._refreshed = [*found.values()]
         return found
 
@@ -140,34 +175,80 @@ class DepthLink:
         self._attachment.detach()
         del self._attachment
 
-    def _share_out(self, maps: Sequence[DepthMap], robots: int) -> None:
-        """Give each robot its images: all policies keep the images of one robot together, robot after robot."""
+    def _share_out(self, maps: Sequence[DepthMap], robots: int, *, placed: bool = False) -> None:
+        """Give each robot its images: all policies keep the images of one robot together, robot after robot.
+
+        Args:
+            maps: of one host step.
+            robots: that act in it.
+            placed: whether the maps lie over the cameras' images already.
+        """
         if len(self.newest) != robots:
             self.newest = [NewestDepth() for _ in range(robots)]
         for depth in maps:
             if len(depth) % robots:
                 raise HostError(
-                    f"an image call of {len(depth)} image(s) for {robots} robot(s): whose image is whose cannot be told"
+                    f"an image call of {len(depth)} image(s) for {robots} robot(s): whose image is whose cannot be "
+                    "told. Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
                 )
         lone = [*self.cameras.values()] if sum(map(len, maps)) == robots and len(self.cameras) == 1 else [None]
         for robot, newest in enumerate(self.newest):
-            own = [
-                depth[i].relabelled(view=lone[0])
-                for depth in maps
-                for i in range(robot * len(depth) // robots, (robot + 1) * len(depth) // robots)
-            ]
-            newest.end_step(own)
+            own: list[DepthMap] = []
+            for depth in maps:
+                each = len(depth) // robots
+                images = [depth[robot * each + place].relabelled(view=lone[0]) for place in range(each)]
+                own += images if placed else map(self._over_camera, images, self._mappings(images))
+            newest.end_step(own, steps=self.rows)
+
+    def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:
+        """How every image of one robot in one image call was made out of its camera's; None where that is not known.
+
+        Raises:
+            HostError: the policy pads its images, and the padding of this one is not known: what was measured of its
+                camera decides, else its configuration, as far as the pixels bear it out.
+        """
+        names: list[str | None] = [image.view for image in images]
+        # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.
+        shows = [bool(image.valid.any()) for image in images]
+        cameras = [*self.cameras.values()]
+        if None in names and shows == [True] * len(cameras) + [False] * (len(images) - len(cameras)):
+            names = [*cameras, *[None] * (len(images) - len(cameras))]
+        alike = {self._geometry.measured(camera) for camera in cameras}
+        same = alike.pop() if len(alike) == 1 else None
+        mappings = []
+        for image, name, shown in zip(images, names, shows, strict=True):
+            mapping = (self._geometry.measured(name) if name is not None else same) or image.mapping
+            if mapping is None and shown and image.unmapped is not None:
+                raise HostError(
+                    f"{image.unmapped}. Or put the depth step into the preprocessor (add_depth), which measures the "
+                    "cameras"
+                )
+            mappings.append(mapping)
+        return mappings
+
+    def _over_camera(self, depth: DepthMap, mapping: ImageMapping | None) -> DepthMap:
+        """Depth over the camera's image; as it is where that is not known, and a warning says so once."""
+        if mapping is not None:
+            try:
+                return depth.in_camera(mapping)
+            except ConfigError as error:
+                raise HostError(f"the policy's images are not what its configuration says: {error}") from error
+        if not self._told and depth.valid.any():
+            self._told = True
+            _logger.warning(
+                "how this policy makes its tower's images out of its cameras' is not known: the guard judges the "
+                "tower's images, and the depth step gives depth with fresh=True alone"
+            )
+        return depth
 
 
 def link_to(policy: nn.Module, head: DepthHead) -> DepthLink:
     """The link of a live policy, shared by all steps that are connected to it; made where there is none.
 
     Raises:
-        HostError: not a module, no tower or several, or the policy is read by another head already.
+        HostError: no tower or several, or the policy is read by another head already.
         HeadMismatchError: the head does not fit the tower.
     """
-    if not isinstance(policy, nn.Module):
-        raise HostError(f"connect takes the live policy, a torch.nn.Module, got {type(policy).__name__}")
     known = _LINKS.get(policy)
     link = None if known is None else known()
     if link is not None:
@@ -178,37 +259,21 @@ def link_to(policy: nn.Module, head: DepthHead) -> DepthLink:
     return link
 
 
-def live_policy(head: DepthHead) -> nn.Module:
-    """The one LeRobot policy alive in this process whose tower the head fits.
+def guessed_link(head: DepthHead) -> DepthLink:
+    """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked.
 
     Raises:
-        HostError: there is none, or there are several.
+        HostError: there is no such policy, or there are several.
     """
-    pretrained = sys.modules.get("lerobot.policies.pretrained")  # not imported: there is no policy
-    base = getattr(pretrained, "PreTrainedPolicy", None)
-    gc.collect()  # one that was dropped may wait to be collected
-    alive: list[nn.Module] = [] if base is None else [each for each in gc.get_objects() if issubclass(type(each), base)]
-    fitting = [policy for policy in alive if _fits(policy, head)]
-    if len(fitting) == 1:
-        return fitting[0]
-    listed = ", ".join(sorted(type(policy).__name__ for policy in fitting or alive)) or "none"
-    if not fitting:
-        problem = f"no LeRobot policy alive in this process has a tower that this head fits (alive: {listed})"
-    else:
-        problem = f"{len(fitting)} LeRobot policies alive in this process have a tower that this head fits: {listed}"
-    raise HostError(f"{problem}; call connect(policy) of both steps with the one that acts")
-
-
-def camera_name(key: str) -> str:
-    """`front` of `observation.images.front`."""
-    return key.removeprefix("observation.").removeprefix("images.")
-
-
-def _fits(policy: nn.Module, head: DepthHead) -> bool:
-    try:
-        return not head.config.mismatches(registry.choose_tower(policy).spec)
-    except SpaceClipError:
-        return False
+    policy = guessed_policy(head)
+    known = _LINKS.get(policy)
+    if known is None or known() is None:
+        _logger.warning(
+            "no policy was told: the depth steps read the %s, guessed because no other LeRobot policy alive in this "
+            "process has a tower that their head fits. Say which it is: connect(policy) of both steps, "
+            "add_depth(…, policy=policy), or an override {'policy': policy} of each step", type(policy).__name__,
+        )  # fmt: skip
+    return link_to(policy, head)
 
 
 def _detaching(link: weakref.ref[DepthLink]) -> Callable[[object], None]:
@@ -220,51 +285,20 @@ def _detaching(link: weakref.ref[DepthLink]) -> Callable[[object], None]:
     return detach
 
 
-def _cameras(policy: nn.Module) -> dict[str, str]:
-    features = getattr(getattr(policy, "config", None), "image_features", None)
-    keys = [str(key) for key in features] if isinstance(features, Mapping) else []
-    return {key: name for key in keys if not (name := camera_name(key)).startswith(_PLACEHOLDER)}
-
-
-def _prepared(policy: nn.Module, key: str, image: Tensor, spec: TowerSpec) -> Tensor:
-    """(B, 3, h, w) as the policy shows it to its tower; by `data.preparation` where it has no function for that."""
-    modes = getattr(getattr(policy, "config", None), "normalization_mapping", None) or {}
-    mode = modes.get("VISUAL", "IDENTITY")
-    own = [method for name in _OWN_PREPARATION if callable(method := getattr(policy, name, None))]
-    if own and getattr(mode, "value", mode) == "IDENTITY":  # else a later step normalises the images it takes
-        images, _masks = own[0]({key: image})
-        prepared: Tensor = images[:, 0] if isinstance(images, Tensor) else images[0]
-        return prepared
-    if not torch.isfinite(image).all():
-        raise CaptureError(f"{key} holds NaN or infinity; depth from it would mean nothing")
-    if not image.is_floating_point() or image.amin() < 0 or image.amax() > 1:
-        raise HostError(
-            f"{key} must hold floating-point images in [0, 1], to be prepared for the {spec}; put the depth step "
-            "before whatever normalises images, or use fresh=False"
-        )
-    photos = [photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image]
-    return prepare(photos, spec)
-
-
-def stacked(images: Sequence[DepthMap | None], hw: tuple[int, int], *, like: Tensor) -> tuple[Tensor, Tensor]:
+def stacked(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor, Tensor]:
     """One camera of every robot, as LeRobot batches hold it.
 
     Args:
-        images: of one image each; None where there is no depth.
-        hw: size where there is none at all, in pixels.
-        like: on the device that is wanted.
+        images: of one image each, of the size of the camera's; None where there is no depth.
+        like: (B, 3, H, W) the camera's images.
 
     Returns:
         (B, 1, H, W) float32 metres, 0 where there is no depth; (B,) int64 age in host steps, -1 where there is none.
-
-    Raises:
-        ConfigError: depth of several sizes.
     """
-    sizes = {tuple(depth.depth_m.shape[1:]) for depth in images if depth is not None} or {hw}
-    if len(sizes) > 1:
-        raise ConfigError(f"the robots' depth maps are of several sizes: {sorted(sizes)}; run them one by one")
-    [size] = sizes
-    none = torch.zeros(1, *size)
+    none = torch.zeros(1, *like.shape[-2:])
     maps = [none if depth is None else depth.depth_m * depth.valid for depth in images]
     ages = [-1 if depth is None else depth.age for depth in images]
     return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)
+
+
+_GONE = "the policy that these steps were connected to is gone; call connect(policy)"

@@ -6,8 +6,10 @@
 
 `make_pre_post_processors(config, pretrained_path=folder)` loads them again where this module was imported; LeRobot's
 command lines import it by themselves where the distribution `lerobot_policy_spaceclip` is installed. Both steps read
-the live policy's own vision tower. They find it at their first call, if it is the one policy of the process that the
-head fits; else `connect(policy)` tells them.
+the live policy's own vision tower. Tell them which policy: `connect(policy)`, `add_depth(…, policy=policy)`, or, where
+pipelines are loaded, `preprocessor_overrides={"spaceclip_depth": {"policy": policy}}` and the like for
+`spaceclip_depth_guard`. LeRobot's command lines tell them none: they then look for the one policy of the process that
+the head fits, and a warning names it.
 """
 
 from __future__ import annotations
@@ -18,21 +20,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
 from torch import Tensor, nn
 
-from spaceclip_plugin.depth_guard import HOLD, PASS, SLOW, DepthGuard, GuardDecision
+from spaceclip_plugin.depth_guard import STOP, DepthGuard, GuardDecision
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.head import fields
+from spaceclip_plugin.lerobot_actions import ActionsSent, as_chunk
 from spaceclip_plugin.lerobot_head import HeadLike, HeadStep
-from spaceclip_plugin.lerobot_link import DepthLink, camera_name, stacked
+from spaceclip_plugin.lerobot_link import DepthLink, stacked
+from spaceclip_plugin.lerobot_policy import camera_name
 from spaceclip_plugin.views import checked_views
 
 DEPTH_SUFFIX, AGE_SUFFIX = "_depth", "_depth_age"
-VELOCITY, POSITION = ACTION_KINDS = ("velocity", "position")
-"""What an action commands: a motion, of which zero is none (velocities, differences), or a place to go to."""
 
 _BEFORE = "normalizer_processor"
 _logger = logging.getLogger(__name__)
@@ -44,9 +45,11 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
 
     For `observation.images.front` (B, 3, H, W) it adds
 
-    - `observation.images.front_depth`: (B, 1, h, w) float32 metres, 0 where there is none, over the image as the
-      policy's tower sees it (SmolVLA and pi0 pad it: `ImageMapping` leads back to the camera's pixels);
+    - `observation.images.front_depth`: (B, 1, H, W) float32 metres along the optical axis, pixel for pixel that of the
+      camera's own image, 0 where there is none. Whatever the policy does to the image for its tower (SmolVLA, pi0 and
+      X-VLA pad it) is undone; what it cuts away has no depth;
     - `observation.images.front_depth_age`: (B,) int64 host steps since the tower saw it, -1 where there is none yet.
+      With chunks of actions it is the most it can be: as if every action of the last chunk had been executed.
 
     Policies take the inputs of their config, and these are none of them.
 
@@ -54,9 +57,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
     policy that queues actions looks once per chunk. With `fresh=True` it runs the tower alone on the present images,
     at every step, which costs one run of it. They are prepared by the policy's own function where it has one (SmolVLA,
     pi0 and its family, X-VLA) and takes its images without normalisation, so that the depth is bit for bit that of the
-    policy's own run; elsewhere by `data.preparation`, from images in [0, 1].
+    policy's own run, and a log names the function; elsewhere by `data.preparation`, from images in [0, 1].
 
-    Where it cannot be told which camera an image is of, or the depth cannot be read, there is none, and a log says so.
+    Where it cannot be told which camera an image is of or where its pixels lie in it, or the depth cannot be read,
+    there is none, and a log says so.
     """
 
     def __init__(
@@ -66,20 +70,23 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         cameras: Sequence[str] | None = None,
         fresh: bool = False,
         allow_untrained: bool = False,
+        policy: nn.Module | None = None,
     ) -> None:
-        """Check the settings; the policy is looked for at the first observation.
+        """Check the settings; the step links itself to its policy at the first observation.
 
         Args:
             head: to decode with, its config (the weights then come with the state), or its folder.
             cameras: names as in `observation.images.NAME`; None: those of the policy's config.
             fresh: run the tower alone on the images of this step.
             allow_untrained: take a head with random weights, whose depth means nothing.
+            policy: whose tower to read, kept weakly and in no file; None: it is looked for.
 
         Raises:
             ConfigError: not a head, an untrained one, or camera names that cannot be.
             CheckpointError: the folder holds no head.
+            HostError: `policy` is no module.
         """
-        super().__init__(head, allow_untrained=allow_untrained)
+        super().__init__(head, allow_untrained=allow_untrained, policy=policy)
         self.cameras = None if cameras is None else checked_views(cameras)
         self.fresh = fields.truth("fresh", fresh)
         self._told = False
@@ -91,10 +98,11 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             HostError: no policy or several to connect to, or images that cannot be prepared.
         """
         link = self._linked()
+        there = [key for key in (*link.cameras, *observation) if isinstance(observation.get(key), Tensor)]
         wanted = [
             key
-            for key in (link.cameras if self.cameras is None else observation)
-            if isinstance(observation.get(key), Tensor) and (self.cameras is None or camera_name(key) in self.cameras)
+            for key in dict.fromkeys(there)
+            if (key in link.cameras if self.cameras is None else camera_name(key) in self.cameras)
         ]
         images = {key: observation[key] for key in wanted}
         for key, image in images.items():
@@ -104,7 +112,8 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                     "makes batches (to_batch_processor)"
                 )
         if images:
-            depth = self._depth(link, images)
+            sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in there}
+            depth = self._depth(link, images, sizes)
             for key, (depth_m, age) in depth.items():
                 observation[key + DEPTH_SUFFIX], observation[key + AGE_SUFFIX] = depth_m, age
         return observation
@@ -122,15 +131,20 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         """Forget the last episode's depth."""
         self._forget()
 
-    def _depth(self, link: DepthLink, images: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _adopt(self, link: DepthLink) -> None:
+        link.refreshed = link.refreshed or self.fresh
+
+    def _depth(
+        self, link: DepthLink, images: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         robots = len(next(iter(images.values())))
         found: dict[str, list[DepthMap | None]]
         try:
-            link.begin_step(robots)
+            link.begin_step(robots, sizes)
             if self.fresh:
                 found = {key: [*depth] for key, depth in link.refresh(images).items()}
             else:
-                found = {key: _newest(link, camera_name(key), robots) for key in images}
+                found = {key: _newest(link, camera_name(key), robots, like=image) for key, image in images.items()}
         except CaptureError as error:
             link.forget()
             _logger.warning("no depth: %s", error)
@@ -140,7 +154,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             _logger.warning(
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
             )
-        return {key: stacked(depth, link.image_hw, like=images[key]) for key, depth in found.items()}
+        return {key: stacked(depth, like=images[key]) for key, depth in found.items()}
 
 
 @ProcessorStepRegistry.register("spaceclip_depth_guard")
@@ -148,7 +162,8 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
     """Lets the policy's actions pass, slows them down, or stops the robot, by what the policy's own tower just saw.
 
     It belongs at the end of the postprocessor, where actions are in the robot's units (behind the unnormalizer and
-    what turns relative into absolute ones). Each row of a batch of actions is a robot and is decided by its own images.
+    what turns relative into absolute ones). It takes one action (A,) of a robot, (B, A) of B robots, each decided by
+    its own images, and chunks (B, T, A), as real-time chunking and `predict_action_chunk` give them.
 
     | Reaction | "velocity" actions | "position" actions |
     |---|---|---|
@@ -159,12 +174,22 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
 
     Before the first action of an episode nothing was sent: "position" then needs a `stop_action`, else HostError.
 
-    A policy that queues more actions than the guard's `max_age` is stopped in the midst of every chunk. Give it fewer
-    `n_action_steps`, or the guard fresh depth: `DepthProcessorStep(fresh=True)` serves both steps.
+    All rows of a chunk are decided by the same depth, and row t is executed t host steps later: from the row on at
+    which the depth is older than the guard's `max_age`, the robot stops. The last one sent is the row before; before
+    the first row it is the last row of the chunk before, or, where real-time chunking is on and a chunk ends early,
+    that row of it which is nearest to the first of the new. Real-time chunking plans on with what the policy wanted,
+    not with what was sent: behind a stop its positions may leap.
+
+    A policy acts on one look at its images until its queue or its chunk is used up. If that is longer than the guard's
+    `max_age` and nobody said a `max_age`, the pipeline is refused when it meets its policy: a robot that goes for
+    eleven steps and stops for thirty-nine was never meant. Fresh depth (`DepthProcessorStep(fresh=True)`, which serves
+    both steps, and must be connected first) is the safest remedy; fewer `n_action_steps` or an explicit `max_age` are
+    the others. With an explicit one a warning tells how many actions are stops. Depth refreshed between chunks
+    does not help real-time chunking, which hands over all rows at once: there `max_age` must be said.
 
     Attributes:
-        counts: how often each reaction was given since the step was made, over all robots.
-        decisions: the last one of every robot.
+        counts: how often each reaction was given since the step was made, over all robots and rows.
+        decisions: the last one of every robot; of a chunk, that of its first row.
     """
 
     def __init__(
@@ -174,52 +199,59 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         actions: str,
         guard: DepthGuard | Mapping[str, Any] | None = None,
         stop_action: Sequence[float] | None = None,
+        policy: nn.Module | None = None,
     ) -> None:
-        """Check the settings; the policy is looked for at the first action.
+        """Check the settings; the step links itself to its policy at the first action.
 
         Args:
             head: to decode with, its config (the weights then come with the state), or its folder.
             actions: "velocity" or "position"; a wrong word makes a stop a motion.
             guard: its settings; None: the defaults. Without camera names, all of the policy's cameras must be there.
             stop_action: what to send at a stop, in the robot's units.
+            policy: whose tower to read, kept weakly and in no file; None: it is looked for.
 
         Raises:
             ConfigError: not a head, an untrained one that the guard does not allow, or impossible settings.
             CheckpointError: the folder holds no head.
+            HostError: `policy` is no module.
         """
         self.guard = (
             fields.build(DepthGuard, guard, where="guard") if isinstance(guard, Mapping) else guard or DepthGuard()
         )
-        super().__init__(head, allow_untrained=self.guard.allow_untrained)
-        self.actions = fields.choice("actions", actions, ACTION_KINDS)
-        self.stop_action: tuple[float, ...] | None = None
-        if stop_action is not None:
-            self.stop_action = fields.reals("stop_action", stop_action, -1e6, 1e6, length=len(stop_action))
+        super().__init__(head, allow_untrained=self.guard.allow_untrained, policy=policy)
+        self._actions = ActionsSent(actions, stop_action)
         self.counts: Counter[str] = Counter()
         self.decisions: tuple[GuardDecision, ...] = ()
-        self._sent: Tensor | None = None
+        self._told = False
+
+    @property
+    def actions(self) -> str:
+        """What actions command: "velocity" or "position"."""
+        return self._actions.kind
+
+    @property
+    def stop_action(self) -> tuple[float, ...] | None:
+        """What is sent at a stop, in the robot's units; None: zero, or the last one sent."""
+        return self._actions.stop_action
 
     def action(self, action: Tensor) -> Tensor:
-        """The action to send, of the same shape; the policy's own bits where every robot may pass.
+        """The action or actions to send, of the same shape; the policy's own bits where every robot may pass.
 
         Raises:
-            HostError: no policy or several to connect to, or a stop before anything was sent.
-            ConfigError: `stop_action` is of another length.
+            HostError: no policy or several to connect to, another shape, or a stop before anything was sent.
+            ConfigError: `stop_action` is of another length, or the policy acts on one look for too long.
         """
-        rows = action if action.ndim == 2 else action[None]
-        if rows.ndim != 2:
-            raise HostError(f"the guard takes actions (B, A), got shape {tuple(action.shape)}")
+        chunk = as_chunk(action)
+        robots, rows = chunk.shape[:2]
         before = self.decisions
-        self.decisions = self._decided(len(rows))
-        self.counts.update(decision.reaction for decision in self.decisions)
+        along = self._along(robots, rows) if rows > 1 else [(decision,) for decision in self._decided(robots)]
+        self.decisions = tuple(decided[0] for decided in along)
+        self.counts.update(decision.reaction for decided in along for decision in decided)
         for robot, decision in enumerate(self.decisions):
             if len(before) != len(self.decisions) or before[robot].reaction != decision.reaction:
                 _logger.info("depth guard, robot %d: %s (%s)", robot, decision.reaction, decision.reason)
-        last = self._sent if self._sent is not None and self._sent.shape == rows.shape else None
-        sent = [self._acted(decision, row, None if last is None else last[i])
-                for i, (decision, row) in enumerate(zip(self.decisions, rows, strict=True))]  # fmt: skip
-        self._sent = torch.stack(sent)
-        return self._sent.clone().reshape(action.shape)
+        overlapping = rows > 1 and self._link is not None and self._link.chunks.overlapping
+        return self._actions.send(chunk, along, overlapping=overlapping).reshape(action.shape)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON, the head as its config."""
@@ -231,12 +263,25 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             "stop_action": None if self.stop_action is None else [*self.stop_action],
         }
 
+    @property
+    def _sent(self) -> Tensor | None:
+        return self._actions.last
+
     def reset(self) -> None:
         """Another episode begins: nothing was seen, nothing was sent."""
-        self.decisions, self._sent = (), None
+        self.decisions = ()
+        self._actions.forget()
         self._forget()
 
+    def _adopt(self, link: DepthLink) -> None:
+        link.chunks.check(self.guard, fresh=link.refreshed)
+
     def _decided(self, robots: int) -> tuple[GuardDecision, ...]:
+        """For one action of each robot."""
+        return tuple(decided[0] for decided in self._along(robots, 1))
+
+    def _along(self, robots: int, rows: int) -> list[tuple[GuardDecision, ...]]:
+        """For every row of a chunk of actions, robot by robot."""
         link = self._linked()
         guard = self.guard
         if not guard.cameras and link.names_images:
@@ -244,31 +289,19 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         elif not guard.cameras:
             guard = dataclasses.replace(guard, least_images=max(guard.least_images, len(link.cameras)))
         try:
-            link.end_step(robots)
+            link.end_step(robots, rows=rows)
         except HostError as error:
-            return (guard.unreadable(error),) * robots
-        return tuple(guard.decide(newest.images, repeats=newest.repeats) for newest in link.newest)
-
-    def _acted(self, decision: GuardDecision, row: Tensor, last: Tensor | None) -> Tensor:
-        """What to send instead of, or as, one robot's action (A,)."""
-        if decision.reaction == PASS:
-            return row
-        if decision.reaction == SLOW and self.actions == VELOCITY:
-            return decision.factor * row
-        if decision.reaction == SLOW and last is not None:
-            return last + decision.factor * (row - last)
-        if decision.reaction != HOLD and self.stop_action is not None:
-            if len(self.stop_action) != len(row):
-                raise ConfigError(f"stop_action has {len(self.stop_action)} values, the actions have {len(row)}")
-            return row.new_tensor(self.stop_action)
-        if self.actions == VELOCITY:
-            return torch.zeros_like(row)
-        if last is None:
-            raise HostError(
-                f"the guard says {decision.reaction!r} before any position was sent: {decision.reason}. There is no "
-                "place to hold; give stop_action, the position to send then"
-            )
-        return last
+            return [(guard.unreadable(error),) * rows] * robots
+        along = [guard.decide_chunk(newest.images, rows, repeats=newest.repeats) for newest in link.newest]
+        stale = sum(decision.reaction == STOP for decision in along[0])
+        if along[0][0].reaction != STOP and stale and not self._told:
+            self._told = True
+            _logger.warning(
+                "the guard stops the robot at the last %d of a chunk of %d actions, for its depth is older than "
+                "max_age=%d host steps by then: execute fewer of a chunk, or say a larger max_age",
+                stale, rows, guard.oldest_allowed,
+            )  # fmt: skip
+        return along
 
 
 def add_depth(
@@ -297,10 +330,12 @@ def add_depth(
         cameras: names as in `observation.images.NAME`, for both steps; None: all of the policy's.
         fresh: see `DepthProcessorStep`.
         allow_untrained: for both steps; see there.
-        policy: to connect both to; None: they find it.
+        policy: to connect both to, which checks that the guard's `max_age` makes sense for it; None: they look for it
+            at their first call, warn which they took, and check then.
 
     Raises:
-        ConfigError: impossible settings, `actions` is not said, or the pipelines have such a step already.
+        ConfigError: impossible settings, `actions` is not said, the pipelines have such a step already, or the policy
+            acts on one look for longer than the guard's default age (see `DepthGuardStep`).
         HostError: the preprocessor has no normalizer, or see `connect`.
     """
     before, behind = [*preprocessor.steps], [*postprocessor.steps]
@@ -328,10 +363,11 @@ def add_depth(
     preprocessor.steps, postprocessor.steps = before, behind
 
 
-def _newest(link: DepthLink, camera: str, robots: int) -> list[DepthMap | None]:
-    """A camera's newest depth for each robot; the present step is one later than the last that ended."""
+def _newest(link: DepthLink, camera: str, robots: int, *, like: Tensor) -> list[DepthMap | None]:
+    """A camera's newest depth over its present images, for each robot, by now older by the last actions' steps."""
     found: list[DepthMap | None] = []
     for newest in link.newest:
         depth = next((image for image in newest.images if image.view == camera), None)
-        found.append(None if depth is None else depth.relabelled(age=depth.age + 1))
+        lies_there = depth is not None and depth.mapping is not None and depth.image_hw == tuple(like.shape[-2:])
+        found.append(depth.relabelled(age=depth.age + link.rows) if depth is not None and lies_there else None)
     return found if len(found) == robots else [None] * robots

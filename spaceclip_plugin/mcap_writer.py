@@ -69,7 +69,8 @@ class McapWriter:
         Args:
             depth_map: of one image.
             intrinsics: as for `DepthMap.points`.
-            stamp_ns: when the image was taken, in nanoseconds since 1970 or the start of a simulation.
+            stamp_ns: when the image was taken, in nanoseconds since 1970 or the start of a simulation; of any integer
+                type.
             frame_id: of the camera, z forward; None: the camera's name with `_optical_frame` (REP-103).
             image: (H', W', 3) uint8 RGB of the same view, at any resolution.
 
@@ -79,6 +80,7 @@ class McapWriter:
         """
         if self._file.closed:
             raise ConfigError("this McapWriter is closed; make another one, with another path")
+        stamp_ns = ros_messages.whole_ns(stamp_ns)  # numpy's and others' integers, which the file's index does not take
         view = single_view(depth_map, intrinsics, image=image)
         if view.camera is None:
             raise ConfigError("a ROS depth image needs intrinsics, got None; give Intrinsics or a 3x3 matrix")

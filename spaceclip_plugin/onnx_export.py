@@ -75,7 +75,7 @@ class OutputSize:
         if self.patch_size is not None:
             fields.whole("patch_size", self.patch_size, 1, 1024)
         else:
-            checked_size(self.output_hw)
+            object.__setattr__(self, "output_hw", checked_size(self.output_hw))
 
     def of(self, grid_hw: tuple[int, int]) -> tuple[int, int]:
         """(H, W) in pixels; while tracing, the sides of the grid are symbols."""

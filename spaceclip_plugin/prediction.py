@@ -40,7 +40,8 @@ def predict(
     Raises:
         DataError, CaptureError: see `prepare` and `DepthAttachment.read`.
     """
-    plain = _one_run(attachment, images, output_hw)
+    # A photo does not grow old while others are predicted.
+    plain = _one_run(attachment, images, output_hw).relabelled(age=0)
     if not flip:
         return plain
     mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)

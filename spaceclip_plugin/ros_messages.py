@@ -47,13 +47,24 @@ class Time:
 
     @classmethod
     def from_ns(cls, stamp_ns: int) -> Time:
-        """From nanoseconds.
+        """From nanoseconds, see `whole_ns`.
 
         Raises:
             ConfigError: not a whole number, negative, or more seconds than ROS counts (2**31 - 1).
         """
-        checked.whole("stamp_ns", stamp_ns, 0, 2**31 * _NS_PER_S - 1)
-        return cls(*divmod(stamp_ns, _NS_PER_S))
+        return cls(*divmod(whole_ns(stamp_ns), _NS_PER_S))
+
+
+def whole_ns(stamp_ns: object) -> int:
+    """A stamp in nanoseconds as a Python integer, whichever integer type it has: numpy's and tensors' are taken too.
+
+    Floating-point numbers are not: at today's date, they count in steps of 256 nanoseconds.
+
+    Raises:
+        ConfigError: not a whole number, negative, or more seconds than ROS counts (2**31 - 1).
+    """
+    meaning = "nanoseconds, such as time.time_ns(); of seconds: round(1e9 * seconds)"
+    return checked.integer("stamp_ns", stamp_ns, 0, 2**31 * _NS_PER_S - 1, meaning=meaning)
 
 
 @dataclass(frozen=True)

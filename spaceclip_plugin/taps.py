@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from spaceclip_plugin import compiled_code
+from spaceclip_plugin.compiled_code import is_compiling, is_exporting
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.tower import RawFrame, Tower
+from spaceclip_plugin.unread_frames import UnreadBounds
 
-# Chosen here and not at each call, so that a compiled block sees a constant; torch 2.2 has only the second.
-_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
-_is_exporting = getattr(torch.compiler, "is_exporting", None) or (lambda: False)
 _STAND_INS = ("FakeTensor", "FunctionalTensor")
 
 
@@ -35,12 +34,12 @@ class FrameRecorder:
     Attributes:
         tower: the tower that is watched.
         taps: hidden states that are kept, ascending.
-        dropped: unread frames discarded because more than `max_frames` were waiting.
+        dropped: unread frames discarded because more than the bounds allow were waiting.
         step: host steps so far; frames are marked with it.
     """
 
     def __init__(
-        self, tower: Tower, taps: Sequence[int], *, context: bool, max_frames: int, copy: bool = False
+        self, tower: Tower, taps: Sequence[int], *, context: bool, bounds: UnreadBounds, copy: bool = False
     ) -> None:
         self.tower = tower
         self.taps = tuple(taps)
@@ -48,55 +47,69 @@ class FrameRecorder:
         self.step = 0
         self._context = context and tower.context_source is not None
         self._copy = copy
-        self._max_frames = max_frames
+        self._bounds = bounds
         self._frames: deque[RawFrame] = deque()
         self._calls = itertools.count()  # two threads never draw one number
         self._fault: Exception | None = None
+        self._ran_unseen = False  # written by compiled hooks too, which must not read what changes
         # Two threads may run the host at once: each fills the frame that it began itself.
         self._running = threading.local()
         self._newest: dict[int, RawFrame] = {}
         self._handles: list[RemovableHandle] = []
+        self._tapped: list[nn.Module] = []
 
-    def twin(self, *, max_frames: int) -> FrameRecorder:
-        """Another recorder of the same taps, not started."""
-        return FrameRecorder(self.tower, self.taps, context=self._context, max_frames=max_frames, copy=self._copy)
+    def twin(self) -> FrameRecorder:
+        """Another recorder of the same taps and bounds, not started."""
+        return FrameRecorder(self.tower, self.taps, context=self._context, bounds=self._bounds, copy=self._copy)
 
     def start(self) -> None:
         """Register the hooks; if one cannot be registered, none stays."""
         tower = self.tower
         try:
-            self._handles.append(tower.entry.register_forward_pre_hook(_Begin(self), with_kwargs=True))
+            self._tap(tower.entry, before=_Begin(self))
             if 0 in self.taps:
-                first = _Input(self)
-                self._handles.append(tower.blocks[0].register_forward_pre_hook(first, with_kwargs=True))
+                self._tap(tower.blocks[0], before=_Input(self))
             for tap in self.taps:
                 if tap > 0:
-                    self._handles.append(tower.blocks[tap - 1].register_forward_hook(_Output(self, tap)))
+                    self._tap(tower.blocks[tap - 1], after=_Output(self, tap))
             if self._context and tower.context_source is not None:
-                self._handles.append(tower.context_source.register_forward_hook(_Context(self)))
+                self._tap(tower.context_source, after=_Context(self))
+            if tower.module is not tower.entry:
+                self._tap(tower.module, after=_End(self))
+            compiled_code.taps_came(self._tapped)
         except BaseException:
             self.stop()
             raise
-        _forget_compiled_code()
+
+    def _tap(self, module: nn.Module, *, before: _Hook | None = None, after: _Hook | None = None) -> None:
+        if before is not None:
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        if after is not None:
+            self._handles.append(module.register_forward_hook(after))
+        self._tapped.append(module)
 
     def stop(self) -> None:
         """Remove every hook and let go of every reference; may be called again."""
+        for handle in self._handles:
+            handle.remove()
         if self._handles:
-            for handle in self._handles:
-                handle.remove()
-            self._handles.clear()
-            _forget_compiled_code()
+            compiled_code.taps_left(self._tapped, still_tapped=_has_taps)
+        self._handles.clear()
+        self._tapped.clear()
         self._frames.clear()
         self._newest.clear()
         self._running = threading.local()
+        self._ran_unseen = False
 
     def take(self) -> list[RawFrame]:
         """The frames since the last call, oldest first. One that another thread is still running is left for later.
 
         Raises:
-            CaptureError: a hook failed while the host ran. The host was not disturbed; its frames are dropped.
+            CaptureError: a hook failed while the host ran, and its frames are dropped; or the tower ran and its entry
+                was not called, and the frames of other image calls stay. The host was not disturbed.
         """
         fault, self._fault = self._fault, None
+        unseen, self._ran_unseen = self._ran_unseen, False
         alive = {thread.ident for thread in threading.enumerate()}
         for ended in [thread for thread in self._newest if thread not in alive]:
             self._newest.pop(ended, None)  # its last frame will not be completed any more
@@ -114,6 +127,13 @@ class FrameRecorder:
                 f"a tap failed while the host ran: {type(fault).__name__}: {fault}. The host was not disturbed; "
                 f"{len(frames)} frame(s) were dropped. Is adapter {self.tower.spec.adapter!r} right for this tower?"
             ) from fault
+        if unseen:
+            self.put_back(frames)
+            raise CaptureError(
+                f"the {self.tower.spec} ran, but its taps saw no image: its entry was not called, as where its parts "
+                "were traced, exported, replayed from a CUDA graph or called by .forward(), which no hook sees. There "
+                "is no depth of what it saw; run it as a module, or attach before it is compiled"
+            )
         return frames
 
     @property
@@ -157,6 +177,7 @@ class FrameRecorder:
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Start a frame from the arguments of the tower's entry."""
+        self._running.begun = True
         if any(type(value).__name__ in _STAND_INS for value in (*args, *kwargs.values())):
             return  # torch.export, where it does not say so, runs the host on tensors without values
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
@@ -167,21 +188,32 @@ class FrameRecorder:
         frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.pixels))
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
-        while len(self._frames) > self._max_frames:
+        kept = self._bounds.kept(tuple(self._frames))
+        while len(self._frames) > kept:
             self._frames.popleft()
             self.dropped += 1
+
+    def end(self) -> None:
+        """Note that the tower's call ended: an image was seen in it, or something runs it past its entry."""
+        if not getattr(self._running, "begun", False):
+            self._ran_unseen = True
+        self._running.begun = False
 
     def keep(self, tap: int, value: object) -> None:
         """Keep hidden state `tap` of the running frame."""
         frame = self._frame()
-        if frame is not None:
+        if frame is None:
+            self._note_unseen()
+        else:
             frame.hidden[tap] = self._kept(frame, first_tensor(value))
             self._let_go_if_complete(frame)
 
     def keep_context(self, value: object) -> None:
         """Keep the raw context of the running frame."""
         frame = self._frame()
-        if frame is not None:
+        if frame is None:
+            self._note_unseen()
+        else:
             frame.context = self._kept(frame, first_tensor(value))
             self._let_go_if_complete(frame)
 
@@ -199,8 +231,12 @@ class FrameRecorder:
         self._fault = error
 
     def _frame(self) -> RawFrame | None:
-        # A block that runs before any image call of this thread was handed embeddings made elsewhere: not a frame.
         return getattr(self._running, "frame", None)
+
+    def _note_unseen(self) -> None:
+        # A frame that is complete was let go of, and its tower may go on; without any, nobody called the entry.
+        if not getattr(self._running, "begun", False):
+            self._ran_unseen = True
 
     def _is_complete(self, frame: RawFrame) -> bool:
         return len(frame.hidden) == len(self.taps) and (frame.context is not None or not self._context)
@@ -225,12 +261,17 @@ class _Hook:
     def __call__(self, module: nn.Module, *call: Any) -> None:
         recorder = self._recorder
         # A compiled block must not ask, for the question would break its graph.
-        if recorder is None or _is_exporting() or (not _is_compiling() and _is_no_new_image()):
+        if recorder is None or is_exporting() or (not is_compiling() and _is_no_new_image()):
             return
         try:
             self.record(recorder, *call)
         except Exception as error:  # the host must live on, whatever a foreign module hands its hooks
             recorder.failed(error)
+
+    @property
+    def is_live(self) -> bool:
+        """False for a hook that came along with a copy of a host."""
+        return self._recorder is not None
 
     def record(self, recorder: FrameRecorder, *call: Any) -> None:
         """Keep what this hook is there for."""
@@ -269,24 +310,25 @@ class _Context(_Hook):
         recorder.keep_context(call[-1])
 
 
+class _End(_Hook):
+    def record(self, recorder: FrameRecorder, *call: Any) -> None:
+        recorder.end()
+
+
+def _has_taps(module: nn.Module) -> bool:
+    """Whether hooks of another recorder are on that module."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(isinstance(hook, _Hook) and hook.is_live for hook in hooks)
+
+
 def _version(value: Tensor | None) -> int | None:
     """How often a tensor was changed in place; None where that is not counted, or must not be asked for."""
-    return None if value is None or _is_compiling() or value.is_inference() else value._version
+    return None if value is None or is_compiling() or value.is_inference() else value._version
 
 
 def _is_no_new_image() -> bool:
     """Whether this call is gradient checkpointing running a block again inside backward, or torch.jit tracing it."""
     return torch._C._current_graph_task_id() != -1 or torch._C._get_tracing_state() is not None
-
-
-def _forget_compiled_code() -> None:
-    """Have torch.compile look at hooks again: code it made before would pass by new ones, or miss removed ones.
-
-    Nothing happens where nothing was compiled; elsewhere the next call compiles anew.
-    """
-    dynamo = sys.modules.get("torch._dynamo")  # not imported: nothing was ever compiled
-    if dynamo is not None and dynamo.utils.counters["frames"]["total"]:
-        torch.compiler.reset()
 
 
 def first_tensor(value: object) -> Tensor:

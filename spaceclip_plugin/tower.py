@@ -94,6 +94,14 @@ class Tower:
     blocks: tuple[nn.Module, ...]
     context_source: nn.Module | None
 
+    def is_part_of(self, host: nn.Module) -> bool:
+        """Whether the host still holds this tower, at its path or, wrapped meanwhile, anywhere."""
+        try:
+            found = host.get_submodule(self.spec.path)
+        except AttributeError:
+            found = host
+        return found is self.module or any(part is self.entry for part in host.modules())
+
 
 @dataclass(frozen=True, eq=False)
 class ImageCall:
@@ -150,6 +158,18 @@ class RawFrame:
         pixels = self.call.pixels
         changed = self.pixels_version is not None and pixels is not None and pixels._version != self.pixels_version
         return None if changed else pixels
+
+    def held_bytes(self) -> int:
+        """Bytes of memory this frame keeps alive; a storage behind several views counts once. Nothing is read of it."""
+        held: dict[int, int] = {}
+        for tensor in (*self.hidden.values(), self.context, self.call.pixels, self.call.layout):
+            if tensor is not None:
+                try:
+                    storage = tensor.untyped_storage()
+                    held[storage._cdata] = storage.nbytes()
+                except (RuntimeError, NotImplementedError):  # a layout without a storage
+                    held[id(tensor)] = tensor.nbytes
+        return sum(held.values())
 
     def overwritten(self) -> bool:
         """Whether the host changed kept activations in place; inference tensors show it by sharing memory alone."""

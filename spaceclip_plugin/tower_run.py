@@ -1,22 +1,28 @@
-"""Running a watched tower alone, without the rest of its host."""
+"""Running a watched tower alone, without the rest of its host and without a change to it."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError, ConfigError
+from spaceclip_plugin.eval_twin import can_have_twin, eval_twin
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.taps import FrameRecorder
+from spaceclip_plugin.tower import Tower
 
 
 def run_alone(
     recorder: FrameRecorder, pixels: Tensor, *, view: str | None, mapping: ImageMapping | Literal["host"] | None
 ) -> None:
-    """Run the tower on images, so that its recorder has a frame of them.
+    """Run the tower on images in eval mode, so that its recorder has a frame of them.
+
+    A tower in train mode would draw random numbers. Its mode is not touched, for another thread may run the host: what
+    runs then is its `eval_twin`. Only a tower whose `forward` someone replaced has none, and is switched and back.
 
     Args:
         recorder: started.
@@ -34,9 +40,11 @@ def run_alone(
     # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
     weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
     device = pixels.device if weight.is_meta else weight.device
+    if any(part.training for part in tower.module.modules()) and can_have_twin(tower.module):
+        tower = _twin(tower)
     before = recorder.newest()
     try:
-        with torch.no_grad(), in_eval_mode(tower.module):  # in train mode it would draw random numbers
+        with torch.no_grad(), in_eval_mode(tower.module):
             tower.adapter.run(tower, pixels.to(device, weight.dtype))
     except CaptureError:
         raise
@@ -52,3 +60,15 @@ def run_alone(
     frame = recorder.newest()
     if frame is not None and frame is not before:
         frame.view, frame.mapping = view, mapping
+
+
+def _twin(tower: Tower) -> Tower:
+    twins: dict[nn.Module, nn.Module] = {}
+    module = eval_twin(tower.module, twins)
+    return dataclasses.replace(
+        tower,
+        module=module,
+        entry=twins.get(tower.entry, tower.entry),
+        blocks=tuple(twins.get(block, block) for block in tower.blocks),
+        context_source=None if tower.context_source is None else twins.get(tower.context_source, tower.context_source),
+    )

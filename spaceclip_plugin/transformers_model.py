@@ -21,8 +21,8 @@ from typing_extensions import Self
 from spaceclip_plugin import registry
 from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
+from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Tower
 from spaceclip_plugin.transformers_checkpoint import (
     SpaceClipDepthConfig,
@@ -134,8 +134,8 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             raise CaptureError("the tower ran and its taps saw nothing: this model cannot be traced or exported")
         features = seen[-1]
         device = next(self.head.parameters()).device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), in_eval_mode(self.head):
-            depth_m = self.head(features, tuple(pixel_values.shape[-2:])).depth_m.float()
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            depth_m = eval_twin(self.head)(features, tuple(pixel_values.shape[-2:])).depth_m.float()
         if not depth_m.isfinite().all():
             raise CaptureError("the head gave NaN or infinity; keep it in float32, whatever the host's precision is")
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.module_state import buffers_kept, random_state_kept
+from spaceclip_plugin.taps import FrameRecorder
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,41 @@ class VerifyReport:
     max_abs_difference: float
     tensors: int
     frames: int
+
+
+def measure(
+    recorder: FrameRecorder, host: nn.Module, call: Callable[[], object], *, device: torch.device
+) -> VerifyReport:
+    """Run `call`, which uses the host, without and with the recorder's taps; see `DepthAttachment.verify_call`.
+
+    Raises:
+        CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
+    """
+    tapped = recorder.twin()
+    unread = recorder.take()
+    recorder.stop()
+    try:
+        with random_state_kept(device), buffers_kept(host):
+            plain_output = run(call)
+        tapped.start()
+        with random_state_kept(device), buffers_kept(host):
+            tapped_output = run(call)
+        frames = tapped.take()
+    finally:
+        tapped.stop()
+        recorder.start()
+        recorder.put_back(unread)
+    if not frames:
+        raise CaptureError(
+            f"the host ran, but the {recorder.tower.spec} did not: this call uses no vision (a queued action?), "
+            "or what was compiled or traced before the head was attached"
+        )
+    for frame in frames:
+        recorder.check_complete(frame)
+    if not plain_output:
+        raise CaptureError("the host returned no tensor, array or number that could be compared")
+    identical, difference = compare(plain_output, tapped_output)
+    return VerifyReport(identical, difference, len(plain_output), len(frames))
 
 
 def run(call: Callable[[], object]) -> list[Tensor]:

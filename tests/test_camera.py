@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,19 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="finite"):
             Intrinsics(500.0, 500.0, bad, 240.0, (480, 640))
 
-    @pytest.mark.parametrize("image_hw", [(0, 640), (480, -1)])
+    def test_numbers_of_numpy_and_torch(self) -> None:
+        """As a calibration's float32 matrix and an image's own shape give them."""
+        k = np.array([[500.5, 0, 320.25], [0, 501.5, 240.75], [0, 0, 1]], np.float32)
+        camera = Intrinsics(k[0, 0], torch.tensor(k[1, 1]), k[0, 2], k[1, 2], tuple(np.array([480, 640])))
+        assert camera == Intrinsics(500.5, 501.5, 320.25, 240.75, (480, 640))
+        assert [type(value) for value in (camera.fx_px, camera.cy_px, *camera.image_hw)] == [float, float, int, int]
+
+    @pytest.mark.parametrize("bad", ["500", True, np.bool_(True), np.array([500.0]), None, 1j])
+    def test_what_is_no_number(self, bad: Any) -> None:
+        with pytest.raises(ConfigError, match="finite"):
+            Intrinsics(500.0, 500.0, bad, 240.0, (480, 640))
+
+    @pytest.mark.parametrize("image_hw", [(0, 640), (480, -1), (480.0, 640), (True, 640), (480,), "ab", 480])
     def test_image_size(self, image_hw: tuple[int, int]) -> None:
         with pytest.raises(ConfigError, match="at least 1x1"):
             Intrinsics(500.0, 500.0, 320.0, 240.0, image_hw)

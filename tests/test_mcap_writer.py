@@ -71,6 +71,14 @@ class TestRoundTrip:
         wanted[0, 0] = np.nan
         np.testing.assert_array_equal(values, wanted)
 
+    @pytest.mark.parametrize("integer", [np.int64, np.uint64, torch.tensor])
+    def test_stamps_of_any_integer_type(self, file: Path, integer: Any) -> None:
+        with McapWriter(file) as writer:
+            writer.write(depth_map(view="wrist"), CAMERA, stamp_ns=integer(STAMP_NS))
+        [read_back] = read(file)["/wrist/depth/image_rect_raw"]
+        assert read_back.log_time_ns == STAMP_NS
+        assert (read_back.ros_msg.header.stamp.sec, read_back.ros_msg.header.stamp.nanosec) == divmod(STAMP_NS, 10**9)
+
     def test_millimetres(self, file: Path) -> None:
         depth = depth_map()
         with McapWriter(file, encoding="16UC1") as writer:

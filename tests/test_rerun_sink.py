@@ -11,6 +11,7 @@ import torch
 from spaceclip_plugin.camera import Intrinsics
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.host_steps import HostSteps
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.rerun_sink import RerunSink
 
@@ -144,6 +145,15 @@ class TestRoundTrip:
             r"/observation.images\/wrist\ cam/age": {(2, 5): [3.0], (3, 8): [0.0]},
             "/front/age": {(3, 9): [1.0]},
         }
+
+    def test_depth_that_was_kept_has_its_age_of_now(self, file: Path) -> None:
+        steps = HostSteps()
+        steps.end()
+        kept = depth_map(view="a", frame=np.int64(5), step=np.int64(0), age=steps.age_of(0))
+        steps.end()
+        with RerunSink(file) as sink:
+            sink.log(kept)
+        assert Recording(file).columns["/a/age", "Scalars:scalars"] == {(0, 5): [1.0]}
 
     def test_an_untrained_head_says_so(self, file: Path) -> None:
         with RerunSink(file) as sink:

@@ -29,7 +29,22 @@ class TestTime:
         assert Time.from_ns(3_000_000_007) == Time(3, 7)
         assert Time.from_ns(2**31 * 10**9 - 1) == Time(2**31 - 1, 999_999_999)
 
-    @pytest.mark.parametrize("bad", [-1, 2**31 * 10**9, 1.5, True])
+    @pytest.mark.parametrize("integer", [np.int64, np.uint64, torch.tensor, np.array])
+    def test_nanoseconds_of_any_integer_type(self, integer: Any) -> None:
+        """As pandas, data sets and arrays of stamps give them: 1 700 000 000.123456789 s, to the nanosecond."""
+        stamp = Time.from_ns(integer(1_700_000_000_123_456_789))
+        assert stamp == Time(1_700_000_000, 123_456_789)
+        assert (type(stamp.sec), type(stamp.nanosec)) == (int, int)
+
+    def test_floating_point_numbers_are_told_what_is_expected(self) -> None:
+        with pytest.raises(ConfigError, match=r"time\.time_ns\(\).* got 1\.7000000001234568e\+18"):
+            Time.from_ns(1.700_000_000_123_456_789e18)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [-1, 2**31 * 10**9, 1.5, True, np.int64(-1), np.float64(2.0), np.bool_(True), torch.tensor(True), "1",
+         np.array([1]), torch.tensor([1]), np.datetime64(1, "ns"), None],
+    )  # fmt: skip
     def test_what_ros_cannot_count(self, bad: Any) -> None:
         with pytest.raises(ConfigError, match="stamp_ns"):
             Time.from_ns(bad)

@@ -134,6 +134,18 @@ def test_refresh_gives_the_depth_of_the_plain_host(wrap: Wrapping, plain: Plain)
         assert all_same([frame.depth_m for frame in depth.read()], plain.depths)
 
 
+def test_refresh_in_train_mode_gives_the_depth_of_eval_mode_and_leaves_the_mode(wrap: Wrapping, plain: Plain) -> None:
+    host = wrap(llava_host())
+    with attach_depth_head(host, small_head()) as depth:
+        run(host)
+        depth.read()
+        host.train()
+        for seed in SEEDS:
+            depth.refresh(images(seed))
+        assert all_same([frame.depth_m for frame in depth.read()], plain.depths)
+    assert all(part.training for part in host.modules())
+
+
 class TestDiscovery:
     def test_the_tower_is_the_plain_host_s(self, wrap: Wrapping, plain: Plain) -> None:
         [tower] = registry.find_towers(wrap(llava_host()))

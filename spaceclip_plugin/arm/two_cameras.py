@@ -56,7 +56,7 @@ class TwoCameraTable:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        fields.whole("seed of a table", seed, 0, _MOST_SEED)
+        seed = fields.integer("seed of a table", seed, 0, _MOST_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         x_m, y_m = generator.uniform(-_BLOCK_REACH_M, _BLOCK_REACH_M, 2).tolist()
         stand_m = float(generator.uniform(0.01, 0.1))

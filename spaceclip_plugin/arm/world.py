@@ -39,7 +39,7 @@ class ArmWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1, or MuJoCo is missing.
         """
-        fields.whole("seed of an arm's world", seed, 0, _MOST_SEED)
+        seed = fields.integer("seed of an arm's world", seed, 0, _MOST_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         self.scene: ArmScene = random_scene(generator, cameras=cameras)
         self._simulation = Simulation(mjcf(self.scene), image_hw=IMAGE_HW)

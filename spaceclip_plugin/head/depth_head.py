@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, 
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.fields import shown
+from spaceclip_plugin.head.fields import integer, shown
 from spaceclip_plugin.hub import folder as head_folder
 from spaceclip_plugin.hub import repository, weights
 from spaceclip_plugin.hub.model_card import CARD_NAME, PICTURE_NAME, ModelCard, Terms
@@ -320,10 +321,10 @@ class DepthHead(nn.Module):
 
 
 def checked_size(size: object) -> tuple[int, int]:
-    """`size` as (height, width) in pixels; ConfigError for anything else or more than 16384 a side."""
+    """`size` as (height, width) in pixels, of any integer type; ConfigError for anything else or over 16384 a side."""
     if isinstance(size, (tuple, list)) and len(size) == 2:
-        height, width = size
-        if all(type(side) is int and 1 <= side <= MAX_OUTPUT_SIDE for side in size):
+        with contextlib.suppress(ConfigError):  # the error below shows both sides
+            height, width = (integer("a side of output_size", side, 1, MAX_OUTPUT_SIDE) for side in size)
             return height, width
     raise ConfigError(
         f"output_size must be (height, width) in pixels, each from 1 to {MAX_OUTPUT_SIDE}, got {shown(size)}"

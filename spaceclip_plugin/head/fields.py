@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar, cast
 
 from spaceclip_plugin.errors import ConfigError, nearest
 
@@ -23,6 +25,68 @@ def whole(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {shown(value)}")
     return value
+
+
+def integer(name: str, value: object, low: int, high: int, *, meaning: str = "") -> int:
+    """`value` as an int if it is one number in [low, high] of any integer type: Python's, numpy's or a tensor's.
+
+    For arguments of calls, which users compute with numpy and torch. Configs, which are written to files, hold what
+    `whole` takes.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        low, high: its bounds.
+        meaning: of the number and how to get it, for the error.
+
+    Raises:
+        ConfigError: anything else (truth values, 3.0 and arrays of one number included), naming the argument.
+    """
+    found = _index(value)
+    if found is None or not low <= found <= high:
+        told = f" ({meaning})" if meaning else ""
+        raise ConfigError(f"{name} must be an integer from {low} to {high}{told}, got {shown(value)}")
+    return found
+
+
+def number(value: object) -> float:
+    """One number of any real type, Python's, numpy's or a tensor's, as a float; NaN for anything else."""
+    if isinstance(value, (str, bytes)) or not _is_one_number(value):
+        return math.nan
+    try:
+        return float(cast(SupportsFloat, value))
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _index(value: object) -> int | None:
+    """What Python would index a list by; None for what is no integer."""
+    if not _is_one_number(value):
+        return None
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
+
+
+def _is_one_number(value: object) -> bool:
+    """Neither a truth value, whoever's it is, nor an array."""
+    is_truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    return not is_truth and not len(getattr(value, "shape", ()))
+
+
+def size_hw(name: str, value: object, *, most: int = 1 << 30) -> tuple[int, int]:
+    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them.
+
+    Raises:
+        ConfigError: anything else, a side below 1 or above `most` included, naming the field.
+    """
+    sides = [_index(side) for side in value] if isinstance(value, (tuple, list)) else []
+    if len(sides) != 2 or not all(side is not None and 1 <= side <= most for side in sides):
+        bound = "at least 1x1" if most >= 1 << 30 else f"1x1 to {most}x{most}"
+        raise ConfigError(f"{name} is (height, width) of {bound} pixels, got {shown(value)}")
+    height, width = (int(side) for side in sides if side is not None)
+    return height, width
 
 
 def real(name: str, value: object, low: float, high: float) -> float:

@@ -85,7 +85,7 @@ class RoverWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        fields.whole("seed of an episode", seed, 0, _MOST_SEED)
+        seed = fields.integer("seed of an episode", seed, 0, _MOST_SEED)
         self.arena = random_arena(np.random.default_rng(np.random.SeedSequence(seed)))
         self.pose = self.arena.start
         self.steps, self.time_s, self.outcome = 0, 0.0, None

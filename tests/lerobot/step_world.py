@@ -16,11 +16,12 @@ from lerobot.processor import (
     UnnormalizerProcessorStep,
 )
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
-from tiny_policy import CAMERAS
+from tiny_policy import CAMERA_HW, CAMERAS, TinyPolicy
 from torch import Tensor
 
-from spaceclip_plugin import DepthHead
+from spaceclip_plugin import DepthHead, DepthMap
 from spaceclip_plugin.depth_guard import DepthGuard
+from spaceclip_plugin.image_geometry import ImageMapping
 
 SMALL = {
     "architecture": "space-clip",
@@ -40,6 +41,17 @@ def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DepthHead.for_tower(policy, **{**SMALL, **options}, trained_on="noise" if trained else None).eval()
+
+
+def padding_of(tiny: TinyPolicy, camera_hw: tuple[int, int] = CAMERA_HW) -> ImageMapping:
+    """How that policy lays 3:4 images in its square: pi0 in the middle, SmolVLA and X-VLA at the bottom."""
+    anchor = "centre" if tiny.name.startswith("pi0") else "bottom-right"
+    return ImageMapping.padded(camera_hw, tiny.image_hw, anchor=anchor)
+
+
+def known_m(depth: DepthMap) -> Tensor:
+    """(B, H, W) metres, 0 where there is none: as a batch holds depth."""
+    return depth.depth_m * depth.valid
 
 
 def guard(**settings: Any) -> DepthGuard:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spaceclip_plugin import DepthAttachment, DepthHead, DepthMap, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthHead, DepthMap, DepthReader, attach_depth_head
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
@@ -125,6 +125,71 @@ def test_smolvla_leaves_a_missing_camera_out(missing: str) -> None:
         [seen] = depth.read()
     assert seen.valid.any()
     assert seen.view in (None, "wrist" if missing == CAMERAS[0] else "top")
+
+
+@one_call_per_camera
+@pytest.mark.parametrize("placeholders", [0, 1, 2])
+@pytest.mark.parametrize("missing", [None, *CAMERAS])
+def test_the_present_cameras_bear_their_names_once_they_are_told(
+    tiny: TinyPolicy, missing: str | None, placeholders: int
+) -> None:
+    policy = tiny.seeded(empty_cameras=placeholders)
+    batch = tiny.batch(1) if missing is None else without(tiny.batch(1), missing)
+    with attached(policy) as depth:
+        depth.given(batch)
+        act(policy, batch)
+        maps = depth.read()
+        each = {seen.view: seen.age for seen in depth.latest_of_each}
+    there = [view for view, camera in zip(VIEWS, CAMERAS, strict=True) if camera != missing]
+    assert views(maps[: len(there)]) == there
+    assert [bool(seen.valid.any()) for seen in maps] == [True] * len(there) + [False] * (len(maps) - len(there))
+    assert each == dict.fromkeys(there, 0)
+
+
+@one_call_per_camera
+@pytest.mark.parametrize("placeholders", [1, 2])
+def test_placeholders_and_a_dark_camera_cost_no_name_that_is_certain(tiny: TinyPolicy, placeholders: int) -> None:
+    policy, batch = tiny.seeded(empty_cameras=placeholders), tiny.batch(1)
+    names = [*VIEWS, *(f"empty_camera_{i}" for i in range(placeholders))]
+    with attached(policy) as depth:
+        assert depth.views == tuple(names)
+        act(policy, batch)
+        assert views(depth.read()) == names
+        act(policy, {**batch, CAMERAS[0]: torch.zeros_like(batch[CAMERAS[0]])})
+        assert views(depth.read()) == names
+        act(policy, {**batch, CAMERAS[1]: torch.zeros_like(batch[CAMERAS[1]])})
+        # pi0 calls its tower on such an image for a missing camera, too; SmolVLA would call it less often.
+        assert views(depth.read()) == (names if tiny is SMOLVLA else [None] * len(names))
+
+
+@each_of(SMOLVLA, PI0)
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_a_reader_is_no_slower_than_the_chunks(tiny: TinyPolicy, every: int) -> None:
+    policy, batch = tiny.seeded(), tiny.batch(1)
+    policy.reset()
+    apart = CHUNK * -(-every // CHUNK)
+    read, ages = [], []
+    with attached(policy) as depth, DepthReader(depth, every=every) as reader:
+        for _ in range(2 * apart + 1):
+            policy.select_action(dict(batch))
+            read += [seen.step for seen in reader.step()]
+            ages.append([seen.age for seen in reader.latest_of_each])
+    assert read == [step for step in (0, apart, 2 * apart) for _ in VIEWS]
+    assert ages == [[step % apart] * len(VIEWS) for step in range(2 * apart + 1)]
+
+
+@every_policy
+def test_depth_that_is_kept_grows_older(tiny: TinyPolicy) -> None:
+    policy, batch = tiny.seeded(), tiny.batch(1)
+    policy.reset()
+    with attached(policy) as depth:
+        policy.select_action(dict(batch))
+        kept, ages = depth.read(), []
+        for _ in range(CHUNK + 1):
+            policy.select_action(dict(batch))
+            depth.read()
+            ages.append({seen.age for seen in kept})
+    assert ages == [{age} for age in range(1, CHUNK + 2)]
 
 
 @each_of(PI0, PI05, SMOLVLA)

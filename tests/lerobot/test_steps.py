@@ -12,15 +12,16 @@ import torch
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError, HostError
+from spaceclip_plugin.image_geometry import ImageMapping
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 from lerobot.configs.types import NormalizationMode
 from packed_policies import MOLMOACT2, XVLA
 from row_policies import MULTI_TASK_DIT, PI0, PI0_FAST, PI05, SMOLVLA
-from step_world import LENIENT, TOP, WRIST, act, guard, head_for, images_of, pipelines
+from step_world import LENIENT, TOP, WRIST, act, guard, head_for, images_of, known_m, padding_of, pipelines
 from tiny_policies import POLICIES
-from tiny_policy import CAMERAS, CHUNK, TinyPolicy, observation
+from tiny_policy import CAMERA_HW, CAMERAS, CHUNK, TinyPolicy, observation
 
 from spaceclip_plugin.lerobot_steps import DepthGuardStep, DepthProcessorStep, add_depth
 
@@ -57,7 +58,9 @@ class TestDepthStep:
         head = head_for(policy)
         with attach_depth_head(policy, head) as attachment:
             act(policy, batch)
-            expected = {f"observation.images.{depth.view}": depth for depth in attachment.read()}
+            expected = {
+                f"observation.images.{depth.view}": depth.in_camera(padding_of(tiny)) for depth in attachment.read()
+            }
         policy.reset()
         step = DepthProcessorStep(head, fresh=fresh)
         step.connect(policy)
@@ -67,9 +70,10 @@ class TestDepthStep:
         seen = step.observation(images_of(batch))
         for camera in CAMERAS:
             depth = seen[f"{camera}_depth"]
-            assert depth.shape == (2, 1, *tiny.image_hw)
+            assert depth.shape == (2, 1, *CAMERA_HW)
             assert depth.dtype == torch.float32
-            assert torch.equal(depth[:, 0], expected[camera].depth_m)
+            assert torch.equal(depth[:, 0], known_m(expected[camera]))
+            assert (depth > 0).all()
             assert seen[f"{camera}_depth_age"].tolist() == ([0, 0] if fresh else [1, 1])
             assert seen[f"{camera}_depth_age"].dtype == torch.int64
 
@@ -79,7 +83,7 @@ class TestDepthStep:
         head = head_for(policy)
         with attach_depth_head(policy, head) as attachment:
             act(policy, batch)
-            expected = attachment.read()[0].depth_m.unflatten(0, (2, 2))
+            expected = known_m(attachment.read()[0].in_camera(padding_of(tiny))).unflatten(0, (2, 2))
         step = DepthProcessorStep(head, fresh=True)
         step.connect(policy)
         seen = step.observation(images_of(batch))
@@ -121,7 +125,7 @@ class TestDepthStep:
         step = DepthProcessorStep(head_for(policy), fresh=True)
         step.connect(policy)
         seen = step.observation(images_of(batch))
-        assert seen[f"{TOP}_depth"].shape == (2, 1, *tiny.image_hw)
+        assert seen[f"{TOP}_depth"].shape == (2, 1, *CAMERA_HW)
         assert (seen[f"{TOP}_depth"] > 0).all()
         assert not torch.equal(seen[f"{TOP}_depth"], seen[f"{WRIST}_depth"])
         unknown = {name: image.clone() for name, image in images_of(batch).items()}
@@ -141,7 +145,8 @@ class TestDepthStep:
             [expected] = attachment.read()
         step = DepthProcessorStep(head, fresh=True)
         step.connect(policy)
-        assert torch.equal(step.observation(batch)[f"{TOP}_depth"][:, 0], expected.depth_m)
+        stretched = expected.in_camera(ImageMapping.squashed(CAMERA_HW, SMOLVLA.image_hw))
+        assert torch.equal(step.observation(batch)[f"{TOP}_depth"][:, 0], known_m(stretched))
 
     @each_freshness
     def test_placeholders_are_no_cameras(self, fresh: bool) -> None:
@@ -163,7 +168,7 @@ class TestDepthStep:
         seen = step.observation(images_of(observation(3)))
         for camera in CAMERAS:
             assert seen[f"{camera}_depth_age"].tolist() == [-1, -1, -1]
-            assert seen[f"{camera}_depth"].shape == (3, 1, 64, 64)
+            assert seen[f"{camera}_depth"].shape == (3, 1, *CAMERA_HW)
             assert not seen[f"{camera}_depth"].any()
 
     @each_freshness

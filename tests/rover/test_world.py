@@ -149,6 +149,10 @@ def test_an_episode_times_out_and_is_over() -> None:
         world.step(STOP)
 
 
+def test_a_seed_may_come_out_of_an_array() -> None:
+    assert np.array_equal(RoverWorld(np.arange(6)[5]).observe().image, RoverWorld(5).observe().image)
+
+
 @pytest.mark.parametrize("bad", [-1, 1.0, True, "3"])
 def test_a_seed_is_a_whole_number(bad: object) -> None:
     with pytest.raises(ConfigError, match="seed of an episode"):
