@@ -18,19 +18,20 @@ _logger = logging.getLogger(__name__)
 
 
 def photos_in(places: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and the photos of every folder, `frame2` before `frame10`.
+    """Files as they are given, and the photos of every folder or pattern, `frame2` before `frame10`.
 
-    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at.
+    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at. Of a
+    pattern that the shell left as it was (quoted, or on Windows) all files are.
 
     Raises:
-        ConfigError: a pattern that the shell left as it was, or a folder without photos or that cannot be listed.
+        ConfigError: a pattern that no file matches, or a folder without photos or that cannot be listed.
     """
     photos: list[Path] = []
     for place in places:
         if place.is_dir():
             photos += _of_folder(place)
         elif not os.path.lexists(place) and glob.has_magic(str(place)):
-            raise ConfigError(f"no file is called as the pattern {str(place)!r} says; check the folder and the suffix")
+            photos += _of_pattern(str(place))
         else:
             photos.append(place)
     return photos
@@ -63,6 +64,13 @@ def _of_folder(folder: Path) -> list[Path]:
         )
     if left:
         _logger.info("%s: %d photos are taken; left out: %s", folder, len(photos), left)
+    return sorted(photos, key=_natural)
+
+
+def _of_pattern(pattern: str) -> list[Path]:
+    photos = [Path(match) for match in glob.glob(pattern) if os.path.isfile(match)]
+    if not photos:
+        raise ConfigError(f"no file is called as the pattern {pattern!r} says; check the folder and the suffix")
     return sorted(photos, key=_natural)
 
 

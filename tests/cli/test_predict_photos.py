@@ -65,6 +65,13 @@ class TestFolders:
         assert "pattern" in err
         assert "*.jpg" in err
 
+    def test_a_pattern_that_the_shell_left_as_it_was(self, predict: Run, tmp_path: Path) -> None:
+        for name in ("b10.png", "b9.png", "a.png"):
+            photo(tmp_path / name, (8, 8))
+        code, out, _ = predict(tmp_path / "b*.png", "--out", tmp_path / "out", "--json")
+        assert code == 0
+        assert list(predicted(out)) == ["b9.png", "b10.png"]
+
     def test_a_file_called_like_a_pattern(self, predict: Run, tmp_path: Path) -> None:
         assert predict(photo(tmp_path / "a[1].png", (8, 8)), "--out", tmp_path / "out")[0] == 0
         assert (tmp_path / "out" / "a[1]_depth.png").is_file()
