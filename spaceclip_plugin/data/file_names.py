@@ -19,7 +19,9 @@ def existing(path: Path) -> Path:
     """
     if os.path.exists(path) or str(path).isascii():
         return path
-    folder = existing(path.parent) if not path.parent.exists() else path.parent
+    folder = path.parent if path.parent.exists() else existing(path.parent)
+    if path.name.isascii():  # most names that are missing: no need to look through the folder
+        return folder / path.name
     try:
         names = os.listdir(folder)
     except OSError:
