@@ -34,12 +34,14 @@ def guessed_policy(head: DepthHead) -> nn.Module:
     base = getattr(pretrained, "PreTrainedPolicy", None)
     gc.collect()  # one that was dropped may wait to be collected
     alive: list[nn.Module] = [] if base is None else [each for each in gc.get_objects() if issubclass(type(each), base)]
-    fitting = [policy for policy in alive if _fits(policy, head)]
+    misfits = {id(policy): _misfit(policy, head) for policy in alive}
+    fitting = [policy for policy in alive if not misfits[id(policy)]]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(sorted(type(policy).__name__ for policy in fitting or alive)) or "none"
     if not fitting:
         problem = f"no LeRobot policy alive in this process has a tower that this head fits (alive: {listed})"
+        problem += "".join(f"; {reason}" for reason in dict.fromkeys(misfits.values()))
     else:
         problem = f"{len(fitting)} LeRobot policies alive in this process have a tower that this head fits: {listed}"
     raise HostError(f"{problem}; call connect(policy) of both steps with the one that acts")
@@ -124,8 +126,9 @@ def _count(config: object, name: str, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
-def _fits(policy: nn.Module, head: DepthHead) -> bool:
+def _misfit(policy: nn.Module, head: DepthHead) -> str:
+    """Why the head does not fit this policy; empty where it does."""
     try:
-        return not head.config.mismatches(registry.choose_tower(policy).spec)
-    except SpaceClipError:
-        return False
+        return "; ".join(head.config.mismatches(registry.choose_tower(policy).spec))
+    except SpaceClipError as error:
+        return str(error)
