@@ -30,8 +30,7 @@ def guessed_policy(head: DepthHead) -> nn.Module:
     Raises:
         HostError: there is none, or there are several.
     """
-    pretrained = sys.modules.get("lerobot.policies.pretrained")  # not imported: there is no policy
-    base = getattr(pretrained, "PreTrainedPolicy", None)
+    base = _policy_class()
     gc.collect()  # one that was dropped may wait to be collected
     alive: list[nn.Module] = [] if base is None else [each for each in gc.get_objects() if issubclass(type(each), base)]
     misfits = {id(policy): _misfit(policy, head) for policy in alive}
@@ -45,6 +44,17 @@ def guessed_policy(head: DepthHead) -> nn.Module:
     else:
         problem = f"{len(fitting)} LeRobot policies alive in this process have a tower that this head fits: {listed}"
     raise HostError(f"{problem}; call connect(policy) of both steps with the one that acts")
+
+
+def policy_inside(module: nn.Module) -> nn.Module:
+    """The LeRobot policy that a wrapper holds (PEFT, DDP, torch.compile), if it holds one; else the module itself."""
+    base = _policy_class()
+    held = (
+        []
+        if base is None or isinstance(module, base)
+        else [part for part in module.modules() if isinstance(part, base)]
+    )
+    return held[0] if len(held) == 1 else module
 
 
 def camera_name(key: str) -> str:
@@ -119,6 +129,11 @@ class ActionChunks:
             "connect the fresh step first), the policy fewer n_action_steps, or the guard an explicit max_age, if "
             f"depth of {count - 1} steps ago is recent enough for this robot"
         )
+
+
+def _policy_class() -> type[nn.Module] | None:
+    """The class of all LeRobot's policies; None where it was never imported, and so none can be alive."""
+    return getattr(sys.modules.get("lerobot.policies.pretrained"), "PreTrainedPolicy", None)
 
 
 def _count(config: object, name: str, default: int) -> int:

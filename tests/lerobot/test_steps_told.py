@@ -103,6 +103,17 @@ def test_one_that_is_gone_is_no_longer_told(policy: Any, caplog: pytest.LogCaptu
     assert len(guesses(caplog)) == 1
 
 
+def test_a_policy_in_a_wrapper(policy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """PEFT, DDP and torch.compile hold the policy; both steps read it, its images prepared by its own function."""
+    head = head_for(policy)
+    plain = DepthProcessorStep(head, fresh=True, policy=policy).observation(images_of(observation(1)))
+    wrapped = torch.nn.ModuleDict({"base_model": policy})
+    step = DepthProcessorStep(head, fresh=True)
+    step.connect(wrapped)
+    assert torch.equal(step.observation(images_of(observation(1)))[f"{TOP}_depth"], plain[f"{TOP}_depth"])
+    assert not guesses(caplog)
+
+
 @pytest.mark.parametrize("given", ["policy", 3, object()])
 def test_no_policy(policy: Any, given: Any) -> None:
     with pytest.raises(HostError, match=r"takes the live policy, a torch\.nn\.Module"):
