@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -176,7 +177,8 @@ def _copied(value: Tensor | TowerFeatures) -> Tensor | TowerFeatures:
     if isinstance(value, Tensor):
         return value.clone()
     context = None if value.context is None else value.context.clone()
-    return TowerFeatures({tap: part.clone() for tap, part in value.hidden.items()}, context, value.image_hw)
+    hidden = {tap: part.clone() for tap, part in value.hidden.items()}
+    return dataclasses.replace(value, hidden=hidden, context=context)
 
 
 def all_cases(stage: Stage, folder: Path, *, compiling: bool, exporting: bool) -> tuple[list[Case], dict[str, str]]:

@@ -48,7 +48,7 @@ class CameraMappings:
         self._is_by_camera = isinstance(mapping, Mapping)
         self._declared = mapping if isinstance(mapping, DeclaredMappings) else None
         self.anchor: Anchor | None = None if self._declared is None else self._declared.anchor
-        self._agreed: set[str | None] = set()
+        self._agreed: set[tuple[str | None, ImageMapping]] = set()
         self._warned: set[str | None] = set()
         strangers = [one for one in self._by_camera.values() if not isinstance(one, ImageMapping)]
         if strangers or not (mapping is None or self._is_by_camera or self._one is not None):
@@ -128,9 +128,9 @@ class CameraMappings:
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
         verdicts = {verdict(one, mapping, anchor) for one in showing}
         if verdicts == {"as declared"}:
-            self._agreed.add(depth.view)
+            self._agreed.add((depth.view, mapping))
         # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
-        if decoded.blank or ("less" not in verdicts and depth.view in self._agreed):
+        if decoded.blank or ("less" not in verdicts and (depth.view, mapping) in self._agreed):
             return ""
         if not showing:
             return "the pixels that its tower saw are gone, and whether they were padded so cannot be told"

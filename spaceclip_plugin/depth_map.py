@@ -221,7 +221,7 @@ class DepthMap:
         """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
 
         There is no mask in that class: pixels that are not `valid` keep the finite number `depth_m` holds there, which
-        means nothing.
+        means nothing (0 in padding and in what the tower never read).
         """
         from transformers.modeling_outputs import DepthEstimatorOutput
 

@@ -97,13 +97,17 @@ def export_onnx(
     head reads one. The output is `depth_m` (B, H, W) in metres along the optical axis. The file's metadata has the
     head's config. The head itself stays as it is, its mode, dtype and device too.
 
+    The depth covers the patches, and no more: of a tower whose patches do not divide its image (384 pixels, 27 patches
+    of 14) it is depth of the upper left 378x378 pixels, at whatever size, and must not be stretched over 384. A
+    `DepthMap` sees to that by itself (`TowerFeatures.seen`); who runs the file does it: `patch_size=14` gives those 378
+    pixels one by one.
+
     Args:
         head: any `DepthHead` but a fused one.
         path: the file; an older one is replaced if the new one is right.
-        patch_size: H and W are this multiple of the grid of the deepest tap: pixels per patch, for a tower whose images
-            are whole patches. Either this or `output_hw`.
-        output_hw: (H, W) in pixels, whatever the grid: for a tower that leaves a rest of its images unread (384 pixels,
-            27 patches of 14), and for depth at another size than the image's.
+        patch_size: H and W are this multiple of the grid of the deepest tap: pixels per patch, for depth of the pixels
+            that the tower reads. Either this or `output_hw`.
+        output_hw: (H, W) in pixels, whatever the grid: for depth at another size.
         grid_hw: grid to compare at; a second one has one row more.
 
     Raises:
@@ -222,6 +226,7 @@ def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
         "spaceclip_version": __version__,
         "opset": str(OPSET),
         "units": "metres along the optical axis",
+        "covers": "the patches: the part of the image that the tower reads",
         "trained": json.dumps(head.trained),
         "patch_size": json.dumps(size.patch_size),
         "output_hw": json.dumps(size.output_hw),
@@ -232,7 +237,9 @@ def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
         given.doc_string = "patch map of a hidden state: prefix tokens dropped, rows as in the image"
         if given.name == "context":
             given.doc_string = f"global vector of the tower: {head.config.context}"
-    model.graph.output[0].doc_string = "depth in metres along the optical axis"
+    model.graph.output[
+        0
+    ].doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
 
 
 def _shape(value: Any) -> tuple[int | str, ...]:

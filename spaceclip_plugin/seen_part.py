@@ -103,7 +103,7 @@ class SeenPart:
         """
         exact = values.to(torch.promote_types(values.dtype, torch.float32))
         places = self.places(output_hw, grid_hw=(values.shape[1], values.shape[2]), like=exact)
-        return torch.where(places.shown, places.bilinear(exact), 0).to(values.dtype)
+        return places.bilinear(exact).masked_fill(~places.shown, 0).to(values.dtype)
 
     def mask(self, output_hw: tuple[int, int]) -> Tensor:
         """(H, W) bool on the CPU: which pixels of a map over the whole image have their centre in what is seen."""
@@ -115,7 +115,9 @@ class SeenPart:
 
     def _along(self, axis: int, count: int, cells: int, like: Tensor) -> AxisPlaces:
         start, end = self.grid[axis], self.grid[axis + 2]
-        centres = (torch.arange(count, dtype=torch.float64) + 0.5) * (self.image_hw[axis] / count)
+        # Made where it is used: a CUDA graph takes no copies from the CPU. MPS has no float64.
+        device = torch.device("cpu") if like.device.type == "mps" else like.device
+        centres = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (self.image_hw[axis] / count)
         shown = (centres >= self.seen[axis] - _EXACT) & (centres < self.seen[axis + 2] - _EXACT)
         return AxisPlaces.at((centres - start) * (cells / (end - start)), shown, count=cells, like=like)
 

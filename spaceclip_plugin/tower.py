@@ -199,7 +199,11 @@ class TowerFeatures:
 
 
 class Adapter(Protocol):
-    """What knows one family of towers. Stateless; one instance serves every host."""
+    """What knows one family of towers. Stateless; one instance serves every host.
+
+    One whose patches need not fill the image may also have `seen(tower, image_hw) -> SeenPart | None`: what the tower
+    reads of an image of that size, without running it. It gives what `TowerFeatures.seen` of such an image would hold.
+    """
 
     name: str
 

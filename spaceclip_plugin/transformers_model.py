@@ -117,7 +117,8 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
         Returns:
             `predicted_depth` (B, H, W) float32 in metres along the optical axis. It is a number for every pixel, for
-            an image of one value throughout too; only a `DepthMap` says where there is none.
+            an image of one value throughout too; only a `DepthMap` says where there is none. It is 0 in the strip that
+            a tower whose patches do not divide its image never reads.
 
         Raises:
             ConfigError: labels, or not such images.

@@ -79,6 +79,9 @@ def run(args: argparse.Namespace) -> Result:
         "trained": trained,
         "skipped": arguments.skipped(samples),
     }
+    unseen = _unseen(result)
+    if unseen:
+        data["unseen_pixels"] = unseen
     if report is not None:
         worst = [str(path) for path in report.worst]
         data["files"] = {"per_image": str(report.per_image), "summary": str(report.summary), "worst": worst}
@@ -96,6 +99,11 @@ def _worst(args: argparse.Namespace) -> int:
     return int(args.worst)
 
 
+def _unseen(result: Evaluation) -> int:
+    """Pixels with ground truth that the tower does not read."""
+    return sum(score.unseen_pixels for score in result.per_image)
+
+
 def _text(result: Evaluation, report: Report | None) -> str:
     images = len(result.per_image)
     spread = vars(result.spread) if images > 1 else {}
@@ -109,6 +117,8 @@ def _text(result: Evaluation, report: Report | None) -> str:
     lines[-1] += "  (mean ± sd over images)" if spread else ""
     forwards = "two forwards (flip)" if result.flip else "one forward"
     lines.append(f"{images} images, protocol {result.protocol}, {forwards}, metric scale")
+    if _unseen(result):
+        lines.append(f"{_unseen(result)} pixels with ground truth are not scored: the tower never reads them")
     if result.coverage is not None:
         held = ", ".join(f"{100 * level:.0f} % {100 * share:.1f} %" for level, share in result.coverage.items())
         lines.append(f"share of the pixels in intervals of the predicted uncertainty: {held}")

@@ -128,12 +128,13 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
     """Statistics over images of each metric, and how they were measured; every image counts alike."""
     per_image = [score.metrics for score in evaluation.per_image]
     coverage = evaluation.coverage
+    unseen = sum(score.unseen_pixels for score in evaluation.per_image)
     return {
         "protocol": evaluation.protocol,
         "flip": evaluation.flip,
         "scale": "metric",
         "images": len(per_image),
-        "unseen_pixels": sum(score.unseen_pixels for score in evaluation.per_image),
+        **({"unseen_pixels": unseen} if unseen else {}),  # of a tower whose patches do not divide its image
         "mean": dataclasses.asdict(evaluation.mean),
         "standard_deviation": dataclasses.asdict(evaluation.spread),
         "median": dataclasses.asdict(over_images(per_image, statistics.median)),
