@@ -1,15 +1,13 @@
 """A LeRobot policy whose pipelines carry depth: saved, loaded by LeRobot's factory, and driven with a guard.
 
-SmolVLA and pi0 are LeRobot's own classes with small random weights; so is the head, and thresholds are set around what
-it says. Nothing is downloaded. With LeRobot and this project installed:
+LeRobot's own SmolVLA or pi0 with small random weights, a random head, and thresholds set around what it says.
 
-    pip install -e examples/lerobot_env_rover -e adapters/lerobot_policy_spaceclip
-    python examples/lerobot_depth_guard.py smolvla my-policy     # or pi0
+    pip install -e ".[lerobot]" -e examples/lerobot_env_rover -e adapters/lerobot_policy_spaceclip
+    python examples/lerobot_depth_guard.py smolvla my-policy     # or pi0, which wants LeRobot 0.6 and Python 3.12
     lerobot-eval --policy.path=my-policy --env.type=rover --eval.n_episodes=2 --eval.batch_size=2
 """
 
 import sys
-import tempfile
 
 import gymnasium
 import torch
@@ -22,9 +20,8 @@ from spaceclip_plugin.depth_guard import DepthGuard
 from spaceclip_plugin.lerobot_steps import add_depth
 
 
-def main(kind: str = "smolvla", folder: str | None = None) -> None:
+def main(kind: str, folder: str) -> None:
     """Save a policy with both steps to `folder`, load its pipelines again and drive a few steps."""
-    folder = folder or tempfile.mkdtemp()
     env = gymnasium.make("gym_rover/Drive-v0", disable_env_checker=True)
     policy, preprocessor, postprocessor = build(kind, folder)
 
@@ -41,10 +38,13 @@ def main(kind: str = "smolvla", folder: str | None = None) -> None:
         expected = first_action(preprocessor(seen(env.reset(seed=0)[0])))
         near_m = float(depth.read()[0].depth_m.quantile(0.02))
     guard = DepthGuard(stop_below_m=0.99 * near_m, slow_below_m=1.02 * near_m, allow_untrained=True)
-    add_depth(preprocessor, postprocessor, head, guard=guard, actions="velocity", fresh=True)
+    add_depth(preprocessor, postprocessor, head, guard=guard, actions="velocity", fresh=True, policy=policy)
     for part in (policy, preprocessor, postprocessor):
         part.save_pretrained(folder)
-    with_depth, guarded = make_pre_post_processors(policy.config, pretrained_path=folder)
+    before, behind = {"spaceclip_depth": {"policy": policy}}, {"spaceclip_depth_guard": {"policy": policy}}
+    with_depth, guarded = make_pre_post_processors(
+        policy.config, pretrained_path=folder, preprocessor_overrides=before, postprocessor_overrides=behind
+    )
     observation = env.reset(seed=0)[0]
     print(f"identical={torch.equal(first_action(with_depth(seen(observation))), expected)}")
     for _ in range(12):

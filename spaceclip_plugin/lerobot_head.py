@@ -17,6 +17,7 @@ from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.fused_head import FusedDepthHead
 from spaceclip_plugin.hub.weights import check_size, matched_state, writable
 from spaceclip_plugin.lerobot_link import DepthLink, guessed_link, link_to
+from spaceclip_plugin.lerobot_policy import policy_inside
 
 HeadLike = DepthHead | Mapping[str, Any] | str | Path
 """A head, its config (the weights then come with the step's state), or its folder."""
@@ -61,7 +62,8 @@ class HeadStep:
             ConfigError: the step's settings make no sense for this policy.
         """
         self._check_weights()
-        link = link_to(_checked(policy), self.head)
+        policy = _checked(policy)
+        link = link_to(policy, self.head)
         self._adopt(link)
         self._link, self._policy = link, weakref.ref(policy)
 
@@ -117,4 +119,4 @@ class HeadStep:
 def _checked(policy: object) -> nn.Module:
     if not isinstance(policy, nn.Module):
         raise HostError(f"connect takes the live policy, a torch.nn.Module, got {type(policy).__name__}")
-    return policy
+    return policy_inside(policy)

@@ -30,19 +30,31 @@ def guessed_policy(head: DepthHead) -> nn.Module:
     Raises:
         HostError: there is none, or there are several.
     """
-    pretrained = sys.modules.get("lerobot.policies.pretrained")  # not imported: there is no policy
-    base = getattr(pretrained, "PreTrainedPolicy", None)
+    base = _policy_class()
     gc.collect()  # one that was dropped may wait to be collected
     alive: list[nn.Module] = [] if base is None else [each for each in gc.get_objects() if issubclass(type(each), base)]
-    fitting = [policy for policy in alive if _fits(policy, head)]
+    misfits = {id(policy): _misfit(policy, head) for policy in alive}
+    fitting = [policy for policy in alive if not misfits[id(policy)]]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(sorted(type(policy).__name__ for policy in fitting or alive)) or "none"
     if not fitting:
         problem = f"no LeRobot policy alive in this process has a tower that this head fits (alive: {listed})"
+        problem += "".join(f"; {reason}" for reason in dict.fromkeys(misfits.values()))
     else:
         problem = f"{len(fitting)} LeRobot policies alive in this process have a tower that this head fits: {listed}"
     raise HostError(f"{problem}; call connect(policy) of both steps with the one that acts")
+
+
+def policy_inside(module: nn.Module) -> nn.Module:
+    """The LeRobot policy that a wrapper holds (PEFT, DDP, torch.compile), if it holds one; else the module itself."""
+    base = _policy_class()
+    held = (
+        []
+        if base is None or isinstance(module, base)
+        else [part for part in module.modules() if isinstance(part, base)]
+    )
+    return held[0] if len(held) == 1 else module
 
 
 def camera_name(key: str) -> str:
@@ -119,13 +131,19 @@ class ActionChunks:
         )
 
 
+def _policy_class() -> type[nn.Module] | None:
+    """The class of all LeRobot's policies; None where it was never imported, and so none can be alive."""
+    return getattr(sys.modules.get("lerobot.policies.pretrained"), "PreTrainedPolicy", None)
+
+
 def _count(config: object, name: str, default: int) -> int:
     value = getattr(config, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
-def _fits(policy: nn.Module, head: DepthHead) -> bool:
+def _misfit(policy: nn.Module, head: DepthHead) -> str:
+    """Why the head does not fit this policy; empty where it does."""
     try:
-        return not head.config.mismatches(registry.choose_tower(policy).spec)
-    except SpaceClipError:
-        return False
+        return "; ".join(head.config.mismatches(registry.choose_tower(policy).spec))
+    except SpaceClipError as error:
+        return str(error)

@@ -23,7 +23,7 @@ from typing import Any
 from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
 from torch import Tensor, nn
 
-from spaceclip_plugin.depth_guard import STOP, DepthGuard, GuardDecision
+from spaceclip_plugin.depth_guard import DepthGuard, GuardDecision
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.head import fields
@@ -174,7 +174,8 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
 
     Before the first action of an episode nothing was sent: "position" then needs a `stop_action`, else HostError.
 
-    All rows of a chunk are decided by the same depth, and row t is executed t host steps later: from the row on at
+    All rows of a chunk are decided by the same depth, and row t is executed t host steps later (hand over those rows
+    that will be executed, and no more): from the row on at
     which the depth is older than the guard's `max_age`, the robot stops. The last one sent is the row before; before
     the first row it is the last row of the chunk before, or, where real-time chunking is on and a chunk ends early,
     that row of it which is nearest to the first of the new. Real-time chunking plans on with what the policy wanted,
@@ -293,15 +294,21 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         except HostError as error:
             return [(guard.unreadable(error),) * rows] * robots
         along = [guard.decide_chunk(newest.images, rows, repeats=newest.repeats) for newest in link.newest]
-        stale = sum(decision.reaction == STOP for decision in along[0])
-        if along[0][0].reaction != STOP and stale and not self._told:
-            self._told = True
-            _logger.warning(
-                "the guard stops the robot at the last %d of a chunk of %d actions, for its depth is older than "
-                "max_age=%d host steps by then: execute fewer of a chunk, or say a larger max_age",
-                stale, rows, guard.oldest_allowed,
-            )  # fmt: skip
+        self._tell_of_stale(link, rows)
         return along
+
+    def _tell_of_stale(self, link: DepthLink, rows: int) -> None:
+        """Warn once where depth gets too old for actions: nothing is near, and the robot stops all the same."""
+        oldest = max((image.age for newest in link.newest for image in newest.images), default=0) + rows - 1
+        if self._told or oldest <= self.guard.oldest_allowed:
+            return
+        self._told = True
+        _logger.warning(
+            "the guard stops the robot because its depth is up to %d host steps old when an action is executed, and "
+            "max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk (%s), or "
+            "say a larger max_age",
+            oldest, self.guard.oldest_allowed, f"{rows} were given at once" if rows > 1 else "they came one by one",
+        )  # fmt: skip
 
 
 def add_depth(

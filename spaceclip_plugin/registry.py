@@ -9,6 +9,7 @@ from importlib import metadata
 
 from torch import nn
 
+from spaceclip_plugin.convolutional import convolutional_networks
 from spaceclip_plugin.discovery import StructuralAdapter
 from spaceclip_plugin.errors import AdapterError, AmbiguousTowerError, HostError, TowerNotFoundError, nearest
 from spaceclip_plugin.tower import Adapter, Tower
@@ -91,11 +92,7 @@ def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Ad
     found = find_towers(host, adapter=adapter)
     name = type(host).__name__
     if not found:
-        looked = "any adapter" if adapter is None else f"adapter {_adapter(adapter).name!r}"
-        raise TowerNotFoundError(
-            f"no vision tower found in {name} by {looked}: expected a stack of transformer blocks behind a patch "
-            "embedding. Pass the module that holds it, choose adapter=NAME, or write an adapter (adapters/README.md)."
-        )
+        raise no_tower(host, adapter=adapter)
     if tower is not None:
         for candidate in found:
             if candidate.spec.path == tower:
@@ -108,6 +105,22 @@ def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Ad
         listed = "; ".join(str(candidate.spec) for candidate in found)
         raise AmbiguousTowerError(f"{name} has {len(found)} towers: {listed}. Choose one with tower=PATH.")
     return found[0]
+
+
+def no_tower(host: nn.Module, *, adapter: str | Adapter | None = None) -> TowerNotFoundError:
+    """The error for a host in which no tower was found; it says plainly where no tower can be."""
+    name = type(host).__name__
+    if networks := convolutional_networks(host):
+        return TowerNotFoundError(
+            f"no vision tower in {name}: its images go through a convolutional network, "
+            f"{'; '.join(map(str, networks))}, which is no transformer. Depth is decoded from the patch tokens of a "
+            "transformer's blocks, so that no adapter can help here; use a host whose vision is a ViT, as SmolVLA's is"
+        )
+    looked = "any adapter" if adapter is None else f"adapter {_adapter(adapter).name!r}"
+    return TowerNotFoundError(
+        f"no vision tower found in {name} by {looked}: expected a stack of transformer blocks behind a patch "
+        "embedding. Pass the module that holds it, choose adapter=NAME, or write an adapter (adapters/README.md)."
+    )
 
 
 def _adapter(adapter: str | Adapter) -> Adapter:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Find the towers; nothing is run."""
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.registry import find_towers
+    from spaceclip_plugin.registry import find_towers, no_tower
 
     head = None if args.head is None else DepthHead.from_pretrained(args.head).config
     host = arguments.host_from(args)
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> Result:
     paths = [tower.spec.path for tower in towers]
     if args.tower is not None:
         towers = [tower for tower in towers if tower.spec.path == args.tower]
+    if not paths:
+        raise no_tower(host, adapter=args.adapter)
     if not towers:
         hint = "" if args.tower is None else f" at {args.tower!r}{nearest(args.tower, paths)}"
         raise TowerNotFoundError(f"no vision tower found in {type(host).__name__}{hint}; towers are at {paths}")

@@ -71,7 +71,7 @@ class TestAtOnce:
             assert torch.equal(sent[:, :2], chunk[:, :2])
             assert not sent[:, 2:].any()
         assert step.counts == {"pass": 4, "stop": 4}
-        assert sum("last 2 of a chunk of 4" in record.getMessage() for record in caplog.records) == 1
+        assert sum("up to 3 host steps old" in record.getMessage() for record in caplog.records) == 1
 
     def test_each_robot_by_its_own_images(self) -> None:
         policy, batch = SMOLVLA.seeded(), observation(2)
@@ -129,15 +129,17 @@ class TestAtOnce:
 
 
 class TestOneByOne:
-    def test_a_server_that_hands_over_row_by_row(self) -> None:
+    def test_a_server_that_hands_over_row_by_row(self, caplog: pytest.LogCaptureFixture) -> None:
         """LeRobot's policy server predicts a chunk and postprocesses each of its rows by itself."""
-        policy = SMOLVLA.seeded()
+        policy = long_chunks(SMOLVLA.seeded(), steps=1)  # of which that server takes no notice
         step = guarding(policy, guard(max_age=2))
         for _ in range(2):
             chunk = chunk_of(policy, observation(1))
             sent = torch.stack([step.action(chunk[:, row]) for row in range(CHUNK)], dim=1)
             assert torch.equal(sent[:, :3], chunk[:, :3])
             assert not sent[:, 3:].any()
+        [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "max_age is 2" in record.getMessage()
 
     def test_one_robot_without_a_batch(self) -> None:
         policy = SMOLVLA.seeded()

@@ -1,0 +1,131 @@
+"""Telling a host whose images go through a convolutional network, which has no transformer blocks to read.
+
+By structure, not by name: convolutions over space behind one that takes pictures, and no attention among them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_MOST_IMAGE_CHANNELS = 12  # four RGB frames on top of each other
+_LEAST_CONVOLUTIONS = 2  # one alone is a patch embedding
+_MOST_OF_A_STEM = 7  # in front of a transformer; a network that ends before it has more
+
+
+@dataclass(frozen=True)
+class ConvolutionalNetwork:
+    """A network of convolutions that a host's images go through.
+
+    Attributes:
+        name: class of the module that holds it.
+        path: where that module is in the host; empty where it is the host.
+        convolutions: how many of them look at more than one pixel.
+        block: class that holds most of them, with its module; empty where the network itself does.
+    """
+
+    name: str
+    path: str
+    convolutions: int
+    block: str
+
+    def __str__(self) -> str:
+        where = f" at {self.path!r}" if self.path else ""
+        blocks = f", mostly in {self.block}" if self.block else ""
+        return f"{self.name}{where} ({self.convolutions} convolutions{blocks})"
+
+
+def convolutional_networks(host: nn.Module) -> list[ConvolutionalNetwork]:
+    """The convolutional networks that take pictures in `host`, in module order; runs nothing and changes nothing.
+
+    A few convolutions before a transformer are its stem, and none of these.
+    """
+    modules = dict(host.named_modules())
+    found: dict[str, ConvolutionalNetwork] = {}
+    for path, module in modules.items():
+        if not _takes_pictures(module) or any(_is_at_or_inside(path, other) for other in found):
+            continue
+        owner = _owner(modules, path)
+        if owner is None or _attends(modules[owner]) or _is_embedding(modules, owner):
+            continue
+        parts = [inner for inner, part in modules[owner].named_modules() if _is_spatial(part)]
+        if len(parts) > _MOST_OF_A_STEM or not _attends(host):
+            name = type(modules[owner]).__name__
+            found[owner] = ConvolutionalNetwork(name, owner, len(parts), _block(modules[owner], parts))
+    return [*found.values()]
+
+
+def _owner(modules: dict[str, nn.Module], path: str) -> str | None:
+    """Path of the module that holds the network which begins with the convolution at `path`.
+
+    It is the innermost that holds another one and is no bare container; of a stem, what it is the stem of.
+    """
+    owner: str | None = None
+    while path:
+        path = path.rpartition(".")[0]
+        module = modules[path]
+        count = _count(module)
+        if count < _LEAST_CONVOLUTIONS or (path and type(module) in _CONTAINERS):
+            continue
+        if owner is None:
+            owner = path
+        elif _count(modules[owner]) > _MOST_OF_A_STEM or _attends(module) or _entries(module) > 1:
+            break
+        elif count > _count(modules[owner]):
+            owner = path
+    return owner
+
+
+def _count(module: nn.Module) -> int:
+    return sum(_is_spatial(part) for part in module.modules())
+
+
+def _entries(module: nn.Module) -> int:
+    return sum(_takes_pictures(part) for part in module.modules())
+
+
+def _is_embedding(modules: dict[str, nn.Module], path: str) -> bool:
+    """Whether a transformer's embedding lies at or around that path: it may be a network of its own."""
+    parts = path.split(".") if path else []
+    around = [modules[".".join(parts[: depth + 1])] for depth in range(len(parts))]
+    return any("embed" in type(module).__name__.lower() for module in around)
+
+
+def _is_spatial(module: object) -> bool:
+    return isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+
+
+def _takes_pictures(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and _is_spatial(module)
+        and module.groups == 1
+        and module.in_channels <= _MOST_IMAGE_CHANNELS
+    )
+
+
+def _attends(module: nn.Module) -> bool:
+    """Whether it attends at more than one place: one alone pools, as in CLIP's ResNets."""
+    names = (type(part).__name__.lower() for part in module.modules())
+    return sum("attention" in name and "pool" not in name for name in names) > 1
+
+
+def _block(owner: nn.Module, paths: Sequence[str]) -> str:
+    """Class of what holds most of the convolutions at these paths."""
+    holders: Counter[type[nn.Module]] = Counter()
+    for path in paths:
+        holder = owner
+        while path and (holder is owner or type(holder) in _CONTAINERS):
+            path = path.rpartition(".")[0]
+            holder = owner.get_submodule(path)
+        holders[type(holder)] += 1
+    [(block, _)] = holders.most_common(1)
+    return "" if block is type(owner) else f"{block.__module__}.{block.__name__}"
+
+
+def _is_at_or_inside(path: str, outer: str) -> bool:
+    return path == outer or not outer or path.startswith(f"{outer}.")
