@@ -66,7 +66,7 @@ class DepthReader:
         if background:
             self._worker = _Worker()
             self._worker.start()
-            weakref.finalize(self, self._worker.stop)  # a forgotten reader takes its thread along
+            weakref.finalize(self, _leave, self._worker)  # a forgotten reader takes its thread along
 
     def step(self) -> list[DepthMap]:
         """End a host step; returns the depth that has become ready since the last call, oldest first.
@@ -194,3 +194,10 @@ class _Worker(threading.Thread):
             work, self._next = self._next, None
             self._busy = work is not None
             return work
+
+
+def _leave(worker: _Worker) -> None:
+    """Stop a thread that nobody reads from; at interpreter exit also wait for it, or torch aborts the process."""
+    worker.stop()
+    if not threading.main_thread().is_alive():  # the interpreter is on its way out
+        worker.join()
