@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_adapters.host_weights import few, first_line
+from spaceclip_adapters.host_weights import few, first_line, fixed_randomness
 from spaceclip_plugin import registry
 from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.tower import Tower
@@ -139,7 +139,7 @@ def _activations(tower: Tower, refusal: str) -> list[Tensor]:
     image = torch.zeros(1, 3, *tower.spec.image_hw, dtype=weight.dtype, device=weight.device)
     training = tower.module.training
     try:
-        with torch.no_grad(), _watched(tower) as seen:
+        with torch.no_grad(), fixed_randomness(), _watched(tower) as seen:
             tower.module.eval()
             tower.adapter.run(tower, image)
     except (CaptureError, RuntimeError, ValueError, TypeError, AttributeError) as error:

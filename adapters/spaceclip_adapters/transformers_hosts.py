@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from spaceclip_adapters.absent_parts import check_unexpected, drop_absent
 from spaceclip_adapters.host_weights import (
@@ -136,31 +136,44 @@ def _empty(name: str, config: PretrainedConfig, options: Mapping[str, Any]) -> n
 def _filled(name: str, config: PretrainedConfig, weights: Path) -> nn.Module:
     """The model with the state dict in a file, without the parts that the file lacks and no tower needs."""
     given, source = read_safetensors(weights), str(weights)
-    model = _empty(name, config, {})
-    missing, unexpected = differences(model, given)
+    model, missing, unexpected = _filled_with(given, name, config, {}, source)
     if missing and not unexpected:
         leaner, options = _leaner(model, config, missing)
         if leaner is not None:
-            model = _empty(name, leaner, options)
-            missing, unexpected = differences(model, given)
+            model, missing, unexpected = _filled_with(given, name, leaner, options, source)
     if unexpected or len(missing) == len(model.state_dict()):
         raise HostError(
             f"{source} is not a state dict of {name!r}: missing {few(missing)}; unexpected {few(unexpected)}. "
             "Give the weights of this very model, or name the model they belong to."
         )
-    load_fitting(model, name, given, source=source)
     drop_absent(model, missing, source=source)
     return model
 
 
+def _filled_with(
+    given: Mapping[str, Tensor], name: str, config: PretrainedConfig, options: Mapping[str, Any], source: str
+) -> tuple[nn.Module, list[str], list[str]]:
+    """The model with those weights that it has, and what was missing and unexpected."""
+    model = _empty(name, config, options)
+    missing, unexpected = differences(model, given)
+    if not unexpected:
+        load_fitting(model, name, given, source=source)
+        return model, missing, unexpected
+    # Saved under names of another version of transformers, which knows how to convert them.
+    converted, report = _from_pretrained(None, config, {**options, "state_dict": dict(given)}, shown=source)
+    if report["unexpected_keys"]:
+        return model, missing, unexpected
+    return converted, list(report["missing_keys"]), []
+
+
 def _pretrained(name: str, config: PretrainedConfig) -> nn.Module:
     """The model with its own weights: transformers would fill what is missing with random ones."""
-    model, report = _from_pretrained(name, config, {})
+    model, report = _from_pretrained(name, config, {"use_safetensors": True}, shown=name)
     missing = list(report["missing_keys"])
     if missing:
         leaner, options = _leaner(model, config, missing)
         if leaner is not None:
-            model, report = _from_pretrained(name, leaner, options)
+            model, report = _from_pretrained(name, leaner, {"use_safetensors": True, **options}, shown=name)
             missing = list(report["missing_keys"])
     source = f"the checkpoint of {name!r}"
     check_unexpected(model, list(report["unexpected_keys"]), source=source)
@@ -169,8 +182,9 @@ def _pretrained(name: str, config: PretrainedConfig) -> nn.Module:
 
 
 def _from_pretrained(
-    name: str, config: PretrainedConfig, options: Mapping[str, Any]
+    name: str | None, config: PretrainedConfig, options: Mapping[str, Any], *, shown: str
 ) -> tuple[nn.Module, dict[str, Iterable[str]]]:
+    """What transformers makes of a config and weights, and its report of what was missing and unexpected."""
     import transformers
 
     model: nn.Module
@@ -179,17 +193,17 @@ def _from_pretrained(
     try:
         with fixed_randomness():
             model, report = model_class.from_pretrained(
-                name,
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                **options,
+                name, config=config, trust_remote_code=False, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        remedies = _REMEDIES.format(name=name)
+        remedies = _REMEDIES.format(name=shown)
         raise HostError(
-            f"no safetensors weights could be loaded for {name!r}: {first_line(error)}. {remedies}"
+            f"no safetensors weights could be loaded for {shown!r}: {first_line(error)}. {remedies}"
+        ) from error
+    except (AttributeError, KeyError, TypeError) as error:  # a class that does not take such a config
+        raise HostError(
+            f"transformers cannot build a {model_class.__name__} of the config of {shown!r}: {first_line(error)}. Name "
+            "the class the weights were saved from in `architectures` of config.json."
         ) from error
     return model, report
 
@@ -210,7 +224,14 @@ def _leaner(
         if isinstance(getattr(part, "use_head", None), bool):
             part.use_head = False  # type: ignore[union-attr]
             headless = True
-    return (leaner if options or headless else None), options
+    if not options and not headless:
+        return None, {}
+    logger.warning(
+        "the weights of a %s lack a pooler or pooling head (%s): it is built without",
+        type(model).__name__,
+        few(missing),
+    )
+    return leaner, options
 
 
 def _declare_statistics(model: nn.Module, name: str, config: PretrainedConfig, said: ImageStatistics | None) -> None:
