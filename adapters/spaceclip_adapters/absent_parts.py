@@ -42,14 +42,15 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> Non
     absent = [key for key in missing if key in own and own[key].is_floating_point()]
     if not absent:
         return
+    towers = registry.find_towers(model)
+    within = [key for key in absent if any(key.startswith(f"{tower.spec.path}.") for tower in towers)]
     refusal = (
-        f"{source} lacks weights of a {type(model).__name__} that depth needs: missing {few(absent)}. Name the class "
-        "they were saved from in `architectures` of config.json, or give the weights of this very model."
+        f"{source} lacks weights of a {type(model).__name__} that depth needs: missing {few(within or absent)}. "
+        "Name the class they were saved from in `architectures` of config.json, or give the weights of this very model."
     )
     with torch.no_grad():
         for key in absent:
             own[key].fill_(float("nan"))
-    towers = registry.find_towers(model)
     if not towers:
         raise HostError(refusal)
     before = [_activations(tower, refusal) for tower in towers]
