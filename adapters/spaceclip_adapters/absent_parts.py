@@ -8,14 +8,22 @@ What passed is then taken out of the model, so that no weight is left in it that
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaceclip_adapters.host_weights import few, first_line, fixed_randomness
+from spaceclip_adapters.host_weights import (
+    differences,
+    few,
+    first_line,
+    fixed_randomness,
+    load_exactly,
+    load_fitting,
+    reshaped,
+)
 from spaceclip_plugin import registry
 from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.tower import Tower
@@ -26,13 +34,39 @@ _BUFFERS = frozenset({"position_ids", "inv_freq", "mask_token"})
 """What older checkpoints hold beside their embeddings and no forward of an image needs."""
 
 
-def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> None:
+def load_all_there_is(model: nn.Module, name: str, given: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load a state dict into a model and take out what it has no weights for.
+
+    Args:
+        model: the model that the weights are of.
+        name: what it is called in messages.
+        given: weights by their names in the model.
+        source: what they are called in messages.
+
+    Returns:
+        The parts that were taken out, by their paths.
+
+    Raises:
+        HostError: a weight is unexpected, of another shape, or missing where a tower needs it.
+    """
+    missing, unexpected = differences(model, given)
+    if missing and not unexpected and not reshaped(model, given) and len(missing) < len(model.state_dict()):
+        load_fitting(model, name, given, source=source)
+        return drop_absent(model, missing, source=source)
+    load_exactly(model, name, given, source=source)
+    return []
+
+
+def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> list[str]:
     """Take out of a model what a checkpoint has no weights for, after checking that no tower reads it.
 
     Args:
         model: with the weights of the checkpoint; those missing are made up.
         missing: names in its state dict.
         source: what the checkpoint is called in messages.
+
+    Returns:
+        The parts that were taken out, by their paths.
 
     Raises:
         HostError: a hidden state or the context of a tower needs one of them, or no tower can be run to find out.
@@ -41,7 +75,7 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> Non
     # Whole numbers are no weights: positions and the like, which a constructor counts out.
     absent = [key for key in missing if key in own and own[key].is_floating_point()]
     if not absent:
-        return
+        return []
     towers = registry.find_towers(model)
     within = [key for key in absent if any(key.startswith(f"{tower.spec.path}.") for tower in towers)]
     refusal = (
@@ -59,16 +93,36 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> Non
     parts = list(_whole_parts(model, absent))
     if "" in parts:
         raise HostError(refusal)
-    for part in parts:
-        owner, _, name = part.rpartition(".")
-        setattr(model.get_submodule(owner), name, None)
-    after = [_activations(tower, refusal) for tower in registry.find_towers(model)]
+    after = _without(model, parts, refusal)
     same = len(before) == len(after) and all(
         len(old) == len(new) and all(map(torch.equal, old, new)) for old, new in zip(before, after, strict=True)
     )
     if not same:
         raise HostError(refusal)
     logger.warning("%s has no weights for %s: the host is built without, for no tower needs them", source, few(parts))
+    return parts
+
+
+def take_out_too(model: nn.Module, parts: Iterable[str], *, like: nn.Module) -> None:
+    """Take parts out of a model as they were taken out of another one."""
+    for part in parts:
+        owner, _, name = part.rpartition(".")
+        setattr(model.get_submodule(owner), name, getattr(like.get_submodule(owner), name))
+
+
+def _without(model: nn.Module, parts: Sequence[str], refusal: str) -> list[list[Tensor]]:
+    """What the towers give without these parts: with nothing in their places, or where those are called, identities."""
+    modules = {part for part, _ in model.named_modules()}
+    for part in parts:
+        owner, _, name = part.rpartition(".")
+        setattr(model.get_submodule(owner), name, None)
+    try:
+        return [_activations(tower, refusal) for tower in registry.find_towers(model)]
+    except HostError:
+        for part in modules.intersection(parts):
+            owner, _, name = part.rpartition(".")
+            setattr(model.get_submodule(owner), name, nn.Identity())
+        return [_activations(tower, refusal) for tower in registry.find_towers(model)]
 
 
 def check_unexpected(model: nn.Module, unexpected: Iterable[str], *, source: str) -> None:

@@ -74,15 +74,20 @@ def load_fitting(model: nn.Module, name: str, given: Mapping[str, Tensor], *, so
     Raises:
         HostError: one of them is of another shape.
     """
+    odd = reshaped(model, given)
+    if odd:
+        raise HostError(f"{source} has other shapes than {name!r}: {few(odd)}. Name the model they belong to.")
+    model.load_state_dict(given, strict=False)
+
+
+def reshaped(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
+    """Which weights of the model are of another shape in a state dict, with both shapes."""
     own = model.state_dict()
-    reshaped = [
+    return [
         f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
         for key, value in given.items()
         if key in own and value.shape != own[key].shape
     ]
-    if reshaped:
-        raise HostError(f"{source} has other shapes than {name!r}: {few(reshaped)}. Name the model they belong to.")
-    model.load_state_dict(given, strict=False)
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spaceclip_adapters.absent_parts import load_all_there_is
 from spaceclip_adapters.host_weights import (
     differences,
     first_line,
     fixed_randomness,
     frozen,
-    load_exactly,
     read_safetensors,
     warn_of_random_weights,
 )
@@ -56,10 +56,10 @@ def load_open_clip(name: str, weights: Path | None = None, *, random: bool = Fal
     if found is not None:
         source = f"{found.path.name} of {found.repo!r}"
         state = _converted(read_safetensors(found.path, downloaded=True), model, whole, source)
-        load_exactly(model, whole, state, source=source)
+        load_all_there_is(model, whole, state, source=source)
         model._commit_hash = found.commit  # type: ignore[assignment]  # as transformers notes it in a config
     elif weights is not None:
-        load_exactly(model, whole, read_safetensors(weights), source=str(weights))
+        load_all_there_is(model, whole, read_safetensors(weights), source=str(weights))
     else:
         warn_of_random_weights(whole)
     return frozen(model)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaceclip_adapters.absent_parts import load_all_there_is, take_out_too
 from spaceclip_adapters.host_weights import (
     differences,
     few,
     first_line,
     fixed_randomness,
     frozen,
-    load_exactly,
     read_safetensors,
     warn_of_random_weights,
 )
@@ -53,6 +53,7 @@ def load_timm(
         raise HostError(f"timm has no model {name!r}{nearest(name, timm.list_models())}; `timm.list_models()` has all.")
     name = _current_name(name)
     config = _pretrained_config(name)
+    absent: list[str] = []
     found = _fetched(name, config) if weights is None and not random else None
     try:
         with fixed_randomness():
@@ -63,13 +64,14 @@ def load_timm(
     if found is not None:
         source = f"{found.path.name} of {found.repo!r}"
         state = _converted(read_safetensors(found.path, downloaded=True), model, name, source)
-        load_exactly(model, name, state, source=source)
+        absent = load_all_there_is(model, name, state, source=source)
         model._commit_hash = found.commit  # type: ignore[assignment]  # as transformers notes it in a config
     elif weights is not None:
-        load_exactly(model, name, read_safetensors(weights), source=str(weights))
+        absent = load_all_there_is(model, name, read_safetensors(weights), source=str(weights))
     else:
         warn_of_random_weights(name)
     if resized is not model:
+        take_out_too(resized, absent, like=model)
         _load_resized(resized, model.state_dict(), name)
         resized._commit_hash = getattr(model, "_commit_hash", None)  # type: ignore[assignment]
     return frozen(resized)

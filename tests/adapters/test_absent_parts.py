@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from spaceclip_adapters.hosts import load_hf
+from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
 from torch import Tensor, nn
 
 from spaceclip_plugin.attachment import attach_depth_head
@@ -202,3 +202,32 @@ def test_random_numbers_stay_as_they_were(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_hf(str(folder))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestOtherLibraries:
+    def test_timm_without_its_classifier(self, tmp_path: Path) -> None:
+        state = load_timm("vit_tiny_patch16_224", random=True).state_dict()
+        kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+        save_file(kept, tmp_path / "w.safetensors")
+        host = load_timm("vit_tiny_patch16_224", tmp_path / "w.safetensors")
+        assert host.state_dict().keys() == kept.keys()
+        wide = load_timm("vit_tiny_patch16_224", tmp_path / "w.safetensors", image_hw=(96, 128))
+        assert wide.state_dict().keys() == kept.keys()
+        with torch.no_grad():
+            assert wide(torch.zeros(1, 3, 96, 128)).shape == (1, 192)
+
+    @pytest.mark.parametrize("name", ["norm.weight", "cls_token", "pos_embed", "blocks.5.mlp.fc1.bias"])
+    def test_timm_without_what_depth_needs(self, name: str, tmp_path: Path) -> None:
+        state = dict(load_timm("vit_tiny_patch16_224", random=True).state_dict())
+        del state[name]
+        save_file(state, tmp_path / "w.safetensors")
+        with pytest.raises(HostError, match=name.replace(".", r"\.")):
+            load_timm("vit_tiny_patch16_224", tmp_path / "w.safetensors")
+
+    def test_open_clip_without_its_text_tower(self, tmp_path: Path) -> None:
+        state = load_open_clip("ViT-S-32-alt", random=True).state_dict()
+        kept = {name: value for name, value in state.items() if name.startswith("visual.")}
+        save_file(kept, tmp_path / "w.safetensors")
+        host = load_open_clip("ViT-S-32-alt", tmp_path / "w.safetensors")
+        assert host.state_dict().keys() == kept.keys()
+        assert choose_tower(host).spec.path == "visual"

@@ -150,7 +150,7 @@ class TestTimm:
     def test_a_missing_weight_is_not_made_up(self, hub: LocalHub, trained: dict[str, Tensor]) -> None:
         holed = {name: value for name, value in trained.items() if name != "blocks.3.norm1.bias"}
         hub.commit(TIMM_REPO, {"model.safetensors": save(holed)})
-        with pytest.raises(HostError, match=r"missing blocks\.3\.norm1\.bias; unexpected nothing"):
+        with pytest.raises(HostError, match=r"missing blocks\.3\.norm1\.bias"):
             load_timm(TIMM_NAME)
 
     def test_timms_own_filter_reads_an_open_clip_file(self, hub: LocalHub, trained: dict[str, Tensor]) -> None:
