@@ -66,13 +66,15 @@ def load_hf(
     if folder.is_dir():
         _check_folder(folder, needs_weights=weights is None and not random)
         name = str(folder)
-    config = _hf_config(name)
+    commit = None if folder.is_dir() else _commit(name)
+    config = _hf_config(name, commit)
     if random:
         model = _empty(name, config, {})
         warn_of_random_weights(name)
     else:
-        model = _pretrained(name, config) if weights is None else _filled(name, config, weights)
-    _declare_statistics(model, name, config, statistics)
+        model = _pretrained(name, config, commit) if weights is None else _filled(name, config, weights)
+        model._commit_hash = commit if weights is None else None  # type: ignore[assignment]
+    _declare_statistics(model, name, config, commit, statistics)
     return frozen(model)
 
 
@@ -90,11 +92,23 @@ def _check_folder(folder: Path, *, needs_weights: bool) -> None:
         )
 
 
-def _hf_config(name: str) -> PretrainedConfig:
+def _commit(name: str) -> str | None:
+    """The commit that a repository's main branch is at, of which everything is then read; None where it is not had."""
+    try:
+        return fetch(name, ["config.json"], remedies="").commit
+    except HostError:  # said better where transformers is asked for the config
+        return None
+
+
+def _pinned(commit: str | None) -> dict[str, Any]:
+    return {} if commit is None else {"revision": commit}
+
+
+def _hf_config(name: str, commit: str | None) -> PretrainedConfig:
     from transformers import AutoConfig
 
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False, **_pinned(commit))
     except (ValueError, KeyError) as error:  # unknown model_type, code of its own, or no valid Hub id
         raise HostError(
             f"transformers cannot describe {name!r}: {first_line(error)}. Check the name, upgrade transformers, or "
@@ -166,14 +180,15 @@ def _filled_with(
     return converted, list(report["missing_keys"]), []
 
 
-def _pretrained(name: str, config: PretrainedConfig) -> nn.Module:
+def _pretrained(name: str, config: PretrainedConfig, commit: str | None) -> nn.Module:
     """The model with its own weights: transformers would fill what is missing with random ones."""
-    model, report = _from_pretrained(name, config, {"use_safetensors": True}, shown=name)
+    own: dict[str, Any] = {"use_safetensors": True, **_pinned(commit)}
+    model, report = _from_pretrained(name, config, own, shown=name)
     missing = list(report["missing_keys"])
     if missing:
         leaner, options = _leaner(model, config, missing)
         if leaner is not None:
-            model, report = _from_pretrained(name, leaner, {"use_safetensors": True, **options}, shown=name)
+            model, report = _from_pretrained(name, leaner, {**own, **options}, shown=name)
             missing = list(report["missing_keys"])
     source = f"the checkpoint of {name!r}"
     check_unexpected(model, list(report["unexpected_keys"]), source=source)
@@ -234,10 +249,12 @@ def _leaner(
     return leaner, options
 
 
-def _declare_statistics(model: nn.Module, name: str, config: PretrainedConfig, said: ImageStatistics | None) -> None:
+def _declare_statistics(
+    model: nn.Module, name: str, config: PretrainedConfig, commit: str | None, said: ImageStatistics | None
+) -> None:
     """Have the host declare what its image processor does, as open_clip's models do."""
     try:
-        found = _processor(name, config)
+        found = _processor(name, config, commit)
     except HostError as error:
         if said is None:
             raise
@@ -264,7 +281,7 @@ def _declare_statistics(model: nn.Module, name: str, config: PretrainedConfig, s
         )  # fmt: skip
 
 
-def _processor(name: str, config: PretrainedConfig) -> tuple[Mapping[str, Any], str] | None:
+def _processor(name: str, config: PretrainedConfig, commit: str | None) -> tuple[Mapping[str, Any], str] | None:
     """The settings of the image processor beside a checkpoint, and where they stand; a warning where there is none."""
     folder = Path(name)
     unknown = "none lies beside its weights"
@@ -275,7 +292,6 @@ def _processor(name: str, config: PretrainedConfig) -> tuple[Mapping[str, Any], 
                 continue
         else:
             try:
-                commit = getattr(config, "_commit_hash", None)
                 path = fetch(name, [filename], revision=commit, remedies="").path
             except NotInRepositoryError:
                 continue
