@@ -13,7 +13,7 @@ import torch
 import transformers
 from spaceclip_adapters.hosts import load_hf
 from spaceclip_adapters.image_processors import image_size_of_processor, statistics_of_processor
-from test_absent_parts import SIZES, clip, siglip, vit
+from test_absent_parts import SIZES, TEXT, clip, siglip, vit
 from torch import nn
 
 from spaceclip_plugin.attachment import attach_depth_head
@@ -31,7 +31,9 @@ HOSTS = {
     "clip": clip,
     "siglip": siglip,
     "beit": lambda: transformers.BeitModel(transformers.BeitConfig(**SIZES)),
-    "blip": lambda: transformers.BlipVisionModel(transformers.BlipVisionConfig(**SIZES)),
+    "blip": lambda: transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32}, vision_config=SIZES)
+    ),
     "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**SIZES)),
     "dinov2": lambda: transformers.Dinov2Model(
         transformers.Dinov2Config(**{name: size for name, size in SIZES.items() if name != "intermediate_size"})
