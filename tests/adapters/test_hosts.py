@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import metadata
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,7 @@ from tiny_hosts import VISION
 from torch import nn
 
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.hosts import load_host
+from spaceclip_plugin.hosts import GROUP, load_host
 
 TIMM_NAME = "deit_tiny_patch16_224"
 
@@ -135,6 +136,42 @@ class TestAnotherImageSize:
     def test_by_name(self) -> None:
         host = load_host(f"timm:{TIMM_NAME}", weights="random", image_hw=(96, 128))
         assert host.patch_embed.img_size == (96, 128)
+
+
+class TestOtherPeoplesLoaders:
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A loader of a package that knows nothing but names and files."""
+
+        class Point:
+            name = "mine"
+
+            def load(self) -> object:
+                return lambda model, weights: nn.Linear(1, 1) if weights is None else nn.Linear(len(weights.name), 1)
+
+        found = metadata.entry_points
+
+        def entry_points(*, group: str) -> object:
+            return [Point()] if group == GROUP else found(group=group)
+
+        monkeypatch.setattr(metadata, "entry_points", entry_points)
+
+    def test_a_file_called_random_is_a_file(self) -> None:
+        for weights in ("./random", Path("random")):
+            assert load_host("mine:x", weights=weights).in_features == len("random")
+
+    def test_random_weights_are_not_taken_for_one(self) -> None:
+        with pytest.raises(HostError, match="'mine' hosts are not built with random weights"):
+            load_host("mine:x", weights="random")
+
+    def test_statistics_need_nothing_of_it(self) -> None:
+        assert_frozen(load_host("mine:x", image_mean=(0, 0, 0), image_std=(1, 1, 1)))
+
+    def test_the_error_names_every_kind(self) -> None:
+        with pytest.raises(
+            HostError, match="a host is one of mine:NAME, or on the command line python:MODULE:FUNCTION"
+        ):
+            load_host("yours:x")
 
 
 class TestUnknownNames:

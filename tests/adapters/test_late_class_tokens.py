@@ -15,6 +15,7 @@ from tiny_hosts import BATCH, WIDTH, captured
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.registry import choose_tower
 from spaceclip_plugin.tower import CLS, MEAN
 
@@ -94,6 +95,17 @@ def test_patches_and_context_are_the_librarys_own(
         assert torch.equal(features.hidden[index], tokens.transpose(1, 2).reshape(BATCH, WIDTH, 4, 4))
     with torch.no_grad():
         assert torch.allclose(features.context, truth(host, pixels), atol=1e-6)
+
+
+def test_a_class_token_that_joins_halfway_is_named_as_a_cause() -> None:
+    """ConViT's joins after its first blocks; nothing of its structure says so."""
+    host = timm.models.convit.ConVit(
+        img_size=56, patch_size=14, embed_dim=WIDTH, depth=4, num_heads=4, local_up_to_layer=2
+    ).eval()
+    with attach_depth_head(host, DepthHead.for_tower(host, taps=(1, 2))) as attachment:
+        attachment.refresh(torch.zeros(1, 3, 56, 56))
+        with pytest.raises(CaptureError, match=r"class token joins only after this block .*prefix_tokens=0"):
+            attachment.read()
 
 
 @pytest.mark.parametrize("build", [aimv2, cait])
