@@ -118,7 +118,7 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 def _made(name: str) -> object | None:
     """An image processor of transformers' own with its defaults; None where this transformers has none of the name."""
     import transformers
-    from transformers.image_processing_utils import ImageProcessingMixin
+    from transformers.image_processing_utils import ImageProcessingMixin  # type: ignore[attr-defined]  # where 4.40 has it
 
     stem = name.removesuffix("FeatureExtractor").removesuffix("ImageProcessor").removesuffix("ImageProcessorFast")
     for candidate in (f"{stem}ImageProcessorPil", f"{stem}ImageProcessor", name):
