@@ -104,7 +104,7 @@ def call(*argv: str) -> Any:
 def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict[str, Any] | None) -> dict[str, Any]:
     """Train unless there is a run, in its folder or in the record, then evaluate with one forward and with two."""
     folder = args.runs / f"{name}_s{seed}"
-    host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else list(HOST)
+    host = [*HOST, "--host-weights", str(args.weights)] if row.pretrained else [*HOST, "--host-weights", "random"]
     host += [] if row.image_size is None else ["--image-size", row.image_size]
     lists = ["--data", str(args.nyu / TRAIN), "--val", str(args.nyu / VAL)]
     words = [*host, *lists, "--out", str(folder), *row.flags, "--seed", str(seed)]

@@ -24,6 +24,7 @@ from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.host_steps import HostSteps
 from spaceclip_plugin.image_geometry import ImageMapping
+from spaceclip_plugin.image_statistics import ImageStatistics
 from spaceclip_plugin.latest_depth import LatestDepth
 from spaceclip_plugin.seen_part import SeenPart
 from spaceclip_plugin.taps import FrameRecorder
@@ -392,9 +393,10 @@ def _warn_of_adapted_blocks(tower: Tower) -> None:
 
 
 def _warn_of_other_statistics(head: DepthHead, spec: TowerSpec) -> None:
-    config = head.config
-    if config.image_mean is not None and (config.image_mean, config.image_std) != (spec.image_mean, spec.image_std):
+    config, taken = head.config, ImageStatistics.of(spec)
+    trained = ImageStatistics(config.image_mean or taken.mean, config.image_std or taken.std)  # None: unknown
+    if not trained.agrees(taken):
         _logger.warning(
-            "the head was trained on images normalised with mean %s, std %s; the %s takes mean %s, std %s",
-            config.image_mean, config.image_std, spec, spec.image_mean, spec.image_std,
+            "the head was trained on images normalised with %s; the %s takes %s, and depth will be off; where the host "
+            "takes the head's after all, say so: --image-mean and --image-std", trained, spec, taken,
         )  # fmt: skip

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _SMALLEST_PATCH = 4
 _USUAL_IMAGE_SIDE = 224
+_CLASS_STACKS = ("blocks_token_only", "cls_attn_blocks")
+"""Where CaiT and its relatives keep the blocks in which a class token reads patches, after the patches' own blocks."""
 _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "cls_embedding"})
 _IMAGE_SIZES = ("image_size", "img_size", "input_resolution", "config.image_size")
 
@@ -74,15 +76,14 @@ class StructuralAdapter(TokenReader):
         return raw if attention is None or attention.batch_first else raw.transpose(0, 1)
 
     def least_prefix(self, tower: Tower) -> int:
-        """1 where there is a class token, else 0."""
-        return int(tower.spec.context in (CLS, RAW_CLS))
+        """1 where there is a class token that goes through the blocks, else 0."""
+        late = any(is_stack(getattr(tower.module, name, None)) for name in _CLASS_STACKS)
+        return int(tower.spec.context in (CLS, RAW_CLS) and not late)
 
     def _tower(self, host: nn.Module, candidate: _Candidate) -> Tower:
         """The tower of a candidate, with the context after its final norm, or after its last block without one."""
         owner, convolution = host.get_submodule(candidate.owner), candidate.convolution
-        parameters = {path.rpartition(".")[2] for path, _ in owner.named_parameters()}
-        for part in owner.modules():  # FSDP leaves plain tensors where parameters were
-            parameters |= {name for name, value in vars(part).items() if isinstance(value, Tensor)}
+        has_class_token = _has_class_token(owner, _relative(candidate.stack, candidate.owner))
         statistics = declared_statistics(host, candidate.owner)
         if statistics is None:
             logger.info("the tower at %r declares no image statistics: ImageNet's are assumed", candidate.owner)
@@ -93,7 +94,7 @@ class StructuralAdapter(TokenReader):
             blocks=len(candidate.blocks),
             patch_size=convolution.stride[0],
             image_hw=_image_hw(owner, _relative(candidate.embedding, candidate.owner), convolution.stride[0]),
-            context=CLS if parameters & _CLASS_TOKENS else MEAN,
+            context=CLS if has_class_token else MEAN,
             image_mean=(statistics or IMAGENET).mean,
             image_std=(statistics or IMAGENET).std,
         )
@@ -186,6 +187,22 @@ def _norm_width(module: nn.Module) -> int | None:
 def _has_vocabulary(owner: nn.Module) -> bool:
     """Whether the module embeds words: an embedding table whose path does not speak of positions."""
     return any(isinstance(part, nn.Embedding) and "pos" not in path for path, part in owner.named_modules())
+
+
+def _has_class_token(owner: nn.Module, stack: str) -> bool:
+    """Whether a class token may join the patches: one behind the blocks is the query of a pooling head (AIMv2)."""
+    parts = dict(owner.named_children())
+    later = list(parts)[list(parts).index(stack.partition(".")[0]) + 1 :]
+    behind = {name for name in later if any(isinstance(part, nn.Linear) for part in parts[name].modules())}
+    for path, part in owner.named_modules():
+        if path.partition(".")[0] in behind:
+            continue
+        names = {name for name, _ in part.named_parameters(recurse=False)}
+        # FSDP leaves plain tensors where parameters were.
+        names |= {name for name, value in vars(part).items() if isinstance(value, Tensor)}
+        if names & _CLASS_TOKENS:
+            return True
+    return False
 
 
 def _final_norm(owner: nn.Module, stack: str, *, width: int) -> nn.Module | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import metadata
 
 from torch import nn
@@ -12,6 +13,8 @@ from torch import nn
 from spaceclip_plugin.convolutional import convolutional_networks
 from spaceclip_plugin.discovery import StructuralAdapter
 from spaceclip_plugin.errors import AdapterError, AmbiguousTowerError, HostError, TowerNotFoundError, nearest
+from spaceclip_plugin.image_statistics import said_by_user
+from spaceclip_plugin.token_adapter import lineage
 from spaceclip_plugin.tower import Adapter, Tower
 
 GROUP = "spaceclip_plugin.adapters"
@@ -66,7 +69,7 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
             "for a policy wrapper or pipeline, pass the module inside it (often .model or .policy)"
         )
     if adapter is not None:
-        return _adapter(adapter).find(host)
+        return _as_the_user_says(host, _adapter(adapter).find(host))
     claimed: dict[int, Tower] = {}
     for known in installed_adapters().values():
         for tower in known.find(host):
@@ -78,7 +81,18 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
                 )
     order = {id(module): position for position, module in enumerate(host.modules())}
     towers = sorted(claimed.values(), key=lambda tower: order[id(tower.module)])
-    return towers or STRUCTURAL.find(host)
+    return _as_the_user_says(host, towers or STRUCTURAL.find(host))
+
+
+def _as_the_user_says(host: nn.Module, towers: list[Tower]) -> list[Tower]:
+    """The towers with the statistics a user declared, even where an adapter knows others and does not look."""
+    said = [said_by_user(lineage(host, tower.spec.path)) for tower in towers]
+    return [
+        tower
+        if one is None or (tower.spec.image_mean, tower.spec.image_std) == (one.mean, one.std)
+        else replace(tower, spec=replace(tower.spec, image_mean=one.mean, image_std=one.std))
+        for tower, one in zip(towers, said, strict=True)
+    ]
 
 
 def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:

@@ -7,30 +7,20 @@ places as data, relative to the tower: the way from a host down to its tower cha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from torch import nn
 
+from spaceclip_plugin.image_statistics import IMAGENET as IMAGENET
+from spaceclip_plugin.image_statistics import SYMMETRIC as SYMMETRIC
+from spaceclip_plugin.image_statistics import ImageStatistics as ImageStatistics
+from spaceclip_plugin.image_statistics import declared
 from spaceclip_plugin.token_reader import TokenReader
 from spaceclip_plugin.tower import Tower, TowerSpec
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ImageStatistics:
-    """Per-channel mean and standard deviation that images in [0, 1] are normalised with, in RGB order."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-IMAGENET = ImageStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What most towers outside the CLIP and SigLIP families were trained with."""
-SYMMETRIC = ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""Images in [-1, 1], as the SigLIP family takes them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,7 +38,7 @@ class TokenTowerAdapter(TokenReader):
         context: kind of that context, one of `CONTEXT_KINDS`.
         prefix_tokens: tokens that surely precede the patches.
         image_size: attribute paths, first match wins, that hold the input size in pixels: an int or (H, W).
-        statistics: image statistics of the family.
+        statistics: image statistics of the family, for hosts that declare none.
     """
 
     name: str
@@ -88,8 +78,8 @@ class TokenTowerAdapter(TokenReader):
         return self.context, source if isinstance(source, nn.Module) else None
 
     def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
-        """Image statistics of the tower at `path`; override where the host records its own."""
-        return self.statistics
+        """What is declared for the tower at `path`, else the family's; override where a host records it otherwise."""
+        return declared_statistics(host, path) or self.statistics
 
     def least_prefix(self, tower: Tower) -> int:
         """How many tokens surely precede the patches: `prefix_tokens`, unless overridden."""
@@ -168,24 +158,5 @@ def lineage(host: nn.Module, path: str) -> Iterator[nn.Module]:
 
 
 def declared_statistics(host: nn.Module, path: str) -> ImageStatistics | None:
-    """What the module at `path`, or the nearest that holds it, declares.
-
-    That is `image_mean` and `image_std` (open_clip), and where none has these, timm's `pretrained_cfg`.
-    """
-    holders = list(lineage(host, path))
-    configs = [config for module in holders if isinstance(config := getattr(module, "pretrained_cfg", None), Mapping)]
-    pairs = [(getattr(module, "image_mean", None), getattr(module, "image_std", None)) for module in holders]
-    pairs += [(config.get("mean"), config.get("std")) for config in configs]
-    return next((found for mean, std in pairs if (found := _statistics(mean, std)) is not None), None)
-
-
-def _statistics(mean: object, std: object) -> ImageStatistics | None:
-    mean_rgb, std_rgb = _triple(mean), _triple(std)
-    return None if mean_rgb is None or std_rgb is None else ImageStatistics(mean=mean_rgb, std=std_rgb)
-
-
-def _triple(values: object) -> tuple[float, float, float] | None:
-    match values:
-        case [int() | float() as red, int() | float() as green, int() | float() as blue]:
-            return float(red), float(green), float(blue)
-    return None
+    """What a user, the module at `path` or the nearest that holds it declares; see `image_statistics.declared`."""
+    return declared(lineage(host, path))

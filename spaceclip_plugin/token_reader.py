@@ -94,6 +94,11 @@ class TokenReader:
                 f"That leaves {tokens.shape[1]} - {height * width} = {prefix} prefix tokens where there are at least "
                 f"{least}: switch off whatever drops or merges patches (patch dropout: host.eval())."
             )
+            if prefix == 0:
+                advice += (
+                    " Where nothing drops any, its class token joins only after this block (as in ConViT): such a "
+                    "tower needs an adapter that says so (prefix_tokens=0, see adapters/README.md)."
+                )
             raise unexpected(tap, tokens, expected, tower, advice)
         return tokens[:, prefix:]
 

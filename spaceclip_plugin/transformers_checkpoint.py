@@ -26,6 +26,7 @@ from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.hub import weights
 from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
+from spaceclip_plugin.image_statistics import ImageStatistics, declare
 from spaceclip_plugin.tower import Tower, TowerSpec
 
 TOWER_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
@@ -48,6 +49,8 @@ class SpaceClipDepthConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
             type, and the model cannot be saved.
         head: the head's config, as `DepthHeadConfig.to_dict` gives it.
         adapter: name of the adapter that reads the tower; None for the one that finds it.
+        statistics: "mean" and "std", three numbers each, that images in [0, 1] are normalised with, where the host
+            declared them; None: those of the tower's family.
     """
 
     model_type = "spaceclip_depth"
@@ -57,20 +60,23 @@ class SpaceClipDepthConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         tower: Mapping[str, Any] | None = None,
         head: Mapping[str, Any] | None = None,
         adapter: str | None = None,
+        statistics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.tower = tower
         self.head = head
         self.adapter = adapter
+        self.statistics = statistics
         super().__init__(**kwargs)
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The three attributes alone, as JSON gives them back."""
-        parts: dict[str, Any] = json.loads(
-            json.dumps({"tower": self.tower, "head": self.head, "adapter": self.adapter})
-        )
-        return parts
+        """These attributes alone, as JSON gives them back; files without statistics stay as they always were."""
+        parts = {"tower": self.tower, "head": self.head, "adapter": self.adapter}
+        if self.statistics is not None:
+            parts["statistics"] = self.statistics
+        plain: dict[str, Any] = json.loads(json.dumps(parts))
+        return plain
 
 
 def tower_config(module: nn.Module) -> dict[str, Any] | None:
@@ -114,7 +120,18 @@ def build_tower(config: SpaceClipDepthConfig) -> Tower:
         raise CheckpointError(
             f"transformers cannot build the {kind!r} tower of the config: {type(error).__name__}: {error}"
         ) from error
+    if config.statistics is not None:
+        declare(model, _statistics(config.statistics))
     return registry.choose_tower(model, adapter=config.adapter)
+
+
+def _statistics(values: object) -> ImageStatistics:
+    if not isinstance(values, Mapping) or values.keys() != {"mean", "std"}:
+        raise CheckpointError(f"the config's statistics must be mean and std, got {shown(values)}; save it again")
+    try:
+        return ImageStatistics(values["mean"], values["std"])
+    except ConfigError as error:
+        raise CheckpointError(f"the config's statistics: {error}") from error
 
 
 def head_config(config: SpaceClipDepthConfig) -> DepthHeadConfig:
@@ -159,7 +176,7 @@ def read_config(folder: Path) -> SpaceClipDepthConfig:
             f"{str(folder / CONFIG_NAME)!r} is of model type {shown(values.get('model_type'))}, "
             f"expected {SpaceClipDepthConfig.model_type!r}"
         )
-    return SpaceClipDepthConfig(**{name: values.get(name) for name in ("tower", "head", "adapter")})
+    return SpaceClipDepthConfig(**{name: values.get(name) for name in ("tower", "head", "adapter", "statistics")})
 
 
 def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, Tensor]) -> None:

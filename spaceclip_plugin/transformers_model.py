@@ -5,10 +5,10 @@ Nothing else of this package imports this file; `register()` makes the Auto clas
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
 from spaceclip_plugin.eval_twin import eval_twin
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.one_device import one_device
+from spaceclip_plugin.token_adapter import declared_statistics
 from spaceclip_plugin.tower import Tower
 from spaceclip_plugin.transformers_checkpoint import (
     SpaceClipDepthConfig,
@@ -70,7 +72,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         if live is None:
             self.tower = tower.module
         # AutoModelForDepthEstimation.from_config gives random weights, whatever the config says.
-        self.head = DepthHead(dataclasses.replace(head_config(config), trained_on=None)) if head is None else head
+        self.head = DepthHead(replace(head_config(config), trained_on=None)) if head is None else head
 
     @classmethod
     def from_host(
@@ -95,7 +97,13 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             head = DepthHead.from_pretrained(head).to(first.device)
         elif not isinstance(head, DepthHead):
             raise ConfigError(f"head must be a DepthHead or the folder of one, got {type(head).__name__}")
-        config = SpaceClipDepthConfig(tower_config(live.module), head.config.to_dict(), live.spec.adapter)
+        declared = declared_statistics(host, live.spec.path)
+        config = SpaceClipDepthConfig(
+            tower_config(live.module),
+            head.config.to_dict(),
+            live.spec.adapter,
+            None if declared is None else asdict(declared),
+        )
         model = cls(config, live=live, head=head)
         model._linked()
         return model
@@ -192,6 +200,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         config: SpaceClipDepthConfig | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
+        device_map: object = None,
         **kwargs: Any,
     ) -> Self:
         """The model that `save_pretrained` wrote, strictly: every weight present, of the right shape, finite.
@@ -204,19 +213,23 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             config: what config.json holds, where it was read already.
             dtype: of the tower; None or "auto": as saved. The head keeps the one it was saved in.
             torch_dtype: older name of `dtype`.
+            device_map: the one device that tower and head go to, as `pipeline(device_map=…)` hands it down: a device,
+                {"": device}, or "auto" for the accelerator where there is one. None: the CPU.
             kwargs: those of transformers that change nothing here.
 
         Raises:
             CheckpointError: not such a folder, or weights that do not match the config.
-            ConfigError: an argument that would have an effect this model does not know.
+            ConfigError: an argument that would have an effect this model does not know, or no single device that is
+                there.
         """
+        device = one_device(device_map)
         unknown = [name for name, value in kwargs.items() if value and name not in _WITHOUT_EFFECT.split()]
         if kwargs.get("use_safetensors") is False:
             unknown.append("use_safetensors=False")
         if model_args or unknown:
             raise ConfigError(
-                f"{cls.__name__}.from_pretrained takes a folder, config and dtype, got {[*model_args, *unknown]}; "
-                "move the model with .to(device)"
+                f"{cls.__name__}.from_pretrained takes a folder, config, dtype and device_map, got "
+                f"{[*model_args, *unknown]}; leave it out"
             )
         folder = Path(pretrained_model_name_or_path)
         if config is None:
@@ -226,7 +239,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         given = (dtype, torch_dtype, getattr(config, "dtype", None))  # some AutoModels put it into the config alone
         tower_dtype = _floating(next((value for value in given if value is not None), None))
         # A new one: what else a file says (attn_implementation names code to load) is not handed to transformers.
-        config = SpaceClipDepthConfig(config.tower, config.head, config.adapter)
+        config = SpaceClipDepthConfig(config.tower, config.head, config.adapter, config.statistics)
         try:
             state = read_weights(folder, config)
             with torch.random.fork_rng(devices=[]):
@@ -237,6 +250,9 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             raise CheckpointError(f"no model can be made of {str(folder)!r}: {error}") from error
         model.tower.to(tower_dtype)
         model.eval()  # type: ignore[no-untyped-call]
+        if device is not None:
+            model.to(device)  # type: ignore[arg-type]
+            model.hf_device_map = {"": device}  # type: ignore[assignment]  # where the pipeline then leaves it
         return model
 
     @property
@@ -245,7 +261,11 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
     def _linked(self) -> tuple[DepthAttachment, threading.Lock]:
         if self._link is None:
-            attachment = attach_depth_head(self._tower, self.head, adapter=self._spec.adapter, max_unread=1)
+            found = registry.choose_tower(self._tower, adapter=self._spec.adapter)
+            # Alone, a tower no longer knows what the host around it declared.
+            spec = replace(found.spec, image_mean=self._spec.image_mean, image_std=self._spec.image_std)
+            known: Any = _Known(replace(found, spec=spec))
+            attachment = attach_depth_head(self._tower, self.head, adapter=known, max_unread=1)
             if not self.head.trained:
                 _logger.warning("the head on the %s has random weights: its depth means nothing", self._spec)
             self._link = attachment, threading.Lock()
@@ -256,6 +276,16 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: tower and head have set their own."""
+
+
+class _Known:
+    """Stands for an adapter where a tower has been found before."""
+
+    def __init__(self, tower: Tower) -> None:
+        self.name, self._tower = tower.spec.adapter, tower
+
+    def find(self, host: nn.Module) -> list[Tower]:
+        return [self._tower]
 
 
 def register() -> None:

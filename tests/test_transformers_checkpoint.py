@@ -153,7 +153,11 @@ def test_arguments_of_from_pretrained(folder: Path) -> None:
     assert {value.dtype for value in halved.tower.parameters()} == {torch.bfloat16}
     assert {value.dtype for value in halved.head.parameters()} == {torch.float32}
     assert halved(images(3)).predicted_depth.dtype == torch.float32
-    for wrong in ({"device_map": "auto"}, {"use_safetensors": False}, {"quantization_config": {"a": 1}}):
+    for wrong in (
+        {"device_map": {"tower": "cpu", "head": "disk"}},
+        {"use_safetensors": False},
+        {"quantization_config": {"a": 1}},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             load(folder, **wrong)
     with pytest.raises(ConfigError, match="int8"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from spaceclip_plugin.seen_part import SeenPart, convolved_size
-from spaceclip_plugin.token_adapter import IMAGENET, attribute_at, is_named, is_stack
+from spaceclip_plugin.token_adapter import IMAGENET, attribute_at, declared_statistics, is_named, is_stack
 from spaceclip_plugin.token_reader import convolution_call, known, unexpected
 from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
 
@@ -35,7 +35,7 @@ class DavitAdapter:
     def find(self, host: nn.Module) -> list[Tower]:
         """Every DaViT in `host`; runs nothing and changes nothing."""
         modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(path, module)) is not None]
+        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """Batch and first grid of the pixels that the first convolution is called with."""
@@ -80,12 +80,13 @@ class DavitAdapter:
             grids += [size] * len(stage)
         return [grids[0], *grids]
 
-    def _read(self, path: str, module: nn.Module) -> Tower | None:
+    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
         convolutions, depths = _convolutions(module), [len(stage) for stage in _stages(module)]
         if not convolutions or len(convolutions) != len(depths):
             return None
         widths = [conv.out_channels for conv, depth in zip(convolutions, depths, strict=True) for _ in range(depth)]
         blocks = tuple(block for stage in _stages(module) for block in stage)
+        statistics = declared_statistics(host, path) or IMAGENET
         spec = TowerSpec(
             adapter=self.name,
             path=path,
@@ -94,8 +95,8 @@ class DavitAdapter:
             patch_size=math.prod(convolution.stride[0] for convolution in convolutions),
             image_hw=(_USUAL_SIDE, _USUAL_SIDE),
             context=RAW_MEAN,
-            image_mean=IMAGENET.mean,
-            image_std=IMAGENET.std,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
             widths=(widths[0], *widths),
         )
         return Tower(spec, self, module, entry=convolutions[0], blocks=blocks, context_source=blocks[-1])

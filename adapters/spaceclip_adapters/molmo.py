@@ -14,7 +14,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.token_adapter import SYMMETRIC, attribute_at, is_named, is_stack, size_at
+from spaceclip_plugin.token_adapter import (
+    SYMMETRIC,
+    attribute_at,
+    declared_statistics,
+    is_named,
+    is_stack,
+    size_at,
+)
 from spaceclip_plugin.token_reader import TokenReader
 from spaceclip_plugin.tower import RAW_MEAN, ImageCall, Tower, TowerSpec
 
@@ -31,7 +38,7 @@ class MolmoAdapter(TokenReader):
     def find(self, host: nn.Module) -> list[Tower]:
         """Every Molmo tower in `host`; runs nothing and changes nothing."""
         modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(path, module)) is not None]
+        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The crops that the patch embedding is called with."""
@@ -47,13 +54,14 @@ class MolmoAdapter(TokenReader):
         patch = tower.spec.patch_size
         tower.module(rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch))
 
-    def _read(self, path: str, module: nn.Module) -> Tower | None:
+    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
         embedding = attribute_at(module, "patch_embedding")
         stack = next((part for name in _STACKS if is_stack(part := attribute_at(module, name))), None)
         patch = next((size for name in _PATCH_SIZES if isinstance(size := attribute_at(module, name), int)), None)
         grid = _grid_hw(module)
         if not isinstance(embedding, nn.Linear) or stack is None or patch is None or grid is None:
             return None
+        statistics = declared_statistics(host, path) or SYMMETRIC
         spec = TowerSpec(
             adapter=self.name,
             path=path,
@@ -62,8 +70,8 @@ class MolmoAdapter(TokenReader):
             patch_size=patch,
             image_hw=(grid[0] * patch, grid[1] * patch),
             context=RAW_MEAN,
-            image_mean=SYMMETRIC.mean,
-            image_std=SYMMETRIC.std,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
         )
         return Tower(spec, self, module, entry=embedding, blocks=tuple(stack), context_source=stack[-1])
 

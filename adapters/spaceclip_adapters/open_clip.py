@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.clip import OPENAI_CLIP
 from spaceclip_plugin.token_adapter import (
-    ImageStatistics,
     TokenTowerAdapter,
     attribute_at,
-    declared_statistics,
 )
 from spaceclip_plugin.tower import CLS, MEAN, RAW_MEAN, RawFrame, Tower
 
@@ -44,10 +42,6 @@ class OpenClipAdapter(TokenTowerAdapter):
         # `pool_type` from 2.23 on, `global_average_pool` before.
         averages = attribute_at(module, "pool_type") == "avg" or attribute_at(module, "global_average_pool") is True
         return MEAN if averages else self.context, norm if isinstance(norm, nn.Module) else None
-
-    def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
-        """What the model declares (`visual.image_mean`), else OpenAI's."""
-        return declared_statistics(host, path) or self.statistics
 
 
 adapter = OpenClipAdapter(

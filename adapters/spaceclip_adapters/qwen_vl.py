@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from spaceclip_adapters.clip import OPENAI_CLIP
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.token_adapter import IMAGENET, SYMMETRIC, ImageStatistics, attribute_at, is_named, is_stack
+from spaceclip_plugin.token_adapter import (
+    IMAGENET,
+    SYMMETRIC,
+    ImageStatistics,
+    attribute_at,
+    declared_statistics,
+    is_named,
+    is_stack,
+)
 from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerSpec
 
 _CLASSES: Mapping[str, ImageStatistics] = {
@@ -37,7 +45,7 @@ class QwenVLAdapter(PackedReader):
     def find(self, host: nn.Module) -> list[Tower]:
         """Every Qwen-VL tower in `host`; runs nothing and changes nothing."""
         modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(path, module)) is not None]
+        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The grids (frames, rows, columns) that the tower is called with."""
@@ -80,11 +88,12 @@ class QwenVLAdapter(PackedReader):
             for image, (height, _) in zip(images, grids, strict=True)
         ]
 
-    def _read(self, path: str, module: nn.Module) -> Tower | None:
+    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
         stack, embedding = attribute_at(module, "blocks"), attribute_at(module, "patch_embed.proj")
         if not is_stack(stack) or not isinstance(embedding, nn.Conv3d):
             return None
-        statistics = next((known for name, known in _CLASSES.items() if is_named(module, [name])), IMAGENET)
+        family = next((known for name, known in _CLASSES.items() if is_named(module, [name])), IMAGENET)
+        statistics = declared_statistics(host, path) or family
         spec = TowerSpec(
             adapter=self.name,
             path=path,

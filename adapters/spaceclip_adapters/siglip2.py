@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.token_adapter import SYMMETRIC, attribute_at, is_named, is_stack
+from spaceclip_plugin.token_adapter import SYMMETRIC, attribute_at, declared_statistics, is_named, is_stack
 from spaceclip_plugin.tower import ATTENTION_POOL, MEAN, ImageCall, RawFrame, Tower, TowerSpec
 
 _CLASSES = ("Siglip2VisionTransformer", "Siglip2VisionModel")
@@ -29,7 +29,7 @@ class Siglip2Adapter(PackedReader):
     def find(self, host: nn.Module) -> list[Tower]:
         """Every NaFlex tower in `host`; runs nothing and changes nothing."""
         modules = [(path, module) for path, module in host.named_modules() if is_named(module, _CLASSES)]
-        towers = [tower for path, module in modules if (tower := self._read(path, module)) is not None]
+        towers = [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
         # Up to transformers 5.5 the model holds the transformer, and both are named: the outer forwards no attribute.
         return [tower for i, tower in enumerate(towers) if all(tower.entry is not other.entry for other in towers[:i])]
 
@@ -63,7 +63,7 @@ class Siglip2Adapter(PackedReader):
         """The pooling head's vector, or the mean of the normalised patches."""
         return super().pooled(raw, grids, tower) if tower.spec.context == MEAN else raw
 
-    def _read(self, path: str, module: nn.Module) -> Tower | None:
+    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
         embeddings, stack = attribute_at(module, "embeddings"), attribute_at(module, "encoder.layers")
         linear = attribute_at(embeddings, "patch_embedding")
         match attribute_at(module, "config.patch_size"), attribute_at(module, "config.num_patches"):
@@ -75,6 +75,7 @@ class Siglip2Adapter(PackedReader):
             return None
         head, norm = attribute_at(module, "head"), attribute_at(module, "post_layernorm")
         source = head if isinstance(head, nn.Module) else norm
+        statistics = declared_statistics(host, path) or SYMMETRIC
         spec = TowerSpec(
             adapter=self.name,
             path=path,
@@ -83,8 +84,8 @@ class Siglip2Adapter(PackedReader):
             patch_size=patch,
             image_hw=(side, side),
             context=ATTENTION_POOL if isinstance(head, nn.Module) else MEAN,
-            image_mean=SYMMETRIC.mean,
-            image_std=SYMMETRIC.std,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
         )
         return Tower(spec, self, module, embeddings, tuple(stack), source if isinstance(source, nn.Module) else None)
 

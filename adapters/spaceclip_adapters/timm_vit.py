@@ -16,10 +16,8 @@ from torch import nn
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.token_adapter import (
     IMAGENET,
-    ImageStatistics,
     TokenTowerAdapter,
     attribute_at,
-    declared_statistics,
 )
 from spaceclip_plugin.token_reader import convolution_call, known
 from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN, ImageCall, Tower
@@ -72,10 +70,6 @@ class TimmVitAdapter(TokenTowerAdapter):
         """Class and register tokens, as the model counts them."""
         count = attribute_at(tower.module, "num_prefix_tokens")
         return count if isinstance(count, int) else self.prefix_tokens
-
-    def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
-        """What an open_clip model around the trunk declares, else the pretrained configuration, else ImageNet."""
-        return declared_statistics(host, path) or self.statistics
 
     def _kind(self, module: nn.Module) -> str:
         return self.context if attribute_at(module, "cls_token") is not None else MEAN

@@ -23,7 +23,8 @@ from spaceclip_plugin.data.sources import DataSpec, source_from_text
 from spaceclip_plugin.data.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from spaceclip_plugin.hosts import load_host
+from spaceclip_plugin.hosts import RANDOM, load_host, say_statistics
+from spaceclip_plugin.image_statistics import ImageStatistics, from_pair
 from spaceclip_plugin.training.run_config import CODE
 
 SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
@@ -47,13 +48,26 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True, position
         parser.add_argument("host", metavar="HOST", help=known)
     else:
         group.add_argument("--host", required=required, metavar="HOST", help=known)
-    group.add_argument("--host-weights", type=Path, metavar="FILE", help="safetensors file with the host's weights")
+    group.add_argument(
+        "--host-weights",
+        type=_host_weights,
+        metavar="FILE",
+        help="safetensors file with the host's weights, or `random` for none, a trial (default: the pretrained ones "
+        "that its name means; ./random is a file)",
+    )
     group.add_argument(
         "--image-size",
         type=_image_size,
         metavar="H,W",
         help="pixels that a timm host shall take, its positions interpolated: keeps an aspect ratio (default: its own)",
     )
+    for flag, purpose in (("--image-mean", "mean"), ("--image-std", "standard deviation")):
+        group.add_argument(
+            flag,
+            type=_rgb,
+            metavar="R,G,B",
+            help=f"{purpose} that its images, in [0, 1], are normalised with (default: what it declares)",
+        )
     group.add_argument("--tower", metavar="PATH", help="module path of the tower, where the host has several")
     group.add_argument("--adapter", metavar="NAME", help="adapter to use instead of the one that is found")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
@@ -61,14 +75,21 @@ def add_host(parser: argparse.ArgumentParser, *, required: bool = True, position
 
 def host_from(args: argparse.Namespace) -> nn.Module:
     """The host that the arguments name, frozen, in eval mode and on its device."""
-    return open_host(args.host, weights=args.host_weights, image_hw=args.image_size, device_name=args.device)
+    return open_host(
+        args.host,
+        weights=args.host_weights,
+        image_hw=args.image_size,
+        statistics=from_pair(args.image_mean, args.image_std),
+        device_name=args.device,
+    )
 
 
 def open_host(
     name: str,
     *,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     image_hw: tuple[int, int] | None = None,
+    statistics: ImageStatistics | None = None,
     device_name: str | None = None,
 ) -> nn.Module:
     """A host by name, or from a function of the user's; frozen, in eval mode and on its device.
@@ -76,18 +97,23 @@ def open_host(
     Args:
         name: as `load_host` takes it, or python:MODULE:FUNCTION.
         weights, image_hw: see `load_host`; a function's host has its own.
+        statistics: what the user says its images are normalised with; None: what the host declares.
         device_name: see `device_called`; None leaves a function's host where it was put.
 
     Raises:
         HostError: there is no such host, or weights or a size are given for one that has its own.
     """
     if not name.startswith(CODE):
-        return load_host(name, weights=weights, image_hw=image_hw).to(device_called(device_name))
+        mean, std = (None, None) if statistics is None else (statistics.mean, statistics.std)
+        host = load_host(name, weights=weights, image_hw=image_hw, image_mean=mean, image_std=std)
+        return host.to(device_called(device_name))
     if weights is not None:
         raise HostError("--host-weights is for named hosts; a python: function loads its own weights")
     if image_hw is not None:
         raise HostError("--image-size is for named hosts; a python: function builds its host for the size it wants")
     host = _from_function(name.removeprefix(CODE))
+    if statistics is not None:
+        say_statistics(host, statistics)
     # Without --device it stays where it was put: a dispatched or quantised model must not be moved.
     return host if device_name is None else host.to(device_called(device_name))
 
@@ -272,6 +298,20 @@ def _parts(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
             yield from _parts(source.parts)
         else:
             yield source
+
+
+def _host_weights(text: str) -> Path | str:
+    return RANDOM if text == RANDOM else Path(text)
+
+
+def _rgb(text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected R,G,B for images in [0, 1], as 0.485,0.456,0.406, got {text!r}"
+        ) from error
+    return red, green, blue
 
 
 def _image_size(text: str) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.hosts import RANDOM, revision_of
 from spaceclip_plugin.training.processes import check_launched
 from spaceclip_plugin.training.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.run_folder import CONFIG_NAME
@@ -49,7 +50,11 @@ def run(args: argparse.Namespace) -> Result | None:
             "the same names, say so there and resume again; the run goes on as if nothing had moved"
         ) from error
     host = arguments.open_host(
-        str(config.host), weights=config.host_weights, image_hw=config.image_hw, device_name=config.device
+        str(config.host),
+        weights=config.host_weights,
+        image_hw=config.image_hw,
+        statistics=config.statistics,
+        device_name=config.device,
     )
     head = _fresh_head(config, host)
 
@@ -61,8 +66,11 @@ def run(args: argparse.Namespace) -> Result | None:
     skipped = arguments.skipped(train, validation, *([] if test is None else [test]))
     details = {
         "host": config.host,
-        "host_weights": None if config.host_weights is None else config.host_weights.name,
+        "host_weights": getattr(config.host_weights, "name", config.host_weights),
+        "host_revision": None if config.host_weights else revision_of(host),
         "image_hw": config.image_hw,
+        "image_mean": head.config.image_mean,
+        "image_std": head.config.image_std,
         "data": _title(config.data),
         "val": _title(config.validation),
         "test": _title(config.test) if config.test else None,
@@ -123,17 +131,11 @@ def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
         head = DepthHead.for_tower(
             tower,
             architecture=choice.architecture,
-            base_model=config.host,
-            base_model_revision=None if config.host_weights else _revision(host),
+            base_model=f"{config.host} (random weights)" if config.host_weights == RANDOM else config.host,
+            base_model_revision=None if config.host_weights else revision_of(host),
             **choice.options,
         )
     return head.to(next(host.parameters()).device)
-
-
-def _revision(host: nn.Module) -> str | None:
-    """The commit on the Hub that transformers loaded the host from."""
-    commit = getattr(getattr(host, "config", None), "_commit_hash", None)
-    return commit if isinstance(commit, str) else None
 
 
 def _title(parts: Sequence[WeightedSource]) -> str:

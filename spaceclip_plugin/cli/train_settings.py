@@ -28,6 +28,8 @@ _FIELDS = {
     "host": "host",
     "host_weights": "host_weights",
     "image_size": "image_hw",
+    "image_mean": "image_mean",
+    "image_std": "image_std",
     "tower": "tower",
     "adapter": "adapter",
     "device": "device",

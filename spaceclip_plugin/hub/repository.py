@@ -14,6 +14,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.hub import folder as head_folder
+from spaceclip_plugin.hub.client_errors import client_errors, reason
 from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ class HubRepository:
         """The Hub's answer, or what went wrong, in our words."""
         try:
             return question()
-        except _client_errors() as error:
+        except client_errors() as error:
             raise CheckpointError(
                 f"there is no folder {self.repo!r}, and {name} of {self.source} cannot be had from the Hub: "
-                f"{_reason(error)} Check the id, the revision and your access (token=, or `hf auth login`); offline, "
+                f"{reason(error)} Check the id, the revision and your access (token=, or `hf auth login`); offline, "
                 "a head that was loaded once is read from the cache"
             ) from error
 
@@ -224,9 +225,9 @@ def push(
         commit = api.create_commit(
             repo, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
-    except _client_errors() as error:
+    except client_errors() as error:
         raise CheckpointError(
-            f"cannot push a head to {repo!r}: {_reason(error)} Check the id and that your token may write there "
+            f"cannot push a head to {repo!r}: {reason(error)} Check the id and that your token may write there "
             "(token=, or `hf auth login`)"
         ) from error
     return str(commit.pr_url or commit.commit_url)
@@ -236,28 +237,3 @@ def check_id(repo: object) -> None:
     """Raise ConfigError unless `repo` is the id of a repository, "org/name"."""
     if not isinstance(repo, str) or _REPOSITORY_ID.fullmatch(repo) is None:
         raise ConfigError(f"a repository's id is 'org/name', got {shown(repo)}")
-
-
-def _client_errors() -> tuple[type[BaseException], ...]:
-    """What huggingface_hub raises; where a connection breaks also the errors of the HTTP library that it uses.
-
-    ValueError is also what a forced download without an answer ends in, RuntimeError an upload to the store.
-    """
-    from huggingface_hub.utils import HfHubHTTPError
-
-    return (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
-
-
-def _reason(error: BaseException) -> str:
-    """The first lines of a client's error, which may come with a page of advice.
-
-    Of one that is no answer of the Hub also what is behind it: "an error happened" alone helps nobody.
-    """
-    cause = error.__cause__ if getattr(error, "response", None) is None else None
-    return " ".join(_sentence(part) for part in (error, cause) if part is not None)
-
-
-def _sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text if len(text) <= 250 else f"{text[:250]}…"
-    return text if text.endswith((".", "…")) else f"{text}."

@@ -16,6 +16,8 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
 from spaceclip_plugin.head import fields
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.hosts import RANDOM
+from spaceclip_plugin.image_statistics import ImageStatistics, from_pair
 from spaceclip_plugin.training.processes import TRACKERS
 from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.selection import named_like_a_test_set
@@ -80,8 +82,10 @@ class RunConfig:
 
     Attributes:
         host: "timm:NAME", "hf:ID-or-folder", "open_clip:NAME" or "python:MODULE:FUNCTION".
-        host_weights: safetensors file with the host's weights; None: its own.
+        host_weights: safetensors file with the host's weights, or "random"; None: the pretrained ones of its name.
         image_hw: (height, width) in pixels of the images the host shall be built for; None: its own size.
+        image_mean, image_std: what the host's images, in [0, 1], are normalised with, three numbers each in the order
+            R, G, B; None: what the host declares. Both or neither.
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter; None: the one that is found.
         device: name of a PyTorch device; None: CUDA where there is one, with several processes one each.
@@ -102,8 +106,10 @@ class RunConfig:
     """
 
     host: str | None = None
-    host_weights: Path | None = None
+    host_weights: Path | str | None = None
     image_hw: tuple[int, int] | None = None
+    image_mean: tuple[float, float, float] | None = None
+    image_std: tuple[float, float, float] | None = None
     tower: str | None = None
     adapter: str | None = None
     device: str | None = None
@@ -131,8 +137,12 @@ class RunConfig:
         elif self.tower is not None and self.tower != "":
             raise ConfigError(f"tower must be the path of a module, got {fields.shown(self.tower)}")
         for name in ("host_weights", "cache"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and (name, getattr(self, name)) != ("host_weights", RANDOM):
                 _check_path(name, getattr(self, name))
+        for name in ("image_mean", "image_std"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, fields.reals(name, getattr(self, name), -1e6, 1e6, length=3))
+        from_pair(self.image_mean, self.image_std)
         for name in ("skip_bad", "select_on_test"):
             fields.truth(name, getattr(self, name))
         for name in _LISTS:
@@ -155,6 +165,11 @@ class RunConfig:
             fields.whole("save_every", self.save_every, 1, 10**9)
         if self.log_with is not None:
             fields.choice("log_with", self.log_with, TRACKERS)
+
+    @property
+    def statistics(self) -> ImageStatistics | None:
+        """What the user says the host's images are normalised with; None: what the host declares."""
+        return from_pair(self.image_mean, self.image_std)
 
     @property
     def evaluation(self) -> Protocol:
@@ -224,7 +239,7 @@ class RunConfig:
                 "if you know it, name it on the command line: --host python:MODULE:FUNCTION"
             )
         with _within(where):
-            for name, read in (("host_weights", _path), ("cache", _path), ("head", _head), ("recipe", _recipe)):
+            for name, read in (("host_weights", _weights), ("cache", _path), ("head", _head), ("recipe", _recipe)):
                 if name in values:
                     values[name] = read(name, values[name])
             for name in _LISTS:
@@ -237,7 +252,7 @@ class RunConfig:
         changes: dict[str, Any] = {
             name: Path(os.path.abspath(base / getattr(self, name)))
             for name in ("host_weights", "cache")
-            if getattr(self, name) is not None
+            if isinstance(getattr(self, name), Path)
         }
         for name in _LISTS:
             parts = getattr(self, name)
@@ -292,6 +307,10 @@ def _mapping(name: str, value: object) -> dict[str, Any]:
 
 def _path(name: str, value: object) -> Path | None:
     return None if value is None else Path(fields.text(name, value, most=4096))
+
+
+def _weights(name: str, value: object) -> Path | str | None:
+    return RANDOM if value == RANDOM else _path(name, value)
 
 
 def _entry(part: WeightedSource) -> dict[str, object]:

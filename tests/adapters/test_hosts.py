@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import metadata
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,7 @@ from tiny_hosts import VISION
 from torch import nn
 
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.hosts import load_host
+from spaceclip_plugin.hosts import GROUP, load_host
 
 TIMM_NAME = "deit_tiny_patch16_224"
 
@@ -46,7 +47,7 @@ def config_folder(clip_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def own() -> dict[str, torch.Tensor]:
-    return dict(hosts.load_timm("vit_tiny_patch16_224").state_dict())
+    return dict(hosts.load_timm("vit_tiny_patch16_224", random=True).state_dict())
 
 
 class TestRandomWeights:
@@ -57,10 +58,10 @@ class TestRandomWeights:
     def test_fixed_frozen_and_announced(self, load, name: str, caplog: pytest.LogCaptureFixture) -> None:
         before = torch.get_rng_state()
         with caplog.at_level(logging.WARNING, logger="spaceclip_adapters"):
-            first = load(name)
+            first = load(name, random=True)
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(3)
-        second = load(name)
+        second = load(name, random=True)
         assert f"{name} has random weights" in caplog.text
         assert_frozen(first)
         for ours, theirs in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
@@ -69,19 +70,19 @@ class TestRandomWeights:
     def test_logging_stays_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """open_clip logs by `logging.info`, which sets up the root logger of a process that has none."""
         monkeypatch.setattr(logging.root, "handlers", [])
-        hosts.load_open_clip("ViT-S-32-alt")
+        hosts.load_open_clip("ViT-S-32-alt", random=True)
         assert logging.root.handlers == []
 
     def test_a_default_device_does_not_change_them(self) -> None:
         with torch.device("meta"):
-            host = hosts.load_timm("vit_tiny_patch16_224")
+            host = hosts.load_timm("vit_tiny_patch16_224", random=True)
         assert {parameter.device.type for parameter in host.parameters()} == {"cpu"}
 
 
 class TestAnotherImageSize:
     @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
     def test_timm_interpolates_positions_and_keeps_all_else(self, name: str, tmp_path: Path) -> None:
-        square = hosts.load_timm(name)
+        square = hosts.load_timm(name, random=True)
         save_file(square.state_dict(), tmp_path / "w.safetensors")
         wide = hosts.load_timm(name, tmp_path / "w.safetensors", image_hw=(96, 128))
         assert_frozen(wide)
@@ -95,7 +96,7 @@ class TestAnotherImageSize:
 
     def test_positions_keep_their_places(self, tmp_path: Path) -> None:
         """Halving the image halves the grid: every new position is the mean of those it covers, the class's stays."""
-        square = hosts.load_timm("vit_tiny_patch16_224")
+        square = hosts.load_timm("vit_tiny_patch16_224", random=True)
         ramp = torch.linspace(0, 1, 14)[:, None, None].expand(14, 14, 192).reshape(1, 196, 192)
         state = {**square.state_dict(), "pos_embed": torch.cat([torch.full((1, 1, 192), 9.0), ramp], dim=1)}
         save_file(state, tmp_path / "w.safetensors")
@@ -106,7 +107,8 @@ class TestAnotherImageSize:
         assert (got[1:-1] - expected[1:-1]).abs().max() < 0.02
 
     def test_its_own_size_changes_nothing(self) -> None:
-        plain, asked = hosts.load_timm(TIMM_NAME), hosts.load_timm(TIMM_NAME, image_hw=(224, 224))
+        plain = hosts.load_timm(TIMM_NAME, random=True)
+        asked = hosts.load_timm(TIMM_NAME, image_hw=(224, 224), random=True)
         for ours, theirs in zip(plain.state_dict().values(), asked.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs)
 
@@ -119,10 +121,10 @@ class TestAnotherImageSize:
     )
     def test_what_cannot_be_is_refused(self, name: str, image_hw: tuple[int, int], message: str) -> None:
         with pytest.raises(HostError, match=message):
-            hosts.load_timm(name, image_hw=image_hw)
+            hosts.load_timm(name, image_hw=image_hw, random=True)
 
     def test_weights_of_the_own_size_alone_fit(self, tmp_path: Path) -> None:
-        wide = hosts.load_timm(TIMM_NAME, image_hw=(96, 128))
+        wide = hosts.load_timm(TIMM_NAME, image_hw=(96, 128), random=True)
         save_file(wide.state_dict(), tmp_path / "w.safetensors")
         with pytest.raises(HostError, match="other shapes than"):
             hosts.load_timm(TIMM_NAME, tmp_path / "w.safetensors", image_hw=(96, 128))
@@ -132,8 +134,44 @@ class TestAnotherImageSize:
             load_host(f"hf:{clip_folder}", image_hw=(96, 128))
 
     def test_by_name(self) -> None:
-        host = load_host(f"timm:{TIMM_NAME}", image_hw=(96, 128))
+        host = load_host(f"timm:{TIMM_NAME}", weights="random", image_hw=(96, 128))
         assert host.patch_embed.img_size == (96, 128)
+
+
+class TestOtherPeoplesLoaders:
+    @pytest.fixture(autouse=True)
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A loader of a package that knows nothing but names and files."""
+
+        class Point:
+            name = "mine"
+
+            def load(self) -> object:
+                return lambda model, weights: nn.Linear(1, 1) if weights is None else nn.Linear(len(weights.name), 1)
+
+        found = metadata.entry_points
+
+        def entry_points(*, group: str) -> object:
+            return [Point()] if group == GROUP else found(group=group)
+
+        monkeypatch.setattr(metadata, "entry_points", entry_points)
+
+    def test_a_file_called_random_is_a_file(self) -> None:
+        for weights in ("./random", Path("random")):
+            assert load_host("mine:x", weights=weights).in_features == len("random")
+
+    def test_random_weights_are_not_taken_for_one(self) -> None:
+        with pytest.raises(HostError, match="'mine' hosts are not built with random weights"):
+            load_host("mine:x", weights="random")
+
+    def test_statistics_need_nothing_of_it(self) -> None:
+        assert_frozen(load_host("mine:x", image_mean=(0, 0, 0), image_std=(1, 1, 1)))
+
+    def test_the_error_names_every_kind(self) -> None:
+        with pytest.raises(
+            HostError, match="a host is one of mine:NAME, or on the command line python:MODULE:FUNCTION"
+        ):
+            load_host("yours:x")
 
 
 class TestUnknownNames:
@@ -142,7 +180,9 @@ class TestUnknownNames:
             hosts.load_timm("deit_tiny_patch16_244")
 
     def test_timm_tag(self) -> None:
-        with pytest.raises(HostError, match="Leave out the tag"):
+        with pytest.raises(
+            HostError, match=r"no weights 'no_such_tag' of 'deit_tiny_patch16_224'; its tags are fb_in1k"
+        ):
             hosts.load_timm(f"{TIMM_NAME}.no_such_tag")
 
     def test_open_clip(self) -> None:
@@ -152,7 +192,7 @@ class TestUnknownNames:
     @pytest.mark.usefixtures("offline")
     def test_open_clip_with_a_text_tower_of_the_hub(self) -> None:
         with pytest.raises(HostError, match="described on the Hub"):
-            hosts.load_open_clip("roberta-ViT-B-32")
+            hosts.load_open_clip("roberta-ViT-B-32", random=True)
 
     @pytest.mark.usefixtures("offline")
     def test_transformers_offline(self) -> None:

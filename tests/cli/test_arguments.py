@@ -172,7 +172,9 @@ class TestImageSize:
         return parser.parse_args(["--host", "timm:deit_tiny_patch16_224", *argv])
 
     def test_the_host_is_built_for_it(self) -> None:
-        assert arguments.host_from(self.read("--image-size", "96,128")).patch_embed.img_size == (96, 128)
+        assert arguments.host_from(
+            self.read("--image-size", "96,128", "--host-weights", "random")
+        ).patch_embed.img_size == (96, 128)
 
     @pytest.mark.parametrize("text", ["96", "96x128", "96,128,3", "0,128", "96,99999"])
     def test_what_is_no_size_is_refused(self, text: str) -> None:

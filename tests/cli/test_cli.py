@@ -282,6 +282,8 @@ class TestUsage:
         ("host", "message"),
         [
             ("resnet50", "unknown host 'resnet50'; a host is one of hf:NAME"),
+            ("resnet50", "python:MODULE:FUNCTION"),
+            ("pyhton:a:b", "did you mean 'python'"),
             ("tim:deit", "did you mean 'timm'"),
             ("timm:", "unknown host"),
             ("timm:deit_tinny_patch16_224", "deit_tiny_patch16_224"),
@@ -299,8 +301,8 @@ class TestUsage:
         assert message in err
 
     def test_a_head_for_another_host(self, run: Run, lists: tuple[Path, Path], trained: Path) -> None:
-        host = "timm:vit_tiny_patch16_224"
-        code, _, err = run("eval", "--host", host, "--head", trained / "head", "--data", lists[1], *WHOLE_IMAGE)
+        host = ["--host", "timm:vit_tiny_patch16_224", "--host-weights", "random"]
+        code, _, err = run("eval", *host, "--head", trained / "head", "--data", lists[1], *WHOLE_IMAGE)
         assert code == 1
         assert "tokens of width 24, the tower's have 192" in err
 

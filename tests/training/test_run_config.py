@@ -59,6 +59,8 @@ class TestReading:
             host: hf:some/model
             host_weights: /w/host.safetensors
             image_hw: [192, 256]
+            image_mean: [0.5, 0.25, 1]
+            image_std: [1e-1, 2, 0.5]
             tower: vision.tower
             adapter: clip
             device: cuda:1
@@ -82,6 +84,8 @@ class TestReading:
             host="hf:some/model",
             host_weights=Path("/w/host.safetensors"),
             image_hw=(192, 256),
+            image_mean=(0.5, 0.25, 1.0),
+            image_std=(0.1, 2.0, 0.5),
             tower="vision.tower",
             adapter="clip",
             device="cuda:1",
@@ -269,7 +273,7 @@ def parts(weights: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[WeightedSo
 CONFIGS = st.builds(
     RunConfig,
     host=st.none() | NAMES,
-    host_weights=st.none() | PATHS.map(Path),
+    host_weights=st.none() | st.just("random") | PATHS.map(Path),
     image_hw=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
     tower=st.none() | st.just("") | NAMES,
     adapter=st.none() | NAMES,
@@ -333,6 +337,24 @@ class TestWriting:
         assert json.dumps(head.options) == '{"taps": [1, 2]}'
         assert read(RunConfig(head=head).to_yaml()).head == head
 
+    def test_random_weights_and_a_file_of_that_name(self, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("host_weights: random\n")
+        (tmp_path / "b.yaml").write_text("host_weights: ./random\n")
+        assert RunConfig.from_file(tmp_path / "a.yaml").host_weights == "random"
+        assert RunConfig.from_file(tmp_path / "b.yaml").host_weights == tmp_path / "random"
+        with pytest.raises(ConfigError, match="host_weights must be a path"):
+            RunConfig(host_weights="w.safetensors")
+
+    def test_statistics_are_a_pair(self) -> None:
+        statistics = RunConfig(image_mean=(0, 0.5, 1), image_std=(1, 1, 2)).statistics
+        assert statistics is not None
+        assert (statistics.mean, statistics.std) == ((0.0, 0.5, 1.0), (1.0, 1.0, 2.0))
+        assert RunConfig().statistics is None
+        assert "image_mean is given without image_std" in refused(SMALL + "image_mean: [0, 0, 0]\n")
+        assert "image_std is given without image_mean" in refused(SMALL + "image_std: [1, 1, 1]\n")
+        assert "positive" in refused(SMALL + "image_mean: [0, 0, 0]\nimage_std: [1, 0, 1]\n")
+        assert "image_mean" in refused(SMALL + "image_mean: [0, 0]\nimage_std: [1, 1, 1]\n")
+
     def test_a_name_that_no_file_can_hold(self) -> None:
         with pytest.raises(ConfigError, match="path of a list"):
             RunConfig(data=(WeightedSource(ListData("a\udce9.txt")),))
@@ -357,6 +379,18 @@ class TestExamples:
         for kind in (RunConfig, HeadChoice, Recipe):
             for field in dataclasses.fields(kind):
                 assert re.search(rf"^ *{field.name}:", text, re.MULTILINE), field.name
+
+    @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+    def test_each_is_on_a_tower_with_weights_on_the_hub(self, path: Path) -> None:
+        timm = pytest.importorskip("timm")
+        config = RunConfig.from_file(path)
+        kind, _, name = str(config.host).partition(":")
+        assert (kind, config.host_weights) == ("timm", None)
+        if "quickgelu" in name and not timm.is_model(name):
+            pytest.skip("timm builds CLIP with QuickGELU from 0.9.12 on")
+        weights = timm.models.get_pretrained_cfg(name)
+        assert "." in name
+        assert weights.hf_hub_id.startswith("timm/")
 
     def test_data_and_protocol(self) -> None:
         found = {path.stem: RunConfig.from_file(path) for path in EXAMPLES}

@@ -1,0 +1,79 @@
+"""What the user says of a host: image statistics of every kind of host, and one without the other refused."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from torch import nn
+
+from spaceclip_plugin.cli import arguments, train
+from spaceclip_plugin.data.preparation import prepare
+from spaceclip_plugin.discovery import StructuralAdapter
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.tower import Tower
+from spaceclip_plugin.training.run_config import RunConfig
+
+
+class TestStatistics:
+    MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    FLAGS = ("--image-mean", "0.1,0.2,0.3", "--image-std", "0.4,0.5,0.6")
+
+    def read(self, host: str, *argv: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        arguments.add_host(parser)
+        return parser.parse_args(["--host", host, *argv])
+
+    @pytest.mark.parametrize(
+        ("host", "more"),
+        [
+            ("timm:vit_tiny_patch16_224", ("--host-weights", "random")),
+            ("open_clip:ViT-S-32-alt", ("--host-weights", "random")),
+            ("python:tiny_policy:build", ()),
+        ],
+    )
+    def test_every_kind_of_host_takes_them(self, host: str, more: tuple[str, ...]) -> None:
+        spec = choose_tower(arguments.host_from(self.read(host, *more, *self.FLAGS))).spec
+        assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
+
+    def test_heads_and_pixels_are_made_for_them(self) -> None:
+        config = RunConfig(host="python:tiny_policy:build", image_mean=self.MEAN, image_std=self.STD)
+        host = arguments.open_host(str(config.host), statistics=config.statistics)
+        head = train._fresh_head(config, host)
+        assert (head.config.image_mean, head.config.image_std) == (self.MEAN, self.STD)
+        white = np.full((8, 8, 3), 255, np.uint8)
+        pixels = prepare([white], choose_tower(host).spec)
+        assert pixels[0, :, 0, 0].tolist() == pytest.approx([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6])
+
+    def test_an_adapter_that_does_not_look_is_overruled(self) -> None:
+        host = arguments.host_from(self.read("python:tiny_policy:build", *self.FLAGS))
+        spec = choose_tower(host, adapter=Blind()).spec
+        assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
+
+    @pytest.mark.parametrize("argv", [FLAGS[:2], FLAGS[2:]])
+    def test_one_without_the_other_is_refused(self, argv: tuple[str, ...]) -> None:
+        with pytest.raises(ConfigError, match=r"image_(mean|std) is given without image_(mean|std)"):
+            arguments.host_from(self.read("python:tiny_policy:build", *argv))
+
+    @pytest.mark.parametrize("text", ["0.5", "0.5,0.5", "a,b,c", "0.5;0.5;0.5", ""])
+    def test_what_is_no_colour_is_refused(self, text: str) -> None:
+        with pytest.raises(argparse.ArgumentError, match="expected R,G,B"):
+            self.read("timm:x", "--image-mean", text)
+
+    @pytest.mark.parametrize("std", ["0,0.5,0.5", "nan,1,1", "-1,1,1"])
+    def test_deviations_that_cannot_be(self, std: str) -> None:
+        with pytest.raises(ConfigError, match="image_std must be three finite positive numbers"):
+            arguments.host_from(self.read("python:tiny_policy:build", "--image-mean", "0,0,0", f"--image-std={std}"))
+
+
+class Blind(StructuralAdapter):
+    """An adapter that is sure of its family's statistics."""
+
+    def find(self, host: nn.Module) -> list[Tower]:
+        found = super().find(host)
+        return [
+            replace(tower, spec=replace(tower.spec, image_mean=(0.5,) * 3, image_std=(0.5,) * 3)) for tower in found
+        ]
