@@ -20,6 +20,7 @@ from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.identity.tower_match import WARN, TowerMatch, check_tower
 from spaceclip_plugin.image_geometry import ImageMapping
 from spaceclip_plugin.module_state import buffers_kept, in_eval_mode, random_state_kept
 from spaceclip_plugin.taps import FrameRecorder
@@ -49,6 +50,7 @@ def attach_depth_head(
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
     copy: bool = False,
+    other_tower: str = WARN,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
 
@@ -66,13 +68,16 @@ def attach_depth_head(
             it, and their `points` take the camera's intrinsics.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
+        other_tower: what to do where the weights are not those the head was trained on, or adapters change the blocks:
+            "warn" in the log, "error", or "ignore", which does not look. `DepthAttachment.tower_match` says what was
+            found.
 
     Returns:
         The attachment; also a context manager that detaches on leaving.
 
     Raises:
         TowerNotFoundError, AmbiguousTowerError, AdapterError, HostError: no tower, or no single one.
-        HeadMismatchError: the head does not fit the tower.
+        HeadMismatchError: the head does not fit the tower, or with `other_tower="error"` was trained on another one.
         CheckpointError: the head's files are not a head.
     """
     if not isinstance(max_unread, int) or max_unread < 1:
@@ -95,11 +100,11 @@ def attach_depth_head(
             "use one that reads none, as DepthHead.for_tower(host) makes"
         )
     _warn_of_other_statistics(head, chosen.spec)
-    _warn_of_adapted_blocks(chosen)
+    match = check_tower(chosen, head.config, other_tower)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, max_frames=max_unread, copy=copy)
     if views is None:
         views = declared_views(lineage(host, chosen.spec.path))
-    attachment = DepthAttachment(host, head, recorder, views, mapping)
+    attachment = DepthAttachment(host, head, recorder, views, mapping, tower_match=match)
     recorder.start()
     return attachment
 
@@ -114,8 +119,11 @@ class DepthAttachment:
         recorder: FrameRecorder,
         views: tuple[str, ...],
         mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
+        *,
+        tower_match: TowerMatch | None = None,
     ) -> None:
         self.head = head
+        self.tower_match = tower_match  # how the tower compares with the one the head was trained on; None: not asked
         self.views = views
         self._mapping = mapping
         self._host = host
@@ -371,15 +379,6 @@ def _device(tower: Tower) -> torch.device:
         if parameter.device.type != "meta":
             return parameter.device
     return torch.device("cpu")
-
-
-def _warn_of_adapted_blocks(tower: Tower) -> None:
-    adapted = [i for i, block in enumerate(tower.blocks, 1) if any(hasattr(part, "lora_A") for part in block.modules())]
-    if adapted:
-        _logger.warning(
-            "blocks %s of the %s are adapted (LoRA): its activations differ from the frozen tower's, and so will the "
-            "depth; train the head on this host, or keep LoRA out of the vision tower", adapted, tower.spec,
-        )  # fmt: skip
 
 
 def _warn_of_other_statistics(head: DepthHead, spec: TowerSpec) -> None:
