@@ -13,7 +13,7 @@ an undeclared input size is the multiple of the patch nearest to 224 pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -61,7 +61,16 @@ class StructuralAdapter(TokenReader):
 
     def find(self, host: nn.Module) -> list[Tower]:
         """Every tower that structure gives away, in module order; runs nothing and changes nothing."""
-        return [self._tower(host, candidate) for candidate in _candidates(host)]
+        return self.find_beside(host, [])
+
+    def find_beside(self, host: nn.Module, known: Sequence[Tower]) -> list[Tower]:
+        """Every tower that structure gives away and that is none of the known ones, nor a part of one.
+
+        What belongs to a known tower is left out of the search, its patch embedding too: without one of its own
+        no other stack (a text tower, a resampler, an action expert) is a tower.
+        """
+        taken = {id(part) for tower in known for part in (*tower.module.modules(), *tower.blocks, tower.entry)}
+        return [self._tower(host, candidate) for candidate in _candidates(host, taken)]
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """Tokens as (B, N, C): by shape where it decides, by the blocks' attention where B equals N."""
@@ -110,10 +119,10 @@ class StructuralAdapter(TokenReader):
         )
 
 
-def _candidates(host: nn.Module) -> list[_Candidate]:
-    """The longest fitting stack of every innermost owner that has no vocabulary."""
+def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
+    """The longest fitting stack of every innermost owner that has no vocabulary, outside the `taken` modules (ids)."""
     by_owner: dict[str, list[_Candidate]] = {}
-    for candidate in _all_candidates(host):
+    for candidate in _all_candidates(host, taken):
         by_owner.setdefault(candidate.owner, []).append(candidate)
     chosen = []
     for owner, candidates in by_owner.items():
@@ -124,13 +133,17 @@ def _candidates(host: nn.Module) -> list[_Candidate]:
     return chosen
 
 
-def _all_candidates(host: nn.Module) -> Iterator[_Candidate]:
+def _all_candidates(host: nn.Module, taken: Set[int]) -> Iterator[_Candidate]:
     """Every outermost stack of blocks with its nearest owner, fitting or not."""
-    modules = dict(host.named_modules())
+    modules = {path: module for path, module in host.named_modules() if id(module) not in taken}
     convolutions = {path: module for path, module in modules.items() if _is_large_patch_embedding(module)}
     stacks: dict[str, tuple[nn.Module, ...]] = {}
     for path, module in modules.items():
-        if _is_block_stack(module) and not any(_is_inside(path, outer) for outer in stacks):
+        if (
+            _is_block_stack(module)
+            and not taken & {id(block) for block in module}
+            and not any(_is_inside(path, outer) for outer in stacks)
+        ):
             stacks[path] = tuple(module)
     for stack, blocks in stacks.items():
         outside = {path: conv for path, conv in convolutions.items() if not _is_inside(path, stack)}

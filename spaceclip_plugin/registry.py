@@ -50,7 +50,7 @@ def collect_adapters(entry_points: Iterable[metadata.EntryPoint]) -> dict[str, A
 
 
 def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> list[Tower]:
-    """Every vision tower in `host`, in module order; discovered by structure where no adapter knows one.
+    """Every vision tower in `host`, in module order: those that adapters know, and what structure gives away beside.
 
     Args:
         adapter: look with this one alone: its name, "structural", or an instance.
@@ -76,8 +76,8 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
                     "choose one with adapter=NAME"
                 )
     order = {id(module): position for position, module in enumerate(host.modules())}
-    towers = sorted(claimed.values(), key=lambda tower: order[id(tower.module)])
-    return towers or STRUCTURAL.find(host)
+    unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
+    return sorted([*claimed.values(), *unknown], key=lambda tower: order[id(tower.module)])
 
 
 def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:

@@ -21,6 +21,7 @@ from spaceclip_plugin.data.sources import DataSpec, source_from_text
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.hosts import load_host
+from spaceclip_plugin.identity.tower_match import OTHER_TOWER, WARN
 from spaceclip_plugin.training.run_config import CODE
 
 SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT"
@@ -34,6 +35,16 @@ def add_head(parser: argparse.ArgumentParser, *, positional: bool = False, requi
         parser.add_argument("head", metavar="HEAD", help=about)
     else:
         parser.add_argument("--head", required=required, metavar="HEAD", help=about)
+
+
+def add_other_tower(parser: argparse.ArgumentParser) -> None:
+    """--other-tower: what to do where the head was trained on other weights."""
+    parser.add_argument(
+        "--other-tower",
+        choices=OTHER_TOWER,
+        default=WARN,
+        help="where the head was trained on another tower than the host's: warn, error, or ignore (default: warn)",
+    )
 
 
 def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:

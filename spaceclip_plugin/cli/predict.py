@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, photos and where to write."""
     arguments.add_host(parser)
     arguments.add_head(parser)
+    arguments.add_other_tower(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
     parser.add_argument(
         "--intrinsics",
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> Result:
 
     lines, predictions = [], []
     with ExitStack() as stack:
-        attachment = stack.enter_context(attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter))
+        attachment = stack.enter_context(
+            attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower)
+        )
         sink = stack.enter_context(RerunSink(args.rerun)) if args.rerun else None
         writer = stack.enter_context(McapWriter(args.mcap)) if args.mcap else None
         for index, (path, files) in enumerate(tqdm(outputs.items(), desc="predicting", unit="photo")):

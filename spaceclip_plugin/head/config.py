@@ -14,7 +14,7 @@ from spaceclip_plugin.identity.fingerprint import MOST_BLOCKS, TowerFingerprint
 from spaceclip_plugin.tower import CLS, CONTEXT_KINDS, TowerSpec
 
 FORMAT_VERSION = 2
-"""Format 2 adds `tower_fingerprint`; configs of format 1 are read and have none."""
+"""Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,11 @@ class DepthHeadConfig:
 
         It names the taps twice: as hidden states in the options and, for people, as `tap_fractions`.
         """
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tap_fractions": self.tap_fractions}
+        values = dataclasses.asdict(self)
+        if self.tower_fingerprint is None:
+            del values["tower_fingerprint"]
+        version = 1 if self.tower_fingerprint is None else FORMAT_VERSION
+        return {"format_version": version, **values, "tap_fractions": self.tap_fractions}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DepthHeadConfig:
@@ -192,10 +196,10 @@ class DepthHeadConfig:
             raise ConfigError(
                 f"format_version must be 1 to {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
             )
-        if version == 1:
-            if "tower_fingerprint" in values:
-                raise ConfigError("config: unknown key 'tower_fingerprint'; format 1 has none")
-            values["tower_fingerprint"] = None
+        has_fingerprint = version > 1
+        if has_fingerprint != ("tower_fingerprint" in values) or (has_fingerprint and not values["tower_fingerprint"]):
+            raise ConfigError(f"config: a tower_fingerprint belongs to format 2 and to no other, this is {version}")
+        values.setdefault("tower_fingerprint", None)
         if "tap_fractions" not in values:
             raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")
         fractions = values.pop("tap_fractions")

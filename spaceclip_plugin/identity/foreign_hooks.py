@@ -33,15 +33,14 @@ def _may_change(hook: Callable[..., Any]) -> bool:
 
 
 def _function(hook: Any) -> Any:
-    """The function inside partials, methods and callable objects."""
+    """The function inside partials, methods and callable objects; a builtin stays what it is."""
     while isinstance(hook, functools.partial):
         hook = hook.func
     hook = getattr(hook, "__func__", hook)
-    return hook if hasattr(hook, "__code__") or not hasattr(type(hook), "__call__") else _called(hook)
-
-
-def _called(hook: Any) -> Any:
-    return getattr(type(hook).__call__, "__func__", type(hook).__call__)
+    if hasattr(hook, "__code__") or not callable(hook):
+        return hook
+    called = type(hook).forward if isinstance(hook, nn.Module) else type(hook).__call__
+    return called if hasattr(called, "__code__") else hook
 
 
 def _returns_nothing(function: Any) -> bool:

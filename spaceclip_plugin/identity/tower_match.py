@@ -65,14 +65,16 @@ class TowerMatch:
         return f"not checked: {self.reason}{so_far}"
 
 
-def fingerprint_of(tower: Tower, config: DepthHeadConfig) -> tuple[TowerFingerprint | None, str | None]:
-    """The fingerprint of a tower for a head that is trained on it, or None and why there is none."""
+def fingerprint_of(tower: Tower, config: DepthHeadConfig) -> TowerFingerprint | None:
+    """The fingerprint of a tower for a head that is trained on it; None, and a warning why, where there is none."""
     blocks = _blocks(tower, config)
-    if blocks > MOST_BLOCKS:
-        return None, f"a tower of more than {MOST_BLOCKS} blocks"
-    parts = read_tower(tower, blocks=blocks, context=config.options.uses_context)
-    fingerprint = TowerFingerprint.of(parts)
-    return fingerprint, None if fingerprint else _troubles(parts)
+    parts = read_tower(tower, blocks=blocks, context=config.options.uses_context) if blocks <= MOST_BLOCKS else []
+    fingerprint = TowerFingerprint.of(parts) if parts else None
+    if fingerprint is None:
+        why = _troubles(parts) or f"it has more than {MOST_BLOCKS} blocks"
+        _logger.warning("a head trained on the %s will not know it again, its weights get no fingerprint: %s",
+                        tower.spec, why)  # fmt: skip
+    return fingerprint
 
 
 def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
