@@ -9,7 +9,7 @@ map, and a linear map is known by its answers to a few vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,8 +67,8 @@ class AdaptedLayer:
         Raises:
             Exception: whatever a foreign layer raises when it is asked alone; ValueError where it cannot be.
         """
-        for holders, name in _weights_below((*self.base[:-1], ("", self.module))):
-            readable(holders, name)  # asking a sharded layer would wait for the other processes
+        at = next(index for index, (_, part) in enumerate(self.base) if part is self.module)
+        check_readable(self.base[: at + 1])  # asking a sharded layer would wait for the other processes
         vectors = _probes(_columns(self.plain))
         return relative(self._answer(vectors), self._answer_alone(vectors))
 
@@ -111,12 +111,13 @@ class AdaptedLayer:
         return shaped.to(self._weight.device, self._weight.dtype)
 
 
-def adapted_layer(holders: Holders, width: int) -> AdaptedLayer | None:
+def adapted_layer(holders: Holders, width: int, *, in_block: bool = True) -> AdaptedLayer | None:
     """The layer that the last of `holders` is, if something was added to it.
 
     Args:
         holders: the module and those around it.
         width: of the tower there.
+        in_block: whether thin matrices beside a linear layer are none of the tower's own: an embedding has positions.
     """
     module = holders[-1][1]
     if any(cls.__name__ == "BaseTunerLayer" for cls in type(module).__mro__):
@@ -127,8 +128,17 @@ def adapted_layer(holders: Holders, width: int) -> AdaptedLayer | None:
     if isinstance(module, nn.Linear | nn.LayerNorm):
         own = {name for name, value in module._parameters.items() if value is not None}
         return AdaptedLayer(module, holders) if own - {"weight", "bias"} and "weight" in own else None
-    linear = _one_linear(module, width)
+    linear = _one_linear(module, width) if in_block else None
     return None if linear is None else AdaptedLayer(module, (*holders, *linear))
+
+
+def check_readable(holders: Holders) -> None:
+    """Raise UnreadableError unless every parameter below the last of `holders` is at hand in this process."""
+    module = holders[-1][1]
+    for name in module._parameters:
+        readable(holders, name)
+    for name, child in module.named_children():
+        check_readable((*holders, (name, child)))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -161,14 +171,6 @@ def _probes(columns: int) -> Tensor:
     return torch.stack([*rows, torch.zeros(columns)])
 
 
-def _weights_below(holders: Holders) -> Iterator[tuple[Holders, str]]:
-    module = holders[-1][1]
-    for name in module._parameters:
-        yield holders, name
-    for name, child in module.named_children():
-        yield from _weights_below((*holders, (name, child)))
-
-
 def _columns(layer: nn.Module) -> int:
     """Numbers that a layer takes at once."""
     weight = layer._parameters.get("weight")
@@ -184,7 +186,7 @@ def _one_linear(module: nn.Module, width: int) -> Holders | None:
     linears = [
         (path, part)
         for path, part in module.named_modules()
-        if path and is_linear(part) and not is_thin(tuple(part.weight.shape), width)
+        if path and isinstance(part, nn.Linear) and not is_thin(tuple(part.weight.shape), width)
     ]
     if len(linears) != 1 or any(is_norm(part) for part in module.modules()):
         return None

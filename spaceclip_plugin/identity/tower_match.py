@@ -57,12 +57,13 @@ class TowerMatch:
 
     def __str__(self) -> str:
         """In words, for people."""
+        adapted = f"; blocks {_listed(self.adapted)} are adapted" if self.adapted else ""
         if self.verdict == OTHER:
-            return f"other weights: {_told(self.distances)}"
+            return f"other weights: {_told(self.distances)}{adapted}"
         if self.verdict == SAME:
-            return f"the same weights (within {_percent(self.distance or 0.0)})"
+            return f"the same weights (within {_percent(self.distance or 0.0)}){adapted}"
         so_far = f"; what could be compared is the same ({len(self.distances)} parts)" if self.distances else ""
-        return f"not checked: {self.reason}{so_far}"
+        return f"not checked: {self.reason}{so_far}{adapted}"
 
 
 def fingerprint_of(tower: Tower, config: DepthHeadConfig) -> TowerFingerprint | None:

@@ -72,17 +72,19 @@ def way_to_blocks(tower: Tower) -> Holders:
 def _part(name: str, modules: list[Holders], weights: list[tuple[Holders, str]], width: int, sketching: bool) -> Part:
     reader, by_shape = PartReader(width, sketching=sketching), name == INPUT
     reader.additions += [Addition(type(holders[-1][1]).__name__, None) for holders in modules if _wraps(holders[-1][1])]
+    for holders, weight in weights:
+        reader.add(holders, weight, by_shape=by_shape)
+    for holders in modules:
+        reader.read(holders, by_shape=by_shape)
+    reader.finish()
+    additions = tuple(reader.additions)
+    if reader.trouble is not None or not sketching:
+        return Part(name, {}, additions, reader.trouble if sketching else None)
+    keys = reader.keys[:MOST_SHAPES] if by_shape else KINDS
     try:
-        for holders, weight in weights:
-            reader.add(holders, weight, by_shape=by_shape)
-        for holders in modules:
-            reader.read(holders, by_shape=by_shape)
-        reader.finish()
-        keys = (reader.keys if by_shape else KINDS) if sketching else ()
-        sketches = {key: reader.sketch(key) for key in list(keys)[:MOST_SHAPES]}
+        return Part(name, {key: reader.sketch(key) for key in keys}, additions)
     except UnreadableError as error:
-        return Part(name, {}, tuple(reader.additions), str(error))
-    return Part(name, sketches, tuple(reader.additions))
+        return Part(name, {}, additions, str(error))
 
 
 def _wraps(module: nn.Module) -> bool:
