@@ -72,6 +72,22 @@ class AdaptedLayer:
         vectors = _probes(_columns(self.plain))
         return relative(self._answer(vectors), self._answer_alone(vectors))
 
+    def change(self) -> Tensor | None:
+        """What PEFT would add to a matrix of a layer that cannot be asked alone; None where it can, or PEFT is silent.
+
+        An attention layer takes more than one tensor, an embedding indices.
+        """
+        told = getattr(self.module, "get_delta_weight", None)
+        if is_linear(self.plain) or is_norm(self.plain) or not callable(told):
+            return None
+        at = next(index for index, (_, part) in enumerate(self.base) if part is self.module)
+        check_readable(self.base[: at + 1])
+        known = self.module._modules.get("lora_A") or {}
+        names = [] if self.disabled else [name for name in getattr(self.module, "active_adapters", ()) if name in known]
+        with torch.no_grad():
+            changes: list[Tensor] = [told(name).detach() for name in names]
+        return torch.stack(changes).sum(dim=0) if changes else torch.zeros(1, 1)
+
     def products(self, vectors: Tensor) -> Tensor:
         """Vectors (n, columns) times the matrix in effect, (n, rows); raises as `effect` does."""
         answers = self._answer(torch.cat([vectors, torch.zeros_like(vectors[:1])]))

@@ -189,6 +189,10 @@ class PartReader:
             self._own(layer, by_shape)
             return
         try:
+            change = layer.change()
+            if change is not None:
+                self._changed(layer, change, by_shape)
+                return
             effect = layer.effect()
             self.additions.append(Addition(layer.kind, effect))
             if effect > 0 and self._sketching:
@@ -198,6 +202,18 @@ class PartReader:
         except Exception as error:  # whatever a foreign layer raises when it is asked alone
             self.additions.append(Addition(layer.kind, None, counted=False))
             self._note(f"what the {layer.kind} in it does cannot be told ({type(error).__name__}: {error})"[:300])
+
+    def _changed(self, layer: AdaptedLayer, change: Tensor, by_shape: bool) -> None:
+        """The weights of a layer, and what is added to one of its matrices."""
+        matrices = [value for value in layer.plain._parameters.values() if value is not None and value.ndim == 2]
+        alike = [value for value in matrices if value.shape == change.shape]
+        effect = relative(alike[0].detach() + change, alike[0].detach()) if alike else 0.0
+        if not alike and change.any():
+            raise ValueError(f"a change of shape {tuple(change.shape)}")
+        self.additions.append(Addition(layer.kind, effect))
+        self._own(layer, by_shape)
+        if effect > 0 and self._sketching:
+            self._maker("weight", (len(change), change.shape[1]), by_shape).add(change, counted=False)
 
     def _own(self, layer: AdaptedLayer, by_shape: bool) -> None:
         """The weights of the layer alone."""

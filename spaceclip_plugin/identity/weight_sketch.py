@@ -95,22 +95,22 @@ class SketchMaker:
         self._square = 0.0
         self._sums = np.zeros(PROJECTIONS)
 
-    def add(self, weight: Tensor) -> None:
-        """Add a matrix (rows, columns), or a vector."""
+    def add(self, weight: Tensor, *, counted: bool = True) -> None:
+        """Add a matrix (rows, columns), or a vector; not `counted`: as a change of one that was added before."""
         if weight.ndim == 1:
             value = _wide(weight)
             self._sums += (_signs(PROJECTIONS, self._width, len(value), "vector", value.device) @ value).cpu().numpy()
-            self._square += float(torch.dot(value, value))
-            self._count += len(value)
+            self._square += counted * float(torch.dot(value, value))
+            self._count += counted * len(value)
             return
         rows = max(1, _CHUNK // weight.shape[1])
         for first in range(0, len(weight), rows):
             chunk = _wide(weight[first : first + rows])
             flat = chunk.reshape(-1)
-            self._square += float(torch.dot(flat, flat))
+            self._square += counted * float(torch.dot(flat, flat))
             columns = _signs(SIDE, self._width, weight.shape[1], "columns", chunk.device)
             self._add_products(chunk @ columns.T, first)
-        self._count += weight.numel()
+        self._count += counted * weight.numel()
 
     def add_products(self, product: Product, like: Tensor) -> None:
         """Add a matrix of which only products are known.
@@ -121,7 +121,7 @@ class SketchMaker:
         """
         columns = _signs(SIDE, self._width, like.shape[1], "columns", like.device)
         self._add_products(_wide(product(columns)).T, 0)
-        self._square += float(torch.linalg.vector_norm(like, dtype=torch.float32)) ** 2
+        self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
         self._count += like.numel()
 
     @property
