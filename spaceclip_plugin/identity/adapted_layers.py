@@ -82,8 +82,9 @@ class AdaptedLayer:
             return None
         at = next(index for index, (_, part) in enumerate(self.base) if part is self.module)
         check_readable(self.base[: at + 1])
-        known = self.module._modules.get("lora_A") or {}
-        names = [] if self.disabled else [name for name in getattr(self.module, "active_adapters", ()) if name in known]
+        factors = self.module._modules.get("lora_A")
+        known = set() if factors is None or self.disabled else set(factors._modules)
+        names = [name for name in getattr(self.module, "active_adapters", ()) if name in known]
         with torch.no_grad():
             changes: list[Tensor] = [told(name).detach() for name in names]
         return torch.stack(changes).sum(dim=0) if changes else torch.zeros(1, 1)

@@ -52,12 +52,19 @@ class PartReader:
         trouble: why a weight could not be read, the first time; None where all were.
     """
 
-    def __init__(self, width: int, *, sketching: bool = True) -> None:
-        """`width` of the tower there; without `sketching`, no weight is summed and additions alone are looked for."""
+    def __init__(self, width: int, *, sketching: bool = True, plain: bool = False) -> None:
+        """Nothing is read yet.
+
+        Args:
+            width: of the tower there.
+            sketching: whether to sum up weights; else additions alone are looked for.
+            plain: whether to leave out of the sums what was added to layers and is not merged.
+        """
         self.additions: list[Addition] = []
         self.trouble: str | None = None
         self._width = width
         self._sketching = sketching
+        self._plain = plain
         self._makers: dict[str, SketchMaker] = {}
         self._seen: set[int] = set()
         self._factors: dict[str, list[_Factor]] = {}
@@ -159,6 +166,7 @@ class PartReader:
         original = module.get_submodule(f"parametrizations.{name}")._parameters.get("original")
         if original is not None and original.shape == weight.shape:
             self.additions.append(Addition(f"parametrized {name}", relative(weight, original.detach())))
+            return original if self._plain else weight
         return weight
 
     def _copy_in_use(self, holders: Holders) -> nn.Module:
@@ -178,7 +186,7 @@ class PartReader:
         except (UnreadableError, ValueError, RuntimeError) as error:
             self._note(str(error))
         self.additions.append(Addition(type(module).__name__, effect, counted=effect is not None))
-        return used
+        return original if self._plain else used
 
     def _adapted(self, layer: AdaptedLayer, by_shape: bool) -> None:
         """A layer counts with what it has in effect; one that is merged has it in its own weights."""
@@ -195,7 +203,7 @@ class PartReader:
                 return
             effect = layer.effect()
             self.additions.append(Addition(layer.kind, effect))
-            if effect > 0 and self._sketching:
+            if effect > 0 and self._sketching and not self._plain:
                 self._in_effect(layer, by_shape)
             else:
                 self._own(layer, by_shape)
@@ -212,7 +220,7 @@ class PartReader:
             raise ValueError(f"a change of shape {tuple(change.shape)}")
         self.additions.append(Addition(layer.kind, effect))
         self._own(layer, by_shape)
-        if effect > 0 and self._sketching:
+        if effect > 0 and self._sketching and not self._plain:
             self._maker("weight", (len(change), change.shape[1]), by_shape).add(change, counted=False)
 
     def _own(self, layer: AdaptedLayer, by_shape: bool) -> None:

@@ -8,7 +8,7 @@ more. `MOST_DISTANCE` lies above every cast.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spaceclip_plugin.errors import HeadMismatchError
@@ -41,7 +41,8 @@ class TowerMatch:
     Attributes:
         verdict: `SAME`, `OTHER`, or `UNKNOWN` where nothing speaks against it and not everything could be compared.
         distances: of every part that was compared: the weights that come before the blocks, blocks, and context.
-        adapted: blocks (from 1) that do other than their own weights would, where the fingerprint does not count it.
+        adapted: blocks (from 1) that adapters move away from the tower that the head was trained on, or of which
+            nothing tells how far they do.
         reason: why something was not compared; None where all was.
     """
 
@@ -87,15 +88,20 @@ def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
         context=config.options.uses_context,
         sketching=fingerprint is not None,
     )
-    adapted = tuple(_number(part) for part in parts if part.name not in (INPUT, CONTEXT) and _is_adapted(part, config))
+    adapted = {part.name for part in parts if _is_adapted(part, config)}
     if fingerprint is None:
-        return TowerMatch(UNKNOWN, (), adapted, "the head carries no fingerprint of the tower it was trained on")
+        return TowerMatch(
+            UNKNOWN, (), _numbers(adapted), "the head carries no fingerprint of the tower it was trained on"
+        )
     found = tuple(distances(fingerprint, parts))
+    others = {part.part for part in found if _is_other(part)}
+    adapted |= {part.name for part in parts if part.name in others and any(map(_has_effect, part.additions))}
+    adapted |= _farther_by_additions(tower, config, fingerprint, parts, found)
     reason = _troubles(parts)
     if not any(part.part not in (INPUT, CONTEXT) for part in found):
         reason = reason or "no block of it could be compared"
-    verdict = OTHER if any(map(_is_other, found)) else SAME if reason is None else UNKNOWN
-    return TowerMatch(verdict, found, adapted, reason)
+    verdict = OTHER if others else SAME if reason is None else UNKNOWN
+    return TowerMatch(verdict, found, _numbers(adapted), reason)
 
 
 def check_tower(tower: Tower, config: DepthHeadConfig, other_tower: str) -> TowerMatch | None:
@@ -121,7 +127,7 @@ def _complaints(match: TowerMatch, tower: Tower, config: DepthHeadConfig) -> lis
     made_for = f" ({config.base_model})" if config.base_model else ""
     found = []
     if match.verdict == OTHER:
-        adapted = f"; blocks {_listed(match.adapted)} are adapted, too" if match.adapted else ""
+        adapted = f"; blocks {_listed(match.adapted)} hold adapters" if match.adapted else ""
         found.append(
             f"the head was trained on another tower{made_for} than the {tower.spec}: its weights differ, "
             f"{_told(match.distances)}{adapted}. The depth will be off: attach the head to the tower it was trained "
@@ -155,6 +161,23 @@ def _is_adapted(part: Part, config: DepthHeadConfig) -> bool:
     """Whether additions move this part in a way that its weights, where they are compared, do not show."""
     known = config.tower_fingerprint is not None and part.trouble is None
     return any(_has_effect(addition) for addition in part.additions if not (known and addition.counted))
+
+
+def _farther_by_additions(
+    tower: Tower,
+    config: DepthHeadConfig,
+    fingerprint: TowerFingerprint,
+    parts: Sequence[Part],
+    found: Sequence[PartDistance],
+) -> set[str]:
+    """Parts within the bound that adapters move away from what the head was trained on: a cast would not show less."""
+    within = {part.part: part.distance for part in found if not _is_other(part)}
+    suspects = {part.name for part in parts if part.name in within and any(map(_has_effect, part.additions))}
+    if not suspects:
+        return set()
+    blocks, context = _blocks(tower, config), config.options.uses_context
+    plain = distances(fingerprint, read_tower(tower, blocks=blocks, context=context, plain=True))
+    return {part.part for part in plain if part.part in suspects and 2 * part.distance < within[part.part]}
 
 
 def _has_effect(addition: Addition) -> bool:
@@ -210,8 +233,9 @@ def _percent(distance: float) -> str:
     return f"{100 * distance:.2g} %" if distance < 1 else f"{100 * distance:.0f} %"
 
 
-def _number(part: Part) -> int:
-    return int(part.name.removeprefix("block "))
+def _numbers(names: Iterable[str]) -> tuple[int, ...]:
+    """Of the blocks among these parts, ascending."""
+    return tuple(sorted(int(name.removeprefix("block ")) for name in names if name not in (INPUT, CONTEXT)))
 
 
 def _listed(numbers: Sequence[int]) -> str:

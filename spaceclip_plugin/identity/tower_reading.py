@@ -7,7 +7,7 @@ projections and whatever else a host has or leaves out are in none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,7 +40,7 @@ class Part:
     trouble: str | None = None
 
 
-def read_tower(tower: Tower, *, blocks: int, context: bool, sketching: bool = True) -> list[Part]:
+def read_tower(tower: Tower, *, blocks: int, context: bool, sketching: bool = True, plain: bool = False) -> list[Part]:
     """The parts of a tower in order: input, blocks, context.
 
     Args:
@@ -48,15 +48,19 @@ def read_tower(tower: Tower, *, blocks: int, context: bool, sketching: bool = Tr
         blocks: how many blocks from the first on.
         context: whether to read what gives the context, too.
         sketching: whether to read weights; else additions alone are looked for.
+        plain: whether to leave out what was added to layers and is not merged.
     """
     way = way_to_blocks(tower)
     spec = tower.spec
-    parts = [_part(INPUT, list(_before(way)), list(_tokens(way)), spec.width_of(0), sketching)]
+
+    def part(name: str, width: int, modules: list[Holders], weights: Iterable[tuple[Holders, str]] = ()) -> Part:
+        return _part(name, PartReader(width, sketching=sketching, plain=plain), modules, weights, sketching)
+
+    parts = [part(INPUT, spec.width_of(0), list(_before(way)), _tokens(way))]
     for number, block in enumerate(tower.blocks[:blocks], 1):
-        parts.append(_part(f"block {number}", [(*way, ("", block))], [], spec.width_of(number), sketching))
+        parts.append(part(f"block {number}", spec.width_of(number), [(*way, ("", block))]))
     if context and tower.context_source is not None and tower.context_source not in tower.blocks:
-        after = list(_after(way, tower.context_source))
-        parts.append(_part(CONTEXT, after, [], spec.width, sketching))
+        parts.append(part(CONTEXT, spec.width, list(_after(way, tower.context_source))))
     return parts
 
 
@@ -69,8 +73,10 @@ def way_to_blocks(tower: Tower) -> Holders:
     return tuple(way)
 
 
-def _part(name: str, modules: list[Holders], weights: list[tuple[Holders, str]], width: int, sketching: bool) -> Part:
-    reader, by_shape = PartReader(width, sketching=sketching), name == INPUT
+def _part(
+    name: str, reader: PartReader, modules: list[Holders], weights: Iterable[tuple[Holders, str]], sketching: bool
+) -> Part:
+    by_shape = name == INPUT
     reader.additions += [Addition(type(holders[-1][1]).__name__, None) for holders in modules if _wraps(holders[-1][1])]
     for holders, weight in weights:
         reader.add(holders, weight, by_shape=by_shape)
