@@ -70,7 +70,7 @@ class StructuralAdapter(TokenReader):
         no other stack (a text tower, a resampler, an action expert) is a tower.
         """
         taken = {id(part) for tower in known for part in (*tower.module.modules(), *tower.blocks, tower.entry)}
-        return [self._tower(host, candidate) for candidate in _candidates(host, taken)]
+        return [self._tower(host, candidate, taken) for candidate in _candidates(host, taken)]
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """Tokens as (B, N, C): by shape where it decides, by the blocks' attention where B equals N."""
@@ -86,11 +86,13 @@ class StructuralAdapter(TokenReader):
         """1 where there is a class token, else 0."""
         return int(tower.spec.context in (CLS, RAW_CLS))
 
-    def _tower(self, host: nn.Module, candidate: _Candidate) -> Tower:
+    def _tower(self, host: nn.Module, candidate: _Candidate, taken: Set[int]) -> Tower:
         """The tower of a candidate, with the context after its final norm, or after its last block without one."""
         owner, convolution = host.get_submodule(candidate.owner), candidate.convolution
-        parameters = {path.rpartition(".")[2] for path, _ in owner.named_parameters()}
-        for part in owner.modules():  # FSDP leaves plain tensors where parameters were
+        parameters: set[str] = set()
+        for part in (part for part in owner.modules() if id(part) not in taken):
+            parameters |= {name for name, value in part._parameters.items() if value is not None}
+            # FSDP leaves plain tensors where parameters were.
             parameters |= {name for name, value in vars(part).items() if isinstance(value, Tensor)}
         statistics = declared_statistics(host, candidate.owner)
         if statistics is None:
@@ -128,7 +130,7 @@ def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
     for owner, candidates in by_owner.items():
         innermost = not any(_is_inside(other, owner) for other in by_owner)
         fitting = [candidate for candidate in candidates if candidate.fits()]
-        if innermost and fitting and not _has_vocabulary(host.get_submodule(owner)):
+        if innermost and fitting and not _has_vocabulary(host.get_submodule(owner), taken):
             chosen.append(max(fitting, key=lambda candidate: len(candidate.blocks)))
     return chosen
 
@@ -196,9 +198,10 @@ def _norm_width(module: nn.Module) -> int | None:
     return int(shape[-1]) if shape else None
 
 
-def _has_vocabulary(owner: nn.Module) -> bool:
+def _has_vocabulary(owner: nn.Module, taken: Set[int]) -> bool:
     """Whether the module embeds words: an embedding table whose path does not speak of positions."""
-    return any(isinstance(part, nn.Embedding) and "pos" not in path for path, part in owner.named_modules())
+    parts = ((path, part) for path, part in owner.named_modules() if id(part) not in taken)
+    return any(isinstance(part, nn.Embedding) and "pos" not in path for path, part in parts)
 
 
 def _final_norm(owner: nn.Module, stack: str, *, width: int) -> nn.Module | None:
