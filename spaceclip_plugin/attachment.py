@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -19,17 +18,18 @@ from spaceclip_plugin.call_names import CallNames, Given
 from spaceclip_plugin.camera_mappings import CameraMappings
 from spaceclip_plugin.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.depth_map import DepthMap
-from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError, SpaceClipError
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.eval_twin import eval_twin
+from spaceclip_plugin.fitted_head import fitted_head, tower_device
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.host_steps import HostSteps
+from spaceclip_plugin.identity.tower_match import WARN, TowerMatch, check_tower
 from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.image_statistics import ImageStatistics
 from spaceclip_plugin.latest_depth import LatestDepth
 from spaceclip_plugin.seen_part import SeenPart
 from spaceclip_plugin.taps import FrameRecorder
 from spaceclip_plugin.token_adapter import lineage
-from spaceclip_plugin.tower import Adapter, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.tower import Adapter, RawFrame, TowerFeatures, TowerSpec
 from spaceclip_plugin.tower_run import run_alone
 from spaceclip_plugin.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
 from spaceclip_plugin.views import checked_views, declared_mappings, declared_order
@@ -50,6 +50,7 @@ def attach_depth_head(
     max_unread: int = MAX_UNREAD,
     max_unread_bytes: int = MAX_UNREAD_BYTES,
     copy: bool = False,
+    other_tower: str = WARN,
 ) -> DepthAttachment:
     """Read depth from the vision tower of a live host.
 
@@ -70,42 +71,31 @@ def attach_depth_head(
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
         max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
+        other_tower: what to do where the weights are not those the head was trained on, or adapters change the blocks:
+            "warn" in the log, "error", or "ignore", which does not look. `DepthAttachment.tower_match` says what was
+            found.
 
     Returns:
         The attachment; also a context manager that detaches on leaving.
 
     Raises:
         TowerNotFoundError, AmbiguousTowerError, AdapterError, HostError: no tower, or no single one.
-        HeadMismatchError: the head does not fit the tower.
+        HeadMismatchError: the head does not fit the tower, or with `other_tower="error"` was trained on another one.
         CheckpointError: the head's files are not a head.
     """
     bounds = UnreadBounds(max_unread, max_unread_bytes)
     if views is not None:
         views = checked_views(views)
     chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
-    with torch.inference_mode(False):  # a head made in inference mode could never be trained
-        if head is None:
-            with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
-                head = DepthHead.for_tower(chosen).eval().to(_device(chosen))
-        elif isinstance(head, (str, Path)):
-            head = DepthHead.from_pretrained(head).to(_device(chosen))
-        elif not isinstance(head, DepthHead):
-            raise ConfigError(f"head must be a DepthHead, a folder or None, got {type(head).__name__}")
-    head.check_fits(chosen.spec)
-    if head.uses_context and chosen.context_source is None:
-        raise HeadMismatchError(
-            f"the head reads a {head.config.context!r} context, the {chosen.spec} has no module that gives one; "
-            "use one that reads none, as DepthHead.for_tower(host) makes"
-        )
-    _warn_of_other_statistics(head, chosen.spec)
-    _warn_of_adapted_blocks(chosen)
+    head = fitted_head(head, chosen)
+    match = check_tower(chosen, head.config, other_tower)
     if views is None:
         views = declared_order(lineage(host, chosen.spec.path))
     if mapping is None:
         mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
     mappings = CameraMappings(mapping, views=views)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
-    attachment = DepthAttachment(host, head, recorder, views, mappings)
+    attachment = DepthAttachment(host, head, recorder, views, mappings, match)
     recorder.start()
     return attachment
 
@@ -120,8 +110,10 @@ class DepthAttachment:
         recorder: FrameRecorder,
         views: tuple[str, ...],
         mappings: CameraMappings,
+        tower_match: TowerMatch | None = None,
     ) -> None:
         self.head = head
+        self.tower_match = tower_match  # how the tower compares with the one the head was trained on; None: not asked
         self.views = views
         self._mappings = mappings
         self._host = host
@@ -311,7 +303,7 @@ class DepthAttachment:
         """
         if not self._attached:
             raise ConfigError("this attachment is detached; attach again to verify")
-        return verification.measure(self._recorder, self._host, call, device=_device(self._recorder.tower))
+        return verification.measure(self._recorder, self._host, call, device=tower_device(self._recorder.tower))
 
     def detach(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
@@ -373,30 +365,3 @@ class DepthAttachment:
         if not self.head.trained and not self._warned:
             self._warned = True
             _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
-
-
-def _device(tower: Tower) -> torch.device:
-    # Offloaded hosts rest on the meta device; the head then starts on the CPU and moves with .to() like any module.
-    for parameter in tower.module.parameters():
-        if parameter.device.type != "meta":
-            return parameter.device
-    return torch.device("cpu")
-
-
-def _warn_of_adapted_blocks(tower: Tower) -> None:
-    adapted = [i for i, block in enumerate(tower.blocks, 1) if any(hasattr(part, "lora_A") for part in block.modules())]
-    if adapted:
-        _logger.warning(
-            "blocks %s of the %s are adapted (LoRA): its activations differ from the frozen tower's, and so will the "
-            "depth; train the head on this host, or keep LoRA out of the vision tower", adapted, tower.spec,
-        )  # fmt: skip
-
-
-def _warn_of_other_statistics(head: DepthHead, spec: TowerSpec) -> None:
-    config, taken = head.config, ImageStatistics.of(spec)
-    trained = ImageStatistics(config.image_mean or taken.mean, config.image_std or taken.std)  # None: unknown
-    if not trained.agrees(taken):
-        _logger.warning(
-            "the head was trained on images normalised with %s; the %s takes %s, and depth will be off; where the host "
-            "takes the head's after all, say so: --image-mean and --image-std", trained, spec, taken,
-        )  # fmt: skip

@@ -13,7 +13,7 @@ an undeclared input size is the multiple of the patch nearest to 224 pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
@@ -63,7 +63,16 @@ class StructuralAdapter(TokenReader):
 
     def find(self, host: nn.Module) -> list[Tower]:
         """Every tower that structure gives away, in module order; runs nothing and changes nothing."""
-        return [self._tower(host, candidate) for candidate in _candidates(host)]
+        return self.find_beside(host, [])
+
+    def find_beside(self, host: nn.Module, known: Sequence[Tower]) -> list[Tower]:
+        """Every tower that structure gives away and that is none of the known ones, nor a part of one.
+
+        What belongs to a known tower is left out of the search, its patch embedding too: without one of its own
+        no other stack (a text tower, a resampler, an action expert) is a tower.
+        """
+        taken = {id(part) for tower in known for part in (*tower.module.modules(), *tower.blocks, tower.entry)}
+        return [self._tower(host, candidate, taken) for candidate in _candidates(host, taken)]
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """Tokens as (B, N, C): by shape where it decides, by the blocks' attention where B equals N."""
@@ -80,10 +89,10 @@ class StructuralAdapter(TokenReader):
         late = any(is_stack(getattr(tower.module, name, None)) for name in _CLASS_STACKS)
         return int(tower.spec.context in (CLS, RAW_CLS) and not late)
 
-    def _tower(self, host: nn.Module, candidate: _Candidate) -> Tower:
+    def _tower(self, host: nn.Module, candidate: _Candidate, taken: Set[int]) -> Tower:
         """The tower of a candidate, with the context after its final norm, or after its last block without one."""
         owner, convolution = host.get_submodule(candidate.owner), candidate.convolution
-        has_class_token = _has_class_token(owner, _relative(candidate.stack, candidate.owner))
+        has_class_token = _has_class_token(owner, _relative(candidate.stack, candidate.owner), taken)
         statistics = declared_statistics(host, candidate.owner)
         if statistics is None:
             logger.info("the tower at %r declares no image statistics: ImageNet's are assumed", candidate.owner)
@@ -111,27 +120,31 @@ class StructuralAdapter(TokenReader):
         )
 
 
-def _candidates(host: nn.Module) -> list[_Candidate]:
-    """The longest fitting stack of every innermost owner that has no vocabulary."""
+def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
+    """The longest fitting stack of every innermost owner that has no vocabulary, outside the `taken` modules (ids)."""
     by_owner: dict[str, list[_Candidate]] = {}
-    for candidate in _all_candidates(host):
+    for candidate in _all_candidates(host, taken):
         by_owner.setdefault(candidate.owner, []).append(candidate)
     chosen = []
     for owner, candidates in by_owner.items():
         innermost = not any(_is_inside(other, owner) for other in by_owner)
         fitting = [candidate for candidate in candidates if candidate.fits()]
-        if innermost and fitting and not _has_vocabulary(host.get_submodule(owner)):
+        if innermost and fitting and not _has_vocabulary(host.get_submodule(owner), taken):
             chosen.append(max(fitting, key=lambda candidate: len(candidate.blocks)))
     return chosen
 
 
-def _all_candidates(host: nn.Module) -> Iterator[_Candidate]:
+def _all_candidates(host: nn.Module, taken: Set[int]) -> Iterator[_Candidate]:
     """Every outermost stack of blocks with its nearest owner, fitting or not."""
-    modules = dict(host.named_modules())
+    modules = {path: module for path, module in host.named_modules() if id(module) not in taken}
     convolutions = {path: module for path, module in modules.items() if _is_large_patch_embedding(module)}
     stacks: dict[str, tuple[nn.Module, ...]] = {}
     for path, module in modules.items():
-        if _is_block_stack(module) and not any(_is_inside(path, outer) for outer in stacks):
+        if (
+            _is_block_stack(module)
+            and not taken & {id(block) for block in module}
+            and not any(_is_inside(path, outer) for outer in stacks)
+        ):
             stacks[path] = tuple(module)
     for stack, blocks in stacks.items():
         outside = {path: conv for path, conv in convolutions.items() if not _is_inside(path, stack)}
@@ -184,18 +197,19 @@ def _norm_width(module: nn.Module) -> int | None:
     return int(shape[-1]) if shape else None
 
 
-def _has_vocabulary(owner: nn.Module) -> bool:
+def _has_vocabulary(owner: nn.Module, taken: Set[int]) -> bool:
     """Whether the module embeds words: an embedding table whose path does not speak of positions."""
-    return any(isinstance(part, nn.Embedding) and "pos" not in path for path, part in owner.named_modules())
+    parts = ((path, part) for path, part in owner.named_modules() if id(part) not in taken)
+    return any(isinstance(part, nn.Embedding) and "pos" not in path for path, part in parts)
 
 
-def _has_class_token(owner: nn.Module, stack: str) -> bool:
+def _has_class_token(owner: nn.Module, stack: str, taken: Set[int]) -> bool:
     """Whether a class token may join the patches: one behind the blocks is the query of a pooling head (AIMv2)."""
     parts = dict(owner.named_children())
     later = list(parts)[list(parts).index(stack.partition(".")[0]) + 1 :]
     behind = {name for name in later if any(isinstance(part, nn.Linear) for part in parts[name].modules())}
     for path, part in owner.named_modules():
-        if path.partition(".")[0] in behind:
+        if path.partition(".")[0] in behind or id(part) in taken:
             continue
         names = {name for name, _ in part.named_parameters(recurse=False)}
         # FSDP leaves plain tensors where parameters were.

@@ -54,7 +54,7 @@ def collect_adapters(entry_points: Iterable[metadata.EntryPoint]) -> dict[str, A
 
 
 def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> list[Tower]:
-    """Every vision tower in `host`, in module order; discovered by structure where no adapter knows one.
+    """Every vision tower in `host`, in module order: those that adapters know, and what structure gives away beside.
 
     Args:
         adapter: look with this one alone: its name, "structural", or an instance.
@@ -80,8 +80,9 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
                     "choose one with adapter=NAME"
                 )
     order = {id(module): position for position, module in enumerate(host.modules())}
-    towers = sorted(claimed.values(), key=lambda tower: order[id(tower.module)])
-    return _as_the_user_says(host, towers or STRUCTURAL.find(host))
+    unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
+    towers = sorted([*claimed.values(), *unknown], key=lambda tower: order[id(tower.module)])
+    return _as_the_user_says(host, towers)
 
 
 def _as_the_user_says(host: nn.Module, towers: list[Tower]) -> list[Tower]:

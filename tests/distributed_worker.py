@@ -14,12 +14,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from clip_world import images
+from identity.trained_heads import trained_on
 from llava_world import ask, llava_host, small_head
 from torch import Tensor, nn
 from wrappers import DISTRIBUTED, Wrap
 
-from spaceclip_plugin import attach_depth_head
+from spaceclip_plugin import attach_depth_head, registry
 from spaceclip_plugin.errors import SpaceClipError
+from spaceclip_plugin.identity.tower_match import match_tower
 from spaceclip_plugin.verification import same_bits
 
 
@@ -35,6 +37,7 @@ def seen(host: nn.Module, seed: int, *, train: bool) -> Tensor:
 
 def findings(wrap: Wrap, rank: int, folder: Path, *, before: bool, train: bool) -> dict[str, object]:
     head, seed, plain = small_head(), 10 + rank, llava_host()
+    known = trained_on(llava_host())
     logits = seen(plain, seed, train=train)
     with attach_depth_head(plain, head) as depth:
         seen(plain, seed, train=False)
@@ -45,6 +48,9 @@ def findings(wrap: Wrap, rank: int, folder: Path, *, before: bool, train: bool) 
         found: dict[str, object] = {"same logits": same_bits(seen(wrapped, seed, train=train), logits)}
         frames = depth.read()
         found["frames"] = len(frames)
+        if rank == 0:  # alone: a call that every process must make would wait for ever
+            [tower] = registry.find_towers(wrapped)
+            found["tower"] = match_tower(tower, known.config).verdict
         found["same depth"] = all(same_bits(frame.depth_m, expected.depth_m) for frame in frames)
         try:
             depth.refresh(images(seed))

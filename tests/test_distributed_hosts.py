@@ -72,3 +72,13 @@ def test_every_process_reads_the_depth_of_its_own_pictures(found: list[dict[str,
 def test_refresh_gives_the_depth_or_refuses(found: list[dict[str, Any]]) -> None:
     # A tower whose weights lie elsewhere can run only inside its host.
     assert all(process["refresh"] in (True, "refused") for process in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISTRIBUTED)
+def test_one_process_alone_can_ask_which_tower_it_is(name: str, reports: list[dict[str, Any]], order: str) -> None:
+    found = reports[0][f"{name}, attached {order}, eval"]
+    if isinstance(found, str):
+        pytest.skip(found)
+    # Half a tower tells nothing, and must not be taken for another one.
+    assert found["tower"] == ("same" if name == "ddp" else "unknown")

@@ -24,6 +24,7 @@ from spaceclip_plugin.data.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.hosts import RANDOM, load_host, say_statistics
+from spaceclip_plugin.identity.tower_match import OTHER_TOWER, WARN
 from spaceclip_plugin.image_statistics import ImageStatistics, from_pair
 from spaceclip_plugin.training.run_config import CODE
 
@@ -38,6 +39,16 @@ def add_head(parser: argparse.ArgumentParser, *, positional: bool = False, requi
         parser.add_argument("head", metavar="HEAD", help=about)
     else:
         parser.add_argument("--head", required=required, metavar="HEAD", help=about)
+
+
+def add_other_tower(parser: argparse.ArgumentParser) -> None:
+    """--other-tower: what to do where the head was trained on other weights."""
+    parser.add_argument(
+        "--other-tower",
+        choices=OTHER_TOWER,
+        default=WARN,
+        help="where the head was trained on another tower than the host's: warn, error, or ignore (default: warn)",
+    )
 
 
 def add_host(parser: argparse.ArgumentParser, *, required: bool = True, positional: bool = False) -> None:

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_host(parser)
     arguments.add_lists(parser)
     arguments.add_head(parser)
+    arguments.add_other_tower(parser)
     parser.add_argument("--data", required=True, metavar="SOURCE", help=arguments.SOURCE_HELP)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two forwards")
     parser.add_argument(
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> Result:
 
     folder = None if args.out is None else ReportFolder(args.out)
     host = arguments.host_from(args)
-    with attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment:
+    with attach_depth_head(
+        host, args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower
+    ) as attachment:
         with tqdm(total=len(samples), desc="evaluating", unit="image") as bar:
             result = evaluate(
                 attachment, samples, protocol=protocol, flip=args.flip, keep_worst=keep_worst, progress=bar.update

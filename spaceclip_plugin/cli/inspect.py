@@ -56,7 +56,22 @@ def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
     if head is not None:
         mismatches = head.mismatches(spec)
         described["head"] = {"fits": not mismatches, "mismatches": mismatches, "trained_on": head.trained_on}
+        if not mismatches:
+            described["head"]["tower"] = _matched(tower, head)
     return described
+
+
+def _matched(tower: Tower, head: DepthHeadConfig) -> dict[str, Any]:
+    from spaceclip_plugin.identity.tower_match import match_tower
+
+    match = match_tower(tower, head)
+    return {
+        "verdict": match.verdict,
+        "distance": match.distance,
+        "parts": {part.part: part.distance for part in match.distances},
+        "adapted_blocks": list(match.adapted),
+        "in_words": str(match),
+    }
 
 
 def _lines(tower: dict[str, Any]) -> str:
@@ -76,6 +91,8 @@ def _lines(tower: dict[str, Any]) -> str:
     if "head" in tower:
         head = tower["head"]
         pairs["head"] = "fits" if head["fits"] else "does not fit: " + "; ".join(head["mismatches"])
+        if "tower" in head:
+            pairs["weights"] = head["tower"]["in_words"]
         pairs["trained on"] = head["trained_on"] or "nothing: random weights"
     return "\n".join(f"  {name:<10} {value}" for name, value in pairs.items()) + "\n"
 

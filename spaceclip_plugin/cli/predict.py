@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = DETAILS
     arguments.add_host(parser)
     arguments.add_head(parser)
+    arguments.add_other_tower(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
     outputs.add_overwrite(parser)
     parser.add_argument(
@@ -102,7 +103,9 @@ def run(args: argparse.Namespace) -> Result:
     lines: list[str] = []
     predictions: list[dict[str, Any]] = []
     with (
-        attach_depth_head(host, args.head, tower=args.tower, adapter=args.adapter) as attachment,
+        attach_depth_head(
+            host, args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower
+        ) as attachment,
         Recordings(recordings, replace=args.overwrite) as recorded,
     ):
         for job in tqdm(jobs, desc="predicting", unit="photo"):

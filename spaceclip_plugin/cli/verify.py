@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> Result:
         "plugin_version": folder.saved_by(config_file),
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "trained": head.trained,
+        "tower_fingerprint": head.config.tower_fingerprint is not None,
         "bytes": {path.name: path.stat().st_size for path in (config_file, weights_file)},
         "config": head.config.to_dict(),
     }
@@ -58,6 +59,7 @@ def _lines(head: DepthHead, data: dict[str, Any]) -> list[str]:
         "made for": f"{config.base_model or 'a tower that it does not name'}{revision}",
         "reads": "hidden states " + ", ".join(map(str, head.taps))
         + ("" if fractions is None else f" ({', '.join(f'{part:.2f}' for part in fractions)} of the depth)"),
+        "knows it": "by a fingerprint of its weights" if config.tower_fingerprint else "not: it has no fingerprint",
         "depths": f"{near:g} to {far:g} m",
         "trained on": config.trained_on or "nothing: random weights, the depth means nothing",
         "written by": f"spaceclip_plugin {data['plugin_version']}, format {data['config']['format_version']}",

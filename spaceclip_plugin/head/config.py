@@ -10,9 +10,11 @@ from typing import Any
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures, fields
 from spaceclip_plugin.head.decoder import DecoderOptions
+from spaceclip_plugin.identity.fingerprint import MOST_BLOCKS, TowerFingerprint
 from spaceclip_plugin.tower import CLS, CONTEXT_KINDS, TowerSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class DepthHeadConfig:
         base_model: what the tower is, for people ("timm:deit_tiny_patch16_224").
         base_model_revision: which version of it (a commit on the Hub); None where unknown.
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
+        tower_fingerprint: of the tower's weights that the head was trained on; None where unknown.
     """
 
     architecture: str = None  # type: ignore[assignment]
@@ -46,6 +49,7 @@ class DepthHeadConfig:
     base_model: str | None = None
     base_model_revision: str | None = None
     trained_on: str | None = None
+    tower_fingerprint: TowerFingerprint | None = None
 
     def __post_init__(self) -> None:
         options = self.options
@@ -67,6 +71,24 @@ class DepthHeadConfig:
         for name in ("base_model", "base_model_revision", "trained_on"):
             if getattr(self, name) is not None:
                 fields.text(name, getattr(self, name))
+        self._check_fingerprint()
+
+    def _check_fingerprint(self) -> None:
+        found = self.tower_fingerprint
+        if isinstance(found, Mapping):
+            fields.check_keys(TowerFingerprint, found, where="tower_fingerprint", complete=True)
+            found = TowerFingerprint(**found)
+            object.__setattr__(self, "tower_fingerprint", found)
+        if found is None:
+            return
+        if not isinstance(found, TowerFingerprint):
+            raise ConfigError(f"tower_fingerprint must be an object or null, got {fields.shown(found)}")
+        most = MOST_BLOCKS if self.blocks is None else self.blocks
+        if not self.options.taps[-1] <= len(found.blocks) <= most:
+            raise ConfigError(
+                f"tower_fingerprint must have a line for each of the {self.options.taps[-1]} to {most} blocks that the "
+                f"head depends on, got {len(found.blocks)}"
+            )
 
     def _check_tower(self) -> None:
         fields.whole("width", self.width, 1, 16384)
@@ -151,7 +173,11 @@ class DepthHeadConfig:
 
         It names the taps twice: as hidden states in the options and, for people, as `tap_fractions`.
         """
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tap_fractions": self.tap_fractions}
+        values = dataclasses.asdict(self)
+        if self.tower_fingerprint is None:
+            del values["tower_fingerprint"]
+        version = 1 if self.tower_fingerprint is None else FORMAT_VERSION
+        return {"format_version": version, **values, "tap_fractions": self.tap_fractions}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DepthHeadConfig:
@@ -166,10 +192,14 @@ class DepthHeadConfig:
         if "format_version" not in values:
             raise ConfigError("there is no format_version: this is not the config of a depth head")
         version = values.pop("format_version")
-        if type(version) is not int or version != FORMAT_VERSION:
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
-                f"format_version must be {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
+                f"format_version must be 1 to {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
             )
+        has_fingerprint = version > 1
+        if has_fingerprint != ("tower_fingerprint" in values) or (has_fingerprint and not values["tower_fingerprint"]):
+            raise ConfigError(f"config: a tower_fingerprint belongs to format 2 and to no other, this is {version}")
+        values.setdefault("tower_fingerprint", None)
         if "tap_fractions" not in values:
             raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")
         fractions = values.pop("tap_fractions")

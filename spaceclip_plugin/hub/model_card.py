@@ -165,6 +165,7 @@ class ModelCard:
             "hidden states read": f"{', '.join(map(str, config.options.taps))}{depths}",
             "context read": f"{config.context}" if config.options.uses_context else "none",
             "input mean, std": f"{_numbers(config.image_mean)}, {_numbers(config.image_std)}",
+            "fingerprint of the tower": "not known" if config.tower_fingerprint is None else "carried",
             "made for depths": f"{near:g} to {far:g} m",
             "written by": f"{LIBRARY_NAME} {__version__}",
         }
@@ -221,13 +222,18 @@ class ModelCard:
             [
                 "## Where it ends",
                 "",
-                "- It reads the tower it was trained on and no other; a tower of another size is refused, fine-tuned "
-                "weights of the same size are not noticed and make the depth worse.",
+                "- It reads the tower it was trained on and no other; a tower of another size is refused, "
+                f"{self._other_weights()} and make the depth worse.",
                 f"- It knows depths from {near:g} to {far:g} m, and scenes and cameras like those it was trained on. "
                 "Another focal length gives another scale.",
                 "- It is learnt, not measured: do not let it be the only thing between a robot and a person.",
             ]
         )
+
+    def _other_weights(self) -> str:
+        if self.config.tower_fingerprint is None:
+            return "fine-tuned weights of the same size are not noticed"
+        return "other weights of the same size (fine-tuned, adapted) are warned of"
 
     def _licence(self) -> str:
         terms = self.terms

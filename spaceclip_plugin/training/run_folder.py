@@ -242,6 +242,7 @@ class RunFolder:
                 "Find what changed it, then start another run"
             )
         ours = json.loads(json.dumps(record))
+        previous, ours = comparable(previous), comparable(ours)
         for key in LASTING:
             if previous.get(key) != ours[key]:
                 found = _differences(key, previous.get(key), ours[key])
@@ -296,6 +297,16 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
+
+
+def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what says the same in two ways: the fingerprint in the head's config is of the host, whose
+    digest is compared, and its last digits may hang on the device; a format only says how the config is written."""
+    head = record.get("head")
+    if not isinstance(head, Mapping):
+        return dict(record)
+    kept = {key: value for key, value in head.items() if key not in ("format_version", "tower_fingerprint")}
+    return {**record, "head": kept}
 
 
 def _differences(name: str, before: object, now: object) -> Iterator[tuple[str, object, object]]:

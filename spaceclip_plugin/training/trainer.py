@@ -33,6 +33,7 @@ from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.identity.tower_match import IGNORE, fingerprint_of
 from spaceclip_plugin.module_state import in_eval_mode
 from spaceclip_plugin.tower import Adapter
 from spaceclip_plugin.training.cache_key import CacheSettings
@@ -48,7 +49,7 @@ from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimization import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, check_tracker
 from spaceclip_plugin.training.recipe import LIVE, Recipe
-from spaceclip_plugin.training.run_folder import BEST_NAME, LASTING, RunFolder
+from spaceclip_plugin.training.run_folder import BEST_NAME, LASTING, RunFolder, comparable
 from spaceclip_plugin.training.source_checks import checked_sources
 
 PICTURES = 4
@@ -106,7 +107,7 @@ class DepthTrainer:
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
-        self._chosen: dict[str, Any] = {"tower": tower, "adapter": adapter}
+        self._chosen: dict[str, Any] = {"tower": tower, "adapter": adapter, "other_tower": IGNORE}  # it learns this one
         self._tower = registry.choose_tower(host, tower=tower, adapter=adapter)
         if head is None:
             with torch.random.fork_rng():
@@ -176,7 +177,7 @@ class DepthTrainer:
         fingerprints = checked_sources(sources, self._protocol, processes)
         record = self._record(trained_on, details or {}, train, fingerprints, processes)
         weights = {"weights of the head": module_digest(self.head)}
-        processes.check_equal({**weights, **{key: record[key] for key in LASTING}})
+        processes.check_equal({**weights, **{key: comparable(record)[key] for key in LASTING}})
         folder = RunFolder(out)
         processes.on_main(lambda: folder.open(record, resume=resume, config_yaml=config_yaml))
         try:
@@ -231,7 +232,12 @@ class DepthTrainer:
     ) -> dict[str, Any]:
         """What `run.json` says of the run from its start on."""
         depth_range_m = (self._protocol.min_depth_m, self._protocol.max_depth_m)
-        trained = dataclasses.replace(self.head.config, trained_on=trained_on, depth_range_m=depth_range_m)
+        trained = dataclasses.replace(
+            self.head.config,
+            trained_on=trained_on,
+            depth_range_m=depth_range_m,
+            tower_fingerprint=fingerprint_of(self._tower, self.head.config),
+        )
         return {
             "recipe": dataclasses.asdict(self._recipe),
             "protocol": self._protocol.name,

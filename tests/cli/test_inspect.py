@@ -8,11 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_policy import build
+from torch import nn
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.head.architectures import ARCHITECTURES
+from spaceclip_plugin.identity.tower_match import fingerprint_of
 from spaceclip_plugin.registry import choose_tower
 
 HOST = "python:tiny_policy:build"
@@ -87,3 +90,47 @@ def test_what_cannot_be_shown(argv: list[str], message: str, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.search(message, captured.err), captured.err
+
+
+def knowing(folder: Path, host: nn.Module) -> str:
+    """A head that says it was trained on that host's tower."""
+    tower = choose_tower(host)
+    head = DepthHead.for_tower(tower, architecture="tap-mixer")
+    fingerprint = fingerprint_of(tower, head.config)
+    head.config = dataclasses.replace(head.config, trained_on="numbers", tower_fingerprint=fingerprint)
+    return str(head.save_pretrained(folder))
+
+
+def test_whether_it_is_the_tower_of_the_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same, other = build(), build()
+    with torch.no_grad():
+        other.blocks[1].mlp.fc1.weight.add_(0.5)
+    for host, verdict in ((same, "same"), (other, "other")):
+        head = knowing(tmp_path / verdict, host)
+        assert main(["inspect", HOST, "--head", head, "--json"]) == 0
+        [tower] = json.loads(capsys.readouterr().out)["towers"]
+        found = tower["head"]["tower"]
+        assert (found["verdict"], list(found["parts"])) == (verdict, ["input", "block 1", "block 2", "block 3"])
+        assert (found["parts"]["block 1"] == 0.0, found["parts"]["block 2"] == 0.0) == (True, verdict == "same")
+        assert main(["inspect", HOST, "--head", head]) == 0
+        said = capsys.readouterr().out
+        assert ("weights    the same weights" if verdict == "same" else "weights    other weights: in blocks 2") in said
+        assert main(["verify", head]) == 0
+        assert "by a fingerprint of its weights" in capsys.readouterr().out
+
+
+def test_commands_can_refuse_another_tower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = build()
+    with torch.no_grad():
+        other.blocks[1].mlp.fc1.weight.add_(0.5)
+    head = knowing(tmp_path / "head", other)
+    command = ["eval", "--host", HOST, "--head", head, "--data", "scenes:2", "--protocol", "whole-image"]
+    assert main([*command, "--other-tower", "error"]) == 1
+    assert "trained on another tower" in capsys.readouterr().err
+    assert main([*command, "--other-tower", "ignore", "--json"]) == 0
+
+
+def test_a_known_and_an_unknown_tower_are_both_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "python:tiny_policy:known_and_unknown_eye", "--json"]) == 0
+    towers = json.loads(capsys.readouterr().out)["towers"]
+    assert [(tower["path"], tower["adapter"]) for tower in towers] == [("known", "timm-vit"), ("unknown", "structural")]

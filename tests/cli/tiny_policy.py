@@ -23,5 +23,13 @@ def two_eyes() -> nn.Module:
     return nn.ModuleDict({"left": build(), "right": build()})
 
 
+def known_and_unknown_eye() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).layers
+    return nn.ModuleDict(
+        {"known": build(), "unknown": nn.ModuleDict({"cut": nn.Conv2d(3, 16, 8, 8), "blocks": blocks})}
+    )
+
+
 def blind() -> nn.Module:
     return nn.Linear(2, 2)

@@ -16,6 +16,10 @@ from safetensors.torch import save_file
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.head.space_clip import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
+from spaceclip_plugin.identity.fingerprint import TowerFingerprint
+from spaceclip_plugin.identity.part_reader import BIASES, MATRICES, SCALES
+from spaceclip_plugin.identity.tower_reading import Part
+from spaceclip_plugin.identity.weight_sketch import Sketch, SketchMaker
 from spaceclip_plugin.tower import TowerFeatures
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -33,6 +37,19 @@ def features() -> TowerFeatures:
     return TowerFeatures(hidden, torch.randn(2, 12, generator=random), (64, 80))
 
 
+def fingerprint() -> TowerFingerprint | None:
+    """Of a tower of six blocks that is nowhere."""
+    random = torch.Generator().manual_seed(5)
+
+    def sketch(*shape: int) -> Sketch:
+        maker = SketchMaker(12)
+        maker.add(torch.randn(*shape, generator=random))
+        return maker.sketch
+
+    blocks = [Part(f"block {n}", {MATRICES: sketch(48, 12), SCALES: sketch(24), BIASES: sketch(60)}) for n in range(6)]
+    return TowerFingerprint.of([Part("input", {"12x48": sketch(12, 48), SCALES: sketch(12)}), *blocks])
+
+
 def main(architecture: str, version: str) -> None:
     torch.manual_seed(3)
     config = DepthHeadConfig(
@@ -45,6 +62,7 @@ def main(architecture: str, version: str) -> None:
         base_model="a tower that is not there",
         base_model_revision="0123abc",
         trained_on="nothing: random numbers, kept to see that files stay readable",
+        tower_fingerprint=fingerprint() if int(version) >= 2 else None,
     )
     head = DepthHead(config).eval()
     with torch.no_grad():

@@ -63,6 +63,17 @@ class TestWhatDiffers:
         told = refusal(tmp_path, head={**RECORD["head"], "trained_on": "b" * 500})
         assert f'was "{"a" * 119}…, now it is "{"b" * 119}…. Give' in told
 
+    def test_a_fingerprint_alone_is_no_difference(self, tmp_path: Path) -> None:
+        """Versions before format 2 wrote none, and the host's digest is compared."""
+        run = tmp_path / "run"
+        begun = RunFolder(run)
+        begun.open(RECORD, resume=False, config_yaml=None)
+        begun.release()
+        head = {**RECORD["head"], "format_version": 2, "tower_fingerprint": {"blocks": []}}
+        continued = RunFolder(run)
+        continued.open({**RECORD, "head": head}, resume=True, config_yaml=None)
+        continued.release()
+
     def test_a_list_by_its_name(self, tmp_path: Path) -> None:
         told = refusal(tmp_path, data={**RECORD["data"], "validation": "3" * 64})
         assert ": its validation data was held-out.txt with SHA-256 222222222222…, now it is held-out.txt" in told

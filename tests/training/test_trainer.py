@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -18,7 +19,7 @@ from uncertain_head import uncertain_head
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.digest import module_digest
-from spaceclip_plugin.errors import ConfigError, DataError, SpaceClipError, TrainingError
+from spaceclip_plugin.errors import ConfigError, DataError, HeadMismatchError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training import checkpoint as checkpoint_module
 from spaceclip_plugin.training import trainer as trainer_module
@@ -83,6 +84,19 @@ class TestARun:
         assert head.trained
         assert head.config.trained_on == "24 scenes"
         assert head.config.depth_range_m == (PROTOCOL.min_depth_m, PROTOCOL.max_depth_m)
+
+    def test_the_head_knows_its_tower_again(self, run: tuple) -> None:
+        host, out, result, _ = run
+        record = json.loads((out / "run.json").read_text())
+        assert record["head"] == json.loads(json.dumps(result.head.config.to_dict()))
+        with attach_depth_head(host, out / "head", other_tower="error") as depth:
+            assert (depth.tower_match.verdict, depth.tower_match.distance) == ("same", 0.0)
+        other = copy.deepcopy(host)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(1.05)
+        with pytest.raises(HeadMismatchError, match="trained on another tower"):
+            attach_depth_head(other, out / "head", other_tower="error")
 
     def test_only_results_remain(self, run: tuple) -> None:
         assert sorted(path.name for path in run[1].iterdir()) == [

@@ -1,0 +1,185 @@
+"""A small sketch of many weights, from which the distance to other weights can be told.
+
+Sketches are random projections: the mean square of their difference estimates the squared distance of the weights
+(Johnson and Lindenstrauss 1984), with `PROJECTIONS` of them to about a quarter of its value. A matrix is projected from
+both sides, sᵢⱼ = aᵢᵀ W bⱼ, so that one product with `SIDE` columns does.
+
+Signs depend on the position within a square of the tower's width alone, and matrices add up: neither the names of
+weights nor their order matter, nor whether queries, keys and values are one matrix or three. Sums are in float64: the
+same weights give the same sketch on any device, with any number of threads, whatever the precision of products.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.errors import ConfigError
+
+SIDE = 4
+PROJECTIONS = SIDE * SIDE
+
+_STEP = 1 / 2048
+"""Sketches are kept as multiples of this part of the weights' norm."""
+_LARGEST = 32767
+_PACKED = struct.Struct(f"<If{PROJECTIONS}h")
+PACKED_BYTES = _PACKED.size
+_CHUNK = 1 << 18
+_LARGEST_NORM = 1e9
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What is kept of a set of weights.
+
+    Attributes:
+        count: how many weights there are.
+        norm: root of the sum of their squares.
+        projections: `PROJECTIONS` signed sums, in units of `norm / 2048`.
+    """
+
+    count: int
+    norm: float
+    projections: tuple[int, ...]
+
+    def distance(self, other: Sketch, *, least_norm: float = 0.0) -> float:
+        """About how far the two sets lie apart, relative to the longer one: 0 the same, about 1.4 unrelated.
+
+        Args:
+            other: sketch of other weights of the same arrangement.
+            least_norm: what the distance is relative to where both are shorter.
+        """
+        pairs = zip(self.projections, other.projections, strict=True)
+        square = sum((a * self.norm - b * other.norm) ** 2 for a, b in pairs) / PROJECTIONS
+        longer = max(self.norm, other.norm, least_norm)
+        return 0.0 if longer == 0 else math.sqrt(square) * _STEP / longer
+
+    def packed(self) -> bytes:
+        """`PACKED_BYTES` bytes; `unpacked` gives an equal sketch back."""
+        return _PACKED.pack(self.count, self.norm, *self.projections)
+
+    @classmethod
+    def unpacked(cls, raw: bytes) -> Sketch:
+        """The sketch that `packed` wrote.
+
+        Raises:
+            ConfigError: another length, or a norm that no weights have.
+        """
+        if len(raw) != PACKED_BYTES:
+            raise ConfigError(f"a sketch of weights has {PACKED_BYTES} bytes, got {len(raw)}")
+        count, norm, *projections = _PACKED.unpack(raw)
+        if not 0 <= norm <= _LARGEST_NORM or (count == 0 and norm > 0):
+            raise ConfigError(f"a sketch of weights has a norm from 0 to {_LARGEST_NORM:g}, got {norm} of {count}")
+        return cls(count, norm, tuple(projections))
+
+
+class SketchMaker:
+    """Sums up one set of weights."""
+
+    def __init__(self, width: int) -> None:
+        """Nothing yet; signs repeat after `width` rows and columns."""
+        self._width = width
+        self._count = 0
+        self._square = 0.0
+        self._sums = np.zeros(PROJECTIONS)
+
+    def add(self, weight: Tensor, *, counted: bool = True) -> None:
+        """Add a matrix (rows, columns), or a vector; not `counted`: as a change of one that was added before."""
+        if weight.ndim == 1:
+            value = _wide(weight)
+            self._sums += (_signs(PROJECTIONS, self._width, len(value), "vector", value.device) @ value).cpu().numpy()
+            self._square += counted * float(torch.dot(value, value))
+            self._count += counted * len(value)
+            return
+        rows = max(1, _CHUNK // weight.shape[1])
+        for first in range(0, len(weight), rows):
+            chunk = _wide(weight[first : first + rows])
+            flat = chunk.reshape(-1)
+            self._square += counted * float(torch.dot(flat, flat))
+            columns = _signs(SIDE, self._width, weight.shape[1], "columns", chunk.device)
+            self._add_products(chunk @ columns.T, first)
+        self._count += counted * weight.numel()
+
+    def add_products(self, product: Product, like: Tensor) -> None:
+        """Add a matrix of which only products are known.
+
+        Args:
+            product: vectors (n, columns) to their products with the matrix, (n, rows).
+            like: a matrix of the same shape and about the same norm, of the product's device.
+        """
+        columns = _signs(SIDE, self._width, like.shape[1], "columns", like.device)
+        self._add_products(_wide(product(columns)).T, 0)
+        self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
+        self._count += like.numel()
+
+    @property
+    def sketch(self) -> Sketch:
+        """Of all that was added.
+
+        Raises:
+            ValueError: it holds NaN, infinity or numbers beyond any use.
+        """
+        norm = math.sqrt(self._square) if self._square >= 0 else math.nan
+        if not norm <= _LARGEST_NORM or not np.isfinite(self._sums).all():
+            raise ValueError("holds NaN, infinity or numbers beyond any use")
+        norm = struct.unpack("<f", struct.pack("<f", norm))[0]
+        units = np.zeros(PROJECTIONS) if norm == 0 else np.rint(self._sums / (norm * _STEP))
+        return Sketch(self._count, norm, tuple(int(unit) for unit in units.clip(-_LARGEST, _LARGEST)))
+
+    def _add_products(self, products: Tensor, first_row: int) -> None:
+        """Add aᵢᵀ P of the products P (rows, SIDE) with the columns' signs."""
+        rows = _signs(SIDE, self._width, first_row + len(products), "rows", products.device)[:, first_row:]
+        self._sums += (rows @ products).cpu().numpy().reshape(-1)
+
+
+def encoded(*sketches: Sketch) -> str:
+    """Sketches as one line of text."""
+    return base64.b64encode(b"".join(sketch.packed() for sketch in sketches)).decode("ascii")
+
+
+def decoded(name: str, text: object, count: int) -> tuple[Sketch, ...]:
+    """The `count` sketches in a line that `encoded` gave.
+
+    Raises:
+        ConfigError: anything else, naming the field.
+    """
+    raw = b""
+    if isinstance(text, str) and len(text) == 4 * math.ceil(count * PACKED_BYTES / 3):
+        try:
+            raw = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+    if len(raw) != count * PACKED_BYTES or base64.b64encode(raw).decode("ascii") != text:
+        raise ConfigError(f"{name} must be base64 of {count * PACKED_BYTES} bytes")
+    parts = [raw[first : first + PACKED_BYTES] for first in range(0, len(raw), PACKED_BYTES)]
+    try:
+        return tuple(Sketch.unpacked(part) for part in parts)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """In float64, on the weight's own device where that has float64."""
+    weight = weight.detach()
+    return weight.to("cpu" if weight.device.type == "mps" else weight.device, torch.float64)
+
+
+@functools.lru_cache(maxsize=32)
+def _signs(count: int, period: int, length: int, what: str, device: torch.device) -> Tensor:
+    """(count, length) of +1 and -1, the same for ever, repeating after `period`."""
+    bits = hashlib.shake_128(f"spaceclip {what}".encode()).digest(count * math.ceil(period / 8))
+    signs = np.unpackbits(np.frombuffer(bits, dtype=np.uint8)).reshape(count, -1)[:, :period] * 2.0 - 1.0
+    repeated = np.tile(signs, math.ceil(length / period))[:, :length]
+    return torch.from_numpy(np.ascontiguousarray(repeated)).to("cpu" if device.type == "mps" else device)
