@@ -41,6 +41,9 @@ def configured(tiny: TinyPolicy, hw: tuple[int, int]) -> Any:
     return policy
 
 
+needs_dit = pytest.mark.skipif(MULTI_TASK_DIT not in POLICIES, reason="the installed lerobot has no such policy")
+
+
 def batch_of(tiny: TinyPolicy, hw: tuple[int, int], robots: int = 1) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     images = {camera: torch.rand(robots, 3, *hw, generator=generator) for camera in CAMERAS}
@@ -222,7 +225,7 @@ class TestDepthStep:
         seen = step.observation(images_of(batch_of(SMOLVLA, (64, 64))))
         assert torch.equal(seen[f"{TOP}_depth"][0, 0], said)
 
-    @pytest.mark.skipif(MULTI_TASK_DIT not in POLICIES, reason="the installed lerobot has none of these policies")
+    @needs_dit
     def test_how_images_are_made_is_not_known(self, caplog: pytest.LogCaptureFixture) -> None:
         policy = MULTI_TASK_DIT.seeded()
         step = DepthGuardStep(head_for(policy), actions="velocity", guard=guard())
@@ -276,6 +279,7 @@ class TestTheOwnPreparation:
         name = {"smolvla": "SmolVLAPolicy.prepare_images", "pi0": "PI0Policy._preprocess_images"}[tiny.name]
         assert [record.levelno for record in caplog.records if name in record.getMessage()] == [level]
 
+    @needs_dit
     def test_another_policys_method_of_that_name_is_not_called(self) -> None:
         policy = MULTI_TASK_DIT.seeded()
         policy.prepare_images = lambda batch: pytest.fail("another policy's method")
