@@ -13,6 +13,7 @@ import functools
 import logging
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -68,7 +69,7 @@ def taps_left(modules: Iterable[nn.Module], *, still_tapped: Callable[[nn.Module
         own = module.__dict__.get("forward")
         if _is_mark(own, module) and not still_tapped(module):
             if isinstance(own, functools.partial):
-                module.__dict__["forward"] = own.func
+                module.__dict__["forward"] = own.of_taps  # type: ignore[attr-defined]
             else:
                 del module.__dict__["forward"]
     dynamo = _dynamo_at_work()
@@ -80,15 +81,15 @@ def _mark(module: nn.Module, own: Any) -> Any:
     """A `forward` that does what the module's does, and is another."""
     if own is None:
         return types.MethodType(type(module).forward, module)
-    mark = functools.partial(own)
-    mark.of_taps = True  # type: ignore[attr-defined]
+    mark = functools.partial(own)  # of a partial, this has another `func`
+    mark.of_taps = own  # type: ignore[attr-defined]
     return mark
 
 
 def _is_mark(own: Any, module: nn.Module) -> bool:
     if isinstance(own, types.MethodType):
         return own.__self__ is module and own.__func__ is type(module).forward
-    return isinstance(own, functools.partial) and getattr(own, "of_taps", False)
+    return isinstance(own, functools.partial) and hasattr(own, "of_taps")
 
 
 def _dynamo_at_work() -> Any:
@@ -98,9 +99,11 @@ def _dynamo_at_work() -> Any:
 
 
 def _looks_at_forward(dynamo: Any) -> bool:
-    return hasattr(dynamo.variables.nn_module, "guard_to_detect_forward_monkeypatching") and getattr(
-        dynamo.config, "inline_inbuilt_nn_modules", True
-    )
+    if not hasattr(dynamo.variables.nn_module, "guard_to_detect_forward_monkeypatching"):
+        return False
+    with warnings.catch_warnings():  # newer versions always do, and warn of who asks
+        warnings.simplefilter("ignore")
+        return bool(getattr(dynamo.config, "inline_inbuilt_nn_modules", True))
 
 
 def _make_room(dynamo: Any) -> None:

@@ -159,7 +159,7 @@ class TestRunningTests:
         self.run(matrix, fake_pytest(tmp_path, code=0, junit=JUNIT), tests="tests/head", strict=strict)
         *argv, threads = json.loads((tmp_path / "argv").read_text())
         assert threads == "1"
-        assert argv[1:4] == ["-m", "pytest", "tests/head"]
+        assert argv[1:6] == ["-m", "pytest", "tests/head", "-m", "not slow"]
         assert ("filterwarnings=default" in argv) is not strict
 
 
@@ -446,8 +446,12 @@ class TestRows:
         tools = [tool for tool in re.findall(r'"([^"]+)"', dev) if not tool.startswith(("ruff", "mypy", "rosbags"))]
         assert list(matrix.TEST_TOOLS) == tools
 
+    def test_every_row_runs_the_whole_suite(self, matrix: ModuleType) -> None:
+        assert {row.tests for row in matrix.ROWS} == {"tests"}
+        assert {row.name for row in matrix.ROWS} >= {"lowest", "newest", "lerobot-0.4", "lerobot-0.6"}
+
     def test_names_and_order(self, matrix: ModuleType) -> None:
-        rows = [row for row in matrix.ROWS if row.tests != matrix.LEROBOT]
+        rows = [row for row in matrix.ROWS if not row.name.startswith("lerobot")]
         names = [row.name for row in rows]
         assert (names[0], names[-1]) == ("lowest", "newest")
         assert len({row.name for row in matrix.ROWS}) == len(matrix.ROWS)
