@@ -26,7 +26,7 @@ from spaceclip_adapters.host_weights import (
 )
 from spaceclip_plugin import registry
 from spaceclip_plugin.errors import CaptureError, HostError
-from spaceclip_plugin.tower import Tower
+from spaceclip_plugin.tower import ATTENTION_POOL, Tower
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,10 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> lis
     own = model.state_dict(keep_vars=True)
     # Whole numbers are no weights: positions and the like, which a constructor counts out.
     absent = [key for key in missing if key in own and own[key].is_floating_point()]
+    pools = _without_absent_pools(model, absent)
+    absent = [key for key in absent if not key.startswith(tuple(f"{pool}." for pool in pools))]
     if not absent:
-        return []
+        return pools
     towers = registry.find_towers(model)
     within = [key for key in absent if any(key.startswith(f"{tower.spec.path}.") for tower in towers)]
     refusal = (
@@ -100,7 +102,7 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> lis
     if not same:
         raise HostError(refusal)
     logger.warning("%s has no weights for %s: the host is built without, for no tower needs them", source, few(parts))
-    return parts
+    return [*pools, *parts]
 
 
 def take_out_too(model: nn.Module, parts: Iterable[str], *, like: nn.Module) -> None:
@@ -108,6 +110,20 @@ def take_out_too(model: nn.Module, parts: Iterable[str], *, like: nn.Module) -> 
     for part in parts:
         owner, _, name = part.rpartition(".")
         setattr(model.get_submodule(owner), name, getattr(like.get_submodule(owner), name))
+
+
+def _without_absent_pools(model: nn.Module, absent: Sequence[str]) -> list[str]:
+    """Take out the attention pools of towers that are absent as a whole: adapters then know another context."""
+    names, parts, pools = {id(module): path for path, module in model.named_modules()}, set(absent), []
+    for tower in registry.find_towers(model):
+        path = names.get(id(tower.context_source), "")
+        keys = [key for key in model.state_dict() if path and key.startswith(f"{path}.")]
+        if tower.spec.context == ATTENTION_POOL and keys and parts.issuperset(keys):
+            owner, _, name = path.rpartition(".")
+            setattr(model.get_submodule(owner), name, nn.Identity())
+            logger.warning("no weights for the pool %r of the %s: its context is another now", path, tower.spec)
+            pools.append(path)
+    return pools
 
 
 def _without(model: nn.Module, parts: Sequence[str], refusal: str) -> list[list[Tensor]]:

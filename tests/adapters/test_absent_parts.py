@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from spaceclip_adapters.absent_parts import drop_absent
 from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
 from torch import Tensor, nn
 
@@ -123,6 +124,18 @@ def test_siglip_without_its_head_has_the_mean_patch_for_context(as_file: bool, t
         normed = host(pixel_values=torch.zeros(1, 3, 32, 32)).last_hidden_state
     assert features.context is not None
     assert torch.allclose(features.context, normed.mean(dim=1), atol=1e-6)
+
+
+def test_a_pool_that_its_library_cannot_leave_out_is_taken_out() -> None:
+    """As with transformers before 4.49, whose SigLIP always has a head."""
+    host = siglip().eval()
+    missing = [name for name in host.state_dict() if "head." in name]
+    before = states_of(host)
+    parts = drop_absent(host, missing, source="here")
+    assert [part.rpartition(".")[2] for part in parts] == ["head"]
+    assert choose_tower(host).spec.context == MEAN
+    assert all(map(torch.equal, before, states_of(host)))
+    assert not any("head." in name for name in host.state_dict())
 
 
 @pytest.mark.parametrize(
