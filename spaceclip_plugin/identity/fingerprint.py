@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.fields import choice, shown
-from spaceclip_plugin.identity.part_reader import BIASES, KINDS, MATRICES
+from spaceclip_plugin.identity.part_reader import BIASES, KINDS, MATRICES, SCALES
 from spaceclip_plugin.identity.tower_reading import CONTEXT, INPUT, MOST_SHAPES, Part
 from spaceclip_plugin.identity.weight_sketch import Sketch, decoded, encoded
 
@@ -118,9 +118,9 @@ def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[Part
         theirs = known.get(part.name)
         if theirs is None or not part.sketches:
             continue
-        floor = {}
-        if MATRICES in theirs and MATRICES in part.sketches:
-            floor[BIASES] = _LEAST_BIAS * max(theirs[MATRICES].norm, part.sketches[MATRICES].norm)
+        vectors = {key: value for key, value in theirs.items() if key in (SCALES, BIASES)}
+        beside = [value.norm for key, value in theirs.items() if key not in vectors]
+        floor = {BIASES: _LEAST_BIAS * max(beside, default=0.0)}
         by_kind = {
             kind: part.sketches[kind].distance(sketch, least_norm=floor.get(kind, 0.0))
             for kind, sketch in theirs.items()
