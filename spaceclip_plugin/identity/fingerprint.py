@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.identity.part_reader import BIASES, KINDS, MATRICES
+from spaceclip_plugin.head.fields import choice, shown
+from spaceclip_plugin.identity.part_reader import BIASES, KINDS, MATRICES, SCALES
 from spaceclip_plugin.identity.tower_reading import CONTEXT, INPUT, MOST_SHAPES, Part
 from spaceclip_plugin.identity.weight_sketch import Sketch, decoded, encoded
 
+MIXED, ADAPTED = "mixed", "adapted"
+PRECISIONS = ("float64", "float32", "bfloat16", "float16", MIXED, ADAPTED)
 MOST_BLOCKS = 256
 """A config has no room for more; such a tower gets no fingerprint."""
 
@@ -29,6 +31,7 @@ class TowerFingerprint:
         input: of what comes before the blocks, "KIND SKETCH" each: a shape of matrices, "scales" or "biases".
         blocks: of every block from the first to the last that the head needs: matrices, scales and biases in one line.
         context: of what gives the context, likewise; None where the head reads none or the last block gives it.
+        precision: dtype of the matrices; `MIXED` where there were several, `ADAPTED` where adapters had an effect.
 
     Raises:
         ConfigError: a line that is none, or too many.
@@ -37,6 +40,7 @@ class TowerFingerprint:
     input: tuple[str, ...]
     blocks: tuple[str, ...]
     context: str | None = None
+    precision: str = MIXED
 
     def __post_init__(self) -> None:
         for name, most in (("input", MOST_SHAPES), ("blocks", MOST_BLOCKS)):
@@ -47,6 +51,7 @@ class TowerFingerprint:
         keys = [line.partition(" ")[0] for line in self.input]
         if len(set(keys)) != len(keys) or not all(_KEY.fullmatch(key) for key in keys):
             raise ConfigError(f"tower_fingerprint.input must name each kind of weight once, got {shown(keys)}")
+        choice("tower_fingerprint.precision", self.precision, PRECISIONS)
         self.sketches()
 
     @classmethod
@@ -62,6 +67,7 @@ class TowerFingerprint:
             tuple(f"{key} {encoded(sketch)}" for key, sketch in first.sketches.items()),
             tuple(_line(part) for part in by_name.values()),
             None if context is None else _line(context),
+            precision_of(parts),
         )
 
     def sketches(self) -> dict[str, dict[str, Sketch]]:
@@ -93,6 +99,14 @@ class PartDistance:
     added: int = 0
 
 
+def precision_of(parts: Sequence[Part]) -> str:
+    """One of `PRECISIONS`."""
+    if any(part.is_adapted for part in parts):
+        return ADAPTED
+    dtypes = {dtype for part in parts for dtype in part.dtypes}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= set(PRECISIONS) else MIXED
+
+
 def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[PartDistance]:
     """Of every part that both sides have; shapes of the input that only one has are left out.
 
@@ -104,9 +118,9 @@ def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[Part
         theirs = known.get(part.name)
         if theirs is None or not part.sketches:
             continue
-        floor = {}
-        if MATRICES in theirs and MATRICES in part.sketches:
-            floor[BIASES] = _LEAST_BIAS * max(theirs[MATRICES].norm, part.sketches[MATRICES].norm)
+        vectors = {key: value for key, value in theirs.items() if key in (SCALES, BIASES)}
+        beside = [value.norm for key, value in theirs.items() if key not in vectors]
+        floor = {BIASES: _LEAST_BIAS * max(beside, default=0.0)}
         by_kind = {
             kind: part.sketches[kind].distance(sketch, least_norm=floor.get(kind, 0.0))
             for kind, sketch in theirs.items()

@@ -50,6 +50,7 @@ class PartReader:
     Attributes:
         additions: to its layers, whether they have an effect or not.
         trouble: why a weight could not be read, the first time; None where all were.
+        dtypes: of the matrices.
     """
 
     def __init__(self, width: int, *, sketching: bool = True, plain: bool = False) -> None:
@@ -62,6 +63,7 @@ class PartReader:
         """
         self.additions: list[Addition] = []
         self.trouble: str | None = None
+        self.dtypes: set[str] = set()
         self._width = width
         self._sketching = sketching
         self._plain = plain
@@ -146,6 +148,7 @@ class PartReader:
             return
         if flat.ndim == 2:
             self._sides |= set(flat.shape)
+            self.dtypes.add(str(weight.dtype).removeprefix("torch."))
         if self._sketching:
             self._maker(name, tuple(flat.shape), by_shape).add(flat)
 
@@ -239,7 +242,8 @@ class PartReader:
         bias = layer.bias()
         if is_linear(layer.plain):
             self._sides |= set(flat.shape)
-            self._maker("weight", tuple(flat.shape), by_shape).add_products(layer.products, flat)
+            self.dtypes.add(str(weight.dtype).removeprefix("torch."))
+            self._maker("weight", tuple(flat.shape), by_shape).add(layer.matrix())
         else:
             self._maker("weight", tuple(weight.shape), by_shape).add(layer.scale())
         if readable(layer.base, "bias") is not None or bias.any():

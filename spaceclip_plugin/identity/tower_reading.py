@@ -21,6 +21,8 @@ from spaceclip_plugin.tower import Tower
 
 INPUT, CONTEXT = "input", "context"
 MOST_SHAPES = 32
+MOST_EFFECT = 0.001
+"""Relative change of a layer's answers up to which what was added to it counts as nothing."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,19 @@ class Part:
         sketches: by kind of weight, or by shape (of the input's matrices); empty where it could not be read.
         additions: what was added to its layers.
         trouble: why it could not be read, for the inside of a sentence; None where it was.
+        dtypes: of its matrices.
     """
 
     name: str
     sketches: dict[str, Sketch]
     additions: tuple[Addition, ...] = ()
     trouble: str | None = None
+    dtypes: frozenset[str] = frozenset()
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether what was added to its layers has an effect, or may have."""
+        return any(addition.effect is None or addition.effect > MOST_EFFECT for addition in self.additions)
 
 
 def read_tower(tower: Tower, *, blocks: int, context: bool, sketching: bool = True, plain: bool = False) -> list[Part]:
@@ -88,7 +97,7 @@ def _part(
         return Part(name, {}, additions, reader.trouble if sketching else None)
     keys = reader.keys[:MOST_SHAPES] if by_shape else KINDS
     try:
-        return Part(name, {key: reader.sketch(key) for key in keys}, additions)
+        return Part(name, {key: reader.sketch(key) for key in keys}, additions, None, frozenset(reader.dtypes))
     except UnreadableError as error:
         return Part(name, {}, additions, str(error))
 

@@ -17,7 +17,6 @@ import functools
 import hashlib
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,15 +28,11 @@ from spaceclip_plugin.errors import ConfigError
 SIDE = 4
 PROJECTIONS = SIDE * SIDE
 
-_STEP = 1 / 2048
-"""Sketches are kept as multiples of this part of the weights' norm."""
 _LARGEST = 32767
-_PACKED = struct.Struct(f"<If{PROJECTIONS}h")
+_PACKED = struct.Struct(f"<Iff{PROJECTIONS}h")
 PACKED_BYTES = _PACKED.size
 _CHUNK = 1 << 18
 _LARGEST_NORM = 1e9
-
-Product = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,11 +42,13 @@ class Sketch:
     Attributes:
         count: how many weights there are.
         norm: root of the sum of their squares.
-        projections: `PROJECTIONS` signed sums, in units of `norm / 2048`.
+        step: unit of the projections.
+        projections: `PROJECTIONS` signed sums in this unit, the largest of them 32767 or -32767.
     """
 
     count: int
     norm: float
+    step: float
     projections: tuple[int, ...]
 
     def distance(self, other: Sketch, *, least_norm: float = 0.0) -> float:
@@ -62,13 +59,13 @@ class Sketch:
             least_norm: what the distance is relative to where both are shorter.
         """
         pairs = zip(self.projections, other.projections, strict=True)
-        square = sum((a * self.norm - b * other.norm) ** 2 for a, b in pairs) / PROJECTIONS
+        square = sum((a * self.step - b * other.step) ** 2 for a, b in pairs) / PROJECTIONS
         longer = max(self.norm, other.norm, least_norm)
-        return 0.0 if longer == 0 else math.sqrt(square) * _STEP / longer
+        return 0.0 if longer == 0 else math.sqrt(square) / longer
 
     def packed(self) -> bytes:
         """`PACKED_BYTES` bytes; `unpacked` gives an equal sketch back."""
-        return _PACKED.pack(self.count, self.norm, *self.projections)
+        return _PACKED.pack(self.count, self.norm, self.step, *self.projections)
 
     @classmethod
     def unpacked(cls, raw: bytes) -> Sketch:
@@ -79,10 +76,10 @@ class Sketch:
         """
         if len(raw) != PACKED_BYTES:
             raise ConfigError(f"a sketch of weights has {PACKED_BYTES} bytes, got {len(raw)}")
-        count, norm, *projections = _PACKED.unpack(raw)
-        if not 0 <= norm <= _LARGEST_NORM or (count == 0 and norm > 0):
+        count, norm, step, *projections = _PACKED.unpack(raw)
+        if not 0 <= norm <= _LARGEST_NORM or not 0 <= step <= _LARGEST_NORM or (count == 0 and norm > 0):
             raise ConfigError(f"a sketch of weights has a norm from 0 to {_LARGEST_NORM:g}, got {norm} of {count}")
-        return cls(count, norm, tuple(projections))
+        return cls(count, norm, step, tuple(projections))
 
 
 class SketchMaker:
@@ -112,18 +109,6 @@ class SketchMaker:
             self._add_products(chunk @ columns.T, first)
         self._count += counted * weight.numel()
 
-    def add_products(self, product: Product, like: Tensor) -> None:
-        """Add a matrix of which only products are known.
-
-        Args:
-            product: vectors (n, columns) to their products with the matrix, (n, rows).
-            like: a matrix of the same shape and about the same norm, of the product's device.
-        """
-        columns = _signs(SIDE, self._width, like.shape[1], "columns", like.device)
-        self._add_products(_wide(product(columns)).T, 0)
-        self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
-        self._count += like.numel()
-
     @property
     def sketch(self) -> Sketch:
         """Of all that was added.
@@ -134,9 +119,9 @@ class SketchMaker:
         norm = math.sqrt(self._square) if self._square >= 0 else math.nan
         if not norm <= _LARGEST_NORM or not np.isfinite(self._sums).all():
             raise ValueError("holds NaN, infinity or numbers beyond any use")
-        norm = struct.unpack("<f", struct.pack("<f", norm))[0]
-        units = np.zeros(PROJECTIONS) if norm == 0 else np.rint(self._sums / (norm * _STEP))
-        return Sketch(self._count, norm, tuple(int(unit) for unit in units.clip(-_LARGEST, _LARGEST)))
+        norm, step = struct.unpack("<ff", struct.pack("<ff", norm, np.abs(self._sums).max() / _LARGEST))
+        units = np.zeros(PROJECTIONS) if step == 0 else np.rint(self._sums / step).clip(-_LARGEST, _LARGEST)
+        return Sketch(self._count, norm, step, tuple(int(unit) for unit in units))
 
     def _add_products(self, products: Tensor, first_row: int) -> None:
         """Add aᵢᵀ P of the products P (rows, SIDE) with the columns' signs."""
@@ -171,8 +156,8 @@ def decoded(name: str, text: object, count: int) -> tuple[Sketch, ...]:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """In float64, on the weight's own device where that has float64."""
-    weight = weight.detach()
+    """Rounded to bfloat16, in float64, on the weight's own device where that has float64."""
+    weight = weight.detach().to(torch.bfloat16)
     return weight.to("cpu" if weight.device.type == "mps" else weight.device, torch.float64)
 
 

@@ -8,14 +8,14 @@ import logging
 
 import pytest
 import torch
-from clip_world import SMALL, clip_host, hook_count
+from clip_world import SMALL, clip_host, hook_count, images
 from llava_world import llava_host
 from torch import nn
 from trained_heads import matched, moved, trained_on
 
 from spaceclip_plugin import attach_depth_head, registry
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError
-from spaceclip_plugin.identity.tower_match import MOST_DISTANCE, OTHER, SAME, UNKNOWN
+from spaceclip_plugin.identity.tower_match import MOST_DISTANCE, MOST_ROUNDED, OTHER, SAME, UNKNOWN
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -37,7 +37,7 @@ class TestTheSame:
         match = matched(clip_host().to(dtype), trained_on(clip_host()))
         assert match.verdict == SAME
         assert match.distance is not None
-        assert match.distance < MOST_DISTANCE / 1.5
+        assert match.distance < MOST_ROUNDED / 1.5 if dtype == torch.float16 else match.distance == 0.0
 
     @pytest.mark.parametrize("ours", [torch.bfloat16, torch.float16])
     def test_trained_in_half_precision(self, ours: torch.dtype) -> None:
@@ -98,10 +98,22 @@ class TestAnother:
         matrices = [part.distance for part in match.distances if part.kind == "matrices"]
         assert all(by / 2 < distance < 2 * by for distance in matrices)
 
-    def test_less_than_a_cast_is_the_same(self) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_far_less_than_a_cast_moves_is_noticed(self, dtype: torch.dtype) -> None:
+        """A few steps of an optimizer move weights by less than rounding does, and activations by far more."""
         host, head = clip_host(), trained_on(clip_host())
-        moved(host, 0.001)
-        assert matched(host, head).verdict == SAME
+        moved(host, 0.0003)
+        assert matched(host.to(dtype), head).verdict == OTHER
+
+    def test_one_step_of_an_optimizer_is_noticed(self) -> None:
+        host, head = clip_host(), trained_on(clip_host())
+        optimizer = torch.optim.AdamW(host.parameters(), lr=1e-5)
+        host(images(1)).last_hidden_state.square().mean().backward()
+        optimizer.step()
+        match = matched(host, head)
+        assert match.verdict == OTHER
+        assert match.distance is not None
+        assert MOST_DISTANCE < match.distance < 0.02
 
     def test_of_another_seed(self) -> None:
         host = clip_host()

@@ -15,7 +15,24 @@ from spaceclip_plugin.identity.weight_sketch import PACKED_BYTES, Sketch, Sketch
 
 WIDTH = 48
 NORM = 570.999
-PROJECTIONS = (1327, -1327, -1169, -36, 301, 1277, 337, -136, 581, -1098, -875, 50, -1026, 1844, 696, -567)
+PROJECTIONS = (
+    23587,
+    -23587,
+    -20782,
+    -637,
+    5355,
+    22695,
+    5992,
+    -2422,
+    10327,
+    -19507,
+    -15555,
+    892,
+    -18232,
+    32767,
+    12367,
+    -10072,
+)
 
 
 def sketch(*weights: Tensor, width: int = WIDTH) -> Sketch:
@@ -30,12 +47,17 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 class TestDistance:
-    @pytest.mark.parametrize("moved", [0.001, 0.01, 0.1])
+    @pytest.mark.parametrize("moved", [0.01, 0.1])
     @pytest.mark.parametrize("seed", range(5))
     def test_it_is_about_the_true_one(self, moved: float, seed: int) -> None:
         weight, step = random(WIDTH * 4, WIDTH, seed=seed), random(WIDTH * 4, WIDTH, seed=100 + seed)
         changed = weight + moved * step * weight.norm() / step.norm()
         assert sketch(weight).distance(sketch(changed)) == pytest.approx(moved, rel=0.6)
+
+    @pytest.mark.parametrize("moved", [1e-5, 1e-4, 1e-3])
+    def test_less_than_a_step_of_bfloat16_shows_more_not_less(self, moved: float) -> None:
+        weight, step = random(WIDTH * 4, WIDTH), random(WIDTH * 4, WIDTH, seed=100)
+        assert sketch(weight).distance(sketch(weight + moved * step)) > moved
 
     def test_a_change_of_one_row_shows_in_full(self) -> None:
         weight = random(WIDTH, WIDTH)
@@ -77,11 +99,6 @@ class TestArrangement:
         assert sketch(weight).distance(sketch(weight.flip(0))) > 0.5
         assert sketch(weight).distance(sketch(weight.T)) > 0.5
 
-    def test_products_say_what_the_matrix_says(self) -> None:
-        weight, maker = random(2 * WIDTH, WIDTH).double(), SketchMaker(WIDTH)
-        maker.add_products(lambda vectors: vectors @ weight.T, weight)
-        assert maker.sketch == sketch(weight)
-
 
 @pytest.fixture
 def _threads() -> Iterator[None]:
@@ -107,10 +124,14 @@ def test_the_numbers_are_the_same_for_ever() -> None:
     assert found.projections == PROJECTIONS
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.003), (torch.float16, 0.0005)])
-def test_casts_move_it_little(dtype: torch.dtype, most: float) -> None:
+def test_a_cast_to_bfloat16_changes_nothing() -> None:
     weight = random(4 * WIDTH, WIDTH)
-    assert 0 < sketch(weight).distance(sketch(weight.to(dtype))) < most
+    assert sketch(weight.bfloat16()) == sketch(weight) == sketch(weight.double())
+
+
+def test_a_cast_to_float16_moves_it_little() -> None:
+    weight = random(4 * WIDTH, WIDTH)
+    assert 0 < sketch(weight).distance(sketch(weight.half())) < 0.003
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
@@ -126,7 +147,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         "text",
-        [None, 3, "", "x", "A" * 53, "=" * 54, "A" * 51 + "\n\n\n", "A" * 50 + "é" * 4, "A" * 200, ["A"]],
+        [None, 3, "", "x", "A" * 59, "=" * 60, "A" * 57 + "\n\n\n", "A" * 56 + "é" * 4, "A" * 200, ["A"]],
     )
     def test_what_is_none(self, text: object) -> None:
         with pytest.raises(ConfigError, match="it must be base64"):

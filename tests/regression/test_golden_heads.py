@@ -23,12 +23,12 @@ FILES = {
     "format-1/tap-mixer/config.json": "093233b2813343222c99fe25ea3d695d99ea5934082b0e52e8321132f1ad5563",
     "format-1/tap-mixer/golden.safetensors": "b1966c07d8d1e5b9e0ee4cb5b8426f28387f3150054c1f5f94993deb298e3ad8",
     "format-1/tap-mixer/model.safetensors": "0896a21ba87d0b729e94cd3ef905df48cbfba422e9cecb87b1684eae8c1e273e",
-    "format-2/space-clip/config.json": "264927e9bf846dabb04c96ca6f8156361f0620e7209df546e03d8fb29ef02191",
+    "format-2/space-clip/config.json": "9d45c8d55921cbfd1b36671f41abe156b20dce8b736cb4cf37564f1a9cd1780d",
     "format-2/space-clip/golden.safetensors": "f218c76e01e0177f51707a05a81a7ec1f9e901b0efca8a6b8357efb28304e32d",
-    "format-2/space-clip/model.safetensors": "1405b0401b86e47593f85b3add5f72b4bdf7a2d2ed8c98657c6ad502ac1d3ca7",
-    "format-2/tap-mixer/config.json": "76be4e66456773ff56536c9434ed04fe8dd1c66c5a35c933434ce1abb865ef07",
+    "format-2/space-clip/model.safetensors": "7bf3967df18c508be6e13e1dd995f10ec71573e066c2964edd7fa57febb4c621",
+    "format-2/tap-mixer/config.json": "e0855271dd408381042c7bbf905a2aba6101589c6d10bb59616f1ae66fefca38",
     "format-2/tap-mixer/golden.safetensors": "a2d2f765a115b882d8fe7c5fc453ca6cf612d54efafe3531a6ed78a7d8fb54c9",
-    "format-2/tap-mixer/model.safetensors": "21f110c3ce2142058500a0ca7841929386da7eb280ba2b201b5678e1a98b716f",
+    "format-2/tap-mixer/model.safetensors": "cd3e29a0322f20a9b073ad0537ecbb326d4ac59d2112ac7245876ed71c48dede",
 }
 """SHA-256 of every file: a golden file that is made anew is not golden."""
 
