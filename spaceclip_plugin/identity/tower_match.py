@@ -38,7 +38,7 @@ SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 MOST_DISTANCE = 0.0002
 """Relative distance of a part's weights up to which it counts as the same."""
 MOST_ROUNDED = 0.003
-"""The same where two roundings lie between, or an adapter's sums are compared with merged ones."""
+"""The same where two roundings lie between, or weights in effect, which are not rounded, are compared with others."""
 
 _EXACT = frozenset({"float64", "float32", "bfloat16"})
 
