@@ -23,8 +23,6 @@ THIN = 4
 """A matrix is thin where its shorter side is at most this part of the tower's width: those of LoRA are, and no
 layer's own."""
 
-_AT_ONCE = 512
-
 Holders = tuple[tuple[str, nn.Module], ...]
 """A module with those around it, outermost first, each with its name inside the one before."""
 
@@ -91,20 +89,8 @@ class AdaptedLayer:
             changes: list[Tensor] = [told(name).detach() for name in names]
         return torch.stack(changes).sum(dim=0) if changes else torch.zeros(1, 1)
 
-    def matrix(self) -> Tensor:
-        """The matrix in effect, (rows, columns) in float64; raises as `effect` does.
-
-        Asked column by column with vectors so long that the bias beside them costs no digits in half precision.
-        """
-        columns, length = _columns(self.plain), 256.0
-        found = []
-        for first in range(0, columns, _AT_ONCE):
-            unit = torch.eye(columns)[first : first + _AT_ONCE]
-            found.append(self._products(length * unit) / length)
-        return torch.cat(found).T
-
-    def _products(self, vectors: Tensor) -> Tensor:
-        """Vectors (n, columns) times the matrix in effect, (n, rows)."""
+    def products(self, vectors: Tensor) -> Tensor:
+        """Vectors (n, columns) times the matrix in effect, (n, rows) in float64; raises as `effect` does."""
         answers = self._answer(torch.cat([vectors, torch.zeros_like(vectors[:1])]))
         return answers[:-1] - answers[-1:]
 
@@ -115,7 +101,7 @@ class AdaptedLayer:
     def scale(self) -> Tensor:
         """The scale in effect of a norm, (channels,); raises as `effect` does."""
         signs = 1.0 - 2.0 * (torch.arange(_columns(self.plain)) % 2)  # mean 0 and variance 1: a norm leaves it be
-        return self._products(signs[None])[0] * signs.to(self._weight.device, torch.float64)
+        return self.products(signs[None])[0] * signs.to(self._weight.device, torch.float64)
 
     @property
     def _weight(self) -> Tensor:

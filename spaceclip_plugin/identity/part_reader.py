@@ -28,6 +28,9 @@ from spaceclip_plugin.identity.weight_sketch import Sketch, SketchMaker
 
 MATRICES, SCALES, BIASES = KINDS = ("matrices", "scales", "biases")
 
+MOST_EFFECT = 0.001
+"""Relative change of a layer's answers up to which what was added to it counts as nothing."""
+
 
 @dataclass(frozen=True)
 class Addition:
@@ -206,7 +209,7 @@ class PartReader:
                 return
             effect = layer.effect()
             self.additions.append(Addition(layer.kind, effect))
-            if effect > 0 and self._sketching and not self._plain:
+            if effect > MOST_EFFECT and self._sketching and not self._plain:
                 self._in_effect(layer, by_shape)
             else:
                 self._own(layer, by_shape)
@@ -223,7 +226,7 @@ class PartReader:
             raise ValueError(f"a change of shape {tuple(change.shape)}")
         self.additions.append(Addition(layer.kind, effect))
         self._own(layer, by_shape)
-        if effect > 0 and self._sketching and not self._plain:
+        if effect > MOST_EFFECT and self._sketching and not self._plain:
             self._maker("weight", (len(change), change.shape[1]), by_shape).add(change, counted=False)
 
     def _own(self, layer: AdaptedLayer, by_shape: bool) -> None:
@@ -243,7 +246,7 @@ class PartReader:
         if is_linear(layer.plain):
             self._sides |= set(flat.shape)
             self.dtypes.add(str(weight.dtype).removeprefix("torch."))
-            self._maker("weight", tuple(flat.shape), by_shape).add(layer.matrix())
+            self._maker("weight", tuple(flat.shape), by_shape).add_products(layer.products, flat)
         else:
             self._maker("weight", tuple(weight.shape), by_shape).add(layer.scale())
         if readable(layer.base, "bias") is not None or bias.any():

@@ -38,7 +38,9 @@ SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 MOST_DISTANCE = 0.0002
 """Relative distance of a part's weights up to which it counts as the same."""
 MOST_ROUNDED = 0.003
-"""The same where two roundings lie between, or an adapter's sums are compared with merged ones."""
+"""The same where two roundings lie between."""
+MOST_IN_EFFECT = 0.006
+"""The same where one side has adapters in effect: what layers answer in half precision is not what is merged."""
 
 _EXACT = frozenset({"float64", "float32", "bfloat16"})
 
@@ -196,7 +198,9 @@ def _farther_by_additions(
 
 def _most(theirs: str, ours: str) -> float:
     """How far the same weights may be apart, by their precisions."""
-    exact = {theirs, ours} <= _EXACT or (theirs == ours and theirs not in (MIXED, ADAPTED))
+    if ADAPTED in (theirs, ours):
+        return MOST_IN_EFFECT
+    exact = {theirs, ours} <= _EXACT or (theirs == ours and theirs != MIXED)
     return MOST_DISTANCE if exact else MOST_ROUNDED
 
 

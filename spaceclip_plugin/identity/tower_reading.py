@@ -14,15 +14,13 @@ from itertools import pairwise
 from torch import nn
 
 from spaceclip_plugin.identity.adapted_layers import Holders, is_norm
-from spaceclip_plugin.identity.part_reader import KINDS, Addition, PartReader, own_weights
+from spaceclip_plugin.identity.part_reader import KINDS, MOST_EFFECT, Addition, PartReader, own_weights
 from spaceclip_plugin.identity.resting_weights import UnreadableError
 from spaceclip_plugin.identity.weight_sketch import Sketch
 from spaceclip_plugin.tower import Tower
 
 INPUT, CONTEXT = "input", "context"
 MOST_SHAPES = 32
-MOST_EFFECT = 0.001
-"""Relative change of a layer's answers up to which what was added to it counts as nothing."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +109,18 @@ class SketchMaker:
             columns = _signs(SIDE, self._width, weight.shape[1], "columns", chunk.device)
             self._add_products(chunk @ columns.T, first)
         self._count += counted * weight.numel()
+
+    def add_products(self, product: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        """Add a matrix of which only products are known; it is not rounded.
+
+        Args:
+            product: vectors (n, columns) to their products with the matrix, (n, rows), in float64.
+            like: a matrix of the same shape and about the same norm, on the product's device.
+        """
+        columns = _signs(SIDE, self._width, like.shape[1], "columns", like.device)
+        self._add_products(product(columns).T, 0)
+        self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
+        self._count += like.numel()
 
     @property
     def sketch(self) -> Sketch:
