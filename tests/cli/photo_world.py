@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_policy
+import users_policy
 from PIL import Image
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -20,7 +20,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained head of the tiny host."""
-    with attach_depth_head(tiny_policy.build()) as depth:
+    with attach_depth_head(users_policy.build()) as depth:
         return DepthHead.for_tower(depth.tower).save_pretrained(tmp_path_factory.mktemp("head"))
 
 
@@ -31,7 +31,7 @@ def predict(head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*argv: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        command = ["predict", "--host", "python:tiny_policy:build", "--head", str(head)]
+        command = ["predict", "--host", "python:users_policy:build", "--head", str(head)]
         code = main([*command, *(str(word) for word in argv)])
         return code, *capsys.readouterr()
 
@@ -41,7 +41,7 @@ def predict(head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails a test that gets as far as loading the host."""
-    monkeypatch.setattr(tiny_policy, "build", lambda: pytest.fail("the host was loaded"))
+    monkeypatch.setattr(users_policy, "build", lambda: pytest.fail("the host was loaded"))
 
 
 def photo(path: Path, hw: tuple[int, int], *, orientation: int | None = None) -> Path:

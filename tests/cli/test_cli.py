@@ -16,7 +16,7 @@ from spaceclip_plugin import DepthHead, __version__
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.data.tabletop import TabletopScenes
 
-HOST = ["--host", "python:tiny_policy:build"]
+HOST = ["--host", "python:users_policy:build"]
 WHOLE_IMAGE = ["--protocol", "spaceclip-nyu"]
 METRICS = {"abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3"}
 Run = Callable[..., tuple[int, str, str]]
@@ -75,7 +75,7 @@ class TestTrain:
         assert len((trained / "metrics.jsonl").read_text().splitlines()) == 2
         head = DepthHead.from_pretrained(trained / "head")
         assert head.trained
-        assert head.config.base_model == "python:tiny_policy:build"
+        assert head.config.base_model == "python:users_policy:build"
         assert "list_0.txt" in head.config.trained_on
 
     def test_json_is_one_object_on_standard_output(self, run: Run, lists: tuple[Path, Path], tmp_path: Path) -> None:
@@ -287,10 +287,10 @@ class TestUsage:
             ("tim:deit", "did you mean 'timm'"),
             ("timm:", "unknown host"),
             ("timm:deit_tinny_patch16_224", "deit_tiny_patch16_224"),
-            ("python:tiny_policy", "python:MODULE:FUNCTION"),
-            ("python:tiny_policy:absent", "absent"),
+            ("python:users_policy", "python:MODULE:FUNCTION"),
+            ("python:users_policy:absent", "absent"),
             ("python:no_such_module:build", "no_such_module"),
-            ("python:tiny_policy:not_a_module", "returned a str"),
+            ("python:users_policy:not_a_module", "returned a str"),
         ],
     )
     def test_hosts_that_are_none(

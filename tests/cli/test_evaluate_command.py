@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_policy
 import torch
+import users_policy
 from PIL import Image
 
 from spaceclip_plugin import DepthHead
@@ -42,8 +42,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     (folder / "list.txt").write_text("".join(lines))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        DepthHead.for_tower(tiny_policy.build()).save_pretrained(folder / "head")
-    argv = ["eval", "--host", "python:tiny_policy:build", "--head", folder / "head", "--data", folder / "list.txt"]
+        DepthHead.for_tower(users_policy.build()).save_pretrained(folder / "head")
+    argv = ["eval", "--host", "python:users_policy:build", "--head", folder / "head", "--data", folder / "list.txt"]
     return [*argv, "--protocol", "whole-image"]
 
 
@@ -128,7 +128,7 @@ def test_depth_in_another_unit_is_refused_before_the_host_is_loaded(
         Image.fromarray((depth / 10_000 * 255).astype(np.uint16)).save(tmp_path / f"{i}_eight_bits.png")
         lines.append(f"{data}/rgb/{i}.png {tmp_path}/{i}_eight_bits.png\n")
     (tmp_path / "list.txt").write_text("".join(lines))
-    argv = ["--data", tmp_path / "list.txt", "--protocol", "spaceclip-nyu", "--host", "python:tiny_policy:absent"]
+    argv = ["--data", tmp_path / "list.txt", "--protocol", "spaceclip-nyu", "--host", "python:users_policy:absent"]
     code, out, err = run(*argv, "--out", tmp_path / "out")
     assert (code, out) == (1, "")
     assert "the median depth of 5 samples from 'list.txt:1" in err
@@ -165,7 +165,7 @@ def test_a_second_evaluation_replaces_the_first(run: Run, tmp_path: Path) -> Non
 
 def test_a_folder_of_something_else_is_refused_before_the_host_is_loaded(run: Run, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    code, out, err = run("--out", tmp_path, "--host", "python:tiny_policy:absent")
+    code, out, err = run("--out", tmp_path, "--host", "python:users_policy:absent")
     assert (code, out) == (1, "")
     assert "holds 'thesis.tex', which is not from an earlier evaluation" in err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

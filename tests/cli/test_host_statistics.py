@@ -32,7 +32,7 @@ class TestStatistics:
         [
             ("timm:vit_tiny_patch16_224", ("--host-weights", "random")),
             ("open_clip:ViT-S-32-alt", ("--host-weights", "random")),
-            ("python:tiny_policy:build", ()),
+            ("python:users_policy:build", ()),
         ],
     )
     def test_every_kind_of_host_takes_them(self, host: str, more: tuple[str, ...]) -> None:
@@ -40,7 +40,7 @@ class TestStatistics:
         assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
 
     def test_heads_and_pixels_are_made_for_them(self) -> None:
-        config = RunConfig(host="python:tiny_policy:build", image_mean=self.MEAN, image_std=self.STD)
+        config = RunConfig(host="python:users_policy:build", image_mean=self.MEAN, image_std=self.STD)
         host = arguments.open_host(str(config.host), statistics=config.statistics)
         head = train._fresh_head(config, host)
         assert (head.config.image_mean, head.config.image_std) == (self.MEAN, self.STD)
@@ -49,14 +49,14 @@ class TestStatistics:
         assert pixels[0, :, 0, 0].tolist() == pytest.approx([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6])
 
     def test_an_adapter_that_does_not_look_is_overruled(self) -> None:
-        host = arguments.host_from(self.read("python:tiny_policy:build", *self.FLAGS))
+        host = arguments.host_from(self.read("python:users_policy:build", *self.FLAGS))
         spec = choose_tower(host, adapter=Blind()).spec
         assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
 
     @pytest.mark.parametrize("argv", [FLAGS[:2], FLAGS[2:]])
     def test_one_without_the_other_is_refused(self, argv: tuple[str, ...]) -> None:
         with pytest.raises(ConfigError, match=r"image_(mean|std) is given without image_(mean|std)"):
-            arguments.host_from(self.read("python:tiny_policy:build", *argv))
+            arguments.host_from(self.read("python:users_policy:build", *argv))
 
     @pytest.mark.parametrize("text", ["0.5", "0.5,0.5", "a,b,c", "0.5;0.5;0.5", ""])
     def test_what_is_no_colour_is_refused(self, text: str) -> None:
@@ -66,7 +66,7 @@ class TestStatistics:
     @pytest.mark.parametrize("std", ["0,0.5,0.5", "nan,1,1", "-1,1,1"])
     def test_deviations_that_cannot_be(self, std: str) -> None:
         with pytest.raises(ConfigError, match="image_std must be three finite positive numbers"):
-            arguments.host_from(self.read("python:tiny_policy:build", "--image-mean", "0,0,0", f"--image-std={std}"))
+            arguments.host_from(self.read("python:users_policy:build", "--image-mean", "0,0,0", f"--image-std={std}"))
 
 
 class Blind(StructuralAdapter):

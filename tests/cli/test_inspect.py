@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_policy import build
 from torch import nn
+from users_policy import build
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
@@ -18,7 +18,7 @@ from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.identity.tower_match import fingerprint_of
 from spaceclip_plugin.registry import choose_tower
 
-HOST = "python:tiny_policy:build"
+HOST = "python:users_policy:build"
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +44,11 @@ def test_the_tower_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_has_every_tower(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "python:tiny_policy:two_eyes", "--json"]) == 0
+    assert main(["inspect", "python:users_policy:two_eyes", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert [tower["path"] for tower in data["towers"]] == ["left", "right"]
     assert data["towers"][0]["grid_hw"] == [4, 4]
-    assert main(["inspect", "python:tiny_policy:two_eyes", "--tower", "right", "--json"]) == 0
+    assert main(["inspect", "python:users_policy:two_eyes", "--tower", "right", "--json"]) == 0
     assert [tower["path"] for tower in json.loads(capsys.readouterr().out)["towers"]] == ["right"]
 
 
@@ -79,8 +79,8 @@ def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureF
     ("argv", "message"),
     [
         ([HOST, "--tower", "eyes"], r"no vision tower found in VisionTransformer at 'eyes'"),
-        (["python:tiny_policy:two_eyes", "--tower", "rigth"], r"did you mean 'right'"),
-        (["python:tiny_policy:blind"], r"no vision tower found in Linear"),
+        (["python:users_policy:two_eyes", "--tower", "rigth"], r"did you mean 'right'"),
+        (["python:users_policy:blind"], r"no vision tower found in Linear"),
         ([HOST, "--adapter", "tim-vit"], r"unknown adapter 'tim-vit' \(did you mean 'timm-vit'\?\)"),
         ([HOST, "--head", "nowhere"], r"nowhere"),
     ],
@@ -131,6 +131,6 @@ def test_commands_can_refuse_another_tower(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_known_and_an_unknown_tower_are_both_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "python:tiny_policy:known_and_unknown_eye", "--json"]) == 0
+    assert main(["inspect", "python:users_policy:known_and_unknown_eye", "--json"]) == 0
     towers = json.loads(capsys.readouterr().out)["towers"]
     assert [(tower["path"], tower["adapter"]) for tower in towers] == [("known", "timm-vit"), ("unknown", "structural")]

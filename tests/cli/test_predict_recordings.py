@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-import tiny_policy
+import users_policy
 from PIL import Image
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -26,13 +26,13 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def predict(tmp_path: Path) -> list[str]:
     """A command for two photos, with an untrained head."""
-    with attach_depth_head(tiny_policy.build()) as depth:
+    with attach_depth_head(users_policy.build()) as depth:
         DepthHead.for_tower(depth.tower).save_pretrained(tmp_path / "head")
     random = np.random.default_rng(0)
     photos = [tmp_path / f"{name}.png" for name in ("hall", "stairs")]
     for path in photos:
         Image.fromarray(random.integers(0, 256, (45, 61, 3), dtype=np.uint8)).save(path)
-    head = ["--host", "python:tiny_policy:build", "--head", str(tmp_path / "head")]
+    head = ["--host", "python:users_policy:build", "--head", str(tmp_path / "head")]
     return ["predict", *head, *map(str, photos), "--out", str(tmp_path / "out"), "--json"]
 
 
@@ -78,7 +78,7 @@ def test_a_rerun_file(predict: list[str], tmp_path: Path, capsys: pytest.Capture
 def test_slips_cost_nothing(
     predict: list[str], more: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiny_policy, "build", lambda: pytest.fail("the host was loaded"))
+    monkeypatch.setattr(users_policy, "build", lambda: pytest.fail("the host was loaded"))
     monkeypatch.setitem(sys.modules, "rerun", sys)
     monkeypatch.setitem(sys.modules, "mcap_ros2.writer", timm)
     monkeypatch.setattr(timm, "Writer", None, raising=False)

@@ -57,7 +57,7 @@ def test_a_kill(head: Path, predict: Run, tmp_path: Path) -> None:
         "Image.Image.save = half\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    argv = ["predict", "--host", "python:tiny_policy:build", "--head", str(head), str(tmp_path / "in")]
+    argv = ["predict", "--host", "python:users_policy:build", "--head", str(head), str(tmp_path / "in")]
     argv += ["--out", str(tmp_path / "out")]
     killed = subprocess.run([sys.executable, "-c", script, *argv], cwd=Path(__file__).parent, capture_output=True)
     assert killed.returncode == -signal.SIGKILL

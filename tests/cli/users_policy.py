@@ -1,4 +1,4 @@
-"""A module a user might have: `python:tiny_policy:build` gives the host."""
+"""A module a user might have: `python:users_policy:build` gives the host."""
 
 from __future__ import annotations
 
