@@ -23,8 +23,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
+SPARES = hasattr(dynamo.variables.nn_module, "guard_to_detect_forward_monkeypatching")
 spared = pytest.mark.skipif(
-    not hasattr(dynamo.variables.nn_module, "guard_to_detect_forward_monkeypatching"),
+    not SPARES,
     reason="this torch (before 2.5) notices no change of one module; everything is compiled again",
 )
 
@@ -165,7 +166,7 @@ def test_attaching_again_and_again_gives_depth_every_time(
                 [frame] = depth.read()
                 torch.testing.assert_close(frame.depth_m, expected.depth_m, rtol=1e-4, atol=1e-5)
             call(images(1))
-    assert counted.compilations - before <= 4
+    assert not SPARES or counted.compilations - before <= 4
 
 
 @pytest.mark.parametrize("own", ["a bound method", "a partial", "a function"])
