@@ -143,7 +143,8 @@ class PartReader:
     def _add(self, holders: Holders, name: str, weight: Tensor, by_shape: bool) -> None:
         shape = tuple(side for side in weight.shape if side != 1) or (1,)
         flat = weight.detach().reshape(shape[0], -1) if len(shape) > 1 else weight.detach().reshape(-1)
-        if flat.ndim == 2 and not by_shape and is_thin(shape, self._width):
+        by_channel = getattr(holders[-1][1], "groups", 1) == shape[0]  # DaViT's: thin, and no factor
+        if flat.ndim == 2 and not by_shape and not by_channel and is_thin(shape, self._width):
             bias = holders[-1][1]._parameters.get("bias")
             is_zero = not flat.any() and (bias is None or bias.is_meta or not bias.any())
             place = ".".join(step for step, _ in holders[:-1])

@@ -161,3 +161,21 @@ def test_a_head_for_other_widths_is_refused(host: nn.Module, head: DepthHead) ->
         attach_depth_head(host, other)
     with pytest.raises(ConfigError, match="tap_widths must be a list of 4 values"):
         type(config)(options=config.options, width=64, tap_widths=(8, 16), blocks=6)
+
+
+def test_kernels_by_channel_are_no_adapters(caplog: pytest.LogCaptureFixture) -> None:
+    """From 36 channels on, a 3x3 kernel for each is as thin as a factor of LoRA."""
+    widths, heads = [64, 128, 256, 512], [2, 4, 8, 16]
+    config = transformers.Florence2VisionConfig(
+        embed_dim=widths, num_heads=heads, num_groups=heads, depths=[1, 1, 1, 1], window_size=4
+    )
+    tower = transformers.models.florence2.modeling_florence2.Florence2VisionBackbone(config).eval()
+    with attach_depth_head(tower, DepthHead.for_tower(tower)) as depth:
+        assert depth.tower_match is not None
+        assert depth.tower_match.adapted == ()
+    assert not caplog.records
+    block = tower.blocks[2][0].channel_block
+    block.down, block.up = nn.Linear(256, 4, bias=False), nn.Linear(4, 256, bias=False)
+    with attach_depth_head(tower, DepthHead.for_tower(tower)) as depth:
+        assert depth.tower_match is not None
+        assert depth.tower_match.adapted == (3,)
