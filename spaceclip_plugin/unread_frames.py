@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.head.fields import integer
 from spaceclip_plugin.tower import RawFrame
 
 MAX_UNREAD = 16
@@ -38,9 +39,8 @@ class UnreadBounds:
     held_bytes: int = MAX_UNREAD_BYTES
 
     def __post_init__(self) -> None:
-        for name, bound in (("max_unread", self.frames), ("max_unread_bytes", self.held_bytes)):
-            if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {bound!r}")
+        object.__setattr__(self, "frames", integer("max_unread", self.frames, 1, sys.maxsize))
+        object.__setattr__(self, "held_bytes", integer("max_unread_bytes", self.held_bytes, 1, sys.maxsize))
 
     def kept(self, frames: Sequence[RawFrame]) -> int:
         """How many of these frames may stay, counted from the newest, which is about to run and holds nothing yet.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from clip_world import SMALL, clip_host, head, host, see
@@ -84,3 +85,9 @@ def test_a_storage_behind_several_views_counts_once() -> None:
 def test_a_bound_that_is_none_is_refused_by_name(host: nn.Module, head: DepthHead, name: str, bound: object) -> None:
     with pytest.raises(ConfigError, match=name):
         attach_depth_head(host, head, **{name: bound})
+
+
+def test_bounds_of_any_integer_type_are_taken(host: nn.Module, head: DepthHead) -> None:
+    with attach_depth_head(host, head, max_unread=np.int64(2), max_unread_bytes=torch.tensor(100 * ONE)) as depth:  # type: ignore[arg-type]
+        see(host, 0, 1, 2)
+        assert (depth.unread, depth.dropped) == (2, 1)
