@@ -60,6 +60,8 @@ class ActionsSent:
             HostError: a position is to be held, and none was sent yet.
             ConfigError: `stop_action` is of another length than the actions.
         """
+        if self.stop_action is not None and len(self.stop_action) != chunk.shape[-1]:  # known before there is a stop
+            raise ConfigError(f"stop_action has {len(self.stop_action)} values, the actions have {chunk.shape[-1]}")
         before = self._chunk
         if before is not None and (len(before) != len(chunk) or before.shape[-1] != chunk.shape[-1]):
             before = None  # of other robots
@@ -83,8 +85,6 @@ class ActionsSent:
         if decision.reaction == SLOW and last is not None:
             return last + decision.factor * (row - last)
         if decision.reaction != HOLD and self.stop_action is not None:
-            if len(self.stop_action) != len(row):
-                raise ConfigError(f"stop_action has {len(self.stop_action)} values, the actions have {len(row)}")
             return row.new_tensor(self.stop_action)
         if self.kind == VELOCITY:
             return torch.zeros_like(row)

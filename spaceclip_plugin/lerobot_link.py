@@ -183,13 +183,15 @@ class DepthLink:
             robots: that act in it.
             placed: whether the maps lie over the cameras' images already.
         """
+        if not maps and self.newest and len(self.newest) != robots:
+            raise HostError(f"actions of {robots} robot(s) behind depth of {len(self.newest)}. {_SHAPES}")
         if len(self.newest) != robots:
             self.newest = [NewestDepth() for _ in range(robots)]
         for depth in maps:
             if len(depth) % robots:
                 raise HostError(
                     f"an image call of {len(depth)} image(s) for {robots} robot(s): whose image is whose cannot be "
-                    "told. Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
+                    f"told. {_SHAPES}"
                 )
         lone = [*self.cameras.values()] if sum(map(len, maps)) == robots and len(self.cameras) == 1 else [None]
         for robot, newest in enumerate(self.newest):
@@ -301,4 +303,5 @@ def stacked(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor,
     return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)
 
 
+_SHAPES = "Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
 _GONE = "the policy that these steps were connected to is gone; call connect(policy)"

@@ -19,6 +19,7 @@ from spaceclip_plugin import registry
 from spaceclip_plugin.declared_mappings import PLACEHOLDER, short_name
 from spaceclip_plugin.depth_guard import MAX_AGE, DepthGuard
 from spaceclip_plugin.errors import ConfigError, HostError, SpaceClipError
+from spaceclip_plugin.head import fields
 from spaceclip_plugin.head.depth_head import DepthHead
 
 _logger = logging.getLogger(__name__)
@@ -137,8 +138,10 @@ def _policy_class() -> type[nn.Module] | None:
 
 
 def _count(config: object, name: str, default: int) -> int:
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+    try:
+        return fields.integer(name, getattr(config, name, None), 1, sys.maxsize)
+    except ConfigError:
+        return default
 
 
 def _misfit(policy: nn.Module, head: DepthHead) -> str:

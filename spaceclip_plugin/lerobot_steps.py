@@ -149,7 +149,8 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             link.forget()
             _logger.warning("no depth: %s", error)
             found = {key: [None] * robots for key in images}
-        if not self.fresh and not self._told and link.newest and not any(map(any, found.values())):
+        unnamed = any(image.view is None for newest in link.newest for image in newest.images)
+        if not self.fresh and not self._told and unnamed and not any(map(any, found.values())):
             self._told = True
             _logger.warning(
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"

@@ -171,3 +171,9 @@ class TestDefaults:
         assert record.levelno == logging.WARNING
         assert "max_age=10" in record.getMessage()
         assert "last 39 of them" in record.getMessage()
+
+
+@pytest.mark.parametrize("values", [(), (0.0,), (0.0, 0.0, 0.0)])
+def test_a_stop_of_another_length_is_refused_before_there_is_one(values: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=f"stop_action has {len(values)} values, the actions have 2"):
+        ActionsSent("velocity", values).send(CHUNK, [[PASS] * 4])

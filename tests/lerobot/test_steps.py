@@ -101,6 +101,23 @@ class TestDepthStep:
             act(policy, batch)
         assert sum("cannot be told" in record.message for record in caplog.records) == 1
 
+    @pytest.mark.parametrize("then", ["another size", "more robots", "a new episode"])
+    def test_named_cameras_without_depth_are_not_called_unknown(
+        self, then: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        policy, batch = SMOLVLA.seeded(), SMOLVLA.batch(1)
+        step = DepthProcessorStep(head_for(policy))
+        step.connect(policy)
+        step.observation(images_of(batch))
+        if then == "a new episode":
+            step.reset()
+        act(policy, batch)
+        images = images_of(SMOLVLA.batch(2) if then == "more robots" else batch)
+        if then == "another size":
+            images = {camera: image.transpose(2, 3) for camera, image in images.items()}
+        step.observation(images)
+        assert not [record for record in caplog.records if "cannot be told" in record.message]
+
     @each_of(XVLA, SMOLVLA)
     def test_the_only_camera_needs_no_name(self, tiny: TinyPolicy) -> None:
         policy, batch = tiny.seeded(), tiny.batch(2)

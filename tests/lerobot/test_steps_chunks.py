@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def guarding(policy: Any, settings: DepthGuard = LENIENT, *, actions: str = "vel
     return step
 
 
-def long_chunks(policy: Any, *, steps: int = LONG, **settings: Any) -> Any:
+def long_chunks(policy: Any, *, steps: Any = LONG, **settings: Any) -> Any:
     """The policy, as if it had been made with chunks of that length."""
     for name, value in {"n_action_steps": steps, "chunk_size": LONG, **settings}.items():
         setattr(policy.config, name, value)
@@ -99,6 +100,14 @@ class TestAtOnce:
         step = guarding(policy)
         assert not step.action(chunk_of(policy, observation(1))[0]).any()
         assert "a chunk of T of them is (B, T, A)" in step.decisions[0].reason
+
+    def test_rows_are_no_robots_while_actions_are_queued(self) -> None:
+        policy = SMOLVLA.seeded()
+        step = guarding(policy)
+        chunk = chunk_of(policy, observation(1))
+        step.action(chunk[:, 0])
+        assert not step.action(chunk[0, 1:]).any()
+        assert "actions of 3 robot(s) behind depth of 1. Actions are (B, A)" in step.decisions[0].reason
 
     def test_repeats_are_counted_by_image_calls(self) -> None:
         policy = SMOLVLA.seeded()
@@ -163,6 +172,12 @@ class TestDefaults:
                 preprocessor, postprocessor, head_for(policy), guard=self.DEFAULT, actions="velocity", policy=policy
             )
         assert [len(each.steps) for each in (preprocessor, postprocessor)] == before
+        step = DepthGuardStep(head_for(policy), actions="velocity", guard=self.DEFAULT)
+        with pytest.raises(ConfigError, match="n_action_steps=50"):
+            step.connect(policy)
+
+    def test_refused_whatever_integer_the_configuration_holds(self) -> None:
+        policy = long_chunks(SMOLVLA.seeded(), steps=np.int64(LONG))
         step = DepthGuardStep(head_for(policy), actions="velocity", guard=self.DEFAULT)
         with pytest.raises(ConfigError, match="n_action_steps=50"):
             step.connect(policy)
