@@ -151,7 +151,7 @@ def _complaints(match: TowerMatch, tower: Tower, config: DepthHeadConfig) -> lis
         found.append(
             f"the head was trained on another tower{made_for} than the {tower.spec}: its weights differ, "
             f"{_told(match)}{adapted}. The depth will be off: attach the head to the tower it was trained "
-            "on, train one on this host, or accept it with other_tower='ignore'"
+            "on, train one on this host, or accept it with other_tower='ignore' (--other-tower ignore)"
         )
     elif match.adapted or match.before_blocks:
         found.append(

@@ -177,6 +177,7 @@ class TestAnother:
             high = max(depth.tower_match.distances[1:], key=lambda part: part.distance)
         assert "timm:the_one" in message
         assert "blocks 1 to 3" in message
+        assert "--other-tower ignore" in message
         assert f"{100 * high.distance:.2g} %, most in {high.part}" in message
 
     def test_an_error_leaves_the_host_alone(self) -> None:
