@@ -16,6 +16,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.tower import TowerSpec
 
 _TOLERANCE = 1e-4  # configs round: 0.4815, 0.4814547 and 0.48145466 are one number
+_MOST_MEAN = 10.0  # far beyond what images in [0, 1] have, and below what bytes do
 _USERS = "_spaceclip_image_statistics"
 
 
@@ -81,7 +82,19 @@ def from_pair(mean: object, std: object) -> ImageStatistics | None:
     if mean is None or std is None:
         absent, given = ("image_mean", "image_std") if mean is None else ("image_std", "image_mean")
         raise ConfigError(f"{given} is given without {absent}; give both (--image-mean and --image-std), or neither")
-    return ImageStatistics(mean, std)  # type: ignore[arg-type]  # it checks them
+    statistics = ImageStatistics(mean, std)  # type: ignore[arg-type]  # it checks them
+    check_scale(statistics)
+    return statistics
+
+
+def check_scale(statistics: ImageStatistics) -> None:
+    """Raise ConfigError where the numbers are of bytes from 0 to 255, as some libraries have them."""
+    if max(statistics.mean) > _MOST_MEAN or max(statistics.std) > _MOST_MEAN:
+        mean, std = (",".join(f"{value / 255:.4g}" for value in row) for row in (statistics.mean, statistics.std))
+        raise ConfigError(
+            f"{statistics} are numbers for bytes from 0 to 255; for images in [0, 1] they are divided by 255: "
+            f"mean {mean}, std {std}"
+        )
 
 
 def declare(host: nn.Module, statistics: ImageStatistics) -> None:

@@ -9,7 +9,7 @@ map, and a linear map is known by its answers to a few vectors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +82,8 @@ class AdaptedLayer:
             return None
         at = next(index for index, (_, part) in enumerate(self.base) if part is self.module)
         check_readable(self.base[: at + 1])
-        factors = self.module._modules.get("lora_A")
-        known = set() if factors is None or self.disabled else set(factors._modules)
+        factors = [self.module._modules.get(name) for name in ("lora_A", "lora_embedding_A")]
+        known = {name for kept in factors if kept is not None and not self.disabled for name in _names(kept)}
         names = [name for name in getattr(self.module, "active_adapters", ()) if name in known]
         with torch.no_grad():
             changes: list[Tensor] = [told(name).detach() for name in names]
@@ -186,6 +186,12 @@ def _probes(columns: int) -> Tensor:
     steps = torch.arange(columns)
     rows = [1.0 - 2.0 * ((steps * steps // (5 + row) + steps * (row + 1)) % 2) for row in range(4)]
     return torch.stack([*rows, torch.zeros(columns)])
+
+
+def _names(kept: nn.Module) -> Iterator[str]:
+    """Adapters that a dict of modules or of parameters is for."""
+    yield from kept._modules
+    yield from kept._parameters
 
 
 def _columns(layer: nn.Module) -> int:

@@ -152,7 +152,7 @@ class PartReader:
             return
         if flat.ndim == 2:
             self._sides |= set(flat.shape)
-            self.dtypes.add(str(weight.dtype).removeprefix("torch."))
+            self.dtypes.add(_precision(weight.detach()))
         if self._sketching:
             self._maker(name, tuple(flat.shape), by_shape).add(flat)
 
@@ -269,8 +269,21 @@ def own_weights(module: nn.Module) -> list[str]:
         names += list(module.get_submodule("parametrizations")._modules)
     for name in ("weight", "bias", "in_proj_weight", "in_proj_bias"):
         if name not in names and isinstance(vars(module).get(name), Tensor):
-            names = [other for other in names if other not in (f"{name}_g", f"{name}_v")] + [name]
+            kept = (f"{name}_g", f"{name}_v", f"{name}_orig")
+            names = [other for other in names if other not in kept] + [name]
     return names
+
+
+def _precision(weight: Tensor) -> str:
+    """A weight's dtype, or float16 where it was rounded to that before: it is often kept in float32 again."""
+    if weight.dtype is torch.float32 and not _fits(weight, torch.bfloat16) and _fits(weight, torch.float16):
+        return "float16"
+    return str(weight.dtype).removeprefix("torch.")
+
+
+def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a cast changes nothing; most are told by their first row."""
+    return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in (weight[:1], weight))
 
 
 def _keeps_copies(module: nn.Module) -> bool:

@@ -32,7 +32,8 @@ def readable(holders: Sequence[tuple[str, nn.Module]], name: str) -> Tensor | No
         weight = vars(module).get(name)
         if not isinstance(weight, Tensor):
             return None
-        if f"{name}_g" not in module._parameters:  # torch's older weight norm leaves the computed weight there
+        # torch's older weight norm and its pruning leave the computed weight there
+        if not {f"{name}_g", f"{name}_orig"} & module._parameters.keys():
             raise UnreadableError("its weights are flattened and sharded (FSDP)")
     if getattr(weight, "_fsdp_flattened", False):
         raise UnreadableError("its weights are flattened and sharded (FSDP)")
@@ -48,6 +49,8 @@ def readable(holders: Sequence[tuple[str, nn.Module]], name: str) -> Tensor | No
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether matrices of the module's own are kept as integers or in 8 bits."""
+    if "quantized" in type(module).__module__.split("."):  # torch's own keep them out of sight
+        return True
     own = [*module._parameters.values(), *module._buffers.values()]
     return any(
         value is not None and value.ndim >= 2 and type(value).__name__ != "DTensor" and _is_packed(value, module)

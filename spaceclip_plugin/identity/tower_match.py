@@ -58,6 +58,7 @@ class TowerMatch:
             nothing tells how far they do.
         reason: why something was not compared; None where all was.
         most: distance up to which a part counts as the same, by the precisions of both sides.
+        before_blocks: whether adapters move what comes before the blocks, likewise.
     """
 
     verdict: str
@@ -65,6 +66,7 @@ class TowerMatch:
     adapted: tuple[int, ...] = ()
     reason: str | None = None
     most: float = MOST_DISTANCE
+    before_blocks: bool = False
 
     @property
     def distance(self) -> float | None:
@@ -73,7 +75,7 @@ class TowerMatch:
 
     def __str__(self) -> str:
         """In words, for people."""
-        adapted = f"; blocks {_listed(self.adapted)} are adapted" if self.adapted else ""
+        adapted = f"; {_adapted_parts(self)} are adapted" if self.adapted or self.before_blocks else ""
         if self.verdict == OTHER:
             return f"other weights: {_told(self)}{adapted}"
         if self.verdict == SAME:
@@ -105,9 +107,8 @@ def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
     )
     adapted = {part.name for part in parts if _is_adapted(part, config)}
     if fingerprint is None:
-        return TowerMatch(
-            UNKNOWN, (), _numbers(adapted), "the head carries no fingerprint of the tower it was trained on"
-        )
+        why = "the head carries no fingerprint of the tower it was trained on"
+        return TowerMatch(UNKNOWN, (), _numbers(adapted), why, before_blocks=INPUT in adapted)
     found = tuple(distances(fingerprint, parts))
     most = _most(fingerprint.precision, precision_of(parts))
     others = {part.part for part in found if part.distance > most or part.added}
@@ -119,7 +120,7 @@ def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
     if not any(part.part not in (INPUT, CONTEXT) for part in found):
         reason = reason or "no block of it could be compared"
     verdict = OTHER if others else SAME if reason is None else UNKNOWN
-    return TowerMatch(verdict, found, _numbers(adapted), reason, most)
+    return TowerMatch(verdict, found, _numbers(adapted), reason, most, INPUT in adapted)
 
 
 def check_tower(tower: Tower, config: DepthHeadConfig, other_tower: str) -> TowerMatch | None:
@@ -145,15 +146,16 @@ def _complaints(match: TowerMatch, tower: Tower, config: DepthHeadConfig) -> lis
     made_for = f" ({config.base_model})" if config.base_model else ""
     found = []
     if match.verdict == OTHER:
-        adapted = f"; blocks {_listed(match.adapted)} hold adapters" if match.adapted else ""
+        held = match.adapted or match.before_blocks
+        adapted = f"; {_adapted_parts(match)} hold adapters" if held else ""
         found.append(
             f"the head was trained on another tower{made_for} than the {tower.spec}: its weights differ, "
             f"{_told(match)}{adapted}. The depth will be off: attach the head to the tower it was trained "
-            "on, train one on this host, or accept it with other_tower='ignore'"
+            "on, train one on this host, or accept it with other_tower='ignore' (--other-tower ignore)"
         )
-    elif match.adapted:
+    elif match.adapted or match.before_blocks:
         found.append(
-            f"blocks {_listed(match.adapted)} of the {tower.spec} are adapted (LoRA or the like): its activations "
+            f"{_adapted_parts(match)} of the {tower.spec} are adapted (LoRA or the like): its activations "
             "differ from the frozen tower's, and so will the depth; train the head on this host, or keep adapters out "
             "of the vision tower"
         )
@@ -239,6 +241,13 @@ def _told(match: TowerMatch) -> str:
     if added := sum(part.added for part in others):
         words.append(f"{abs(added)} weights were {'added' if added > 0 else 'left out'}")
     return ", ".join(words)
+
+
+def _adapted_parts(match: TowerMatch) -> str:
+    """Where adapters are, plural."""
+    blocks = f"blocks {_listed(match.adapted)}" if match.adapted else ""
+    before = "layers before the blocks" if match.before_blocks else ""
+    return " and ".join(filter(None, (blocks, before)))
 
 
 def _distance(part: PartDistance) -> float:

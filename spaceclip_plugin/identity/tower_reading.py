@@ -84,7 +84,8 @@ def _part(
     name: str, reader: PartReader, modules: list[Holders], weights: Iterable[tuple[Holders, str]], sketching: bool
 ) -> Part:
     by_shape = name == INPUT
-    reader.additions += [Addition(type(holders[-1][1]).__name__, None) for holders in modules if _wraps(holders[-1][1])]
+    wrapped = [] if by_shape else [holders[-1][1] for holders in modules if _wraps(holders[-1][1])]
+    reader.additions += [Addition(type(module).__name__, None) for module in wrapped]
     for holders, weight in weights:
         reader.add(holders, weight, by_shape=by_shape)
     for holders in modules:

@@ -148,6 +148,15 @@ class TestUsers:
         with pytest.raises(ConfigError, match=r"image_(mean|std)"):
             load_host("timm:vit_tiny_patch16_224", weights="random", image_mean=mean, image_std=std)
 
+    def test_numbers_for_bytes_are_refused_with_those_that_are_meant(self) -> None:
+        with pytest.raises(ConfigError, match=r"bytes .* mean 0\.485,0\.456,0\.406, std 0\.229,0\.224,0\.225"):
+            load_host(
+                "timm:vit_tiny_patch16_224",
+                weights="random",
+                image_mean=(123.675, 116.28, 103.53),
+                image_std=(58.395, 57.12, 57.375),
+            )
+
     @pytest.mark.parametrize(("shift", "warned"), [(4e-8, False), (0.01, True)])
     def test_a_head_of_other_statistics_warns(
         self, shift: float, warned: bool, caplog: pytest.LogCaptureFixture
@@ -214,6 +223,7 @@ class TestSettings:
             ({"image_std": [0.5, 0, 0.5]}, "image_std"),
             ({"image_mean": [0.5, 0.5]}, "image_mean"),
             ({"image_mean": None}, "image_mean"),
+            ({"image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]}, "bytes from 0 to 255"),
             ({"image_mean": None, "image_processor_type": "Trainer"}, "image_mean"),
             ({"do_flip_channel_order": True}, "do_flip_channel_order"),
         ],

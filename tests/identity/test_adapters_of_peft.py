@@ -180,3 +180,20 @@ def test_attention_of_torch_tells_what_is_added() -> None:
             assert (match.verdict == SAME, match.reason) == (fresh, None)
             assert bool(matched(model, trained_on(Tower(), known=False, **options)).adapted) != fresh
     assert tower.spec.blocks == 2
+
+
+@pytest.mark.parametrize("part", ["patch_embedding", "position_embedding"])
+def test_one_before_the_blocks(part: str) -> None:
+    config = peft.LoraConfig(r=2, target_modules=rf".*{part}", init_lora_weights=True)
+    host = peft.get_peft_model(clip_host(), config)
+    assert matched(host, trained_on(clip_host())).verdict == SAME
+    assert not matched(host, trained_on(clip_host(), known=False)).before_blocks
+    with torch.no_grad():
+        for number, parameter in enumerate(host.parameters()):
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    assert movement(host) > 0.01
+    match = matched(host, trained_on(clip_host()))
+    assert (match.verdict, match.before_blocks) == (OTHER, True)
+    with pytest.raises(HeadMismatchError, match=r"layers before the blocks of the tower .* are adapted"):
+        attach_depth_head(host, trained_on(clip_host(), known=False), other_tower="error")

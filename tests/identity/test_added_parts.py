@@ -10,7 +10,7 @@ import pytest
 import torch
 from clip_world import clip_host
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from trained_heads import matched, trained_on
 
 from spaceclip_plugin import attach_depth_head, registry
@@ -156,6 +156,15 @@ def test_weight_norm_is_the_same_weight() -> None:
     for host in (new, old):
         match = matched(host, trained_on(clip_host()))
         assert (match.verdict, match.adapted) == (SAME, ())
+
+
+def test_pruned_weights_are_those_that_are_left() -> None:
+    host = clip_host()
+    prune.l1_unstructured(block_of(host).self_attn.q_proj, "weight", amount=0.0)
+    assert matched(host, trained_on(clip_host())).verdict == SAME
+    prune.l1_unstructured(block_of(host).self_attn.q_proj, "weight", amount=0.5)
+    match = matched(host, trained_on(clip_host()))
+    assert (match.verdict, match.reason) == (OTHER, None)
 
 
 class TestHooks:

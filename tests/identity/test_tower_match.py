@@ -48,6 +48,14 @@ class TestTheSame:
             SAME
         ] * 3
 
+    def test_rounded_to_float16_and_kept_in_float32(self) -> None:
+        rounded = clip_host().half().float()
+        assert matched(rounded, trained_on(clip_host())).verdict == SAME
+        assert matched(clip_host(), trained_on(rounded)).verdict == SAME
+        assert matched(clip_host().half(), trained_on(rounded)).distance == 0.0
+        moved(tower_of(rounded).blocks[1], 0.01)
+        assert matched(rounded, trained_on(clip_host())).verdict == OTHER
+
     def test_inside_another_host(self) -> None:
         inside = llava_host()
         head = trained_on(copy.deepcopy(tower_of(inside).module))
@@ -169,6 +177,7 @@ class TestAnother:
             high = max(depth.tower_match.distances[1:], key=lambda part: part.distance)
         assert "timm:the_one" in message
         assert "blocks 1 to 3" in message
+        assert "--other-tower ignore" in message
         assert f"{100 * high.distance:.2g} %, most in {high.part}" in message
 
     def test_an_error_leaves_the_host_alone(self) -> None:
@@ -232,6 +241,14 @@ class TestUnknown:
         tower_of(host).blocks[1].mlp.fc1.to("meta")
         moved(tower_of(host).blocks[0], 0.1)
         assert matched(host, head).verdict == OTHER
+
+
+@pytest.mark.filterwarnings("ignore")  # torch means to remove it, and says so
+def test_torchs_own_quantisation_cannot_be_read() -> None:
+    quantised = torch.ao.quantization.quantize_dynamic(clip_host(), {nn.Linear}, dtype=torch.qint8)  # type: ignore
+    match = matched(quantised, trained_on(clip_host()))
+    assert match.verdict == UNKNOWN
+    assert "quantised" in str(match)
 
 
 def test_nothing_of_the_host_moves() -> None:
