@@ -130,8 +130,8 @@ class CameraMappings:
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
         verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
         if verdicts == {"as declared"}:
-            if depth.view is None and len(declared) > 1:
-                return ""  # one camera of several, and the next that has no name may be another one
+            if depth.view is None and len(depth) < len(declared):
+                return ""  # not all cameras in one call: the next that has no name may be another one
             self._agreed.add((depth.view, mapping))
         # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
         if decoded.blank or ("less" not in verdicts and (depth.view, mapping) in self._agreed):
