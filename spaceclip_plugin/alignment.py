@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.camera import Intrinsics
 from spaceclip_plugin.depth_map import DepthMap, IntrinsicsLike
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.head.fields import choice, real
@@ -155,7 +154,7 @@ def align_to_ranges(
 
 def align_to_contacts(
     depth: DepthMap,
-    intrinsics: Intrinsics,
+    intrinsics: IntrinsicsLike,
     *,
     points_m: Tensor,
     shift: ShiftChoice = "auto",
@@ -166,19 +165,19 @@ def align_to_contacts(
 
     Args:
         depth: of one image, in which the points can be seen.
-        intrinsics: of that image, at any resolution.
+        intrinsics: as for `DepthMap.points`.
         points_m: (N, 3) metres in the camera frame, x right, y down, z forward.
         shift, tolerance, scale_range: as for `align_to_ranges`.
 
     Raises:
         DataError: as for `align_to_ranges`, or a point behind the camera.
-        ConfigError: a depth map of several images, or an impossible setting.
+        ConfigError: a depth map of several images, intrinsics of another camera, or an impossible setting.
     """
     points = _column("points_m", points_m, 3)
     behind = int((points[:, 2] <= 0).sum())
     if behind:
         raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
-    camera = intrinsics.resized((depth.image_hw[0], depth.image_hw[1]))
+    camera = depth.camera_of(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
     focal = points.new_tensor([camera.fx_px, camera.fy_px])
     uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
     predicted, usable = _under(depth, uv, "contact points")

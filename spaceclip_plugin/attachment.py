@@ -256,7 +256,7 @@ class DepthAttachment:
                 knows; by a mapping of their own; or None where that is not told.
 
         Raises:
-            ConfigError: not such a tensor, an empty batch, or the attachment is detached.
+            ConfigError: not such a tensor, an empty batch, no mapping, or the attachment is detached.
             CaptureError: the tower does not take images of that size.
         """
         if not self._attached:

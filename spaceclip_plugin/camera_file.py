@@ -29,6 +29,8 @@ EXPECTED = (
 _MOST_BYTES = 1 << 16
 _MOST_PX = 1e6
 _SIDE_MOST_PX = 1 << 20
+_DISTORTIONS = ("distortion_coefficients", "d", "D")
+_FISHEYES = ("equidistant", "fisheye")
 _PINHOLES = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}
 
 
@@ -92,7 +94,7 @@ def read_calibration(path: Path) -> Calibration:
         return _READERS.get(path.suffix.lower(), _from_text)(path, raw)
     except OSError as error:
         raise ConfigError(f"cannot read intrinsics from {str(path)!r} ({error.strerror or error})") from error
-    except (ConfigError, CheckpointError, ValueError) as error:
+    except (ConfigError, CheckpointError, ValueError, EOFError, OverflowError, RecursionError) as error:
         raise ConfigError(f"no intrinsics in {str(path)!r}: {error}; expected {EXPECTED}") from error
 
 
@@ -130,23 +132,29 @@ def _from_json(path: Path, raw: bytes) -> Calibration:
 
 
 def _from_ros(path: Path, raw: bytes) -> Calibration:
-    """From what `camera_calibration` writes; its pixels have their centre at whole numbers."""
+    """From what `camera_calibration` or `topic echo` writes; its pixels have their centre at whole numbers."""
     import yaml
 
     try:
-        content = yaml.safe_load(raw)
+        documents = [one for one in yaml.safe_load_all(raw) if one is not None]  # a topic's end in ---
     except yaml.YAMLError as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    if not isinstance(content, dict) or not isinstance(content.get("camera_matrix"), dict):
-        raise ConfigError("there is no camera_matrix in it")
-    distortion = content.get("distortion_coefficients")
-    if isinstance(distortion, dict) and any(_numbers(distortion.get("data"), "distortion_coefficients")):
+    if len(documents) > 1:
+        raise ConfigError(f"it holds {len(documents)} messages; leave one of them")
+    content = documents[0] if documents else None
+    names = content if isinstance(content, dict) else {}
+    matrix = next((name for name in ("camera_matrix", "k", "K") if name in names), None)
+    if matrix is None:
+        raise ConfigError("there is no camera_matrix in it, and no k")
+    distorted = any(any(_numbers(names[name], name)) for name in _DISTORTIONS if names.get(name) is not None)
+    if distorted or names.get("distortion_model") in _FISHEYES:  # without coefficients it is none the less no pinhole
         raise ConfigError(
             "the camera has lens distortion, which is not modelled: rectify the photos, and give fx, fy, cx + 0.5 and "
             "cy + 0.5 of its projection_matrix"
         )
-    k = _from_numbers(_numbers(content["camera_matrix"].get("data"), "camera_matrix"), where="camera_matrix")
-    return Calibration(k.fx_px, k.fy_px, k.cx_px + 0.5, k.cy_px + 0.5, _size(content, "image_width", "image_height"))
+    k = _from_numbers(_numbers(names[matrix], matrix), where=matrix)
+    size = _size(names, *(("image_width", "image_height") if "image_width" in names else ("width", "height")))
+    return Calibration(k.fx_px, k.fy_px, k.cx_px + 0.5, k.cy_px + 0.5, size)
 
 
 def _from_npy(path: Path, raw: bytes) -> Calibration:
@@ -160,8 +168,11 @@ _READERS = {".json": _from_json, ".yaml": _from_ros, ".yml": _from_ros, ".npy": 
 
 
 def _numbers(given: object, name: str) -> list[float]:
+    """Of a list, or of a matrix whose list is its `data`."""
+    if isinstance(given, dict):
+        given, name = given.get("data"), f"{name}.data"
     if not isinstance(given, list) or not all(isinstance(value, (int, float)) for value in given):
-        raise ConfigError(f"{name}.data is a list of numbers, got {given!r}")
+        raise ConfigError(f"{name} is a list of numbers, got {given!r}")
     return [float(value) for value in given]
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
-from spaceclip_plugin.declared_mappings import DeclaredMappings
+from spaceclip_plugin.declared_mappings import DeclaredMappings, short_name
 from spaceclip_plugin.decoding import Decoded
 from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
@@ -117,17 +117,21 @@ class CameraMappings:
         elif not _fits(mapping, depth):
             reason = f"its configuration says that its tower sees {mapping.tower_hw}, and it saw {depth.image_hw}"
         else:
-            reason = self._disagreement(mapping, declared.anchor, depth, decoded)
+            reason = self._disagreement(mapping, declared, depth, decoded)
         if mapping is not None and not reason:
             return depth.with_mapping(_clipped(mapping, decoded.seen))
         return depth if decoded.blank else self._unmapped(declared, depth, reason, decoded.borders)
 
-    def _disagreement(self, mapping: ImageMapping, anchor: Anchor, depth: DepthMap, decoded: Decoded) -> str:
+    def _disagreement(
+        self, mapping: ImageMapping, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded
+    ) -> str:
         """Why the pixels do not bear out a mapping; empty where they do."""
         # A blank image is all border and says nothing.
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
-        verdicts = {verdict(one, mapping, anchor) for one in showing}
+        verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
         if verdicts == {"as declared"}:
+            if depth.view is None and len(depth) < len(declared):
+                return ""  # not all cameras in one call: the next that has no name may be another one
             self._agreed.add((depth.view, mapping))
         # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
         if decoded.blank or ("less" not in verdicts and (depth.view, mapping) in self._agreed):
@@ -175,7 +179,8 @@ def _check_names(mappings: Mapping[str, ImageMapping], views: Sequence[str]) -> 
     unknown = [name for name in mappings if name not in views]
     if unknown:
         raise ConfigError(
-            f"mapping= names {unknown[0]!r}, which is no camera of this host{nearest(str(unknown[0]), views)}; "
+            f"mapping= names {unknown[0]!r}, which is no camera of this host"
+            f"{nearest(short_name(str(unknown[0])), views)}; "
             f"its cameras: {', '.join(views)}"
         )
 

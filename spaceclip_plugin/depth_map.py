@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image
+from spaceclip_plugin.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image, same_view
 from spaceclip_plugin.colours import colorize_depth
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.host_steps import LiveAge
@@ -264,8 +264,7 @@ class DepthMap:
 
         Raises:
             ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, a batch of several
-                sizes (take one image), or `Intrinsics` of a camera whose image the host pads nobody knows how
-                (`unmapped`).
+                sizes (take one image), or those of a camera whose image the host pads nobody knows how (`unmapped`).
         """
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
@@ -275,14 +274,17 @@ class DepthMap:
         """`Intrinsics` of this depth map's image from what `points` takes.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew, or a matrix of another size.
+            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, or the camera's
+                where nobody knows how the host pads its image (`unmapped`).
         """
+        height, width = self.depth_m.shape[1:]
+        if self.unmapped is not None and (
+            isinstance(intrinsics, Intrinsics) or not same_view((height, width), self.image_hw)
+        ):  # a matrix of pixels in another aspect ratio than the tower's can only be the camera's
+            raise ConfigError(self.unmapped)
         if not isinstance(intrinsics, Intrinsics):
-            height, width = self.depth_m.shape[1:]
             matrix_hw = (height, width) if self.mapping is None else self.mapping.camera_hw
             intrinsics = intrinsics_of_whole_image(intrinsics, matrix_hw)
-        elif self.unmapped is not None:
-            raise ConfigError(self.unmapped)
         return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
 
     def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:

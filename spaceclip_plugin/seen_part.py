@@ -109,6 +109,16 @@ class SeenPart:
         """(H, W) bool on the CPU: which pixels of a map over the whole image have their centre in what is seen."""
         return self.places(output_hw, grid_hw=(1, 1), like=torch.empty(0)).shown
 
+    def continued(self, values: Tensor) -> Tensor:
+        """(B, H, W) maps over the whole image, with the values at the edge of what is seen where nothing is."""
+        mask = self.mask((values.shape[1], values.shape[2]))
+        for axis, along in ((1, mask.any(dim=1)), (2, mask.any(dim=0))):
+            shown = along.nonzero()
+            if len(shown):
+                nearest = torch.arange(len(along)).clamp(int(shown[0]), int(shown[-1]))
+                values = values.index_select(axis, nearest.to(values.device))
+        return values
+
     def __str__(self) -> str:
         (height, width), (top, left, bottom, right) = self.image_hw, self.seen
         return f"rows {top} to {bottom} of {height} and columns {left} to {right} of {width}"

@@ -30,9 +30,11 @@ def run_alone(
         view, mapping: what the frame shall say of them; see `RawFrame`.
 
     Raises:
-        ConfigError: not such a tensor, or an empty batch.
+        ConfigError: not such a tensor, an empty batch, or something else than a mapping.
         CaptureError: the tower does not take images of that size.
     """
+    if not (mapping is None or isinstance(mapping, ImageMapping) or (isinstance(mapping, str) and mapping == "host")):
+        raise ConfigError(f'mapping of refresh is one ImageMapping, None or "host", got {mapping!r}')
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
         raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")

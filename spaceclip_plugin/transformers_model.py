@@ -125,8 +125,9 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
         Returns:
             `predicted_depth` (B, H, W) float32 in metres along the optical axis. It is a number for every pixel, for
-            an image of one value throughout too; only a `DepthMap` says where there is none. It is 0 in the strip that
-            a tower whose patches do not divide its image never reads.
+            an image of one value throughout too; only a `DepthMap` says where there is none. Into the strip that a
+            tower whose patches do not divide its image never reads, its edge goes on: zeros there would be mixed into
+            the depth beside them when a pipeline resizes it.
 
         Raises:
             ConfigError: labels, or not such images.
@@ -146,6 +147,8 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             depth_m = eval_twin(self.head)(features, tuple(pixel_values.shape[-2:])).depth_m.float()
         if not depth_m.isfinite().all():
             raise CaptureError("the head gave NaN or infinity; keep it in float32, whatever the host's precision is")
+        if features.seen is not None:
+            depth_m = features.seen.continued(depth_m)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = tuple(features.hidden[tap] for tap in self.head.taps) if wanted else None
         output = DepthEstimatorOutput(predicted_depth=depth_m, hidden_states=maps)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from alignment_world import (
 
 from spaceclip_plugin.alignment import Plane, align_to_contacts, align_to_plane
 from spaceclip_plugin.camera import Intrinsics, back_project
+from spaceclip_plugin.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.image_geometry import ImageMapping
 
 __all__ = ["tables"]  # fixture
 
@@ -163,3 +167,38 @@ class TestContacts:
             align_to_contacts(depth, self.CAMERA, points_m=torch.tensor([[5.0, 0.0, 1.0]]))
         with pytest.raises(DataError, match=r"points_m is a tensor \(N, 3\)"):
             align_to_contacts(depth, self.CAMERA, points_m=torch.ones(3))
+
+
+class TestPadding:
+    """A camera of 480x640 in a tower's image of 64x64, whose upper and lower eight rows are padding."""
+
+    MAPPING = ImageMapping.padded((480, 640), (64, 64))
+    TOUCHED = torch.tensor([[0.0, (144 - 240) / 500 * 46, 46.0]])  # in the camera's row 144, the tower's 22.4
+
+    def depth(self) -> DepthMap:
+        rows = (torch.arange(64.0) + 1)[None, :, None].expand(1, 64, 64)  # 23 m in row 22
+        return DepthMap(rows.clone(), torch.ones(1, 64, 64, dtype=torch.bool), None, 0, (64, 64), True)
+
+    @pytest.mark.parametrize(
+        "camera",
+        [
+            Intrinsics(500, 500, 320, 240, (480, 640)),
+            Intrinsics(250, 250, 160, 120, (240, 320)),
+            [[500.0, 0, 320], [0, 500, 240], [0, 0, 1]],
+        ],
+    )
+    def test_contacts_lie_where_the_camera_saw_them(self, camera: Any) -> None:
+        found = align_to_contacts(self.depth().with_mapping(self.MAPPING), camera, points_m=self.TOUCHED)
+        assert found.scale == pytest.approx(2.0)
+
+    def test_contacts_and_padding_that_is_not_known(self) -> None:
+        camera = Intrinsics(500, 500, 320, 240, (480, 640))
+        unmapped = dataclasses.replace(self.depth(), unmapped="the camera is another one; give mapping=")
+        with pytest.raises(ConfigError, match="give mapping="):
+            align_to_contacts(unmapped, camera, points_m=self.TOUCHED)
+        with pytest.raises(ConfigError, match="at any resolution"):
+            align_to_contacts(
+                self.depth().with_mapping(self.MAPPING),
+                Intrinsics(500, 500, 320, 320, (640, 640)),
+                points_m=self.TOUCHED,
+            )

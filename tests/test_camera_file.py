@@ -23,6 +23,13 @@ camera_matrix:
 distortion_model: plumb_bob
 distortion_coefficients: {rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}
 """
+TOPIC = """height: 480
+width: 640
+distortion_model: plumb_bob
+d: [0.0, 0.0, 0.0, 0.0, 0.0]
+k: [500.0, 0.0, 319.5, 0.0, 510.0, 239.5, 0.0, 0.0, 1.0]
+---
+"""
 FILES = {
     "K.txt": ("500 0 320\n0 510 240\n0 0 1\n", K),
     "K.csv": ("500,0,320\n0,510,240\n0,0,1\n", K),
@@ -30,6 +37,8 @@ FILES = {
     "intrinsics.json": (json.dumps({"fx": 500, "fy": 510, "cx": 320, "cy": 240.0}), K),
     "sized.json": (json.dumps({"fx": 500, "fy": 510, "cx": 320, "cy": 240, "width": 640, "height": 480}), SIZED),
     "camera.yaml": (ROS, SIZED),  # ROS's first pixel has its centre at (0, 0)
+    "echo.yaml": (TOPIC, SIZED),  # of `ros2 topic echo --once`
+    "ros1.yaml": (TOPIC.replace("d:", "D:").replace("k:", "K:"), SIZED),
     "cameras.txt": ("# Camera list\n#   CAMERA_ID, MODEL, …\n1 PINHOLE 640 480 500 510 320 240\n", SIZED),
     "simple.txt": ("1 SIMPLE_PINHOLE 640 480 500 320 240\n", Calibration(500.0, 500.0, 320.0, 240.0, (480, 640))),
 }
@@ -81,6 +90,13 @@ OTHERS = {
     "other.yaml": "image_width: 640\n",
     "tags.yaml": "!!python/object/apply:os.system [x]",
     "distorted.yaml": ROS.replace("[0, 0,", "[-0.3, 0,"),
+    "distorted-list.yaml": ROS.replace("{rows: 1, cols: 5, data: [0, 0, 0, 0, 0]}", "[-0.3, 0, 0, 0]"),
+    "distorted-topic.yaml": TOPIC.replace("d: [0.0,", "d: [0.1,"),
+    "fisheye.yaml": ROS.replace("plumb_bob", "equidistant"),
+    "messages.yaml": TOPIC + TOPIC,
+    "huge.yaml": ROS.replace("500.", "5" * 400),
+    "deep.yaml": "[" * 5000,
+    "empty.npy": "",
     "distorted.txt": "1 OPENCV 640 480 500 510 320 240 0.1 0 0 0",
     "two.txt": "1 PINHOLE 640 480 500 510 320 240\n2 PINHOLE 640 480 500 510 320 240\n",
     "photo.npy": "\x93NUMPY cut",

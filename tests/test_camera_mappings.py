@@ -42,6 +42,17 @@ class TestNames:
         with pytest.raises(ConfigError, match=r"top.*views="):
             attach_depth_head(host, head, mapping={"top": SQUASHED})
 
+    @pytest.mark.parametrize("wrong", ["top", {"top": SQUASHED}, (480, 640)])
+    def test_something_else_than_a_mapping_for_a_refresh(self, host: nn.Module, head: DepthHead, wrong: Any) -> None:
+        with attach_depth_head(host, head) as depth:
+            with pytest.raises(ConfigError, match="ImageMapping"):
+                depth.refresh(images(0), mapping=wrong)
+            assert depth.read() == []
+
+    def test_the_key_of_a_policy_for_a_name(self, host: nn.Module, head: DepthHead) -> None:
+        with pytest.raises(ConfigError, match="did you mean 'wrist'"):
+            attach_depth_head(host, head, views=VIEWS, mapping={"observation.images.wrist": SQUASHED})
+
     @pytest.mark.parametrize("wrong", ["top", (480, 640), {"top": (480, 640)}, 3])
     def test_something_else_than_mappings(self, host: nn.Module, head: DepthHead, wrong: Any) -> None:
         with pytest.raises(ConfigError, match="ImageMapping"):
@@ -117,6 +128,14 @@ class TestPadding:
             unmapped.points(Intrinsics.from_fovy(1.0, image_hw=(32, 32)))
         assert unmapped.points([[8.0, 0, 4], [0, 8.0, 4], [0, 0, 1]]).shape == (1, 8, 8, 3)  # in its own pixels
         assert unmapped.with_mapping(PADDED).unmapped is None
+
+    def test_a_matrix_of_the_camera_where_padding_is_not_known(self) -> None:
+        stretched = DepthMap(
+            torch.ones(1, 48, 64), torch.ones(1, 48, 64, dtype=torch.bool), None, 0, (32, 32), True,
+            unmapped="the camera is another one; give mapping=",
+        )  # fmt: skip
+        with pytest.raises(ConfigError, match="the camera is another one"):  # read at the camera's size
+            stretched.points([[50.0, 0, 32], [0, 50.0, 24], [0, 0, 1]])
 
 
 class TestBorders:
@@ -218,6 +237,15 @@ class TestDeclared:
             [found] = depth.read()
         assert found.mapping is None
         assert int(found.valid.sum()) == 24 * 32
+
+    def test_one_nameless_camera_that_agrees_says_nothing_of_another(self, head: DepthHead) -> None:
+        policy = SmolVLAPolicy(top=(480, 640), wrist=(480, 640))
+        with attach_depth_head(policy.eye, head, mapping=declared_mappings([policy])) as depth:
+            policy.look(PADDED, WIDE)  # the wrist's camera has another shape than configured, and no name
+            first, second = depth.read()
+        assert first.mapping == PADDED
+        assert second.mapping is None
+        assert torch.equal(second.valid[0], WIDE.valid_tower_pixels())
 
     def test_another_size_of_tower_than_configured(self, head: DepthHead) -> None:
         policy = SmolVLAPolicy(top=(480, 640))

@@ -18,6 +18,7 @@ from clip_world import TwoEyes, clip_host, hook_count, images
 from llava_world import llava_host
 from packaging.version import Version
 from PIL import Image
+from ramp_world import ramp_head, siglip
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -249,6 +250,18 @@ def test_the_pipeline_of_a_live_model(model: SpaceClipForDepthEstimation, photo:
         raw = interpolate(raw[None], size=(48, 80), mode="bicubic", align_corners=False)[0, 0]
     assert result["predicted_depth"].shape == raw.shape
     assert torch.allclose(result["predicted_depth"], raw, atol=1e-4)
+
+
+@pytest.mark.skipif(not RESIZES_DEPTH, reason="this transformers has no depth post-processing")
+def test_the_pipeline_of_a_tower_that_reads_less_than_its_image(photo: Image.Image) -> None:
+    tower = siglip(48, 14)  # reads 42 of 48 pixels
+    model = SpaceClipForDepthEstimation.from_host(tower, ramp_head(tower))
+    pipe = transformers.pipeline("depth-estimation", model=model, image_processor=model.image_processor())
+    depth = pipe(photo.resize((96, 96)))["predicted_depth"].reshape(96, 96)
+    middles = (torch.arange(96) + 0.5) / 28 + 10  # in patches of 28 pixels
+    inside = slice(14, 70)
+    torch.testing.assert_close(depth[inside, 0], middles[inside], atol=0.02, rtol=0)
+    torch.testing.assert_close(depth[70:, 0], torch.full((26,), 12.5), atol=0.02, rtol=0)  # the last row's, no zeros
 
 
 def test_the_pipeline_of_a_folder(folder: Path, photo: Image.Image) -> None:

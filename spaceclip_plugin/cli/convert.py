@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
 
-    outputs.check_free([args.out / CONFIG_NAME, args.out / WEIGHTS_NAME], overwrite=args.overwrite)
+    files = [args.out / CONFIG_NAME, args.out / WEIGHTS_NAME]
+    outputs.check_apart(dict.fromkeys(files, "the head"), inputs=[args.checkpoint])
+    outputs.check_free(files, overwrite=args.overwrite)
     head = DepthHead.from_spaceclip_checkpoint(
         args.checkpoint,
         semantic_taps=None if args.semantic_taps is None else tuple(args.semantic_taps),

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.onnx_export import export_onnx
 
+    outputs.check_apart({args.out: "the ONNX file"}, inputs=outputs.files_of_head(args.head))
     outputs.check_free([args.out], overwrite=args.overwrite)
     head = DepthHead.from_pretrained(args.head)
     written = export_onnx(

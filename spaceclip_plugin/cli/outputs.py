@@ -64,6 +64,12 @@ def check_apart(files: Mapping[Path, str], *, inputs: Iterable[Path]) -> None:
         seen[identity] = what
 
 
+def files_of_head(head: str | Path) -> list[Path]:
+    """What is read of a head's folder, or of the head in a run's."""
+    folders = (Path(head), Path(head) / "head")
+    return [folder / name for folder in folders for name in ("config.json", "model.safetensors")]
+
+
 def _identity(path: Path) -> tuple[str, str]:
     """Equal for two paths of one file: links followed, and of the name what file systems that ignore case keep."""
     try:

@@ -20,8 +20,9 @@ _logger = logging.getLogger(__name__)
 def photos_in(places: Sequence[Path]) -> list[Path]:
     """Files as they are given, and the photos of every folder or pattern, `frame2` before `frame10`.
 
-    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at. Of a
-    pattern that the shell left as it was (quoted, or on Windows) all files are.
+    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at, and
+    what an earlier run wrote beside its photos is left out. Of a pattern that the shell left as it was (quoted, or on
+    Windows) all files are taken.
 
     Raises:
         ConfigError: a pattern that no file matches, or a folder without photos or that cannot be listed.
@@ -54,9 +55,11 @@ def _of_folder(folder: Path) -> list[Path]:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
-    photos = [entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and entry.is_file()]
+    photos = [entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and not entry.is_dir()]
+    ours = _predictions(photos)
+    photos = [photo for photo in photos if photo not in ours]
     taken = set(photos)
-    left = _left_out([entry for entry in entries if entry not in taken])
+    left = _left_out([entry for entry in entries if entry not in taken], ours)
     if not photos:
         raise ConfigError(
             f"there is no photo in the folder {str(folder)!r}: expected files with the suffixes "
@@ -74,9 +77,23 @@ def _of_pattern(pattern: str) -> list[Path]:
     return sorted(photos, key=_natural)
 
 
-def _left_out(entries: Sequence[Path]) -> str:
+def _predictions(photos: Sequence[Path]) -> set[Path]:
+    """Depth and picture of a photo, both beside it: what an earlier run wrote into the folder of its photos."""
+    there = set(photos)
+    pairs = [[photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")] for photo in photos]
+    return {file for pair in pairs if there.issuperset(pair) for file in pair}
+
+
+def _left_out(entries: Sequence[Path], ours: Iterable[Path]) -> str:
     """What is not taken, counted by kind: a photo of an unread format must not be missed in silence."""
-    kinds = Counter("folders" if entry.is_dir() else entry.suffix.lower() or "without suffix" for entry in entries)
+    kinds = Counter(
+        "folders"
+        if entry.is_dir()
+        else "files of an earlier run"
+        if entry in ours
+        else entry.suffix.lower() or "without suffix"
+        for entry in entries
+    )
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 

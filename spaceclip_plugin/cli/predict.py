@@ -217,6 +217,4 @@ def _check_names(photos: Sequence[Path], recordings: RecordingPaths, args: argpa
 def _read_beside(args: argparse.Namespace) -> Iterable[Path]:
     """Files that the command reads beside its photos."""
     named = (args.intrinsics, args.host_weights)
-    heads = (Path(args.head), Path(args.head) / "head")  # of a run, its head
-    files = [head / name for head in heads for name in ("config.json", "model.safetensors")]
-    return [Path(path) for path in named if path is not None] + files
+    return [Path(path) for path in named if path is not None] + outputs.files_of_head(args.head)

@@ -15,7 +15,7 @@ Distance. Depth is along the optical axis; where the source says `ray` it is con
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +42,19 @@ class Lens:
     Attributes:
         fx_px, fy_px: focal lengths.
         cx_px, cy_px: principal point, corner convention; None is the centre of the image.
+        image_hw: (H, W) of the images that all this is of, where that is told; None: of the depth map.
     """
 
     fx_px: float
     fy_px: float
     cx_px: float | None = None
     cy_px: float | None = None
+    image_hw: tuple[int, int] | None = field(default=None, repr=False)  # fingerprints have it apart
 
     def intrinsics(self, image_hw: tuple[int, int]) -> Intrinsics:
         """Those of a depth map of size `image_hw`."""
+        if self.image_hw not in (None, image_hw):
+            return replace(self, image_hw=None).intrinsics(self.image_hw).resized(image_hw)
         height, width = image_hw
         cx_px = width / 2 if self.cx_px is None else self.cx_px
         cy_px = height / 2 if self.cy_px is None else self.cy_px
@@ -145,7 +149,9 @@ class DepthPair:
         """
         units = float(units_per_metre) if self.in_units else None
         photo, depth = (self._digest(file) for file in (self.rgb, self.depth))
-        meaning = (_READING, units, self.lens, distance)
+        meaning: tuple[object, ...] = (_READING, units, self.lens, distance)
+        if self.lens is not None and self.lens.image_hw is not None:
+            meaning += (self.lens.image_hw,)
         return photo + hashlib.sha256(f"{depth}{meaning!r}".encode()).hexdigest()
 
     def _digest(self, file: Path) -> str:
@@ -164,7 +170,14 @@ class DepthPair:
 
     def _camera(self, lens: Lens, stored: StoredDepth, photo: Photo) -> Intrinsics:
         """The lens for the stored depth map, unless it plainly is that of a picture of another size."""
-        if lens.cx_px is not None and lens.cy_px is not None:
+        if lens.image_hw is not None:
+            if not same_view(lens.image_hw, stored.hw):
+                raise DataError(
+                    f"{self.where}: the intrinsics are of images of {lens.image_hw[0]}x{lens.image_hw[1]} (HxW), and "
+                    f"{self.depth}, stored as {stored.hw[0]}x{stored.hw[1]}, is no such image at any resolution; give "
+                    "those of the depth map as stored"
+                )
+        elif lens.cx_px is not None and lens.cy_px is not None:
             others = {photo.stored_hw: "photo", photo.hw: "upright photo", (stored.hw[1], stored.hw[0]): "upright map"}
             for hw, name in others.items():
                 if hw != stored.hw and _off(lens, stored.hw) > _OFF_CENTRE and _off(lens, hw) < _CENTRED:

@@ -23,9 +23,10 @@ from spaceclip_plugin.data.selective import SelectiveSource
 from spaceclip_plugin.data.spec_fields import absolute, last_name, path_text, unit
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 from spaceclip_plugin.files import read_json_object
-from spaceclip_plugin.head.fields import real, unknown_key
+from spaceclip_plugin.head.fields import real, unknown_key, whole
 
 INTRINSICS_NAME = "intrinsics.json"
+_LENS_KEYS = ("fx", "fy", "cx", "cy", "width", "height")
 _MAX_PX = 1e6
 
 
@@ -85,16 +86,16 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
         kitchen/
             rgb/            photos; folders within folders are fine
             depth/          depth maps of the same names: 16-bit PNG or PGM, or metres as .npy, .npz or float .tiff
-            intrinsics.json optional: {"fx": 525.0, "fy": 525.0, "cx": 320.0, "cy": 240.0}
+            intrinsics.json optional: {"fx": 525.0, "fy": 525.0, "cx": 320.0, "cy": 240.0}, and "width" and "height"
 
     A photo belongs to the depth map whose path within its folder is the same but for the suffix, whether accents are
     composed or not (NFC, NFD). Pairs come in the order of these paths. Files that are neither, and hidden ones, are
     ignored. Distillation needs nothing else: a
     folder that a teacher model filled with its depth is a depth folder.
 
-    The intrinsics are those of every depth map, in its pixels as its file stores them, with cx and cy in the corner
-    convention (`camera.py`). How photo and depth are turned and which sizes go together stands in `depth_pair.py`, what
-    counts as unknown depth in `depth_values.py`.
+    The intrinsics are those of every depth map, in its pixels as its file stores them (with a width and a height, those
+    of an image of that size, and rescaled), with cx and cy in the corner convention (`camera.py`). How photo and depth
+    are turned and which sizes go together stands in `depth_pair.py`, what counts as unknown depth in `depth_values.py`.
 
     Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
 
@@ -245,10 +246,14 @@ def _lens(path: Path) -> Lens | None:
     try:
         content = read_json_object(path)
         for key in content:
-            if key not in ("fx", "fy", "cx", "cy"):
-                raise unknown_key(key, ["fx", "fy", "cx", "cy"], where=str(path))
+            if key not in _LENS_KEYS:
+                raise unknown_key(key, list(_LENS_KEYS), where=str(path))
         fx_px, fy_px = (real(f"{path}: {key}", content.get(key), 1e-3, _MAX_PX) for key in ("fx", "fy"))
         cx_px, cy_px = (real(f"{path}: {key}", content.get(key), -_MAX_PX, _MAX_PX) for key in ("cx", "cy"))
+        sides = [content[key] for key in ("height", "width") if key in content]
+        sizes = [whole(f"{path}: width and height", side, 1, int(_MAX_PX)) for side in sides]
+        if len(sizes) == 1:
+            raise ConfigError(f"{path}: width and height go together")
     except (CheckpointError, ConfigError) as error:
         raise DataError(f"{error}; expected fx, fy, cx and cy in pixels of the depth maps") from error
-    return Lens(fx_px, fy_px, cx_px, cy_px)
+    return Lens(fx_px, fy_px, cx_px, cy_px, (sizes[0], sizes[1]) if sizes else None)

@@ -72,6 +72,19 @@ class TestExport:
         assert main([*argv, "--overwrite"]) == 1
         assert asked == [file]
 
+    @pytest.mark.parametrize("named", ["", "run"])
+    def test_the_head_that_is_exported_is_never_replaced(
+        self, tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        own = small_head().save_pretrained(tmp_path / "run" / "head")
+        before = (own / "model.safetensors").read_bytes()
+        (tmp_path / "link.onnx").symlink_to(own / "model.safetensors")
+        for file in (own / "model.safetensors", own / "config.json", tmp_path / "link.onnx"):
+            argv = ["export", str(tmp_path / named if named else own), "--out", str(file), "--patch-size", "14"]
+            assert main([*argv, "--overwrite"]) == 1
+            assert "is read by this command" in capsys.readouterr().err
+        assert (own / "model.safetensors").read_bytes() == before
+
 
 class TestDemo:
     """Both demos, without driving or training: what they find is looked at before."""

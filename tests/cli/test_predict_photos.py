@@ -38,6 +38,27 @@ class TestFolders:
         [said] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
         assert all(part in said for part in ("1 photos", "2 .heic", "1 folders", "1 without suffix"))
 
+    def test_a_link_to_nothing_is_a_photo_that_failed(self, predict: Run, tmp_path: Path) -> None:
+        photo(tmp_path / "in" / "a.png", (8, 8))
+        (tmp_path / "in" / "b.png").symlink_to("nowhere.png")
+        code, out, err = predict(tmp_path / "in", "--out", tmp_path / "out", "--json")
+        assert code == 1
+        assert list(predicted(out)) == ["a.png"]
+        assert [Path(one["image"]).name for one in json.loads(out)["failed"]] == ["b.png"]
+        assert "b.png" in err
+
+    def test_what_an_earlier_run_wrote_there_is_no_photo(
+        self, predict: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name in ("a.png", "b_picture.png"):  # no depth and no photo beside the second: a photo itself
+            photo(tmp_path / "in" / name, (8, 8))
+        assert predict(tmp_path / "in" / "a.png", "--out", tmp_path / "in")[0] == 0
+        caplog.set_level(logging.INFO)
+        for options in (["--out", tmp_path / "out"], ["--out", tmp_path / "in", "--overwrite"]):
+            code, out, _ = predict(tmp_path / "in", *options, "--json")
+            assert (code, list(predicted(out))) == (0, ["a.png", "b_picture.png"])
+            assert "2 files of an earlier run" in caplog.text
+
     def test_beside_photos(self, predict: Run, tmp_path: Path) -> None:
         photo(tmp_path / "in" / "b.png", (8, 8))
         first = photo(tmp_path / "z.png", (8, 8))

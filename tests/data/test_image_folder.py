@@ -159,6 +159,21 @@ def test_intrinsics_are_those_of_every_depth_map(kitchen: Path) -> None:
     assert {source[i].intrinsics for i in range(4)} == {Intrinsics(525.0, 524.5, 2.25, 1.5, (HEIGHT, WIDTH))}
 
 
+@pytest.mark.parametrize("scale", [1, 4])
+def test_intrinsics_may_tell_of_which_size_they_are(kitchen: Path, scale: int) -> None:
+    camera = {"fx": 525, "fy": 524.5, "cx": 2.25, "cy": 1.5, "width": WIDTH, "height": HEIGHT}
+    (kitchen / "intrinsics.json").write_text(json.dumps({key: value * scale for key, value in camera.items()}))
+    source = ImageFolder(kitchen)
+    assert {source[i].intrinsics for i in range(4)} == {Intrinsics(525.0, 524.5, 2.25, 1.5, (HEIGHT, WIDTH))}
+
+
+def test_intrinsics_of_another_shape_are_refused(kitchen: Path) -> None:
+    camera = {"fx": 525, "fy": 524.5, "cx": 2.25, "cy": 1.5, "width": 10 * HEIGHT, "height": 10 * WIDTH}
+    (kitchen / "intrinsics.json").write_text(json.dumps(camera))
+    with pytest.raises(DataError, match=f"images of {10 * WIDTH}x{10 * HEIGHT}"):
+        ImageFolder(kitchen)[0]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -167,6 +182,8 @@ def test_intrinsics_are_those_of_every_depth_map(kitchen: Path) -> None:
         ('{"fx": 1, "fy": 1, "cx": 1}', r"intrinsics\.json: cy must be a number"),
         ('{"fx": 0, "fy": 1, "cx": 1, "cy": 1}', r"intrinsics\.json: fx must be a number from 0\.001"),
         ('{"fx": "1", "fy": 1, "cx": 1, "cy": 1}', "fx must be a number .* got '1'"),
+        ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "width": 5}', "width and height go together"),
+        ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "width": 5, "height": 0}', "width and height must be an integer"),
         ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "cz": 1}', r"unknown key 'cz' \(did you mean"),
     ],
 )
