@@ -30,7 +30,7 @@ from spaceclip_plugin.data.ray_distance import AXIS, RAY, along_axis
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError
 
-_READING = 2
+_READING = 3
 """Raised whenever the same files come to mean other pixels or metres: fingerprints, and so caches, change with it."""
 _OFF_CENTRE, _CENTRED = 0.1, 0.05
 _SHORTEST = 0.05
