@@ -18,6 +18,8 @@ Values = npt.NDArray[np.uint16]
 _TOP = 65535
 _DISTINCT = 16
 """Fewer different values than this prove nothing: a wall at 2048 mm is a power of two by chance."""
+_DISTINCT_ALONE = 64
+"""As many must one map among sound ones have."""
 _SHIFTED_SHARE = 0.6
 _SMOOTHER = 0.2
 _MOSTLY = 0.5
@@ -33,25 +35,17 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
     Returns:
         None where nothing speaks against depth.
     """
-    counts = np.sum([_counts(values) for values in maps], axis=0) if maps else np.zeros(_TOP + 1, np.int64)
-    distinct = np.flatnonzero(counts[1:_TOP]) + 1
-    if len(distinct) >= _DISTINCT:
-        if not (distinct % 256).any():
-            return (
-                "all values are multiples of 256: an 8-bit image shifted by 8 bits, or 8-bit values with their bytes "
-                "swapped. It has lost its metres; export the depth again as uint16, unscaled"
-            )
-        if _swapped(maps):
-            return (
-                "its bytes are swapped: neighbouring pixels differ wildly, and hardly at all once the two bytes of "
-                "every value change places. Convert it with values.byteswap(), or write it big-endian, as PNG is"
-            )
-        shifted = _shifted(counts, units_per_metre)
-        if shifted is not None:
-            return shifted
+    damage = _damage(maps, units_per_metre)
+    if damage is not None:
+        return damage
+    alone = [_damage([values], units_per_metre, at_least=_DISTINCT_ALONE) for values in maps]
+    damages = [found for found in alone if found is not None]
+    if len(damages) > 1:  # one is chance
+        return f"in at least {len(damages)} of them, unlike in others, {damages[0]}"
     top = stretched_to(maps, INTEGER_TOPS)
     if top is not None:
         return stretched(top)
+    counts = _counts(maps)
     nonzero, saturated = int(counts[1:].sum()), int(counts[_TOP])
     if saturated > _MOSTLY * nonzero:
         return (
@@ -60,6 +54,25 @@ def looks_like(maps: Sequence[Values], *, units_per_metre: float) -> str | None:
             "one; if these pixels are of no known depth and the others right, store 0 there"
         )
     return None
+
+
+def _damage(maps: Sequence[Values], units_per_metre: float, *, at_least: int = _DISTINCT) -> str | None:
+    """What was done to the bits or bytes of maps that are looked at together, if they hold `at_least` many values."""
+    counts = _counts(maps)
+    distinct = np.flatnonzero(counts[1:_TOP]) + 1
+    if len(distinct) < at_least:
+        return None
+    if not (distinct % 256).any():
+        return (
+            "all values are multiples of 256: an 8-bit image shifted by 8 bits, or 8-bit values with their bytes "
+            "swapped. It has lost its metres; export the depth again as uint16, unscaled"
+        )
+    if _swapped(maps):
+        return (
+            "its bytes are swapped: neighbouring pixels differ wildly, and hardly at all once the two bytes of "
+            "every value change places. Convert it with values.byteswap(), or write it big-endian, as PNG is"
+        )
+    return _shifted(counts, units_per_metre)
 
 
 def _swapped(maps: Sequence[Values]) -> bool:
@@ -84,9 +97,12 @@ def too_flat(maps: Sequence[Values]) -> bool:
     return len(np.unique(np.concatenate([np.unique(values) for values in maps]))) < _DISTINCT
 
 
-def _counts(values: Values) -> npt.NDArray[np.int64]:
+def _counts(maps: Sequence[Values]) -> npt.NDArray[np.int64]:
     """How often each of the 65536 values occurs."""
-    return np.bincount(values.ravel(), minlength=_TOP + 1).astype(np.int64)
+    counts = np.zeros(_TOP + 1, np.int64)
+    for values in maps:
+        counts += np.bincount(values.ravel(), minlength=_TOP + 1)
+    return counts
 
 
 def _shifted(counts: npt.NDArray[np.int64], units_per_metre: float) -> str | None:

@@ -218,7 +218,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {expected} in UTF-8, but {error}; save it as UTF-8") from error
+        raise DataError(f"{path}: {expected} in UTF-8, but {error}; save it as UTF-8, if it is a list") from error
 
 
 def _separators(words: Sequence[str]) -> str:

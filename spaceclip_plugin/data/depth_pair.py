@@ -30,9 +30,11 @@ from spaceclip_plugin.data.ray_distance import AXIS, RAY, along_axis
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError
 
-_READING = 2
+_READING = 3
 """Raised whenever the same files come to mean other pixels or metres: fingerprints, and so caches, change with it."""
 _OFF_CENTRE, _CENTRED = 0.1, 0.05
+_SHORTEST = 0.05
+"""Of the longer side: a focal length below sees 168 degrees, which no pinhole camera does."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,13 @@ class DepthPair:
             )
 
     def _camera(self, lens: Lens, stored: StoredDepth, photo: Photo) -> Intrinsics:
-        """The lens for the stored depth map, unless it plainly is that of a picture of another size."""
+        """The lens for the stored depth map, unless it plainly is not in pixels, or in those of another picture."""
+        focal_px, of_hw = max(lens.fx_px, lens.fy_px), lens.image_hw or stored.hw
+        if focal_px < _SHORTEST * max(of_hw):
+            raise DataError(
+                f"{self.where}: a focal length of {focal_px:g} pixels is no camera's of {self.depth}, which is "
+                f"{stored.hw[0]}x{stored.hw[1]} (HxW); give it in pixels, not in parts of the width, mm or m"
+            )
         if lens.image_hw is not None:
             if not same_view(lens.image_hw, stored.hw):
                 raise DataError(

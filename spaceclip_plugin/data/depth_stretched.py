@@ -19,7 +19,7 @@ INTEGER_TOPS = (255, 65535)
 FLOAT_TOPS = (1, 255, 65535)
 _DISTINCT = 16
 """Fewer different values than this prove nothing."""
-_FEW, _NEAR_TOP, _MOST_MAPS = 0.01, 0.6, 0.8
+_FEW, _CLIPPED, _NEAR_TOP, _MOST_MAPS = 0.01, 0.1, 0.6, 0.8
 _MOST_LOOKED_AT = 65536
 
 
@@ -70,12 +70,13 @@ def _reaches(known: npt.NDArray[Any], top: int) -> bool:
     """Few pixels at the top, and not as far above all others as a value that stands for unknown depth is.
 
     Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
-    Nothing but an 8-bit picture ends at 255, with few pixels there or many.
+    Nothing but an 8-bit picture ends at 255, with few pixels there or many. One that ends at 1 may have lost some
+    hundredths of its pixels there, as is done to leave out outliers.
     """
     inner = known[known < top]
     if _distinct([inner]) < _DISTINCT:
         return False
-    few = known.size - inner.size <= max(_FEW * known.size, 4)
+    few = known.size - inner.size <= max((_CLIPPED if top == 1 else _FEW) * known.size, 4)
     return top == _OF_8_BITS or (few and float(inner.max()) >= _NEAR_TOP * top)
 
 

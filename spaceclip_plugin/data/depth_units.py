@@ -19,12 +19,13 @@ from spaceclip_plugin.data.depth_stretched import float_looks_like
 from spaceclip_plugin.data.depth_values import COMMON_UNITS_PER_METRE as COMMON_UNITS_PER_METRE
 from spaceclip_plugin.data.depth_values import StoredDepth
 from spaceclip_plugin.data.mixture import Mixture
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
 _MOST_PIXELS = 65536
 _MOST_STORED = 1 << 25
+_GOOD_PART, _ANOTHER = 0.2, 3.0
 _METRES_PER: dict[float, str] = {1000: "millimetres", 100: "centimetres", 1e6: "micrometres", 0.001: "kilometres"}
 """What floating-point depth that should be metres is found in, by how many of them a metre has."""
 _SET_UNITS = "give it as units_per_metre of the source in a config, or as --units-per-metre"
@@ -123,9 +124,28 @@ def _plausible(
             f"the median depth of {len(read)} samples from {read[0].name!r} on is {median_m:.4g} m, expected {low_m:g} "
             f"to {high_m:g} m (protocol {protocol.name!r}); {advice}"
         )
+    _warn_of_two_units(read, protocol)
     how = "in metres" if units is None else f"with {units:g} units per metre"
     _log.info("median depth of %d samples from %r on: %.3g m, read %s", len(read), read[0].name, median_m, how)
     return depth_m
+
+
+def _warn_of_two_units(read: Sequence[DepthSample], protocol: PlausibleRange) -> None:
+    """Say so where the median of the whole is plausible, but a good part of the samples is of quite another depth."""
+    low_m, high_m = protocol.median_range_m
+    known = {sample.name: sample.depth_m[sample.depth_m > 0] for sample in read}
+    medians = {name: float(np.median(depth_m)) for name, depth_m in known.items() if depth_m.size}
+    inside = [median for median in medians.values() if low_m <= median <= high_m]
+    outside = {name: median for name, median in medians.items() if not low_m <= median <= high_m}
+    if not inside or len(outside) < max(2, _GOOD_PART * len(medians)):
+        return
+    usual_m, other_m = float(np.median(inside)), float(np.median(list(outside.values())))
+    if max(usual_m / other_m, other_m / usual_m) >= _ANOTHER:
+        _log.warning(
+            "%d of %d samples have a median depth of about %.3g m, outside %g to %g m (protocol %r): %s, …; the others "
+            "of about %.3g m. If their files are in another unit, make them a source of their own, with its own unit",
+            len(outside), len(medians), other_m, low_m, high_m, protocol.name, next(iter(outside)), usual_m,
+        )  # fmt: skip
 
 
 def _stored(source: KeepsStored, indices: Sequence[int]) -> list[npt.NDArray[Any]]:

@@ -80,6 +80,8 @@ def _known_metres(depth: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     depth_m = np.where(known, depth_m, np.float32(0))
     if depth_m.size:
         furthest = depth_m == depth_m.max()
-        if np.isin(depth_m[furthest][0], _SATURATED_M) and np.count_nonzero(furthest) > 1:
+        within = float(np.finfo(np.float16 if depth.dtype == np.float16 else np.float32).eps)  # however it was divided
+        saturated = np.isclose(_SATURATED_M, depth_m[furthest][0], rtol=within, atol=0).any()
+        if saturated and np.count_nonzero(furthest) > 1:
             depth_m[furthest] = 0
     return depth_m

@@ -63,7 +63,9 @@ def opened(path: str | PathLike[str], expected: str) -> Iterator[OpenedImage]:
     """
     must_exist(path, expected)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # By a file, not by its name: Pillow maps a named TIFF of one plain strip into memory with the sides of a turned
+        # one exchanged, and so shears its rows.
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
             yield _loaded(image)
@@ -87,16 +89,20 @@ def _loaded(image: Image.Image) -> OpenedImage:
     raw_mode = _raw_mode(image)
     if image.format != "TIFF":
         image.load()
-        return OpenedImage(image, _tag(image), 1, raw_mode)  # a PNG may say it after its pixels
+        return OpenedImage(image, orientation_of(image), 1, raw_mode)  # a PNG may say it after its pixels
     own = orientation_tag(image.tag_v2.get(TAG))  # type: ignore[attr-defined]
-    said = own or _tag(image)  # XMP may say it, too, and older versions turn by the tag alone
+    said = own or orientation_of(image)  # XMP may say it, too, and older versions turn by the tag alone
     image.load()
-    left = None if own is not None else _tag(image)
+    left = None if own is not None else orientation_of(image)
     return OpenedImage(image, said, 1 if said is None or left is not None else said, raw_mode)
 
 
-def _tag(image: Image.Image) -> int | None:
-    return orientation_tag(image.getexif().get(TAG))
+def orientation_of(image: Image.Image) -> int | None:
+    """What the file's EXIF or XMP says, 1 to 8; None without a tag, and where the EXIF is damaged (not the pixels)."""
+    try:
+        return orientation_tag(image.getexif().get(TAG))
+    except (OSError, LookupError, *MALFORMED):
+        return None
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from spaceclip_plugin.data.file_faults import next_step
-from spaceclip_plugin.data.opened_image import FORMATS, MALFORMED, must_exist
+from spaceclip_plugin.data.opened_image import FORMATS, MALFORMED, must_exist, orientation_of
 from spaceclip_plugin.data.orientation import TAG, UPRIGHT, orientation_tag, upright_hw
 from spaceclip_plugin.errors import DataError
 
@@ -44,7 +44,7 @@ def read_header(path: str | PathLike[str]) -> PhotoHeader:
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
-            tag = orientation_tag(image.getexif().get(TAG))
+            tag = orientation_of(image)
             if isinstance(image, TiffImageFile):  # newer pillows tell the size that it will have once it is turned
                 width, height = int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
                 tag = orientation_tag(image.tag_v2.get(TAG)) or tag

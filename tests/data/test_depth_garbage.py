@@ -109,6 +109,23 @@ def test_pictures_in_floating_point_are_named(tmp_path: Path, damage: Damage, na
         check_depth_units(ImageFolder(tmp_path), get_protocol("whole-image").with_range(1e-3, 1e4))
 
 
+@pytest.mark.parametrize(("damage", "named"), [(DAMAGES[0][0], "bytes are swapped"), (rotated, "SUN RGB-D")])
+def test_damage_of_some_maps_of_a_source_is_named(damage: Damage, named: str) -> None:
+    sound = [room_mm()] * 6
+    found = looks_like([*sound, damage(room_mm()), damage(room_mm())], units_per_metre=1000.0)
+    assert found is not None
+    assert found.startswith("in at least 2 of them")
+    assert named in found
+
+
+def test_floats_that_are_clipped_before_they_are_stretched_are_named() -> None:
+    depth_m = room_mm() / 1000
+    low, high = np.percentile(depth_m[depth_m > 0], (2, 98))
+    found = float_looks_like([np.clip((depth_m - low) / (high - low), 0, 1).astype(np.float32)] * 3)
+    assert found is not None
+    assert "the furthest pixel of every map is 1" in found
+
+
 def test_metres_are_metres() -> None:
     metres = room_mm() / 1000
     assert float_looks_like([metres] * 3) is None

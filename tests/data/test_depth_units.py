@@ -161,6 +161,19 @@ def test_integers_and_metres_of_one_list_are_checked_apart(tmp_path: Path) -> No
     assert check_depth_units(listed(tmp_path, maps), Indoor()) == 2.0
 
 
+def test_a_second_unit_within_a_list_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wall = np.rint(np.linspace(2000, 4000, 480)).astype(np.uint16).reshape(20, 24)
+    maps = {f"{i}.png": wall if i % 2 else 5 * wall for i in range(8)}
+    check_depth_units(listed(tmp_path / "two", maps), get_protocol("nyu-eigen"))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1
+    assert "4 of 8 samples have a median depth of about 15 m" in told[0]
+    assert "the others of about 3 m" in told[0]
+    caplog.clear()
+    check_depth_units(listed(tmp_path / "one", dict.fromkeys(maps, wall)), get_protocol("nyu-eigen"))
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
 def test_the_median_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         check_depth_units(Flat([2.5], 5000.0), Indoor())

@@ -72,6 +72,17 @@ def test_saturated_integers_brought_into_metres_are_unknown(tmp_path: Path, satu
         assert read_depth(tmp_path / "depth.npy", units_per_metre=1.0).tolist() == [expected]
 
 
+def test_saturated_integers_are_known_however_they_were_divided(tmp_path: Path) -> None:
+    for name, values in (
+        ("product", np.array([[65535, 3000, 65535]], np.float32) * np.float32(0.001)),
+        ("half", np.array([[65.535, 3.0, 65.535]], np.float16)),
+        ("fifth", np.array([[65535, 15000, 65535]], np.float32) * np.float32(1 / 5000)),
+    ):
+        np.save(tmp_path / f"{name}.npy", values)
+        depth_m = read_depth(tmp_path / f"{name}.npy", units_per_metre=1000.0)
+        np.testing.assert_allclose(depth_m, [[0.0, 3.0, 0.0]], rtol=1e-6, err_msg=name)
+
+
 def test_a_value_beyond_the_saturated_one_says_that_it_is_a_measurement(tmp_path: Path) -> None:
     values = np.array([[6.5535, 6.5535, 8.0]], dtype=np.float32)
     np.save(tmp_path / "depth.npy", values)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from exif_files import stored
+from PIL import Image, TiffImagePlugin
 
 from spaceclip_plugin.data.image_files import read_depth, read_depth_png, read_rgb
+from spaceclip_plugin.data.photo_header import PhotoHeader, read_header
 from spaceclip_plugin.errors import ConfigError, DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -49,6 +51,24 @@ def test_an_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # "rotate 90 degrees clockwise to display"
     Image.fromarray(RGB).save(tmp_path / "phone.png", exif=exif)
     np.testing.assert_array_equal(read_rgb(tmp_path / "phone.png"), np.rot90(RGB, k=-1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB"])
+def test_turned_tiffs_of_every_mode_keep_their_pixels(tmp_path: Path, mode: str, orientation: int) -> None:
+    upright = Image.fromarray(RGB).convert(mode)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = orientation
+    Image.fromarray(stored(np.array(upright), orientation)).save(tmp_path / "scan.tiff", tiffinfo=tags)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "scan.tiff"), np.array(upright.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_turns_nothing(tmp_path: Path, suffix: str) -> None:
+    photo = Image.fromarray(np.full((6, 9, 3), 80, np.uint8))
+    photo.save(tmp_path / f"photo.{suffix}", exif=b"Exif\0\0no tags")
+    assert np.abs(read_rgb(tmp_path / f"photo.{suffix}").astype(int) - 80).max() <= 2
+    assert read_header(tmp_path / f"photo.{suffix}") == PhotoHeader((6, 9), 1)
 
 
 @pytest.mark.parametrize("units", [1000.0, 256.0])

@@ -64,3 +64,9 @@ def test_sources_are_asked_which_distance_they_hold() -> None:
         ListData("x", distance="rays")
     with pytest.raises(ConfigError, match=r"distance 'ray' .* LeRobot"):
         LeRobotData("x", distance="ray")
+
+
+def test_a_focal_length_that_is_not_in_pixels_is_refused(room: Path) -> None:
+    (room / "list.txt").write_text("rgb/0.png depth/0.npy 0.1\n")
+    with pytest.raises(DataError, match=r"list.txt:1: a focal length of 0\.1 pixels .* 4x6 .* not in parts"):
+        DepthList(room / "list.txt", distance="ray")[0]
