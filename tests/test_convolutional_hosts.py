@@ -37,7 +37,10 @@ class Policy(nn.Module):
 
 
 def timm_model(name: str) -> Any:
-    with torch.device("meta"):  # nothing is run
+    try:
+        with torch.device("meta"):  # nothing is run
+            return timm.create_model(name)
+    except NotImplementedError:  # older versions read or copy numbers while they build
         return timm.create_model(name)
 
 

