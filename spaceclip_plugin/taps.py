@@ -188,9 +188,12 @@ class FrameRecorder:
         frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.pixels))
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
-        kept = self._bounds.kept(tuple(self._frames))
-        while len(self._frames) > kept:
-            self._frames.popleft()
+        waiting = tuple(self._frames)  # other threads add theirs meanwhile: of these, and no others, some go
+        for old in waiting[: len(waiting) - self._bounds.kept(waiting)]:
+            try:
+                self._frames.remove(old)
+            except ValueError:  # another thread took or dropped it
+                continue
             self.dropped += 1
 
     def end(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,18 @@ def test_bounds_of_any_integer_type_are_taken(host: nn.Module, head: DepthHead) 
     with attach_depth_head(host, head, max_unread=np.int64(2), max_unread_bytes=torch.tensor(100 * ONE)) as depth:  # type: ignore[arg-type]
         see(host, 0, 1, 2)
         assert (depth.unread, depth.dropped) == (2, 1)
+
+
+def test_a_frame_that_another_thread_adds_meanwhile_is_not_dropped(host: nn.Module, head: DepthHead) -> None:
+    with attach_depth_head(host, head) as depth:
+        recorder = depth._recorder
+
+        class Slow(UnreadBounds):
+            def kept(self, frames: Sequence[RawFrame]) -> int:
+                count = super().kept(frames)
+                recorder._frames.append(frame(1, 0))  # what another thread may do at this moment
+                return count
+
+        recorder._bounds = Slow()
+        see(host, 0)
+        assert (depth.unread, depth.dropped) == (2, 0)

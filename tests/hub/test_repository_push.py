@@ -221,6 +221,7 @@ class TestByItsId:
         """The settings come from the environment, as they do for everybody, and nothing is replaced in the client."""
         publish(hub, make_head(CONFIG))
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+        environment.pop("HF_HUB_OFFLINE", None)
         environment |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         run = subprocess.run(
             [sys.executable, "-m", "spaceclip_plugin.cli", "verify", REPO, "--json"],
