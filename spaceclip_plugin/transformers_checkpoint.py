@@ -6,7 +6,6 @@ What a file says is never executed: it names one of a few model types, and fills
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.fields import shown
 from spaceclip_plugin.hub import weights
-from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
+from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME, check_replaceable
 from spaceclip_plugin.image_statistics import ImageStatistics, declare
 from spaceclip_plugin.tower import Tower, TowerSpec
 
@@ -189,7 +188,7 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, 
             written.
     """
     tensors = weights.writable(state)
-    _check_replaceable(folder)
+    check_replaceable(folder, lambda: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
     weights.check_kinds(tensors, _expected(config), source="the model", hint=_HINT)
     try:
         with atomic_path(folder / WEIGHTS_NAME) as weights_file:
@@ -197,26 +196,6 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, 
         write_json(folder / CONFIG_NAME, config.to_diff_dict())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write a model to {str(folder)!r}: {error}") from error
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raise CheckpointError where a file that would be replaced is not such a model's."""
-    config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-    foreign = weights_file if _is_there(weights_file) and not weights.is_written_here(weights_file) else None
-    if _is_there(config_file):
-        try:
-            read_config(folder)
-        except (CheckpointError, ConfigError):
-            foreign = config_file
-    if foreign is not None:
-        raise CheckpointError(
-            f"{str(foreign)!r} is not a {SpaceClipDepthConfig.model_type!r} model's, and is not replaced by one: "
-            "nothing was written; choose another folder, or move that model away"
-        )
-
-
-def _is_there(file: Path) -> bool:
-    return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
 
 
 def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor]:

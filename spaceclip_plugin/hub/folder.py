@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
             written.
     """
     tensors = writable(state)
-    _check_replaceable(folder)
+    check_replaceable(folder, lambda: _read_config(folder / CONFIG_NAME), kind="a depth head")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / CONFIG_NAME) as config_file:
@@ -125,19 +125,28 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
     return folder
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise CheckpointError where a file that would be replaced is not a head's."""
+def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) -> None:
+    """Refuse to write a config and weights over those of something else.
+
+    Args:
+        folder: where they are to lie; it may be absent.
+        read: reads the config that lies there; CheckpointError or ConfigError where it is not of this kind.
+        kind: what is written, for people.
+
+    Raises:
+        CheckpointError: a file that would be replaced is not of this kind.
+    """
     config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     foreign = weights_file if _is_there(weights_file) and not is_written_here(weights_file) else None
     if _is_there(config_file):
         try:
-            _read_config(config_file)
-        except CheckpointError:
+            read()
+        except (CheckpointError, ConfigError):
             foreign = config_file
     if foreign is not None:
         raise CheckpointError(
-            f"{str(foreign)!r} is not a depth head's, and is not replaced by one: nothing was written; choose another "
-            "folder, or move that model away"
+            f"{str(foreign)!r} is not {kind}'s, and is not replaced by one: nothing was written; choose another folder, "
+            "or move that model away"
         )
 
 
