@@ -145,8 +145,8 @@ def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) ->
             foreign = config_file
     if foreign is not None:
         raise CheckpointError(
-            f"{str(foreign)!r} is not {kind}'s, and is not replaced by one: nothing was written; choose another folder, "
-            "or move that model away"
+            f"{str(foreign)!r} is not {kind}'s, and is not replaced by one: nothing was written; choose another "
+            "folder, or move that model away"
         )
 
 
