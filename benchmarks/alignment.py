@@ -26,19 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaceclip_plugin import DepthMap, attach_depth_head
-from spaceclip_plugin.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
-from spaceclip_plugin.camera import back_project
-from spaceclip_plugin.data.depth_list import DepthList
-from spaceclip_plugin.data.raycaster import render
+from spaceclip_plugin._files import write_json
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.data.scene import Scene
-from spaceclip_plugin.data.tabletop import random_tabletop
+from spaceclip_plugin.data.sources.depth_list import DepthList
+from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
+from spaceclip_plugin.depth.camera import back_project
+from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.files import write_json
-from spaceclip_plugin.hosts import load_host
-from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.prediction import predict
+from spaceclip_plugin.towers.hosts import load_host
+from spaceclip_worlds.render.raycaster import render
+from spaceclip_worlds.render.scene import Scene
+from spaceclip_worlds.render.tabletop import random_tabletop
 
 RECORD = Path(__file__).parent / "results" / "alignment.json"
 HOST = "timm:deit_tiny_patch16_224"

@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 import torch
 
-from spaceclip_plugin.files import read_json_object, write_json
+from spaceclip_plugin._files import read_json_object, write_json
 
 ATTACK = Path(__file__).parents[1] / "tests" / "attacks" / "attack.py"
 RECORD = Path(__file__).parent / "results" / "attacks.json"

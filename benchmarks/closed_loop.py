@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from spaceclip_plugin.files import write_json
+from spaceclip_plugin._files import write_json
 
 RECORD = Path(__file__).parent / "results" / "closed_loop.json"
 FIRST_SEED = 5_000_000
@@ -37,21 +37,21 @@ SOURCES = {
 
 def rover(seeds: range) -> list[Any]:
     """Reach what the instruction names, without touching anything."""
-    from spaceclip_plugin.rover.episode import DEPTHS, score
+    from spaceclip_worlds.rover.episode import DEPTHS, score
 
     return [score(seeds, depth) for depth in DEPTHS]
 
 
 def arm(seeds: range) -> list[Any]:
     """Reach, and lift, a block that stands on a stand of unknown height."""
-    from spaceclip_plugin.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE, score
+    from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE, score
 
     return [score(seeds, depth) for depth in (TRUE, ALIGNED, PREDICTED, TABLE)]
 
 
 def two_cameras(seeds: range) -> list[Any]:
     """Find a block that a screen hides from one camera."""
-    from spaceclip_plugin.arm.two_camera_loop import ALIGNED, CAMERAS, TABLE, TRUE, score
+    from spaceclip_worlds.arm.two_camera_loop import ALIGNED, CAMERAS, TABLE, TRUE, score
 
     return [score(seeds, depth, cameras=name) for depth in (TRUE, ALIGNED, TABLE) for name in CAMERAS]
 

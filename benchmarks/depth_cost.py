@@ -33,7 +33,7 @@ from torch import nn
 from training_cost import Way, timed_steps, ways
 from turns import timed
 
-from spaceclip_plugin.files import write_json
+from spaceclip_plugin._files import write_json
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 
 RECORD = Path(__file__).parent / "results" / "depth_cost.json"

@@ -22,8 +22,8 @@ import transformers
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attachment import MAX_UNREAD
-from spaceclip_plugin.files import write_json
+from spaceclip_plugin._files import write_json
+from spaceclip_plugin.attach.attachment import MAX_UNREAD
 
 RECORD = Path(__file__).parent / "results" / "host_overhead.json"
 

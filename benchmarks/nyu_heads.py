@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from spaceclip_plugin._files import write_json
 from spaceclip_plugin.cli import main as spaceclip
 from spaceclip_plugin.cli import train
 from spaceclip_plugin.cli.train_settings import new_run
-from spaceclip_plugin.data.depth_list import DepthList
+from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.evaluation.metrics import mean_metrics
 from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.files import write_json
 
 RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
 HOST = ["--host", "timm:deit_tiny_patch16_224"]

@@ -21,19 +21,19 @@ from torch import nn
 from turns import turn_order
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.data.augmentation import augmentation
-from spaceclip_plugin.data.mixture import shares_of
+from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
-from spaceclip_plugin.training.cache_key import CacheSettings
-from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.maker import make_cache
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.losses import LOSSES
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.recipe import Recipe
 
 PUBLISHED = "space-clip"
 RECOMPUTED = "training: tower in every step, published decoder and loss"

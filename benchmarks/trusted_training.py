@@ -34,21 +34,21 @@ from torch import nn
 from turns import turn_order
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.data.augmentation import augmentation
-from spaceclip_plugin.data.depth_list import DepthList
-from spaceclip_plugin.data.mixture import shares_of
+from spaceclip_plugin._files import read_json_object, write_json
+from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sources.depth_list import DepthList
+from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.files import read_json_object, write_json
-from spaceclip_plugin.hosts import load_host
-from spaceclip_plugin.training.cache_key import CacheSettings
-from spaceclip_plugin.training.cache_maker import make_cache
+from spaceclip_plugin.towers.hosts import load_host
+from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.maker import make_cache
+from spaceclip_plugin.training.config.recipe import LIVE, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.live_features import LiveFeatures
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.recipe import LIVE, Recipe
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).parent / "results" / "trusted_training.json"

@@ -16,8 +16,8 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot_env_rover.tiny_policies import build
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.depth_guard import DepthGuard
-from spaceclip_plugin.lerobot_steps import add_depth
+from spaceclip_plugin.bridges.lerobot.steps import add_depth
+from spaceclip_plugin.guard import DepthGuard
 
 
 def main(kind: str, folder: str) -> None:

@@ -13,12 +13,12 @@ import statistics
 import sys
 
 from spaceclip_plugin import DepthMap, attach_depth_head
-from spaceclip_plugin.arm.embedded import load_arm_head
-from spaceclip_plugin.arm.episode import TABLE, TRUE, attempt, source_of
-from spaceclip_plugin.arm.known_table import aligned_to_table
-from spaceclip_plugin.arm.observation import Observation
-from spaceclip_plugin.arm.policy import load_arm_policy
-from spaceclip_plugin.arm.world import ArmWorld
+from spaceclip_worlds.arm.embedded import load_arm_head
+from spaceclip_worlds.arm.episode import TABLE, TRUE, attempt, source_of
+from spaceclip_worlds.arm.known_table import aligned_to_table
+from spaceclip_worlds.arm.observation import Observation
+from spaceclip_worlds.arm.policy import load_arm_policy
+from spaceclip_worlds.arm.world import ArmWorld
 
 
 def main(episodes: int) -> None:

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable
 
 from spaceclip_plugin import DepthMap, attach_depth_head
-from spaceclip_plugin.rover.embedded import load_head, load_policy
-from spaceclip_plugin.rover.episode import true_depth
-from spaceclip_plugin.rover.policy import RoverPolicy
-from spaceclip_plugin.rover.steering import DepthSafetyFilter
-from spaceclip_plugin.rover.world import Observation, Outcome, RoverWorld
+from spaceclip_worlds.rover.embedded import load_head, load_policy
+from spaceclip_worlds.rover.episode import true_depth
+from spaceclip_worlds.rover.policy import RoverPolicy
+from spaceclip_worlds.rover.steering import DepthSafetyFilter
+from spaceclip_worlds.rover.world import Observation, Outcome, RoverWorld
 
 
 def drive(seed: int, policy: RoverPolicy, depth_of: Callable[[Observation], DepthMap] | None) -> Outcome:

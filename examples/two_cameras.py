@@ -14,11 +14,11 @@ import sys
 import numpy as np
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.alignment import align_to_plane
-from spaceclip_plugin.arm.embedded import load_arm_head
-from spaceclip_plugin.arm.policy import load_arm_policy
-from spaceclip_plugin.arm.two_camera_loop import CAMERAS, FOUND_M, agreement_m, find_block
-from spaceclip_plugin.arm.two_cameras import VIEWS, TwoCameraTable
+from spaceclip_plugin.depth.alignment import align_to_plane
+from spaceclip_worlds.arm.embedded import load_arm_head
+from spaceclip_worlds.arm.policy import load_arm_policy
+from spaceclip_worlds.arm.two_camera_loop import CAMERAS, FOUND_M, agreement_m, find_block
+from spaceclip_worlds.arm.two_cameras import VIEWS, TwoCameraTable
 
 
 def main(tables: int) -> None:

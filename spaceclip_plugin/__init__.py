@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
-    from spaceclip_plugin.camera import Intrinsics
-    from spaceclip_plugin.depth_map import DepthMap
-    from spaceclip_plugin.depth_reader import DepthReader
+    from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+    from spaceclip_plugin.attach.reader import DepthReader
+    from spaceclip_plugin.depth.camera import Intrinsics
+    from spaceclip_plugin.depth.depth_map import DepthMap
     from spaceclip_plugin.errors import SpaceClipError
     from spaceclip_plugin.head.config import DepthHeadConfig
     from spaceclip_plugin.head.depth_head import DepthHead
 
 _HOMES = {
-    "attach_depth_head": "attachment",
-    "DepthAttachment": "attachment",
+    "attach_depth_head": "attach.attachment",
+    "DepthAttachment": "attach.attachment",
     "DepthHead": "head.depth_head",
     "DepthHeadConfig": "head.config",
-    "DepthMap": "depth_map",
-    "DepthReader": "depth_reader",
-    "Intrinsics": "camera",
+    "DepthMap": "depth.depth_map",
+    "DepthReader": "attach.reader",
+    "Intrinsics": "depth.camera",
     "SpaceClipError": "errors",
 }
 

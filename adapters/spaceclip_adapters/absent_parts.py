@@ -24,9 +24,9 @@ from spaceclip_adapters.host_weights import (
     load_fitting,
     reshaped,
 )
-from spaceclip_plugin import registry
 from spaceclip_plugin.errors import CaptureError, HostError
-from spaceclip_plugin.tower import ATTENTION_POOL, Tower
+from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, Tower
 
 logger = logging.getLogger(__name__)
 

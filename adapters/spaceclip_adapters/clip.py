@@ -6,8 +6,8 @@ its parts; the older `CLIPVisionModel` has none of them itself and is passed ove
 
 from __future__ import annotations
 
-from spaceclip_plugin.token_adapter import ImageStatistics, TokenTowerAdapter
-from spaceclip_plugin.tower import CLS
+from spaceclip_plugin.towers.spec import CLS
+from spaceclip_plugin.towers.token_adapter import ImageStatistics, TokenTowerAdapter
 
 OPENAI_CLIP = ImageStatistics(
     mean=(0.48145466, 0.4578275, 0.40821073),

@@ -18,10 +18,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from spaceclip_plugin.seen_part import SeenPart, convolved_size
-from spaceclip_plugin.token_adapter import IMAGENET, attribute_at, declared_statistics, is_named, is_stack
-from spaceclip_plugin.token_reader import convolution_call, known, unexpected
-from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.towers.seen_part import SeenPart, convolved_size
+from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.towers.token_adapter import IMAGENET, attribute_at, declared_statistics, is_named, is_stack
+from spaceclip_plugin.towers.token_reader import convolution_call, known, unexpected
 
 _CLASSES = ("Florence2VisionBackbone", "DaViT")
 _USUAL_SIDE = 224

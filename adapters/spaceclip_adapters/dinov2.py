@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spaceclip_plugin.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
-from spaceclip_plugin.tower import CLS, Tower
+from spaceclip_plugin.towers.spec import CLS, Tower
+from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
 
 
 class RegisterAdapter(TokenTowerAdapter):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from spaceclip_adapters.dinov2 import RegisterAdapter
-from spaceclip_plugin.token_adapter import IMAGENET
-from spaceclip_plugin.tower import CLS
+from spaceclip_plugin.towers.spec import CLS
+from spaceclip_plugin.towers.token_adapter import IMAGENET
 
 adapter = RegisterAdapter(
     name="dinov3",

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
-from spaceclip_plugin.token_reader import convolution_call
-from spaceclip_plugin.tower import MEAN, ImageCall, RawFrame, Tower
+from spaceclip_plugin.towers.spec import MEAN, ImageCall, RawFrame, Tower
+from spaceclip_plugin.towers.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.towers.token_reader import convolution_call
 
 
 class IdeficsAdapter(TokenTowerAdapter):

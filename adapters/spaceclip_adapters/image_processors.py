@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.image_statistics import ImageStatistics, check_scale
+from spaceclip_plugin.towers.image_statistics import ImageStatistics, check_scale
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 """Where an image processor's settings may stand; nested ones go first, as in transformers."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from spaceclip_plugin.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
-from spaceclip_plugin.tower import CLS, RAW_CLS
+from spaceclip_plugin.towers.spec import CLS, RAW_CLS
+from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
 
 
 class InternVLAdapter(TokenTowerAdapter):

@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.token_adapter import (
+from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, Tower, TowerSpec
+from spaceclip_plugin.towers.token_adapter import (
     SYMMETRIC,
     attribute_at,
     declared_statistics,
@@ -22,8 +23,7 @@ from spaceclip_plugin.token_adapter import (
     is_stack,
     size_at,
 )
-from spaceclip_plugin.token_reader import TokenReader
-from spaceclip_plugin.tower import RAW_MEAN, ImageCall, Tower, TowerSpec
+from spaceclip_plugin.towers.token_reader import TokenReader
 
 _CLASSES = ("Molmo2VisionModel", "MolmoAct2VisionTransformer")
 _STACKS = ("layers", "transformer.resblocks")

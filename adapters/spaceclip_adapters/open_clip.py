@@ -13,11 +13,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from spaceclip_adapters.clip import OPENAI_CLIP
-from spaceclip_plugin.token_adapter import (
+from spaceclip_plugin.towers.spec import CLS, MEAN, RAW_MEAN, RawFrame, Tower
+from spaceclip_plugin.towers.token_adapter import (
     TokenTowerAdapter,
     attribute_at,
 )
-from spaceclip_plugin.tower import CLS, MEAN, RAW_MEAN, RawFrame, Tower
 
 
 class OpenClipAdapter(TokenTowerAdapter):

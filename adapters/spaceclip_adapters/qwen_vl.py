@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.clip import OPENAI_CLIP
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.token_adapter import (
+from spaceclip_plugin.towers.packed_reader import PackedReader, grid_sizes
+from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, RawFrame, Tower, TowerSpec
+from spaceclip_plugin.towers.token_adapter import (
     IMAGENET,
     SYMMETRIC,
     ImageStatistics,
@@ -26,7 +27,6 @@ from spaceclip_plugin.token_adapter import (
     is_named,
     is_stack,
 )
-from spaceclip_plugin.tower import RAW_MEAN, ImageCall, RawFrame, Tower, TowerSpec
 
 _CLASSES: Mapping[str, ImageStatistics] = {
     "Qwen2VisionTransformerPretrainedModel": OPENAI_CLIP,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from spaceclip_plugin.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
-from spaceclip_plugin.tower import ATTENTION_POOL, MEAN
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, MEAN
+from spaceclip_plugin.towers.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
 
 
 class SiglipAdapter(TokenTowerAdapter):

@@ -14,9 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.token_adapter import SYMMETRIC, attribute_at, declared_statistics, is_named, is_stack
-from spaceclip_plugin.tower import ATTENTION_POOL, MEAN, ImageCall, RawFrame, Tower, TowerSpec
+from spaceclip_plugin.towers.packed_reader import PackedReader, grid_sizes
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, MEAN, ImageCall, RawFrame, Tower, TowerSpec
+from spaceclip_plugin.towers.token_adapter import SYMMETRIC, attribute_at, declared_statistics, is_named, is_stack
 
 _CLASSES = ("Siglip2VisionTransformer", "Siglip2VisionModel")
 

@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.token_adapter import (
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN, ImageCall, Tower
+from spaceclip_plugin.towers.token_adapter import (
     IMAGENET,
     TokenTowerAdapter,
     attribute_at,
 )
-from spaceclip_plugin.token_reader import convolution_call, known
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN, ImageCall, Tower
+from spaceclip_plugin.towers.token_reader import convolution_call, known
 
 
 class TimmVitAdapter(TokenTowerAdapter):

@@ -26,7 +26,7 @@ from spaceclip_adapters.host_weights import (
 )
 from spaceclip_adapters.hub_files import fetch
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.image_statistics import ImageStatistics
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

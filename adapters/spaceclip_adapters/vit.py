@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spaceclip_plugin.token_adapter import SYMMETRIC, TokenTowerAdapter
-from spaceclip_plugin.tower import CLS
+from spaceclip_plugin.towers.spec import CLS
+from spaceclip_plugin.towers.token_adapter import SYMMETRIC, TokenTowerAdapter
 
 adapter = TokenTowerAdapter(
     name="vit",

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.arm.embedded import tower_note
-from spaceclip_plugin.arm.lessons import FIRST_SEED, PROTOCOL, samples_of
-from spaceclip_plugin.arm.policy import load_arm_policy
 from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.rover.embedded import POLICY_FILE
-from spaceclip_plugin.training.recipe import Recipe
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_worlds.arm.embedded import tower_note
+from spaceclip_worlds.arm.lessons import FIRST_SEED, PROTOCOL, samples_of
+from spaceclip_worlds.arm.policy import load_arm_policy
+from spaceclip_worlds.rover.embedded import POLICY_FILE
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from spaceclip_plugin.attachment import attach_depth_head
+from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import mean_metrics
+from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
-from spaceclip_plugin.prediction import predict
-from spaceclip_plugin.rover.embedded import load_policy, save_policy
-from spaceclip_plugin.rover.instruction import encode
-from spaceclip_plugin.rover.lessons import Frame, frames_of, lesson
-from spaceclip_plugin.rover.policy import GRID_HW, WIDTH, RoverPolicy, to_pixels
-from spaceclip_plugin.rover.world import MOST_SPEED_MPS, MOST_TURN_RPS
-from spaceclip_plugin.training.recipe import Recipe
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_worlds.rover.embedded import load_policy, save_policy
+from spaceclip_worlds.rover.instruction import encode
+from spaceclip_worlds.rover.lessons import Frame, frames_of, lesson
+from spaceclip_worlds.rover.policy import GRID_HW, WIDTH, RoverPolicy, to_pixels
+from spaceclip_worlds.rover.world import MOST_SPEED_MPS, MOST_TURN_RPS
 
 FIRST_SEED = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 TAPS, CHANNELS = (1, 2, 3, 5), (96, 48)

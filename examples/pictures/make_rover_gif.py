@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.colours import DEPTH_TABLE
-from spaceclip_plugin.files import atomic_path
-from spaceclip_plugin.pictures import PanelRow, depth_panel
-from spaceclip_plugin.rover.embedded import HEAD_FOLDER, load_head, load_policy
-from spaceclip_plugin.rover.steering import DepthSafetyFilter
-from spaceclip_plugin.rover.world import STEP_S, RoverWorld
+from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.depth.colours import DEPTH_TABLE
+from spaceclip_plugin.depth.pictures import PanelRow, depth_panel
+from spaceclip_worlds.rover.embedded import HEAD_FOLDER, load_head, load_policy
+from spaceclip_worlds.rover.steering import DepthSafetyFilter
+from spaceclip_worlds.rover.world import STEP_S, RoverWorld
 
 MOST_BYTES = 1_500_000
 DEPTH_RANGE_M = (0.3, 5.0)

@@ -13,20 +13,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from spaceclip_plugin.data.depth_list import ListData
-from spaceclip_plugin.data.image_folder import FolderData
-from spaceclip_plugin.data.mixture import Mixture
-from spaceclip_plugin.data.ray_distance import RAY
+from spaceclip_plugin.attach.tower_match import OTHER_TOWER, WARN
+from spaceclip_plugin.data.files.ray_distance import RAY
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.data.selective import SelectiveSource
-from spaceclip_plugin.data.sources import DataSpec, source_from_text
-from spaceclip_plugin.data.spec_fields import unit
+from spaceclip_plugin.data.sources.depth_list import ListData
+from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.data.sources.registry import DataSpec, source_from_text
+from spaceclip_plugin.data.sources.selective import SelectiveSource
+from spaceclip_plugin.data.sources.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from spaceclip_plugin.hosts import RANDOM, load_host, say_statistics
-from spaceclip_plugin.identity.tower_match import OTHER_TOWER, WARN
-from spaceclip_plugin.image_statistics import ImageStatistics, from_pair
-from spaceclip_plugin.training.run_config import CODE
+from spaceclip_plugin.towers.hosts import RANDOM, load_host, say_statistics
+from spaceclip_plugin.towers.image_statistics import ImageStatistics, from_pair
+from spaceclip_plugin.training.config.run_config import CODE
 
 SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
 DEFAULT_PROTOCOL = "nyu-eigen"

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Read, check, write."""
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.hub.folder import CONFIG_NAME, WEIGHTS_NAME
+    from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME
 
     files = [args.out / CONFIG_NAME, args.out / WEIGHTS_NAME]
     outputs.check_apart(dict.fromkeys(files, "the head"), inputs=[args.checkpoint])

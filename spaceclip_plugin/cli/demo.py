@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _driven(args: argparse.Namespace) -> Result:
-    from spaceclip_plugin.demo import run_demo
+    from spaceclip_worlds.demos.policy_demo import run_demo
 
     arenas = _ARENAS if args.arenas is None else args.arenas
     if arenas < 1:
@@ -70,7 +70,7 @@ def _driven(args: argparse.Namespace) -> Result:
 
 
 def _trained(args: argparse.Namespace) -> Result:
-    from spaceclip_plugin import training_demo
+    from spaceclip_worlds.demos import training_demo
 
     scenes = _SCENES if args.scenes is None else args.scenes
     unseen = _UNSEEN if args.unseen is None else args.unseen

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.data.depth_units import check_depth_units
-from spaceclip_plugin.data.ray_distance import RAY
+from spaceclip_plugin.data.files.ray_distance import RAY
+from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> Result:
 
     from tqdm.auto import tqdm
 
-    from spaceclip_plugin.attachment import attach_depth_head
+    from spaceclip_plugin.attach.attachment import attach_depth_head
     from spaceclip_plugin.evaluation.evaluate import evaluate
     from spaceclip_plugin.evaluation.report import ReportFolder
 

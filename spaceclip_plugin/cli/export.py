@@ -11,8 +11,8 @@ from spaceclip_plugin.cli import arguments, outputs
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
+    from spaceclip_plugin.bridges.onnx.export import OnnxFile
     from spaceclip_plugin.head.config import DepthHeadConfig
-    from spaceclip_plugin.onnx_export import OnnxFile
 
 NAME = "export"
 HELP = "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with it."
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Read, write, compare."""
+    from spaceclip_plugin.bridges.onnx.export import export_onnx
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.onnx_export import export_onnx
 
     outputs.check_apart({args.out: "the ONNX file"}, inputs=outputs.files_of_head(args.head))
     outputs.check_free([args.out], overwrite=args.overwrite)

@@ -10,7 +10,7 @@ from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import TowerNotFoundError, nearest
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.tower import Tower
+from spaceclip_plugin.towers.spec import Tower
 
 NAME = "inspect"
 HELP = "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head fits."
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Find the towers; nothing is run."""
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.registry import find_towers, no_tower
+    from spaceclip_plugin.towers.registry import find_towers, no_tower
 
     head = None if args.head is None else DepthHead.from_pretrained(args.head).config
     host = arguments.host_from(args)
@@ -62,7 +62,7 @@ def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
 
 
 def _matched(tower: Tower, head: DepthHeadConfig) -> dict[str, Any]:
-    from spaceclip_plugin.identity.tower_match import match_tower
+    from spaceclip_plugin.attach.tower_match import match_tower
 
     match = match_tower(tower, head)
     return {

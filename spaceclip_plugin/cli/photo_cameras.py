@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from spaceclip_plugin.camera import Intrinsics, principal_point_inside, questionable, same_view
-from spaceclip_plugin.camera_file import Calibration
-from spaceclip_plugin.data.orientation import UPRIGHT, upright_intrinsics
-from spaceclip_plugin.data.photo_header import PhotoHeader
+from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
+from spaceclip_plugin.data.files.photo_header import PhotoHeader
+from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_view
+from spaceclip_plugin.depth.camera_file import Calibration
 from spaceclip_plugin.errors import ConfigError
 
 _MOST_NAMED = 4

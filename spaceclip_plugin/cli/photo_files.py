@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from spaceclip_plugin.camera import Intrinsics
-from spaceclip_plugin.depth_map import DepthMap
+from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.bridges.rerun.sink import RerunSink, import_rerun
+from spaceclip_plugin.bridges.ros.mcap_writer import McapWriter, import_writer
+from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.pictures import depth_picture, write_png
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.files import atomic_path
-from spaceclip_plugin.mcap_writer import McapWriter, import_writer
-from spaceclip_plugin.pictures import depth_picture, write_png
-from spaceclip_plugin.rerun_sink import RerunSink, import_rerun
 
 _NS_PER_PHOTO = 10**9
 

@@ -18,8 +18,8 @@ from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.attachment import DepthAttachment
-    from spaceclip_plugin.camera import Intrinsics
+    from spaceclip_plugin.attach.attachment import DepthAttachment
+    from spaceclip_plugin.depth.camera import Intrinsics
 
 NAME = "predict"
 HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> Result:
 
     from tqdm.auto import tqdm
 
-    from spaceclip_plugin.attachment import attach_depth_head
+    from spaceclip_plugin.attach.attachment import attach_depth_head
 
     lines: list[str] = []
     predictions: list[dict[str, Any]] = []
@@ -135,7 +135,7 @@ def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job],
     """The photos that can be predicted, and why the others cannot."""
     calibration = None
     if args.intrinsics is not None:
-        from spaceclip_plugin.camera_file import calibration_from
+        from spaceclip_plugin.depth.camera_file import calibration_from
 
         calibration = calibration_from(args.intrinsics)
     elif args.intrinsics_size is not None:
@@ -157,8 +157,8 @@ def _predicted(
     job: _Job, attachment: DepthAttachment, recorded: Recordings, *, flip: bool, replace: bool
 ) -> dict[str, Any]:
     """Predict a photo, write its files, and say what they are."""
-    from spaceclip_plugin.data.image_files import read_rgb
-    from spaceclip_plugin.prediction import predict
+    from spaceclip_plugin.data.files.image_files import read_rgb
+    from spaceclip_plugin.evaluation.prediction import predict
 
     photo = read_rgb(job.photo)
     image_hw = (photo.shape[0], photo.shape[1])

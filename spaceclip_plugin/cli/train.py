@@ -18,10 +18,10 @@ from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
-from spaceclip_plugin.hosts import RANDOM, revision_of
+from spaceclip_plugin.towers.hosts import RANDOM, revision_of
+from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched
-from spaceclip_plugin.training.run_config import CODE, HeadChoice, RunConfig, WeightedSource
-from spaceclip_plugin.training.run_folder import CONFIG_NAME
+from spaceclip_plugin.training.run.folder import CONFIG_NAME
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,8 +121,8 @@ def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
 def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     import torch
 
-    from spaceclip_plugin import registry
     from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.towers import registry
 
     tower = registry.choose_tower(host, tower=config.tower, adapter=config.adapter)
     choice = config.head

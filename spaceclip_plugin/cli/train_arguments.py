@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from spaceclip_plugin.cli import arguments
-from spaceclip_plugin.data.augmentation import AUGMENTATIONS
+from spaceclip_plugin.data.augment.augmentation import AUGMENTATIONS
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.config.recipe import CACHES, PRECISIONS, RECIPES
+from spaceclip_plugin.training.losses.registry import LOSSES
 from spaceclip_plugin.training.processes import TRACKERS
-from spaceclip_plugin.training.recipe import CACHES, PRECISIONS, RECIPES
 
 PUBLISHED = "space-clip"
 

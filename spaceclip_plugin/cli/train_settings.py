@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin import __version__
+from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.train_arguments import PUBLISHED
-from spaceclip_plugin.data.sources import source_from_text
+from spaceclip_plugin.data.sources.registry import source_from_text
 from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
-from spaceclip_plugin.files import read_json_object
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
-from spaceclip_plugin.training.code_digest import code_digest
-from spaceclip_plugin.training.recipe import RECIPES, Recipe
-from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
-from spaceclip_plugin.training.run_folder import CONFIG_NAME, RECORD_NAME, code_of
-from spaceclip_plugin.training.strict_yaml import read_mapping_file
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.config.strict_yaml import read_mapping_file
+from spaceclip_plugin.training.run.code_digest import code_digest
+from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME, code_of
 
 # Which field of RunConfig or Recipe a flag sets.
 _FIELDS = {

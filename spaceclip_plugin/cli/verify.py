@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Load it as any program would, then tell."""
+    from spaceclip_plugin.head import folder, weights
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.hub import folder, repository, weights
+    from spaceclip_plugin.hub import repository
 
     files = repository.locate(args.head, revision=args.revision)
     config_file = files.config_file()

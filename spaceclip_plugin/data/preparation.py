@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.tower import TowerSpec
+from spaceclip_plugin.towers.spec import TowerSpec
 
 PREPARATION = "bicubic-squash-1"
 """Name of what `prepare` does to a photo; another name where it does something else: cached features depend on it."""

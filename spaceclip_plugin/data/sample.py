@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.camera import Intrinsics
+from spaceclip_plugin.depth.camera import Intrinsics
 
 
 @dataclass(frozen=True, eq=False)

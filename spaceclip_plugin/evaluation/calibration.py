@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.depth_map import interval_factor
+from spaceclip_plugin.depth.depth_map import interval_factor
 from spaceclip_plugin.errors import DataError
 
 LEVELS = (0.5, 0.9)

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spaceclip_plugin.attachment import DepthAttachment
+from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
+from spaceclip_plugin.evaluation.prediction import predict, seen_pixels
 from spaceclip_plugin.evaluation.protocols import Compared, Protocol
-from spaceclip_plugin.prediction import predict, seen_pixels
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, over_images
-from spaceclip_plugin.files import atomic_path, read_json_object, write_json
 
 PER_IMAGE_NAME = "per_image.csv"
 SUMMARY_NAME = "summary.json"
@@ -218,7 +218,7 @@ def _picture_name(rank: int, worst: WorstImage) -> str:
 
 def _write_picture(path: Path, worst: WorstImage) -> None:
     """Photo, ground truth where it counts, prediction where the host saw the photo, and error where both are."""
-    from spaceclip_plugin.pictures import PanelRow, depth_panel, write_png
+    from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 
     row = PanelRow(
         worst.image,

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError, nearest
-from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.head.space_clip import SpaceClipDecoder, SpaceClipOptions
+from spaceclip_plugin.head.space_clip.decoder import SpaceClipDecoder, SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerDecoder, TapMixerOptions
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head import architectures, fields
+from spaceclip_plugin.head import architectures
 from spaceclip_plugin.head.decoder import DecoderOptions
-from spaceclip_plugin.identity.fingerprint import MOST_BLOCKS, TowerFingerprint
-from spaceclip_plugin.tower import CLS, CONTEXT_KINDS, TowerSpec
+from spaceclip_plugin.towers.identity.fingerprint import MOST_BLOCKS, TowerFingerprint
+from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
 FORMAT_VERSION = 2
 """Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read."""
@@ -57,32 +58,32 @@ class DepthHeadConfig:
             object.__setattr__(self, "architecture", architectures.name_for(options))
         kind = architectures.architecture(self.architecture).options
         if options is None:
-            options = kind() if self.blocks is None else kind.for_blocks(fields.whole("blocks", self.blocks, 1, 512))
+            options = kind() if self.blocks is None else kind.for_blocks(_checks.whole("blocks", self.blocks, 1, 512))
         elif isinstance(options, Mapping):
-            options = fields.build(kind, options, where=f"options of {self.architecture!r}")
+            options = _checks.build(kind, options, where=f"options of {self.architecture!r}")
         if not isinstance(options, kind):
             raise ConfigError(f"options of {self.architecture!r} must be {kind.__name__}, got {type(options).__name__}")
         object.__setattr__(self, "options", options)
         self._check_tower()
-        low, high = fields.reals("depth_range_m", self.depth_range_m, 1e-6, 1e5, length=2)
+        low, high = _checks.reals("depth_range_m", self.depth_range_m, 1e-6, 1e5, length=2)
         if low >= high:
             raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
         object.__setattr__(self, "depth_range_m", (low, high))
         for name in ("base_model", "base_model_revision", "trained_on"):
             if getattr(self, name) is not None:
-                fields.text(name, getattr(self, name))
+                _checks.text(name, getattr(self, name))
         self._check_fingerprint()
 
     def _check_fingerprint(self) -> None:
         found = self.tower_fingerprint
         if isinstance(found, Mapping):
-            fields.check_keys(TowerFingerprint, found, where="tower_fingerprint", complete=True)
+            _checks.check_keys(TowerFingerprint, found, where="tower_fingerprint", complete=True)
             found = TowerFingerprint(**found)
             object.__setattr__(self, "tower_fingerprint", found)
         if found is None:
             return
         if not isinstance(found, TowerFingerprint):
-            raise ConfigError(f"tower_fingerprint must be an object or null, got {fields.shown(found)}")
+            raise ConfigError(f"tower_fingerprint must be an object or null, got {_checks.shown(found)}")
         most = MOST_BLOCKS if self.blocks is None else self.blocks
         if not self.options.taps[-1] <= len(found.blocks) <= most:
             raise ConfigError(
@@ -91,9 +92,9 @@ class DepthHeadConfig:
             )
 
     def _check_tower(self) -> None:
-        fields.whole("width", self.width, 1, 16384)
+        _checks.whole("width", self.width, 1, 16384)
         if self.blocks is not None:
-            fields.whole("blocks", self.blocks, 1, 512)
+            _checks.whole("blocks", self.blocks, 1, 512)
             if self.options.taps[-1] > self.blocks:
                 raise ConfigError(
                     f"tap {self.options.taps[-1]} lies beyond a tower of {self.blocks} blocks; "
@@ -101,25 +102,25 @@ class DepthHeadConfig:
                 )
         if self.tap_widths is not None:
             count = len(self.options.taps)
-            widths = fields.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
+            widths = _checks.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
             object.__setattr__(self, "tap_widths", widths)
         if self.context is not None and self.context not in CONTEXT_KINDS:
             raise ConfigError(
-                f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {fields.shown(self.context)}"
+                f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {_checks.shown(self.context)}"
             )
         for name, low in (("image_mean", -10.0), ("image_std", 1e-6)):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, fields.reals(name, value, low, 1e3, length=3))
+                object.__setattr__(self, name, _checks.reals(name, value, low, 1e3, length=3))
 
     def _check_fractions(self, found: object) -> None:
         expected = self.tap_fractions
         if expected is not None and found is not None:
-            found = fields.reals("tap_fractions", found, 0.0, 1.0, length=len(expected))
+            found = _checks.reals("tap_fractions", found, 0.0, 1.0, length=len(expected))
         if found != expected:
             raise ConfigError(
                 f"tap_fractions must be {expected and list(expected)}, the taps over the blocks, "
-                f"got {fields.shown(found)}"
+                f"got {_checks.shown(found)}"
             )
 
     @property
@@ -148,7 +149,7 @@ class DepthHeadConfig:
             if key not in own_names and key not in option_names:
                 if owner := architectures.owner_of(key):
                     raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
-                raise fields.unknown_key(key, [*own_names, *option_names], where="overrides")
+                raise _checks.unknown_key(key, [*own_names, *option_names], where="overrides")
         chosen = {key: overrides.pop(key) for key in option_names if key in overrides}
         if chosen and "options" in overrides:
             raise ConfigError(f"override options, or single fields of them ({', '.join(chosen)}), not both")
@@ -156,7 +157,7 @@ class DepthHeadConfig:
             overrides["options"] = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
         options = overrides["options"]
         if isinstance(options, Mapping):
-            options = overrides["options"] = fields.build(kind, options, where=f"options of {name!r}")
+            options = overrides["options"] = _checks.build(kind, options, where=f"options of {name!r}")
         taps = options.taps if isinstance(options, kind) else ()
         tower: dict[str, Any] = {
             "width": spec.width,
@@ -187,14 +188,14 @@ class DepthHeadConfig:
             ConfigError: another format version, an unknown or missing key, or an impossible value.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"a head's config must be an object, got {fields.shown(values)}")
+            raise ConfigError(f"a head's config must be an object, got {_checks.shown(values)}")
         values = dict(values)
         if "format_version" not in values:
             raise ConfigError("there is no format_version: this is not the config of a depth head")
         version = values.pop("format_version")
         if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
             raise ConfigError(
-                f"format_version must be 1 to {FORMAT_VERSION}, got {fields.shown(version)}; update spaceclip_plugin?"
+                f"format_version must be 1 to {FORMAT_VERSION}, got {_checks.shown(version)}; update spaceclip_plugin?"
             )
         has_fingerprint = version > 1
         if has_fingerprint != ("tower_fingerprint" in values) or (has_fingerprint and not values["tower_fingerprint"]):
@@ -203,11 +204,11 @@ class DepthHeadConfig:
         if "tap_fractions" not in values:
             raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")
         fractions = values.pop("tap_fractions")
-        fields.check_keys(cls, values, where="config", complete=True)
+        _checks.check_keys(cls, values, where="config", complete=True)
         options, name = values["options"], values["architecture"]
         if not isinstance(options, Mapping):
-            raise ConfigError(f"options must be an object, got {fields.shown(options)}")
-        fields.check_keys(
+            raise ConfigError(f"options must be an object, got {_checks.shown(options)}")
+        _checks.check_keys(
             architectures.architecture(name).options, options, where=f"options of {name!r}", complete=True
         )
         config = cls(**values)

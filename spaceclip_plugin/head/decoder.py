@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin import checkpoint_import, registry
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._checks import integer, shown
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, HeadMismatchError
+from spaceclip_plugin.head import folder as head_folder
+from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.fields import integer, shown
-from spaceclip_plugin.hub import folder as head_folder
-from spaceclip_plugin.hub import repository, weights
-from spaceclip_plugin.hub.model_card import CARD_NAME, PICTURE_NAME, ModelCard, Terms
-from spaceclip_plugin.tower import Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, ModelCard, Terms
+from spaceclip_plugin.head.space_clip import published
+from spaceclip_plugin.hub import repository
+from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.spec import Tower, TowerFeatures, TowerSpec
 
 MAX_OUTPUT_SIDE = 16384
 
@@ -154,7 +156,7 @@ class DepthHead(nn.Module):
             ConfigError: taps that do not fit the number of stages or the tower, or none given where the published ones
                 cannot be meant.
         """
-        config, state = checkpoint_import.read(Path(path), semantic_taps=semantic_taps, structural_taps=structural_taps)
+        config, state = published.read(Path(path), semantic_taps=semantic_taps, structural_taps=structural_taps)
         return cls._from_state(config, state, source=f"{str(path)!r}, under this package's names,")
 
     @classmethod

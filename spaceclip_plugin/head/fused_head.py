@@ -12,7 +12,7 @@ from typing_extensions import Self
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 _ALREADY = "this head is fused already; use it as it is"
 

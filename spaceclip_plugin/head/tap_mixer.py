@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, interpolate, pad, scaled_dot_product_attention
 from typing_extensions import Self
 
+from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head import fields
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.precise_linear import PreciseLinear
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 REFERENCE_BLOCKS = 12
 HEAD_CHANNELS = 48
@@ -64,21 +64,21 @@ class TapMixerOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        taps = fields.wholes("taps", self.taps, 0, 512, least=1, most=64)
+        taps = _checks.wholes("taps", self.taps, 0, 512, least=1, most=64)
         if list(taps) != sorted(set(taps)):
-            raise ConfigError(f"taps must ascend without repeats, got {fields.shown(self.taps)}")
-        channels = fields.wholes("channels", self.channels, 2, 4096, least=1, most=5)
+            raise ConfigError(f"taps must ascend without repeats, got {_checks.shown(self.taps)}")
+        channels = _checks.wholes("channels", self.channels, 2, 4096, least=1, most=5)
         count = len(channels)
-        convolutions = fields.wholes("convolutions", self.convolutions, 0, 16, least=count, most=count)
-        fields.whole("attention", self.attention, 0, 16)
+        convolutions = _checks.wholes("convolutions", self.convolutions, 0, 16, least=count, most=count)
+        _checks.whole("attention", self.attention, 0, 16)
         if self.attention and channels[0] % HEAD_CHANNELS:
             raise ConfigError(
                 f"channels[0] must be a multiple of {HEAD_CHANNELS} where there is attention, got {channels[0]}; "
                 "choose another width or attention=0"
             )
         if not isinstance(self.uncertainty, bool):
-            raise ConfigError(f"uncertainty must be true or false, got {fields.shown(self.uncertainty)}")
-        object.__setattr__(self, "dropout", fields.real("dropout", self.dropout, 0.0, 0.9))
+            raise ConfigError(f"uncertainty must be true or false, got {_checks.shown(self.uncertainty)}")
+        object.__setattr__(self, "dropout", _checks.real("dropout", self.dropout, 0.0, 0.9))
         for name, value in (("taps", taps), ("channels", channels), ("convolutions", convolutions)):
             object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples
 

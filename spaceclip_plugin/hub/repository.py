@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spaceclip_plugin import __version__
+from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import CheckpointError, ConfigError
-from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.hub import folder as head_folder
+from spaceclip_plugin.head import folder as head_folder
+from spaceclip_plugin.head.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes
 from spaceclip_plugin.hub.client_errors import client_errors, reason
-from spaceclip_plugin.hub.folder import CONFIG_NAME, LIBRARY_NAME, WEIGHTS_NAME, LocalFolder, check_bytes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

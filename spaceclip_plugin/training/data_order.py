@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.data.mixture import Share
+from spaceclip_plugin.data.sources.mixture import Share
 
 
 @dataclass(frozen=True)

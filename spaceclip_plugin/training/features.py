@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 Loaded = dict[str, Tensor]
 """A batch as a worker process reads it: tensors on the CPU by name, their first dimension the images."""

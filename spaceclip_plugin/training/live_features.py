@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from spaceclip_plugin.attachment import DepthAttachment
-from spaceclip_plugin.data.augmentation import view_of
+from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.data.augment.augmentation import view_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.training.cache_key import CacheSettings
-from spaceclip_plugin.training.feature_cache import within
+from spaceclip_plugin.training.cache.feature_cache import within
+from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.features import Batch, Loaded
 from spaceclip_plugin.training.versions import known_depth, seen_image
 

@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.training.checkpoint import Checkpoint
-from spaceclip_plugin.training.held_out import HeldOut
 from spaceclip_plugin.training.interruption import Interruption
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, rng_state, set_rng_state
-from spaceclip_plugin.training.run_folder import RunFolder
+from spaceclip_plugin.training.run.checkpoint import Checkpoint
+from spaceclip_plugin.training.run.folder import RunFolder
+from spaceclip_plugin.training.validation_set import HeldOut
 
 TRACKED_EVERY = 10
 """Steps between two losses that a tracker is told."""

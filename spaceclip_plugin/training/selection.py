@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from spaceclip_plugin.data.sources import DataSpec
+from spaceclip_plugin.data.sources.registry import DataSpec
 
 _WORDS = {"test", "testing", "testset"}
 _FOLDERS = ("root", "images", "depth")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from spaceclip_plugin.data.depth_units import check_depth_units
 from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
-from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 _LEARNT = "train"
 _SHOWN = 5

@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin import __version__, registry
-from spaceclip_plugin.attachment import DepthAttachment, attach_depth_head
-from spaceclip_plugin.data.augmentation import augmentation
-from spaceclip_plugin.data.mixture import shares_of
+from spaceclip_plugin import __version__
+from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
+from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.evaluate import evaluate
@@ -33,24 +34,24 @@ from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.identity.tower_match import IGNORE, fingerprint_of
-from spaceclip_plugin.module_state import in_eval_mode
-from spaceclip_plugin.tower import Adapter
-from spaceclip_plugin.training.cache_key import CacheSettings
-from spaceclip_plugin.training.cache_maker import make_cache
-from spaceclip_plugin.training.code_digest import code_digest
+from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.module_state import in_eval_mode
+from spaceclip_plugin.towers.spec import Adapter
+from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.maker import make_cache
+from spaceclip_plugin.training.config.recipe import LIVE, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import FeatureStream
-from spaceclip_plugin.training.held_out import HeldOut
 from spaceclip_plugin.training.interruption import watched
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.loop import Best, TrainingLoop
-from spaceclip_plugin.training.losses import LOSSES
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, check_tracker
-from spaceclip_plugin.training.recipe import LIVE, Recipe
-from spaceclip_plugin.training.run_folder import BEST_NAME, LASTING, RunFolder, comparable
+from spaceclip_plugin.training.run.code_digest import code_digest
+from spaceclip_plugin.training.run.folder import BEST_NAME, LASTING, RunFolder, comparable
 from spaceclip_plugin.training.source_checks import checked_sources
+from spaceclip_plugin.training.validation_set import HeldOut
 
 PICTURES = 4
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from spaceclip_adapters.absent_parts import drop_absent
-from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
 from torch import Tensor, nn
 
-from spaceclip_plugin.attachment import attach_depth_head
+from spaceclip_adapters.absent_parts import drop_absent
+from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
+from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.registry import choose_tower
-from spaceclip_plugin.tower import CLS, MEAN
+from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.spec import CLS, MEAN
 
 SIZES = {
     "hidden_size": 32,

@@ -14,7 +14,6 @@ import torch
 import transformers
 from families import HOSTS
 from open_clip.transformer import Transformer
-from spaceclip_adapters import clip, open_clip, siglip, timm_vit
 from tiny_hosts import (
     BATCH,
     BLOCKS,
@@ -28,12 +27,13 @@ from tiny_hosts import (
 )
 from torch import Tensor, nn
 
-from spaceclip_plugin.discovery import StructuralAdapter
+from spaceclip_adapters import clip, open_clip, siglip, timm_vit
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.packed_reader import PackedReader
-from spaceclip_plugin.registry import find_towers, installed_adapters
-from spaceclip_plugin.token_adapter import IMAGENET
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower, TowerFeatures
+from spaceclip_plugin.towers.packed_reader import PackedReader
+from spaceclip_plugin.towers.registry import find_towers, installed_adapters
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower, TowerFeatures
+from spaceclip_plugin.towers.structural import StructuralAdapter
+from spaceclip_plugin.towers.token_adapter import IMAGENET
 
 ADAPTERS: dict[str, Any] = dict(installed_adapters())
 

@@ -14,11 +14,11 @@ from tiny_hosts import contract_of
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.registry import find_towers
-from spaceclip_plugin.tower import RAW_MEAN
+from spaceclip_plugin.towers.registry import find_towers
+from spaceclip_plugin.towers.spec import RAW_MEAN
 
 pytestmark = pytest.mark.skipif(
     not hasattr(transformers, "Florence2Config"), reason="the installed transformers has no Florence-2 yet (from 4.56)"

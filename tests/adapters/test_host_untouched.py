@@ -13,9 +13,9 @@ from tiny_hosts import BATCH, TinyHost
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin.attach.verification import compare, tensors_in
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.verification import compare, tensors_in
 
 SMALL: dict[str, dict[str, Any]] = {
     "space-clip": {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4},

@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from spaceclip_adapters import hosts, timm_vit
 from tiny_hosts import VISION
 from torch import nn
 
+from spaceclip_adapters import hosts, timm_vit
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.hosts import GROUP, load_host
+from spaceclip_plugin.towers.hosts import GROUP, load_host
 
 TIMM_NAME = "deit_tiny_patch16_224"
 

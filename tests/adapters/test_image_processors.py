@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from spaceclip_adapters.hosts import load_hf
-from spaceclip_adapters.image_processors import image_size_of_processor, statistics_of_processor
 from test_absent_parts import SIZES, TEXT, clip, siglip, vit
 from torch import nn
 
-from spaceclip_plugin.attachment import attach_depth_head
+from spaceclip_adapters.hosts import load_hf
+from spaceclip_adapters.image_processors import image_size_of_processor, statistics_of_processor
+from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.hosts import load_host
-from spaceclip_plugin.image_statistics import IMAGENET, SYMMETRIC, ImageStatistics, declare
-from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.towers.hosts import load_host
+from spaceclip_plugin.towers.image_statistics import IMAGENET, SYMMETRIC, ImageStatistics, declare
+from spaceclip_plugin.towers.registry import choose_tower
 
 OWN = ImageStatistics(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66))
 OWN_FILE = {"image_mean": list(OWN.mean), "image_std": list(OWN.std)}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.registry import choose_tower
-from spaceclip_plugin.tower import CLS, MEAN
+from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.spec import CLS, MEAN
 
 SIZES = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
 

@@ -17,10 +17,10 @@ from tiny_hosts import contract_of
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError, HeadMismatchError
-from spaceclip_plugin.registry import find_towers
-from spaceclip_plugin.tower import CLS, RAW_CLS, RAW_MEAN
+from spaceclip_plugin.towers.registry import find_towers
+from spaceclip_plugin.towers.spec import CLS, RAW_CLS, RAW_MEAN
 
 WIDTH, BLOCKS, PATCH, SIDE = 32, 4, 14, 56
 SMALL = {

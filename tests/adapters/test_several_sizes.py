@@ -14,10 +14,10 @@ from tiny_vlms import merged_patches
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.camera import Intrinsics
+from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 SMALL: dict[str, dict[str, Any]] = {
     "space-clip": {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4},

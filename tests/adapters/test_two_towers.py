@@ -12,8 +12,9 @@ from families import HOSTS
 from tiny_hosts import BLOCKS, PATCH, SQUARE, TRANSFORMERS, WIDE, WIDTH, TinyHost
 from torch import Tensor, nn
 
-from spaceclip_plugin import attach_depth_head, registry
+from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.errors import AmbiguousTowerError, TowerNotFoundError
+from spaceclip_plugin.towers import registry
 
 CLIP = next(host for host in TRANSFORMERS if host.name == "clip-vision")
 

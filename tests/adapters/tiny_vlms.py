@@ -29,7 +29,7 @@ from tiny_hosts import (
 )
 from torch import Tensor, nn
 
-from spaceclip_plugin.tower import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN
+from spaceclip_plugin.towers.spec import ATTENTION_POOL, CLS, MEAN, RAW_CLS, RAW_MEAN
 
 MERGE = 2
 

@@ -40,7 +40,7 @@ from targets import CONFIGS, Forgery, target
 from watch import Watch
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import SpaceClipError
 
 SHOWN = 20

@@ -13,8 +13,8 @@ from targets import HOSTILE_NAMES, Forgery, target
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.hub.folder import DESCRIPTIVE_FIELDS
-from spaceclip_plugin.hub.weights import write_weights
+from spaceclip_plugin.head.folder import DESCRIPTIVE_FIELDS
+from spaceclip_plugin.head.weights import write_weights
 
 _NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 

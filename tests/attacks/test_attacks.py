@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from targets import CONFIGS, LENGTH, split, target
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig, attach_depth_head
-from spaceclip_plugin.checkpoint_import import read as read_published
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin._files import MAX_JSON_DEPTH, parse_json_object
 from spaceclip_plugin.errors import CheckpointError, SpaceClipError
-from spaceclip_plugin.files import MAX_JSON_DEPTH, parse_json_object
-from spaceclip_plugin.hub import folder as head_folder
-from spaceclip_plugin.hub import weights
+from spaceclip_plugin.head import folder as head_folder
+from spaceclip_plugin.head import weights
+from spaceclip_plugin.head.space_clip.published import read as read_published
 
 HERE = Path(__file__).parent
 EXPECTED = target(CONFIGS["tap-mixer"]).state_dict()

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from spaceclip_plugin.cli import arguments
-from spaceclip_plugin.data.image_folder import FolderData
-from spaceclip_plugin.data.mixture import Mixture
-from spaceclip_plugin.data.tabletop import SceneData, TabletopScenes
+from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import ConfigError, DataError, HostError
 from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_worlds.render.tabletop import SceneData, TabletopScenes
 
 NEAR = get_protocol("whole-image").with_range(0.1, 5.0)
 

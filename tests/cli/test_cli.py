@@ -14,7 +14,7 @@ from PIL import Image
 
 from spaceclip_plugin import DepthHead, __version__
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 HOST = ["--host", "python:users_policy:build"]
 WHOLE_IMAGE = ["--protocol", "spaceclip-nyu"]

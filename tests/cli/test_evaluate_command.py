@@ -16,7 +16,7 @@ from PIL import Image
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 METRICS = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3"]
 IMAGES = 5

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.onnx_export import OLDEST_TORCH
 
 if torch.__version__ < OLDEST_TORCH:
     pytest.skip(f"writing ONNX needs torch {OLDEST_TORCH}, this is {torch.__version__}", allow_module_level=True)

@@ -11,11 +11,11 @@ from torch import nn
 
 from spaceclip_plugin.cli import arguments, train
 from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.discovery import StructuralAdapter
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.registry import choose_tower
-from spaceclip_plugin.tower import Tower
-from spaceclip_plugin.training.run_config import RunConfig
+from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.spec import Tower
+from spaceclip_plugin.towers.structural import StructuralAdapter
+from spaceclip_plugin.training.config.run_config import RunConfig
 
 
 class TestStatistics:

@@ -13,10 +13,10 @@ from torch import nn
 from users_policy import build
 
 from spaceclip_plugin import DepthHead
+from spaceclip_plugin.attach.tower_match import fingerprint_of
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.identity.tower_match import fingerprint_of
-from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.towers.registry import choose_tower
 
 HOST = "python:users_policy:build"
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from spaceclip_plugin import DepthHead, DepthHeadConfig, demo, onnx_export, training_demo
+from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin._files import write_json
+from spaceclip_plugin.bridges.onnx import export as onnx_module
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.demo_folder import check_demo_folder, digests
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.files import write_json
+from spaceclip_worlds.demos import policy_demo, training_demo
+from spaceclip_worlds.demos.folder import check_demo_folder, digests
 
 SPACE_CLIP = {"channels": (4,), "semantic_taps": (2,), "structural_taps": (), "film_hidden": 3}
 
@@ -64,7 +66,7 @@ class TestExport:
             asked.append(path)
             raise ConfigError("far enough")
 
-        monkeypatch.setattr(onnx_export, "export_onnx", export)
+        monkeypatch.setattr(onnx_module, "export_onnx", export)
         argv = ["export", str(head), "--out", str(file), "--patch-size", "14"]
         assert main(argv) == 1
         assert "policy.onnx" in capsys.readouterr().err
@@ -93,7 +95,7 @@ class TestDemo:
 
     @pytest.fixture(autouse=True)
     def _no_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module, name in ((demo, "load_policy"), (training_demo, "_render")):
+        for module, name in ((policy_demo, "load_policy"), (training_demo, "_render")):
             monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("the demo began"))
 
     @pytest.mark.parametrize("train", [[], ["--train"]], ids=["rover", "training"])

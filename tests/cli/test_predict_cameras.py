@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from photo_world import Run, head, no_host, photo, predict, predicted, rays
 
-from spaceclip_plugin.camera import Intrinsics
-from spaceclip_plugin.data.orientation import upright_intrinsics
+from spaceclip_plugin.data.files.orientation import upright_intrinsics
+from spaceclip_plugin.depth.camera import Intrinsics
 
 __all__ = ["head", "no_host", "predict"]  # fixtures
 

@@ -10,7 +10,8 @@ import pytest
 from photo_world import Run, head, no_host, photo, predict
 from PIL import Image
 
-from spaceclip_plugin import depth_map, files
+from spaceclip_plugin import _files
+from spaceclip_plugin.depth import depth_map
 from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["head", "no_host", "predict"]  # fixtures
@@ -178,19 +179,19 @@ class TestNewFilesOnly:
             monkeypatch.setattr(os, "link", refuse)
 
     def test_a_new_file(self, tmp_path: Path) -> None:
-        with files.atomic_path(tmp_path / "x.bin", replace=False) as temporary:
+        with _files.atomic_path(tmp_path / "x.bin", replace=False) as temporary:
             temporary.write_bytes(b"whole")
         assert content_of(tmp_path) == {"x.bin": b"whole"}
 
     def test_one_that_is_there(self, tmp_path: Path) -> None:
         (tmp_path / "x.bin").write_bytes(b"old")
-        with pytest.raises(ConfigError, match=r"x\.bin"), files.atomic_path(tmp_path / "x.bin", replace=False):
+        with pytest.raises(ConfigError, match=r"x\.bin"), _files.atomic_path(tmp_path / "x.bin", replace=False):
             pytest.fail("the block ran")
         assert content_of(tmp_path) == {"x.bin": b"old"}
 
     def test_one_that_comes_meanwhile(self, tmp_path: Path) -> None:
         def both() -> None:
-            with files.atomic_path(tmp_path / "x.bin", replace=False) as temporary:
+            with _files.atomic_path(tmp_path / "x.bin", replace=False) as temporary:
                 temporary.write_bytes(b"mine")
                 (tmp_path / "x.bin").write_bytes(b"another's")
 
@@ -200,8 +201,8 @@ class TestNewFilesOnly:
 
 
 def test_the_values_are_the_same_with_the_tag(tmp_path: Path) -> None:
-    from spaceclip_plugin.data.image_files import read_depth_png, read_rgb
-    from spaceclip_plugin.pictures import write_png
+    from spaceclip_plugin.data.files.image_files import read_depth_png, read_rgb
+    from spaceclip_plugin.depth.pictures import write_png
 
     millimetres = np.arange(1, 97, dtype=np.uint16).reshape(8, 12) * 600
     write_png(tmp_path / "depth.png", millimetres)

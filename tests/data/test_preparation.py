@@ -10,7 +10,7 @@ import torch
 
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.tower import CLS, TowerSpec
+from spaceclip_plugin.towers.spec import CLS, TowerSpec
 
 SPEC = TowerSpec("clip", "", 32, 3, 8, (32, 48), CLS, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attachment import DepthAttachment
+from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.data.tabletop import TabletopScenes
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import mean_metrics, spread_metrics
+from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.prediction import predict
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 PROTOCOL = get_protocol("spaceclip-nyu")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spaceclip_plugin.data.image_files import read_depth_png, read_rgb
+from spaceclip_plugin.data.files.image_files import read_depth_png, read_rgb
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
 

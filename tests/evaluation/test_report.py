@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spaceclip_plugin import pictures
+from spaceclip_plugin.depth import pictures
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import report
 from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage

@@ -11,14 +11,14 @@ import torch
 from ramp_world import places, ramp_head, siglip
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attachment import DepthAttachment
+from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.evaluation.prediction import predict, seen_pixels
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.evaluation.report import ReportFolder, summary
-from spaceclip_plugin.image_geometry import ImageMapping
-from spaceclip_plugin.prediction import predict, seen_pixels
 
 PROTOCOL = Protocol(name="ramp", description="every pixel", depth_scale=1000.0, max_depth_m=80.0)
 HW, READ_HW = (96, 72), (84, 63)  # 42 of 48 pixels of the tower's image

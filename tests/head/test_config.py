@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceclip_plugin import DepthHeadConfig
+from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from spaceclip_plugin.head.decoder import DecoderOptions
-from spaceclip_plugin.head.fields import shown
-from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.space_clip.decoder import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import HEAD_CHANNELS, TapMixerOptions
-from spaceclip_plugin.tower import CONTEXT_KINDS, TowerSpec
+from spaceclip_plugin.towers.spec import CONTEXT_KINDS, TowerSpec
 
 SPEC = TowerSpec(
     adapter="clip",

@@ -16,8 +16,8 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.registry import choose_tower
-from spaceclip_plugin.tower import TowerFeatures, TowerSpec
+from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.spec import TowerFeatures, TowerSpec
 
 WIDTH = 8
 SPEC = TowerSpec(

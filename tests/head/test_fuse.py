@@ -19,12 +19,12 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig, attach_depth_head
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.fused_head import FusedDepthHead
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 

@@ -16,7 +16,7 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import tap_mixer
 from spaceclip_plugin.head.tap_mixer import CONVEX, LOG_DEPTH_LIMIT, TapMixerOptions
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 WIDTH = 12
 

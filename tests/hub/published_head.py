@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from local_hub import LocalHub
-from test_head_files import CONFIG, make_head
+from saved_heads import CONFIG, make_head
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import SpaceClipError

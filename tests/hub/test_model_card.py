@@ -13,12 +13,12 @@ import yaml
 from huggingface_hub import ModelCard as HubCard
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
+from spaceclip_plugin.head.model_card import ModelCard, Terms
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 from spaceclip_plugin.hub import repository
-from spaceclip_plugin.hub.model_card import ModelCard, Terms
 
 CONFIG = DepthHeadConfig(
     options=TapMixerOptions(taps=(3, 6), channels=(48, 6), attention=0, convolutions=(1, 1)),
@@ -210,7 +210,7 @@ class TestPush:
         assert not pushed
 
     def test_a_run_that_is_not_finished(self, run: Path, pushed: dict[str, Any], tmp_path: Path) -> None:
-        from spaceclip_plugin.training.run_folder import FinishedRun
+        from spaceclip_plugin.training.run.folder import FinishedRun
 
         (run / "run.json").write_text(json.dumps({**RECORD, "finished": False}))
         with pytest.raises(TrainingError, match="is not finished"):

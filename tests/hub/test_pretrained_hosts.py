@@ -13,12 +13,12 @@ import torch
 from local_hub import LocalHub
 from loopback_servers import Fault
 from safetensors.torch import save
-from spaceclip_adapters.hosts import load_open_clip, load_timm
 from torch import Tensor, nn
 
+from spaceclip_adapters.hosts import load_open_clip, load_timm
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.hosts import load_host, revision_of
-from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.towers.hosts import load_host, revision_of
+from spaceclip_plugin.towers.registry import choose_tower
 
 TIMM_NAME, TIMM_REPO = "vit_tiny_patch16_224.augreg_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"
 CLIP_NAME, CLIP_REPO, CLIP_FILE = "ViT-tiny/own", "org/clip-tiny", "open_clip_model.safetensors"

@@ -25,7 +25,7 @@ from published_head import (
     publish,
     refused,
 )
-from test_head_files import HUGE, make_head
+from saved_heads import HUGE, make_head
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.errors import CheckpointError

@@ -15,7 +15,7 @@ from clip_world import SMALL, clip_host, images
 from local_hub import READER, WRITER, Commit, LocalHub
 from loopback_servers import Fault, Request
 from published_head import CONFIG_FILE, NEWER, OLDER, REPO, WEIGHTS_FILE, is_same, publish
-from test_head_files import CONFIG, make_head
+from saved_heads import CONFIG, make_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import CheckpointError, ConfigError, SpaceClipError

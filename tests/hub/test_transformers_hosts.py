@@ -14,8 +14,8 @@ from local_hub import LocalHub
 from safetensors.torch import load_file
 
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.hosts import load_host, revision_of
-from spaceclip_plugin.registry import choose_tower
+from spaceclip_plugin.towers.hosts import load_host, revision_of
+from spaceclip_plugin.towers.registry import choose_tower
 
 REPO = "org/tiny-vit"
 OWN = {"image_mean": [0.11, 0.22, 0.33], "image_std": [0.44, 0.55, 0.66]}

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
-from spaceclip_plugin.head.space_clip import SpaceClipOptions
+from spaceclip_plugin.head.space_clip.decoder import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
-from spaceclip_plugin.identity.fingerprint import TowerFingerprint
-from spaceclip_plugin.identity.part_reader import BIASES, MATRICES, SCALES
-from spaceclip_plugin.identity.tower_reading import Part
-from spaceclip_plugin.identity.weight_sketch import Sketch, SketchMaker
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.identity.fingerprint import TowerFingerprint
+from spaceclip_plugin.towers.identity.part_reader import BIASES, MATRICES, SCALES
+from spaceclip_plugin.towers.identity.tower_reading import Part
+from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.config import FORMAT_VERSION
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 GOLDEN = Path(__file__).with_name("golden")
 HEADS = sorted(path.parent for path in GOLDEN.glob("*/*/golden.safetensors"))

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
-from spaceclip_plugin.data.mixture import Mixture
-from spaceclip_plugin.training import cache_maker
-from spaceclip_plugin.training.checkpoint import CheckpointFolder
-from spaceclip_plugin.training.optimization import HeadOptimizer
-from spaceclip_plugin.training.run_folder import RunFolder
+from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.training.cache import maker
+from spaceclip_plugin.training.optimizer import HeadOptimizer
+from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
+from spaceclip_plugin.training.run.folder import RunFolder
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 
@@ -41,7 +41,7 @@ def killing_at(owner: object, name: str, count: int, *, after: bool) -> None:
 def main() -> None:
     torch.set_num_threads(1)  # the last bits depend on it
     out, moment = Path(sys.argv[1]), sys.argv[2].split()
-    cache_maker.SHARD_BYTES = 30_000  # several shards
+    maker.SHARD_BYTES = 30_000  # several shards
     if moment[0] == "update":
         step, update = int(moment[1]), HeadOptimizer._update
 
@@ -52,7 +52,7 @@ def main() -> None:
 
         HeadOptimizer._update = killing  # type: ignore[method-assign]
     elif moment[0] == "shard":
-        killing_at(cache_maker, "write_shard", int(moment[1]), after=True)
+        killing_at(maker, "write_shard", int(moment[1]), after=True)
     elif moment[0] == "save":
         killing_at(CheckpointFolder, "_remove_left_overs", int(moment[1]), after=True)
     elif moment[0] == "publish":

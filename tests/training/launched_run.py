@@ -21,13 +21,13 @@ from small_world import PROTOCOL, RESUMED, scenes, tiny_head, tiny_host, tiny_mi
 
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError, SpaceClipError
-from spaceclip_plugin.training import cache_maker
-from spaceclip_plugin.training.feature_cache import FeatureCache
+from spaceclip_plugin.training.cache import maker
+from spaceclip_plugin.training.cache.feature_cache import FeatureCache
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.features import Loaded
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.recipe import Recipe
-from spaceclip_plugin.training.run_folder import RunFolder
+from spaceclip_plugin.training.run.folder import RunFolder
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 STOPPED_AFTER = 5
@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out, case = Path(sys.argv[1]), sys.argv[2]
     atexit.register(note_group, out)  # the first that is registered is the last that runs
-    cache_maker.SHARD_BYTES = 30_000  # several shards
+    maker.SHARD_BYTES = 30_000  # several shards
     RunFolder.clean = lambda self: None  # type: ignore[method-assign]
     watch_gradients(out, stop=case == "stopped")
     host = tiny_host()

@@ -8,7 +8,7 @@ import sys
 import time
 
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 
 if __name__ == "__main__":
     step, update = int(sys.argv[1]), HeadOptimizer._update

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spaceclip_plugin.data.mixture import Share
+from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.training.data_order import DataOrder
 
 ONE = (Share(23, 1.0),)

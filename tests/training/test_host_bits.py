@@ -12,13 +12,13 @@ import torch
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 from torch import nn
 
-from spaceclip_plugin.digest import module_digest
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.evaluation.evaluate import Evaluation
 from spaceclip_plugin.training import trainer as trainer_module
-from spaceclip_plugin.training.held_out import HeldOut
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.validation_set import HeldOut
 
 
 def move_one_bit(host: nn.Module) -> None:

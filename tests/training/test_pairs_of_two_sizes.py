@@ -12,12 +12,12 @@ from small_world import PROTOCOL, RESUMED, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.data.tabletop import TabletopScenes
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 
 def pairs(count: int, seed: int = 0) -> list[DepthSample]:

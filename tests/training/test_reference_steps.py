@@ -13,17 +13,17 @@ from small_world import PROTOCOL, RESUMED, cached, scenes, tiny_head, tiny_host,
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.data.mixture import Share
+from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.head.precise_linear import PreciseLinear
-from spaceclip_plugin.training.checkpoint import CheckpointFolder
+from spaceclip_plugin.training.cache.feature_cache import FeatureCache
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.feature_cache import FeatureCache
-from spaceclip_plugin.training.losses import LOSSES
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses.relative import RelativeLoss
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.recipe import Recipe
-from spaceclip_plugin.training.relative_loss import RelativeLoss
+from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 IMAGES = 20

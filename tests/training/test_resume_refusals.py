@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_world import scenes
-from test_resume import Killed, stop_after
+from stopped_runs import Killed, stop_after
 
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import TrainingError
-from spaceclip_plugin.training.recipe import Recipe
-from spaceclip_plugin.training.run_folder import LASTING, RunFolder
+from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.run.folder import LASTING, RunFolder
 
 HOST = ["--host", "python:small_world:tiny_host"]
 RECORD: dict[str, Any] = {

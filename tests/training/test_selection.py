@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from spaceclip_plugin.data.depth_list import ListData
-from spaceclip_plugin.data.image_folder import FolderData
-from spaceclip_plugin.data.lerobot_dataset import LeRobotData
-from spaceclip_plugin.data.sources import DataSpec
-from spaceclip_plugin.data.tabletop import SceneData
+from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
+from spaceclip_plugin.data.sources.depth_list import ListData
+from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.registry import DataSpec
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.training.run_config import RunConfig, WeightedSource
+from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
 from spaceclip_plugin.training.selection import named_like_a_test_set
+from spaceclip_worlds.render.tabletop import SceneData
 
 
 class TestSelection:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spaceclip_plugin.training.checkpoint import Checkpoint, CheckpointFolder
+from spaceclip_plugin.training.run.checkpoint import Checkpoint, CheckpointFolder
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("launched_run.py")

@@ -13,15 +13,15 @@ from small_world import PROTOCOL, RESUMED, scenes, settings, tiny_head, tiny_hos
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.cli import main
-from spaceclip_plugin.data.mixture import Mixture
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
-from spaceclip_plugin.data.tabletop import TabletopScenes
+from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import CaptureError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.source_checks import checked_sources
 from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_worlds.render.tabletop import TabletopScenes
 
 
 def far(sample: DepthSample) -> DepthSample:

@@ -14,12 +14,12 @@ from small_world import scenes
 
 from spaceclip_plugin.cli import main, train
 from spaceclip_plugin.cli.train_settings import new_run
-from spaceclip_plugin.data.depth_list import ListData
-from spaceclip_plugin.data.image_folder import FolderData
-from spaceclip_plugin.data.tabletop import SceneData
+from spaceclip_plugin.data.sources.depth_list import ListData
+from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.training.recipe import RECIPES, Recipe
-from spaceclip_plugin.training.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
+from spaceclip_worlds.render.tabletop import SceneData
 
 HOST = ["--host", "python:small_world:tiny_host", "--protocol", "spaceclip-nyu"]
 NEEDED = ["--host", "h", "--data", "a", "--val", "b", "--out", "c"]

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.cli.train_settings import resumed_run
-from spaceclip_plugin.data.mixture import Mixture
+from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
-from spaceclip_plugin.training.run_config import RunConfig
+from spaceclip_plugin.training.config.run_config import RunConfig
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
 HOST = ["--host", "python:small_world:tiny_host"]

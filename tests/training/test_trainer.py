@@ -17,15 +17,15 @@ from torch import nn
 from uncertain_head import uncertain_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.digest import module_digest
 from spaceclip_plugin.errors import ConfigError, DataError, HeadMismatchError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.training import checkpoint as checkpoint_module
 from spaceclip_plugin.training import trainer as trainer_module
-from spaceclip_plugin.training.cache_maker import make_cache
-from spaceclip_plugin.training.feature_cache import FeatureCache
-from spaceclip_plugin.training.recipe import Recipe
+from spaceclip_plugin.training.cache.feature_cache import FeatureCache
+from spaceclip_plugin.training.cache.maker import make_cache
+from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.run import checkpoint as checkpoint_module
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
 RECIPE = Recipe.published(epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
@@ -333,7 +333,7 @@ def test_a_host_that_could_be_trained_is_not(tmp_path: Path) -> None:
 def test_a_cache_of_many_runs_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECOMMENDED, epochs=1)
     first = fit(tmp_path / "one", recipe=recipe, cache=tmp_path / "caches")
-    monkeypatch.setattr("spaceclip_plugin.training.cache_maker.write_shard", None)  # cannot be called
+    monkeypatch.setattr("spaceclip_plugin.training.cache.maker.write_shard", None)  # cannot be called
     second = fit(tmp_path / "two", recipe=recipe, cache=tmp_path / "caches")
     assert first.validation == second.validation
     assert len([path for path in (tmp_path / "caches").iterdir() if path.is_dir()]) == 2

@@ -13,16 +13,16 @@ from small_world import PROTOCOL, cached, scenes, settings, tiny_head, tiny_host
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.data.augmentation import view_of
-from spaceclip_plugin.data.mixture import Share
+from spaceclip_plugin.data.augment.augmentation import view_of
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.training.cache.feature_cache import FeatureCache
+from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.feature_cache import FeatureCache
 from spaceclip_plugin.training.features import Batch, Loaded
-from spaceclip_plugin.training.optimization import HeadOptimizer
+from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer
 
 IMAGES = 8

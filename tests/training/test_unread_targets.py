@@ -12,14 +12,14 @@ from ramp_world import places, siglip
 from small_world import PROTOCOL, cached, settings, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attachment import DepthAttachment
+from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.training.features import Batch, FeatureStream
-from spaceclip_plugin.training.held_out import HeldOut
 from spaceclip_plugin.training.live_features import LiveFeatures
-from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.losses.registry import LOSSES
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_plugin.training.validation_set import HeldOut
 
 CPU = torch.device("cpu")
 HW = (48, 64)

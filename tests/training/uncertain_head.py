@@ -15,7 +15,7 @@ from torch.nn import functional
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.head import architectures
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.tower import TowerFeatures
+from spaceclip_plugin.towers.spec import TowerFeatures
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
-from spaceclip_plugin.rover.pose import Action
-from spaceclip_plugin.rover.world import IMAGE_HW, MOST_SPEED_MPS, MOST_TURN_RPS, STEP_S, Outcome, RoverWorld
+from spaceclip_worlds.rover.pose import Action
+from spaceclip_worlds.rover.world import IMAGE_HW, MOST_SPEED_MPS, MOST_TURN_RPS, STEP_S, Outcome, RoverWorld
 
 CAMERA = "front"
 FPS = round(1 / STEP_S)

@@ -23,7 +23,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from torch import nn
 
 from lerobot_env_rover import CAMERA
-from spaceclip_plugin.rover.world import IMAGE_HW
+from spaceclip_worlds.rover.world import IMAGE_HW
 
 CHUNK = 4
 _TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spaceclip_plugin.token_adapter import IMAGENET, TokenTowerAdapter
-from spaceclip_plugin.tower import MEAN, RawFrame, Tower
+from spaceclip_plugin.towers.spec import MEAN, RawFrame, Tower
+from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter
 
 TASK_TOKENS = 2
 

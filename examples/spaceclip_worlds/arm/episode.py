@@ -1,0 +1,184 @@
+"""Closed loops of the arm: find a block through depth, reach it, lift it; and the score of many."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from spaceclip_plugin import _checks
+from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds.arm.embedded import load_arm_head
+from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
+from spaceclip_worlds.arm.observation import Observation, locate_block
+from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
+from spaceclip_worlds.arm.scene import BLOCK_HALF_M
+from spaceclip_worlds.arm.world import TABLE_VIEW, WRIST_VIEW, ArmWorld
+from spaceclip_worlds.render.scene import Vector
+
+TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT = "true", "aligned", "predicted", "table", "constant"
+DEPTHS = (TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT)
+"""Where depth comes from: the world, a head with or without alignment to the table, the table as if nothing stood on
+it, or one number for each camera."""
+REACHED_M = 0.03
+"""The block is reached when its centre is no farther than this from the middle between the fingertips."""
+LIFTED_M = 0.08
+"""The block is lifted when it is higher by this in the end."""
+_TYPICAL_M = {TABLE_VIEW: 0.9, WRIST_VIEW: 0.38}
+_LOOK_FROM_M, _APPROACH_M, _RAISE_M = 0.2, 0.12, 0.15
+_BELOW_CENTRE_M = 0.005
+_LOWEST_TOOL_M = 0.012
+
+See = Callable[[Observation, str], DepthMap]
+"""Depth of a picture that the named camera took."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one episode went.
+
+    Attributes:
+        seed: of the episode.
+        found: whether the block was seen.
+        error_m: distance of the last estimate of the block's centre from the truth; infinite where it was not found.
+        reached: whether the gripper came within `REACHED_M` of it, touching nothing else.
+        lifted: whether it was lifted by `LIFTED_M`, touching nothing else before.
+        collided: whether the gripper touched something else; that ends the episode.
+    """
+
+    seed: int
+    found: bool
+    error_m: float
+    reached: bool
+    lifted: bool
+    collided: bool
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """How many episodes went.
+
+    Attributes:
+        depth: where depth came from, one of `DEPTHS`.
+        looks: 1 from beside the table, 2 with another from the wrist.
+        seeds: number of episodes.
+        reached, lifted, collisions, missed: how many; missed ones neither reached the block nor touched something else.
+        median_error_m: of the block's centre; infinite where it mostly was not found.
+        wall_seconds: all of them took, pictures included.
+    """
+
+    depth: str
+    looks: int
+    seeds: int
+    reached: int
+    lifted: int
+    collisions: int
+    missed: int
+    median_error_m: float
+    wall_seconds: float
+
+
+def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
+    """Look, reach and lift once.
+
+    Args:
+        seed: of the episode.
+        see: depth of a picture.
+        looks: 1: from beside the table; 2: then from the wrist above the first estimate, which is nearer.
+
+    Raises:
+        ConfigError: another number of looks, or MuJoCo is missing or cannot draw.
+    """
+    _checks.whole("looks", looks, 1, 2)
+    with ArmWorld(seed) as world:
+        first = world.observe(TABLE_VIEW)
+        place = locate_block(first, see(first, TABLE_VIEW), half_m=BLOCK_HALF_M)
+        if place is None:
+            return Attempt(seed, False, math.inf, False, False, False)
+        if looks == 2:
+            if world.move_to(_above(place, _LOOK_FROM_M)):
+                return Attempt(seed, True, math.dist(place, world.block_m), False, False, True)
+            second = world.observe(WRIST_VIEW)
+            place = locate_block(second, see(second, WRIST_VIEW), half_m=BLOCK_HALF_M) or place
+        error_m = math.dist(place, world.block_m)
+        collided = world.move_to(_above(place, _APPROACH_M)) or world.move_to(_above(place, -_BELOW_CENTRE_M))
+        if collided:
+            return Attempt(seed, True, error_m, False, False, True)
+        reached = math.dist(world.tool_m, world.block_m) <= REACHED_M
+        before_m = world.block_m[2]
+        world.move_to(_above(place, -_BELOW_CENTRE_M), seconds=0.4, opening_m=0.0)
+        world.move_to(_above(place, _RAISE_M), opening_m=0.0)
+        return Attempt(seed, True, error_m, reached, world.block_m[2] - before_m >= LIFTED_M, False)
+
+
+def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAttachment | None = None) -> See:
+    """What `attempt` takes as `see` for one of `DEPTHS`.
+
+    Args:
+        depth: one of `DEPTHS`.
+        policy, attachment: for "predicted" and "aligned": a host, and the head attached to it.
+
+    Raises:
+        ConfigError: another word, or a predicted depth without policy and attachment.
+    """
+    _checks.choice("depth", depth, DEPTHS)
+    if depth == TRUE:
+        return lambda seen, view: seen.depth_map()
+    if depth == TABLE:
+        return lambda seen, view: table_depth(seen)
+    if depth == CONSTANT:
+        return lambda seen, view: seen.depth_map(np.full_like(seen.depth_m, _TYPICAL_M[view]))
+    if policy is None or attachment is None:
+        raise ConfigError(f"{depth} depth comes from a head: give the policy, and the attachment that reads it")
+
+    def predicted(seen: Observation, view: str) -> DepthMap:
+        policy.select_action([seen.image])
+        frame = attachment.read()[-1]
+        return aligned_to_table(frame, seen) if depth == ALIGNED else frame
+
+    return predicted
+
+
+def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmScore:
+    """Try many episodes, with the embedded head where depth is predicted.
+
+    Args:
+        seeds: of the episodes.
+        depth: one of `DEPTHS`.
+        looks: see `attempt`.
+
+    Raises:
+        ConfigError: no seed, another word for `depth`, or MuJoCo is missing or cannot draw.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        policy = attachment = None
+        if depth in (PREDICTED, ALIGNED):
+            policy = load_arm_policy()
+            attachment = stack.enter_context(attach_depth_head(policy, load_arm_head()))
+        see = source_of(depth, policy, attachment)
+        attempts = [attempt(seed, see, looks=looks) for seed in seeds]
+    if not attempts:
+        raise ConfigError("a score needs at least one seed, got none")
+    return ArmScore(
+        depth=depth,
+        looks=looks,
+        seeds=len(attempts),
+        reached=sum(each.reached for each in attempts),
+        lifted=sum(each.lifted for each in attempts),
+        collisions=sum(each.collided for each in attempts),
+        missed=sum(not each.reached and not each.collided for each in attempts),
+        median_error_m=statistics.median(each.error_m for each in attempts),
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+def _above(place: Vector, up_m: float) -> Vector:
+    return (place[0], place[1], max(place[2] + up_m, _LOWEST_TOOL_M))

@@ -1,0 +1,1 @@
+"""What `spaceclip demo` runs."""

@@ -1,0 +1,1 @@
+"""A ray-caster for scenes with exact metric depth: CPU only, no OpenGL, no assets."""

@@ -1,0 +1,368 @@
+"""The front door: `attach_depth_head` links a live host, its tower's taps and a head."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn, TypeVar
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from spaceclip_plugin.attach import verification
+from spaceclip_plugin.attach.call_names import CallNames, Given
+from spaceclip_plugin.attach.camera_mappings import CameraMappings
+from spaceclip_plugin.attach.cameras import checked_views, declared_mappings, declared_order
+from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
+from spaceclip_plugin.attach.eval_twin import eval_twin
+from spaceclip_plugin.attach.fitted_head import fitted_head, tower_device
+from spaceclip_plugin.attach.latest_depth import LatestDepth
+from spaceclip_plugin.attach.taps import FrameRecorder
+from spaceclip_plugin.attach.tower_match import WARN, TowerMatch, check_tower
+from spaceclip_plugin.attach.tower_run import run_alone
+from spaceclip_plugin.attach.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.host_steps import HostSteps
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
+from spaceclip_plugin.head.depth_head import DepthHead, checked_size
+from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.seen_part import SeenPart
+from spaceclip_plugin.towers.spec import Adapter, RawFrame, TowerFeatures, TowerSpec
+from spaceclip_plugin.towers.token_adapter import lineage
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+
+def attach_depth_head(
+    host: nn.Module,
+    head: DepthHead | str | Path | None = None,
+    *,
+    tower: str | None = None,
+    adapter: str | Adapter | None = None,
+    views: Sequence[str] | None = None,
+    mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
+    max_unread: int = MAX_UNREAD,
+    max_unread_bytes: int = MAX_UNREAD_BYTES,
+    copy: bool = False,
+    other_tower: str = WARN,
+) -> DepthAttachment:
+    """Read depth from the vision tower of a live host.
+
+    The host is not changed: hooks keep references to activations it computes anyway, and the head stays outside it.
+    Everything is checked before the first hook is registered.
+
+    Args:
+        host: any module with a vision tower inside.
+        head: a `DepthHead`, the folder of a saved one, or None for a fresh one to train.
+        tower: module path of the tower, where the host has several.
+        adapter: name of the adapter to use, or an instance, where discovery is wrong.
+        views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
+            the policy's configuration lists them (LeRobot). Of cameras that are missing, see `given`.
+        mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
+            it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
+            configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images
+            confirms.
+        max_unread: unread frames kept; beyond it the oldest is dropped and counted.
+        max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
+        copy: keep copies of the activations, not references, for a host that overwrites them in place.
+        other_tower: what to do where the weights are not those the head was trained on, or adapters change the blocks:
+            "warn" in the log, "error", or "ignore", which does not look. `DepthAttachment.tower_match` says what was
+            found.
+
+    Returns:
+        The attachment; also a context manager that detaches on leaving.
+
+    Raises:
+        TowerNotFoundError, AmbiguousTowerError, AdapterError, HostError: no tower, or no single one.
+        HeadMismatchError: the head does not fit the tower, or with `other_tower="error"` was trained on another one.
+        CheckpointError: the head's files are not a head.
+    """
+    bounds = UnreadBounds(max_unread, max_unread_bytes)
+    if views is not None:
+        views = checked_views(views)
+    chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
+    head = fitted_head(head, chosen)
+    match = check_tower(chosen, head.config, other_tower)
+    if views is None:
+        views = declared_order(lineage(host, chosen.spec.path))
+    if mapping is None:
+        mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
+    mappings = CameraMappings(mapping, views=views)
+    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
+    attachment = DepthAttachment(host, head, recorder, views, mappings, match)
+    recorder.start()
+    return attachment
+
+
+class DepthAttachment:
+    """The live link of host, taps and head; made by `attach_depth_head`."""
+
+    def __init__(
+        self,
+        host: nn.Module,
+        head: DepthHead,
+        recorder: FrameRecorder,
+        views: tuple[str, ...],
+        mappings: CameraMappings,
+        tower_match: TowerMatch | None = None,
+    ) -> None:
+        self.head = head
+        self.tower_match = tower_match  # how the tower compares with the one the head was trained on; None: not asked
+        self.views = views
+        self._mappings = mappings
+        self._host = host
+        self._recorder = recorder
+        self._latest = LatestDepth(views)
+        self._steps = HostSteps()
+        self._names = CallNames(views)
+        self._attached = True
+        self._warned = False
+        # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
+        weakref.finalize(self, recorder.stop).atexit = False
+
+    @property
+    def tower(self) -> TowerSpec:
+        """The tower that is read."""
+        return self._recorder.tower.spec
+
+    @property
+    def dropped(self) -> int:
+        """Unread frames discarded so far because too many, or too many bytes of them, were waiting."""
+        return self._recorder.dropped
+
+    @property
+    def unread(self) -> int:
+        """Frames that wait for a read."""
+        return self._recorder.unread
+
+    @property
+    def steps(self) -> int:
+        """Host steps that have ended since attaching: reads, and steps without one."""
+        return self._recorder.step
+
+    @property
+    def latest(self) -> DepthMap | None:
+        """The newest depth that `read` gave; None before the first. Of several cameras it is one's: see `latest_of`.
+
+        It gets older while queued actions are served, see `age`. Blank images for missing cameras do not count.
+        """
+        return self._latest.newest
+
+    @property
+    def latest_of_each(self) -> tuple[DepthMap, ...]:
+        """The newest depth of every camera, in the order of `views`; what was not seen again is older, see `age`.
+
+        Where image calls bear no names, those of the last step that had any follow, in call order.
+        """
+        return self._latest.each
+
+    def latest_of(self, view: str) -> DepthMap | None:
+        """The newest depth of one camera; None before its first.
+
+        Raises:
+            ConfigError: no camera has that name.
+        """
+        return self._latest.of(view)
+
+    def given(self, cameras: Iterable[str]) -> None:
+        """Tell before this step's `read` which cameras the policy has images of: where some lack, calls do not.
+
+        Args:
+            cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.
+
+        Raises:
+            ConfigError: none of them is one of the policy's, or a name that is not.
+        """
+        self._names.tell(self.steps, cameras)
+
+    def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
+        """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
+
+        A read ends the host step: read once per step, or call `step` where you do not, and ages and views are right.
+
+        Args:
+            output_size: (H, W) of the depth; the size of the image the tower saw if None.
+
+        Returns:
+            DepthMaps with depth (B, H, W) in metres; an empty list if the tower has not run.
+
+        Raises:
+            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
+                Or the tower ran and its taps saw no image; or mappings are by camera and no one can tell which camera a
+                call is of, and these frames are lost.
+            ConfigError: an impossible output size; every frame stays unread. Or a camera's mapping is missing, or is to
+                another tower image; these frames are lost.
+        """
+        decoded = self._each(self._decoder(output_size))
+        try:
+            return self._handed_out(decoded, self._names.given)
+        finally:  # what cannot be handed out is lost: the step ends all the same
+            self.step()
+
+    def read_later(self, output_size: tuple[int, int] | None = None) -> Callable[[], list[DepthMap]]:
+        """What `read` would decode now, as work for another thread; ends the host step like a read.
+
+        The frames are taken here, in the host's thread, and none but the caller decodes them: call what is returned
+        once, or not at all. It raises what `read` raises, and loses the frames then. The head stays in its mode, and
+        its weights are followed: one that is trained meanwhile is read in the midst of its steps.
+
+        Raises:
+            CaptureError: a tap failed while the host ran.
+            ConfigError: an impossible output size.
+        """
+        decode_one, given = self._decoder(output_size), self._names.given
+        frames = self._taken()
+        self.step()
+
+        def work() -> list[DepthMap]:
+            decoded = [decode_one(frame) for frame in frames]
+            for frame in frames:  # the host may have gone on meanwhile, and written over them
+                self._recorder.check_complete(frame)
+            return self._handed_out(decoded, given)
+
+        return work
+
+    def step(self) -> None:
+        """Tell that the host took a step without a read; the frames it left stay unread and grow older."""
+        self._recorder.step = self._steps.end()
+
+    def skip(self) -> None:
+        """End a host step whose depth nobody wants: its frames, and all that are unread, are dropped undecoded.
+
+        Raises:
+            CaptureError: a tap failed while the host ran; the step has ended all the same.
+        """
+        try:
+            self._taken()
+        finally:
+            self.step()
+
+    def refresh(
+        self, pixels: Tensor, *, view: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
+    ) -> None:
+        """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
+
+        Args:
+            pixels: (B, 3, H, W), prepared as the host prepares them (`data.preparation.prepare`); moved to the tower's
+                device and dtype.
+            view: the camera they are of; None: told by order, where every camera is refreshed.
+            mapping: how they were made out of the camera's images: as the host makes them, which is what the attachment
+                knows; by a mapping of their own; or None where that is not told.
+
+        Raises:
+            ConfigError: not such a tensor, an empty batch, no mapping, or the attachment is detached.
+            CaptureError: the tower does not take images of that size.
+        """
+        if not self._attached:
+            raise ConfigError("this attachment is detached; attach again to refresh")
+        self._names.refreshed(self.steps)
+        run_alone(self._recorder, pixels, view=view, mapping=mapping)
+
+    def seen(self, image_hw: tuple[int, int] | None = None) -> SeenPart | None:
+        """What the tower reads of an image of that size, or of the size it was built for; None where that is all of it.
+
+        A tower whose patches do not divide its image leaves a strip at the right and at the bottom unread.
+        """
+        look = getattr(self._recorder.tower.adapter, "seen", None)  # packed towers take whole patches alone
+        found: SeenPart | None = None if look is None else look(self._recorder.tower, image_hw or self.tower.image_hw)
+        return found
+
+    def features(self) -> list[TowerFeatures]:
+        """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.
+
+        Those of a host that ran in inference mode are copied, for a head cannot be trained on inference tensors.
+
+        Raises:
+            CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
+        """
+        return self._each(lambda frame: frame_features(self._recorder, frame).trainable())
+
+    def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
+        """Call the host with these arguments, without and with its taps, and compare; see `verify_call`."""
+        return self.verify_call(lambda: self._host(*args, **kwargs))
+
+    def verify_call(self, call: Callable[[], object]) -> verification.VerifyReport:
+        """Run `call`, which uses the host, without and with its taps, and compare what it returns bit for bit.
+
+        Runs without gradients from the same random state, which is restored along with the host's buffers. Frames of
+        these calls are not kept. Eager hosts and per-block compilation are exact; this measures every other case.
+
+        Args:
+            call: a step of the host from the same start each time. For a policy that queues actions:
+                `lambda: (policy.reset(), policy.select_action(batch))[1]`.
+
+        Raises:
+            CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
+            ConfigError: the attachment is detached.
+        """
+        if not self._attached:
+            raise ConfigError("this attachment is detached; attach again to verify")
+        return verification.measure(self._recorder, self._host, call, device=tower_device(self._recorder.tower))
+
+    def detach(self) -> None:
+        """Remove every hook and drop unread frames. The host is as it was; may be called again."""
+        self._recorder.stop()
+        self._attached = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached" if self._attached else "detached"
+        return f"DepthAttachment({state} to the {self.tower}, taps {list(self.head.taps)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise HostError("an attachment is a live link and cannot be copied or saved; copy the host and attach again")
+
+    def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
+        """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
+        frames = self._taken()
+        decoded: list[T] = []
+        try:
+            for frame in frames:
+                decoded.append(decode(frame))
+        except BaseException as error:
+            bad = len(decoded)
+            # Only a fault of the frame's own costs it; memory that ran out or an interrupt can be tried again.
+            self._recorder.put_back(frames[:bad] + frames[bad + isinstance(error, SpaceClipError) :])
+            raise
+        return decoded
+
+    def _decoder(self, output_size: tuple[int, int] | None) -> Callable[[RawFrame], Decoded]:
+        """What decodes the frames that this thread takes, in eval mode, whatever the head's is then."""
+        output_hw = None if output_size is None else checked_size(output_size)
+        self._warn_if_untrained()
+        head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._mappings.anchor
+        return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
+
+    def _taken(self) -> list[RawFrame]:
+        frames = self._recorder.take()
+        if not frames and self._attached and not self._recorder.tower.is_part_of(self._host):
+            raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
+        return frames
+
+    def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
+        """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
+        maps = [
+            self._mappings.applied(one.depth.relabelled(view=name, age=self._steps.age_of(one.depth.step)), one)
+            for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
+        ]
+        self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
+        return maps
+
+    def _warn_if_untrained(self) -> None:
+        if not self.head.trained and not self._warned:
+            self._warned = True
+            _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)

@@ -1,0 +1,197 @@
+"""How an attachment's host makes its tower's images out of each camera's, and which depth map gets which mapping.
+
+A user says it once for all cameras or camera by camera; of known policies their configuration says it
+(`declared_mappings`). What a user says holds. What a configuration says holds for a camera once the padding of its
+images is as declared: until then its depth has no mapping, and says why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+
+from spaceclip_plugin.attach.declared_mappings import DeclaredMappings, short_name
+from spaceclip_plugin.attach.decoding import Decoded
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth.seen_padding import Borders, declared_borders, inside, verdict
+from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
+from spaceclip_plugin.towers.seen_part import SeenPart
+
+_logger = logging.getLogger(__name__)
+
+_ADVICE = (
+    "give the size that the camera has: mapping={{{name!r}: ImageMapping.padded((H, W), {hw}, anchor={anchor!r})}}"
+)
+
+
+class CameraMappings:
+    """The mappings of one attachment.
+
+    Attributes:
+        anchor: where images lie in their padding, if the padding must be looked at; else None.
+    """
+
+    def __init__(self, mapping: ImageMapping | Mapping[str, ImageMapping] | None, *, views: Sequence[str] = ()) -> None:
+        """Check what a user or a policy's configuration says.
+
+        Args:
+            mapping: of every camera, by camera, or none.
+            views: the cameras that image calls are of, empty where that is not told.
+
+        Raises:
+            ConfigError: not mappings, a name that is no camera's, or mappings by camera where cameras are not told.
+        """
+        self._one = mapping if isinstance(mapping, ImageMapping) else None
+        self._by_camera = dict(mapping) if isinstance(mapping, Mapping) else {}
+        self._is_by_camera = isinstance(mapping, Mapping)
+        self._declared = mapping if isinstance(mapping, DeclaredMappings) else None
+        self.anchor: Anchor | None = None if self._declared is None else self._declared.anchor
+        self._agreed: set[tuple[str | None, ImageMapping]] = set()
+        self._warned: set[str | None] = set()
+        strangers = [one for one in self._by_camera.values() if not isinstance(one, ImageMapping)]
+        if strangers or not (mapping is None or self._is_by_camera or self._one is not None):
+            given = type(strangers[0] if strangers else mapping).__name__
+            raise ConfigError(
+                f"mapping is an ImageMapping, or one by camera name, got {given}; "
+                "for example mapping=ImageMapping.padded((480, 640), (224, 224))"
+            )
+        if self._declared is None:
+            _check_names(self._by_camera, views)
+
+    def applied(self, depth: DepthMap, decoded: Decoded) -> DepthMap:
+        """A depth map with the mapping of its camera; what that calls padding is not valid any more.
+
+        A mapping shows no more than the tower read.
+
+        Args:
+            depth: of one image call, under its camera's name.
+            decoded: what else decoding told.
+
+        Raises:
+            CaptureError: there are mappings by camera, and no one can tell which camera's depth this is.
+            ConfigError: its camera has no mapping, or one to a tower image of another size.
+        """
+        if decoded.mapping == "host" and self._declared is not None:
+            return self._as_declared(self._declared, depth, decoded)
+        mapping = self._one if decoded.mapping == "host" else decoded.mapping
+        if decoded.mapping == "host" and self._is_by_camera:
+            mapping = self._of_camera(depth, blank=decoded.blank is True)
+        if mapping is None:
+            return depth
+        if not _fits(mapping, depth):
+            several = " and of several sizes" if depth.image_sizes is not None else ""
+            raise ConfigError(
+                f"the mapping of {_whose(depth.view)} is to a tower image of {mapping.tower_hw}, the tower saw one of "
+                f"{tuple(depth.image_hw)}{several}; give the mapping to what the host shows its tower"
+            )
+        return depth.with_mapping(_clipped(mapping, decoded.seen))
+
+    def _of_camera(self, depth: DepthMap, *, blank: bool) -> ImageMapping | None:
+        """What a user said of the camera of this depth."""
+        mapping = self._by_camera.get(depth.view or "")
+        if blank:  # what stands for a camera that is missing shows nothing, and needs no mapping
+            return mapping if mapping is not None and _fits(mapping, depth) else None
+        known = ", ".join(self._by_camera) or "none"
+        if depth.view is None:
+            raise CaptureError(
+                f"mapping= is by camera ({known}), and no one can tell which camera image call {depth.frame} is of: "
+                "the calls of a host step are not exactly its cameras. Read once per step, give the host every camera, "
+                "or give one ImageMapping where all cameras are alike"
+            )
+        if mapping is None:
+            raise ConfigError(
+                f"camera {depth.view!r} has no entry in mapping=; known: {known}. Add one, such as "
+                f"ImageMapping.squashed(camera_hw, {tuple(depth.image_hw)}) where the host stretches its images"
+            )
+        return mapping
+
+    def _as_declared(self, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded) -> DepthMap:
+        """What a policy's configuration says of the camera of this depth, if its pixels agree."""
+        mapping = declared.get(depth.view or "")
+        if mapping is None and len(set(declared.values())) == 1:
+            mapping = next(iter(declared.values()))  # all cameras are alike: which one this is does not matter
+        if mapping is None:
+            reason = "its cameras are of different shapes, and no one can tell which one this is"
+        elif not _fits(mapping, depth):
+            reason = f"its configuration says that its tower sees {mapping.tower_hw}, and it saw {depth.image_hw}"
+        else:
+            reason = self._disagreement(mapping, declared, depth, decoded)
+        if mapping is not None and not reason:
+            return depth.with_mapping(_clipped(mapping, decoded.seen))
+        return depth if decoded.blank else self._unmapped(declared, depth, reason, decoded.borders)
+
+    def _disagreement(
+        self, mapping: ImageMapping, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded
+    ) -> str:
+        """Why the pixels do not bear out a mapping; empty where they do."""
+        # A blank image is all border and says nothing.
+        showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
+        verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
+        if verdicts == {"as declared"}:
+            if depth.view is None and len(depth) < len(declared):
+                return ""  # not all cameras in one call: the next that has no name may be another one
+            self._agreed.add((depth.view, mapping))
+        # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
+        if decoded.blank or ("less" not in verdicts and (depth.view, mapping) in self._agreed):
+            return ""
+        if not showing:
+            return "the pixels that its tower saw are gone, and whether they were padded so cannot be told"
+        return (
+            f"its configuration says {mapping.camera_hw[0]}x{mapping.camera_hw[1]} (HxW) images, padded by "
+            f"{declared_borders(mapping)} pixels (top, left, bottom, right), and the tower saw images padded by "
+            f"{' and '.join(map(str, dict.fromkeys(showing)))}"
+        )
+
+    def _unmapped(
+        self, declared: DeclaredMappings, depth: DepthMap, reason: str, borders: Sequence[Borders] | None
+    ) -> DepthMap:
+        """Depth that says why it has no mapping, without what is of the padding's value."""
+        advice = _ADVICE.format(name=depth.view or "…", hw=tuple(depth.image_hw), anchor=declared.anchor)
+        message = f"how {declared.policy} made the image of {_whose(depth.view)} is not known: {reason}; {advice}"
+        if depth.view not in self._warned:
+            self._warned.add(depth.view)
+            _logger.warning("%s. Until then its depth has no mapping", message)
+        if not borders or depth.image_sizes is not None:
+            return dataclasses.replace(depth, unmapped=message)
+        hw = (depth.depth_m.shape[1], depth.depth_m.shape[2])
+        shown = inside(borders, depth.image_hw, hw).to(depth.valid.device)
+        return dataclasses.replace(
+            depth,
+            depth_m=depth.depth_m * shown,
+            valid=depth.valid & shown,
+            uncertainty_m=None if depth.uncertainty_m is None else depth.uncertainty_m * shown,
+            unmapped=message,
+        )
+
+
+def _check_names(mappings: Mapping[str, ImageMapping], views: Sequence[str]) -> None:
+    """Refuse names that no image call will ever bear."""
+    if not mappings:
+        return
+    if not views:
+        raise ConfigError(
+            f"mapping= is by camera ({', '.join(map(str, mappings))}), but this host does not tell which camera an "
+            "image call is of; give views=[…], the cameras in the order in which it runs its tower within a step, or "
+            "one ImageMapping for all"
+        )
+    unknown = [name for name in mappings if name not in views]
+    if unknown:
+        raise ConfigError(
+            f"mapping= names {unknown[0]!r}, which is no camera of this host"
+            f"{nearest(short_name(str(unknown[0])), views)}; "
+            f"its cameras: {', '.join(views)}"
+        )
+
+
+def _fits(mapping: ImageMapping, depth: DepthMap) -> bool:
+    return tuple(mapping.tower_hw) == tuple(depth.image_hw) and depth.image_sizes is None
+
+
+def _clipped(mapping: ImageMapping, seen: SeenPart | None) -> ImageMapping:
+    return mapping if seen is None else mapping.clipped(seen.seen)
+
+
+def _whose(view: str | None) -> str:
+    return "an image call" if view is None else f"camera {view!r}"

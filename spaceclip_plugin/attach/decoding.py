@@ -1,0 +1,151 @@
+"""From what the taps kept of one image call to its features and its depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from spaceclip_plugin.attach.taps import FrameRecorder
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth.seen_padding import Borders, blank_and_borders
+from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.towers.seen_part import SeenPart
+from spaceclip_plugin.towers.spec import RawFrame, TowerFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Depth of a frame.
+
+    Attributes:
+        depth: of all its images, under a camera's name only where whoever ran the tower gave one.
+        blank: whether all its images are of one value; None where that cannot be told any more.
+        borders: of each image, where they were asked for and can still be told; see `seen_padding`.
+        seen: what of the images the tower read; None for all of it.
+        mapping: see `RawFrame.mapping`.
+    """
+
+    depth: DepthMap
+    blank: bool | None
+    borders: tuple[Borders, ...] | None = None
+    seen: SeenPart | None = None
+    mapping: ImageMapping | Literal["host"] | None = "host"
+
+
+def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
+    """The tapped hidden states of a frame as patch maps, and its context.
+
+    Raises:
+        CaptureError: a tap did not fire, was overwritten since, or holds NaN or infinity.
+    """
+    recorder.check_complete(frame)
+    tower = recorder.tower
+    features = tower.adapter.features(frame, tower)
+    _check_finite(features, recorder.taps, frame.index)
+    return features
+
+
+def decode(
+    recorder: FrameRecorder,
+    head: DepthHead,
+    frame: RawFrame,
+    output_size: tuple[int, int] | None,
+    *,
+    reader: int,
+    anchor: Anchor | None = None,
+) -> Decoded:
+    """Run the head on a frame.
+
+    Args:
+        recorder: the one that kept the frame.
+        head: in eval mode.
+        frame: complete.
+        output_size: (H, W) of the depth; the size of the image the tower saw if None.
+        reader: identity of the thread that took the frame.
+        anchor: where images lie in their padding, if the padding that they show is asked for.
+
+    Raises:
+        CaptureError: see `frame_features`.
+    """
+    device = next(head.parameters()).device
+    features = frame_features(recorder, frame)
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
+        output = head(features, output_size)
+    depth = output.depth_m.float()
+    valid = depth > 0
+    blank, borders = _looked_at(frame.pixels, anchor if frame.mapping == "host" else None, device)
+    if blank is not None:
+        valid &= ~blank[:, None, None]
+    if features.valid is not None:
+        valid &= _over_image(features.valid.to(depth), features, (depth.shape[1], depth.shape[2])) > 0
+    depth_map = DepthMap(
+        depth_m=depth,
+        valid=valid,
+        view=frame.view,
+        frame=frame.index,
+        image_hw=features.image_hw,
+        trained=head.trained,
+        uncertainty_m=None if output.uncertainty_m is None else output.uncertainty_m.float(),
+        step=frame.step,
+        age=recorder.step - frame.step,
+        image_sizes=features.image_sizes,
+    )
+    told: list[list[int]] = []  # one question to the device, and none where nobody needs the answer
+    if blank is not None and (borders is not None or frame.thread == reader):
+        told = (blank[:, None].long() if borders is None else torch.cat([blank[:, None].long(), borders], 1)).tolist()
+    # Another thread's step may still be going on: which of its cameras this is, no one can tell.
+    unknown = frame.thread != reader or (frame.call.pixels is not None and blank is None)
+    return Decoded(
+        depth_map,
+        None if unknown else blank is not None and all(one[0] for one in told),
+        None if borders is None else tuple((one[1], one[2], one[3], one[4]) for one in told),
+        features.seen,
+        frame.mapping,
+    )
+
+
+def _over_image(patches: Tensor, features: TowerFeatures, hw: tuple[int, int]) -> Tensor:
+    """(B, H, W) values of the patches (B, h, w) that the pixels of a map over the whole image lie in."""
+    if features.seen is None:
+        return interpolate(patches[:, None], size=hw, mode="nearest-exact")[:, 0]
+    grid_hw = (patches.shape[1], patches.shape[2])
+    return features.seen.places(hw, grid_hw=grid_hw, like=patches).nearest(patches)
+
+
+def _looked_at(
+    pixels: Tensor | None, anchor: Anchor | None, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """(B,) bool, which images are of one value throughout, as policies put in place of a camera that is missing.
+
+    And (B, 4) the borders of each, where its padding is asked for; None for what cannot be told.
+    """
+    if pixels is None:
+        return None, None
+    if anchor is not None and pixels.ndim == 4:
+        blank, borders = blank_and_borders(pixels, anchor)
+        return blank.to(device), borders.to(device)
+    flat = pixels.flatten(1)
+    return (flat.amax(dim=1) == flat.amin(dim=1)).to(device), None
+
+
+def _check_finite(features: TowerFeatures, taps: Sequence[int], index: int) -> None:
+    named = {f"hidden state {tap}": features.hidden[tap] for tap in taps}
+    if features.context is not None:
+        named["the context"] = features.context
+    # A sum shows any NaN or infinity in one pass without a mask of the map's size; one transfer tells of all maps.
+    device = features.hidden[taps[0]].device  # a tower may be spread over several
+    sums = [value.sum(dtype=torch.float32).to(device) for value in named.values()]
+    finite = torch.stack(sums).isfinite().tolist()
+    for name, good in zip(named, finite, strict=True):
+        if not good:
+            raise CaptureError(
+                f"{name} of image call {index} holds NaN or infinity; depth from it would mean nothing. "
+                "Check the image and the host's precision."
+            )

@@ -1,0 +1,232 @@
+"""RGB-D pairs from LeRobot data sets (lerobot 0.6 or newer, in which cameras may have depth)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from typing_extensions import Self
+
+from spaceclip_plugin._checks import shown, text, whole
+from spaceclip_plugin._files import read_json_object
+from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
+from spaceclip_plugin.data.files.pair_size import same_view
+from spaceclip_plugin.data.files.ray_distance import AXIS, RAY
+from spaceclip_plugin.data.files.ray_distance import distance as checked_distance
+from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sources.selective import SelectiveSource
+from spaceclip_plugin.data.sources.spec_fields import absolute, last_name, path_text
+from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
+
+_MOST = 10**9
+_RANGE = "[0-9]{1,6}(-[0-9]{1,6})?"
+_INSTALL = 'pip install "lerobot[dataset]>=0.6"'
+
+# What opening or reading damaged data through lerobot and Arrow ends in, and what two packages below it add to that.
+_UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, LookupError, EOFError, AssertionError)
+_UNREADABLE_TOO = (("datasets.exceptions", "DatasetsError"), ("av.error", "FFmpegError"))
+
+
+@dataclass(frozen=True)
+class LeRobotData:
+    """A LeRobot data set as a config or a command line names it; see `LeRobotDepth`.
+
+    Attributes:
+        path: a local folder (with `meta/info.json`), or the id of a data set on the Hub.
+        camera: whose depth; None is the only one that has any.
+        stride: every how many frames one is taken.
+        episodes: numbers and ranges with both ends, such as "0-39,45"; None is all of them.
+        distance: what depth is measured along. Only "axis", the optical axis: a LeRobot data set keeps no intrinsics,
+            by which "ray" could be converted.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    path: str
+    camera: str | None = None
+    stride: int = 1
+    episodes: str | None = None
+    distance: str = AXIS
+
+    def __post_init__(self) -> None:
+        if checked_distance(self.distance) == RAY:
+            raise ConfigError(
+                f"distance {RAY!r} is converted by the camera's intrinsics, which a LeRobot data set does not keep; "
+                f"convert the depth to {AXIS!r} when it is recorded, or export a folder with intrinsics.json"
+            )
+        path_text("path of a LeRobot data set", self.path)
+        if self.camera is not None:
+            text("camera", self.camera)
+        whole("stride", self.stride, 1, _MOST)
+        if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
+            object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
+        _numbers(self.episodes)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Every frame of a data set, from its folder or id."""
+        return cls(text)
+
+    @property
+    def title(self) -> str:
+        """The id on the Hub, or the folder's own name."""
+        return self.path if _is_id(self.path) else last_name(self.path)
+
+    def resolved(self, base: Path) -> Self:
+        """With `path` made absolute, starting from `base`, unless it is an id and no folder."""
+        if _is_id(self.path) and not os.path.isdir(absolute(self.path, base)):
+            return self
+        return dataclasses.replace(self, path=absolute(self.path, base))
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> LeRobotDepth:
+        """The frames; LeRobot knows their unit, `units_per_metre` says nothing here.
+
+        Raises:
+            DataError: lerobot is missing or too old, there is no such data set or episode, or see `LeRobotDepth`.
+        """
+        dataset = _opened(self.path, _numbers(self.episodes))
+        return LeRobotDepth(dataset, camera=self.camera, stride=self.stride, skip_bad=skip_bad)
+
+
+class LeRobotDepth(SelectiveSource[int, str]):
+    """A `DepthSource` over the frames of an opened `LeRobotDataset`.
+
+    NaN, infinity, what is not positive, the two ends of the range of a depth video, and 65535 millimetres, the
+    saturated value of depth kept as 16-bit images, are unknown depth: 0. Depth is along the optical axis.
+
+    Photo and depth must show the same view, of one size or scaled alike in both sides (`pair_size.py`). LeRobot keeps
+    what a camera delivers and does not register one to the other (nor does its RealSense camera, as of 0.6.1): that is
+    up to whoever records.
+
+    Attributes:
+        dataset, stride: as given.
+        camera: the key of its photos.
+        skipped: ("frame" and its index in the data set, reason) of every frame dropped because of `skip_bad`.
+    """
+
+    _noun = "frames"
+    _expected = "frames with a photo and depth"
+
+    def __init__(
+        self, dataset: LeRobotFrames, *, camera: str | None = None, stride: int = 1, skip_bad: bool = False
+    ) -> None:
+        """Chooses the camera; no frame is read.
+
+        Args:
+            dataset: opened without `delta_timestamps` and `image_transforms`, in either depth unit.
+            camera: "front" or "observation.images.front"; None is the only one with depth.
+            stride: every how many frames one is taken.
+            skip_bad: whether `validated` drops frames that cannot be used instead of raising.
+
+        Raises:
+            ConfigError: a stride below 1.
+            DataError: no camera has depth, several have and none was chosen, none is called `camera`, its depth has no
+                known unit, or there is no frame.
+        """
+        self.stride = whole("stride", stride, 1, _MOST)
+        self.dataset = dataset
+        self.place = dataset.repo_id
+        self.skip_bad = skip_bad
+        self.camera = camera_key(dataset, camera)
+        self._depth = DepthFeature.of(dataset, self.camera + DEPTH_SUFFIX)
+        self._keep(range(0, len(dataset), stride), [])
+
+    def _label(self, entry: int) -> str:
+        return f"frame {entry:06d}"
+
+    def _read(self, entry: int) -> DepthSample:
+        try:
+            item = self.dataset[entry]
+        except _unreadable() as error:
+            raise DataError(
+                f"{self.place}: cannot read {self._label(entry)} ({error}); record or download it again"
+            ) from error
+        where = f"{self.place} episode {int(item['episode_index'])} frame {int(item['frame_index'])} {self.camera}"
+        image, depth_m = rgb(item, self.camera, where), self._depth.metres(item, where)
+        height, width = depth_m.shape
+        if not same_view((height, width), (image.shape[0], image.shape[1])):
+            raise DataError(
+                f"{where}: depth is {height}x{width} (HxW) but the photo is {image.shape[0]}x{image.shape[1]}; "
+                "a pair must be registered to one view: of one size, or scaled alike in both sides"
+            )
+        if not depth_m.any():
+            raise DataError(f"{where}: no pixel of known depth; leave this frame out")
+        return DepthSample(image, depth_m, where)
+
+
+def _is_id(path: str) -> bool:
+    """Whether a path is that of a data set on the Hub: OWNER/NAME, and no folder."""
+    return re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", path) is not None and not os.path.isdir(path)
+
+
+def _numbers(episodes: object) -> list[int] | None:
+    """The numbers that "0-39,45" stands for."""
+    if episodes is None:
+        return None
+    if not isinstance(episodes, str) or re.fullmatch(f"{_RANGE}(,{_RANGE})*", episodes) is None:
+        raise ConfigError(f"episodes must be numbers and ranges, such as 0-39,45, got {shown(episodes)}")
+    numbers: set[int] = set()
+    for part in episodes.split(","):
+        first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ConfigError(f"episodes: the range {part} ends before it starts; write the lower number first")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return sorted(numbers)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """Errors of damaged data, those of packages that are loaded by now included; none is imported for it."""
+    loaded = [(sys.modules.get(module), name) for module, name in _UNREADABLE_TOO]
+    return (*_UNREADABLE, *(getattr(module, name) for module, name in loaded if module is not None))
+
+
+def _opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
+    """The data set, with depth in metres."""
+    local = os.path.isdir(path)
+    if local:
+        _check_folder(path, episodes)
+    elif not _is_id(path):
+        raise DataError(f"{path}: no such folder, and not the id of a data set on the Hub, such as lerobot/pusht")
+    try:
+        reader = importlib.import_module("lerobot.datasets.lerobot_dataset").LeRobotDataset
+    except ImportError as error:
+        raise DataError(f"{path}: reading LeRobot data sets needs lerobot: {_INSTALL} ({error})") from error
+    if "depth_output_unit" not in inspect.signature(reader).parameters:
+        raise DataError(f"{path}: the installed lerobot is too old to read depth: {_INSTALL}")
+    # Where files are missing lerobot looks for them on the Hub; a name that can be no id there keeps it from that.
+    name, root = (f"{last_name(path)} (local)", path) if local else (path, None)
+    try:
+        # Eight bits: photos of a video would otherwise be made floats and back. Images always come as floats.
+        dataset = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
+        _check_episodes(path, episodes, dataset.meta.total_episodes)
+    except DataError:
+        raise
+    except _unreadable() as error:
+        why = "files are missing or damaged" if local else "it is not on the Hub, or cannot be read; nor is it a folder"
+        raise DataError(f"{path}: cannot be opened as a LeRobot data set, {why} ({error})") from error
+    frames: LeRobotFrames = dataset
+    return frames
+
+
+def _check_folder(path: str, episodes: list[int] | None) -> None:
+    """That there is a data set, with these episodes: lerobot would look for whatever is absent on the Hub."""
+    info = os.path.join(path, "meta", "info.json")
+    if not os.path.isfile(info):
+        raise DataError(f"{path}: expected a LeRobot data set, but there is no meta/info.json; check the folder")
+    try:
+        total = read_json_object(info).get("total_episodes")
+    except CheckpointError as error:
+        raise DataError(f"{path}: cannot be opened as a LeRobot data set: {error}") from error
+    _check_episodes(path, episodes, total)
+
+
+def _check_episodes(path: str, episodes: list[int] | None, total: object) -> None:
+    if episodes is not None and isinstance(total, int) and episodes[-1] >= total:
+        raise DataError(f"{path}: there is no episode {episodes[-1]}; expected numbers from 0 to {total - 1}")

@@ -1,0 +1,177 @@
+"""How LeRobot (0.6 and newer) keeps the photos and depth of a frame, and what they mean in metres.
+
+A feature whose info says `is_depth_map` is the depth of the camera of the same name without `_depth`. It is read as
+(1, H, W) float32, in millimetres unless the data set was opened with `depth_output_unit="m"`. Kept as images it is
+exact, and 65535 millimetres, the most that 16 bits hold, stand for what lay beyond. Kept as video it has 4096 steps
+from `video.depth_min` to `video.depth_max` metres, and whatever lay outside, unknown depth included, sits on one of
+these two (`lerobot.datasets.depth_utils`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.data.files.depth_values import BEYOND_M, SATURATED_16
+from spaceclip_plugin.errors import DataError, nearest
+
+DEPTH_SUFFIX = "_depth"
+_PREFIX = "observation.images."
+_UNITS_PER_METRE = {"m": 1.0, "mm": 1000.0}
+_SATURATED_M = SATURATED_16 / _UNITS_PER_METRE["mm"]
+_STEPS = 4095
+_DEPTH_MIN_M, _DEPTH_MAX_M, _SHIFT_M = 0.01, 10.0, 3.5
+_HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
+
+
+class LeRobotFrames(Protocol):
+    """What is used of a `LeRobotDataset`."""
+
+    repo_id: str
+
+    @property
+    def features(self) -> Mapping[str, Mapping[str, Any]]:
+        """Features by key; `info` of one says whether it is depth."""
+        ...
+
+    @property
+    def depth_output_unit(self) -> str:
+        """The unit in which depth is returned, "m" or "mm"."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class DepthFeature:
+    """How one depth feature is read.
+
+    Attributes:
+        key: of the feature.
+        units_per_metre: of what the data set returns.
+        known_m: depth is known strictly between these metres.
+    """
+
+    key: str
+    units_per_metre: float
+    known_m: tuple[float, float]
+
+    @classmethod
+    def of(cls, dataset: LeRobotFrames, key: str) -> DepthFeature:
+        """From what the data set says about feature `key`.
+
+        Raises:
+            DataError: its unit is not known.
+        """
+        info: Mapping[str, Any] = dataset.features[key].get("info") or {}
+        unit = dataset.depth_output_unit
+        if unit not in _UNITS_PER_METRE:
+            raise DataError(f"{dataset.repo_id}: depth is returned in {unit!r}, expected 'm' or 'mm'")
+        if dataset.features[key].get("dtype") == "video":
+            # Millimetres come rounded, which hides by up to half of one on which side of a border a value was.
+            return cls(key, _UNITS_PER_METRE[unit], _between_ends(info, rounding_m=0.0005 if unit == "mm" else 0.0))
+        if info.get("depth_unit") not in _UNITS_PER_METRE:
+            # Such depth is returned as it was stored, whatever unit was asked for.
+            raise DataError(
+                f"{dataset.repo_id}: {key} does not say its unit; "
+                'add "depth_unit": "mm" or "m" to the info of that feature in meta/info.json'
+            )
+        # Half a millimetre below the value that 16 bits saturate at; floats are cut as those of files are.
+        beyond_m = _SATURATED_M - 0.0005 if info["depth_unit"] == "mm" else BEYOND_M
+        return cls(key, _UNITS_PER_METRE[unit], (0.0, beyond_m))
+
+    def metres(self, item: Mapping[str, Any], where: str) -> npt.NDArray[np.float32]:
+        """(H, W) float32 metres of a frame, 0 where unknown.
+
+        Args:
+            item: what the data set returned.
+            where: for messages.
+
+        Raises:
+            DataError: it has no single depth map.
+        """
+        values = item[self.key]
+        if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[0] != 1:
+            raise DataError(f"{where}: expected depth of shape (1, H, W), got {_shape(values)}; {_HOW_TO_OPEN}")
+        depth_m = values[0].numpy().astype(np.float32) / np.float32(self.units_per_metre)
+        low_m, high_m = self.known_m
+        known = (depth_m > low_m) & (depth_m < high_m)  # false for NaN, and for infinity
+        masked: npt.NDArray[np.float32] = np.where(known, depth_m, np.float32(0))
+        return masked
+
+
+def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a frame.
+
+    Args:
+        item: what the data set returned: (3, H, W), either uint8 or floats from 0 to 1.
+        key: of the camera's photos.
+        where: for messages.
+
+    Raises:
+        DataError: it has no single photo, or one in other values.
+    """
+    values = item[key]
+    if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[0] != 3:
+        raise DataError(f"{where}: expected a photo of shape (3, H, W), got {_shape(values)}; {_HOW_TO_OPEN}")
+    if values.dtype != torch.uint8:
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            raise DataError(f"{where}: expected a photo with values from 0 to 1, got others; {_HOW_TO_OPEN}")
+        values = (values * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
+
+
+def camera_key(dataset: LeRobotFrames, chosen: str | None) -> str:
+    """The key of the photos of a camera with depth; its depth has the same key with `DEPTH_SUFFIX`.
+
+    Args:
+        dataset: where to look.
+        chosen: "front" or "observation.images.front"; None is the only one with depth.
+
+    Raises:
+        DataError: no camera has depth, several have and none was chosen, or none is called so.
+    """
+    keys = [key for key in dataset.features if _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))]
+    cameras = {key.removeprefix(_PREFIX): key for key in keys}
+    place, known = dataset.repo_id, ", ".join(cameras)
+    if not cameras:
+        raise DataError(
+            f"{place}: expected depth of a camera under '{_PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) beside its "
+            f"photos '{_PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
+        )
+    if chosen is None and len(cameras) > 1:
+        raise DataError(f"{place}: {len(cameras)} cameras have depth; choose one with camera: {known}")
+    name = next(iter(cameras)) if chosen is None else chosen.removeprefix(_PREFIX)
+    if name not in cameras:
+        raise DataError(f"{place}: no camera {chosen!r} with depth{nearest(name, cameras)}; known: {known}")
+    return cameras[name]
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    info: Mapping[str, Any] = feature.get("info") or {}
+    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))  # the latter is the older spelling
+
+
+def _between_ends(info: Mapping[str, Any], *, rounding_m: float) -> tuple[float, float]:
+    """The metres that lie between the first and the last step of a depth video."""
+    low_m, high_m = float(info.get("video.depth_min", _DEPTH_MIN_M)), float(info.get("video.depth_max", _DEPTH_MAX_M))
+    first_m = last_m = (high_m - low_m) / _STEPS
+    if info.get("video.use_log", True):
+        shift_m = float(info.get("video.shift", _SHIFT_M))
+        growth = math.log((high_m + shift_m) / (low_m + shift_m)) / _STEPS
+        first_m, last_m = (low_m + shift_m) * math.expm1(growth), (high_m + shift_m) * -math.expm1(-growth)
+    # Half a step from either end, so that rounding errors decide nothing.
+    return low_m + max(first_m / 2, rounding_m), high_m - max(last_m / 2, rounding_m)
+
+
+def _shape(values: object) -> str:
+    return str(tuple(values.shape)) if isinstance(values, Tensor) else type(values).__name__

@@ -1,0 +1,179 @@
+"""How a LeRobot policy makes its tower's images out of its cameras': its own function for that, and where pixels lie.
+
+Only the policy knows. SmolVLA offers `prepare_images`; pi0's family and X-VLA have private methods alone, which are
+called by name, are said to be, and are believed only as far as what they return is what is known of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from importlib import metadata
+
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin.attach.declared_mappings import DeclaredMappings, declared_mappings
+from spaceclip_plugin.data.preparation import prepare
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.errors import CaptureError, HostError
+from spaceclip_plugin.towers.spec import TowerSpec
+
+# By class name along the MRO. Other policies' methods of the same name may do something else.
+_OWN_PREPARATION = {
+    "SmolVLAPolicy": "prepare_images",
+    "PI0Policy": "_preprocess_images",
+    "PI05Policy": "_preprocess_images",
+    "PI0FastPolicy": "_preprocess_images",
+    "XVLAPolicy": "_prepare_images",
+}
+_WRONG_CALL = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
+
+_logger = logging.getLogger(__name__)
+
+
+class CameraGeometry:
+    """Where the pixels of each camera lie in the tower's image: declared by the policy, measured by what cameras give.
+
+    A policy's configuration is that of the data it was trained on; the camera that is plugged in may be of another
+    size. As soon as images were seen, their sizes count.
+
+    Attributes:
+        declared: by camera, as the configuration says; empty where it does not. What was measured takes its place, so
+            that an attachment that holds it compares the tower's images with that.
+    """
+
+    def __init__(self, policy: nn.Module, holders: Iterable[nn.Module]) -> None:
+        self.declared = declared_mappings(holders)
+        self._configured = dict(self.declared)
+        self._seen: dict[str, tuple[int, int]] = {}
+        # SmolVLA and X-VLA show images as they are where their configuration has no size to resize them to.
+        config = getattr(policy, "config", None)
+        unresized = getattr(config, "resize_imgs_with_padding", ()) is None
+        self._as_they_are = unresized and _own_preparation(policy) is not None
+
+    def see(self, camera: str, camera_hw: tuple[int, int]) -> None:
+        """Tell the size of a camera's images, (H, W) pixels; a warning where the configuration says another."""
+        if self._seen.get(camera) == camera_hw:
+            return
+        self._seen[camera] = camera_hw
+        measured, configured = self.measured(camera), self._configured.get(camera)
+        if measured is not None and not self._as_they_are:
+            self.declared[camera] = measured
+        if configured is not None and configured.camera_hw != camera_hw:
+            _logger.warning(
+                "camera %r gives images of %dx%d (HxW), the policy's configuration says %dx%d: depth is laid where the "
+                "size of its images puts it", camera, *camera_hw, *configured.camera_hw,
+            )  # fmt: skip
+
+    def measured(self, camera: str) -> ImageMapping | None:
+        """From that camera's image to the tower's, as the policy itself prepares it; None until an image was seen."""
+        camera_hw = self._seen.get(camera)
+        if camera_hw is None:
+            return None
+        if self._as_they_are:
+            return ImageMapping.squashed(camera_hw, camera_hw)
+        if not isinstance(self.declared, DeclaredMappings):
+            return None
+        sizes = {mapping.tower_hw for mapping in self._configured.values()}
+        return ImageMapping.padded(camera_hw, sizes.pop(), anchor=self.declared.anchor) if len(sizes) == 1 else None
+
+
+class Preparation:
+    """What shows a policy's images to its tower when it is run alone: the policy's own function, or `data.preparation`.
+
+    Attributes:
+        own: name of the policy's method; None where it has none that takes the images of this step.
+    """
+
+    def __init__(self, policy: nn.Module, spec: TowerSpec) -> None:
+        self._spec = spec
+        self.own = _own_preparation(policy)
+        modes = getattr(getattr(policy, "config", None), "normalization_mapping", None) or {}
+        mode = modes.get("VISUAL", "IDENTITY")
+        if getattr(mode, "value", mode) != "IDENTITY":  # a later step normalises the images that the method takes
+            self.own = None
+        self._told = False
+        self._compared: set[ImageMapping] = set()
+
+    def __call__(self, policy: nn.Module, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
+        """(B, 3, h, w) as the policy shows it to its tower.
+
+        Args:
+            policy: the one this was made for.
+            key: of the image in a batch.
+            image: (B, 3, H, W).
+            mapping: see `mapping`; what the policy's method returns is compared with it.
+
+        Raises:
+            HostError: the policy's method is not what it was, or images not in [0, 1] where this package prepares them.
+            CaptureError: they hold NaN or infinity.
+        """
+        if self.own is None:
+            return self._prepared_here(key, image)
+        name, library = f"{type(policy).__name__}.{self.own}", f"LeRobot {_version()}"
+        method = getattr(policy, self.own, None)
+        if not callable(method):
+            raise HostError(f"{name} is not there in {library}: {_REMEDY}")
+        if not self._told:
+            self._told = True
+            level = logging.WARNING if self.own.startswith("_") else logging.INFO
+            private = " a private method of" if self.own.startswith("_") else ""
+            _logger.log(level, "fresh depth is of the images that %s makes,%s %s", name, private, library)
+        try:
+            images, _masks = method({key: image})
+            prepared = images[:, 0] if isinstance(images, Tensor) else images[0]
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except _WRONG_CALL as error:
+            raise HostError(
+                f"{name} of {library} failed on {key}: {type(error).__name__}: {error}; {_REMEDY}"
+            ) from error
+        return self._checked(prepared, image, mapping, name=f"{name} of {library}")
+
+    def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
+        """From the camera's image, of that size, to what this makes of it; None where that is not known."""
+        return ImageMapping.squashed(camera_hw, self._spec.image_hw) if self.own is None else geometry.measured(camera)
+
+    def _checked(self, prepared: object, image: Tensor, mapping: ImageMapping | None, *, name: str) -> Tensor:
+        """The images, if there is one for each robot, and where the mapping says that there is padding, there is."""
+        if not isinstance(prepared, Tensor) or not prepared.is_floating_point() or prepared.ndim != 4:
+            given = f"shape {tuple(prepared.shape)}" if isinstance(prepared, Tensor) else type(prepared).__name__
+            raise HostError(f"{name} gave {given}, not floating-point images (B, 3, h, w); {_REMEDY}")
+        wanted = (len(image), 3, *(prepared.shape[2:] if mapping is None else mapping.tower_hw))
+        if tuple(prepared.shape) != wanted:
+            raise HostError(f"{name} gave images {tuple(prepared.shape)} where {wanted} was expected; {_REMEDY}")
+        if mapping is not None and mapping not in self._compared:
+            padding = prepared[..., ~mapping.valid_tower_pixels().to(prepared.device)]
+            if padding.numel() and bool(padding.amax() != padding.amin()):
+                raise HostError(
+                    f"{name} shows picture where padding is expected: it no longer lays the camera's image where "
+                    f"{mapping} has it; {_REMEDY}"
+                )
+            self._compared.add(mapping)
+        return prepared
+
+    def _prepared_here(self, key: str, image: Tensor) -> Tensor:
+        if not torch.isfinite(image).all():
+            raise CaptureError(f"{key} holds NaN or infinity; depth from it would mean nothing")
+        if not image.is_floating_point() or image.amin() < 0 or image.amax() > 1:
+            raise HostError(
+                f"{key} must hold floating-point images in [0, 1], to be prepared for the {self._spec}; put the depth "
+                "step before whatever normalises images, or use fresh=False"
+            )
+        photos = [photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image]
+        return prepare(photos, self._spec)
+
+
+def _own_preparation(policy: nn.Module) -> str | None:
+    return next((found for cls in type(policy).__mro__ if (found := _OWN_PREPARATION.get(cls.__name__))), None)
+
+
+_REMEDY = "use fresh=False, or a version of LeRobot that spaceclip_plugin's extra `lerobot` names"
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lerobot")
+    except metadata.PackageNotFoundError:
+        return "of an unknown version"

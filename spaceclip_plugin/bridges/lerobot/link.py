@@ -1,0 +1,307 @@
+"""What a LeRobot policy's processor steps share: its attached head, the depth of every robot, and the host's steps.
+
+Depth comes out over the cameras' own images, whatever the policy made of them for its tower. The steps are handed no
+policy by LeRobot's command lines; `link_to` and `guessed_link` find it and keep it weakly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach.cameras import declared_order
+from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
+from spaceclip_plugin.bridges.lerobot.policy import ActionChunks, camera_name, camera_names, guessed_policy
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.guard import NewestDepth
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.token_adapter import lineage
+
+_logger = logging.getLogger(__name__)
+_LINKS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DepthLink]] = weakref.WeakKeyDictionary()
+
+
+class DepthLink:
+    """A head attached to a live policy, and the newest depth of each of its robots.
+
+    The policy is not kept alive: when it goes, the hooks go, and `alive` says so.
+
+    Attributes:
+        cameras: names of the policy's cameras, placeholders left out, by the key of their images in a batch.
+        names_images: whether each of the policy's image calls is of one camera, and bears its name.
+        newest: of each robot (each row of a batch), by the end of the last host step, over the camera's image where
+            it is known how the tower's was made out of it.
+        refreshed: whether depth is refreshed at every host step.
+        rows: host steps that the last actions take: those of a chunk, else 1.
+    """
+
+    def __init__(self, policy: nn.Module, head: DepthHead) -> None:
+        spec = registry.choose_tower(policy).spec
+        holders = [*lineage(policy, spec.path)]
+        views = declared_order(holders)
+        # Attached below the policy, which an attachment would keep alive otherwise.
+        child, _, tower = spec.path.partition(".")
+        self._geometry = CameraGeometry(policy, holders)
+        self._attachment = attach_depth_head(
+            policy.get_submodule(child), head, tower=tower, views=views or None, mapping=self._geometry.declared or None
+        )
+        weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
+        if weight is not None:
+            head.to(weight.device)
+        self._policy = weakref.ref(policy, _detaching(weakref.ref(self)))
+        self._spec = spec
+        self._digest = module_digest(head)
+        self._prepare = Preparation(policy, spec)
+        self._refreshed: list[DepthMap] | None = None
+        self._open, self._robots, self._told = False, 0, False
+        self.cameras = camera_names(policy)
+        self.names_images = bool(views)
+        self.refreshed = False
+        self.newest: list[NewestDepth] = []
+        self.rows = 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether the policy is still there."""
+        return self._policy() is not None
+
+    @property
+    def chunks(self) -> ActionChunks:
+        """How many actions the policy makes out of one look at its images, as its configuration says by now."""
+        policy = self._policy()
+        if policy is None:
+            raise HostError(_GONE)
+        return ActionChunks.of(policy)
+
+    def check_same(self, head: DepthHead) -> None:
+        """Raise HostError unless that head is, bit for bit, the one that is attached."""
+        if module_digest(head) != self._digest:
+            raise HostError(
+                "this policy is read by another head already, and all its steps must carry the same one; drop the "
+                "pipelines that hold the other head, or make both with one head: add_depth(…, head)"
+            )
+
+    def begin_step(self, robots: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Begin a host step; one that was begun before and that no one ended is ended.
+
+        Args:
+            robots: rows of the batch.
+            sizes: (H, W) of the images of each camera in it, in pixels.
+        """
+        if self._open:
+            # Real-time chunking shows the steps no host step but those at which it makes a chunk.
+            chunks = self.chunks
+            self.end_step(self._robots, rows=chunks.chunk if chunks.overlapping else 1)
+        for camera, camera_hw in sizes.items():
+            self._geometry.see(camera, camera_hw)
+        if self.names_images and sizes:
+            self._attachment.given([*sizes])  # of missing cameras, image calls alone do not tell which they are
+        self._open, self._robots = True, robots
+
+    def end_step(self, robots: int, *, rows: int = 1) -> None:
+        """End a host step: the depth it left, refreshed or of the policy's own image calls, becomes the newest.
+
+        Args:
+            robots: that act in it.
+            rows: host steps that the actions given now take.
+
+        Raises:
+            CaptureError: it cannot be read; there is no depth then.
+            HostError: images that cannot be shared out among so many robots; there is no depth then.
+        """
+        self._open = False
+        refreshed, self._refreshed = self._refreshed, None
+        try:
+            if refreshed is None:
+                self._share_out(self._attachment.read(), robots)
+            else:
+                self._attachment.skip()
+                self._share_out(refreshed, robots, placed=True)
+        except HostError:
+            self.forget()
+            raise
+        finally:
+            self.rows = rows
+
+    def refresh(self, images: Mapping[str, Tensor]) -> dict[str, DepthMap]:
+        """Run the tower alone on the images of this step, and decode; what the policy sees later is not decoded.
+
+        Args:
+            images: (B, 3, H, W) by key, in the range that the policy takes them in.
+
+        Returns:
+            Depth of each over the camera's image, of age 0, under its camera's name.
+
+        Raises:
+            CaptureError: the tower does not take them, or the depth cannot be read.
+            HostError: they are not images in [0, 1] where this package prepares them, or the policy's own function
+                for that is not what it was.
+        """
+        policy = self._policy()
+        if policy is None:
+            raise HostError(_GONE)
+        for key, image in images.items():
+            name = camera_name(key)
+            mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
+            self._attachment.refresh(self._prepare(policy, key, image, mapping), view=name, mapping=mapping)
+        maps = self._attachment.read()[-len(images) :]
+        # Of this step, which `end_step` ends: reading counted one more.
+        found = {
+            key: self._over_camera(depth, depth.mapping).relabelled(age=0)
+            for key, depth in zip(images, maps, strict=True)
+        }
+        self._refreshed = [*found.values()]
+        return found
+
+    def forget(self) -> None:
+        """There is no depth any more, and none that waits to be decoded."""
+        self.newest = []
+        self._refreshed = None
+        with contextlib.suppress(CaptureError):
+            self._attachment.skip()
+
+    def close(self) -> None:
+        """Take the hooks off the policy's tower, and let go of it; nothing can be read any more."""
+        self._attachment.detach()
+        del self._attachment
+
+    def _share_out(self, maps: Sequence[DepthMap], robots: int, *, placed: bool = False) -> None:
+        """Give each robot its images: all policies keep the images of one robot together, robot after robot.
+
+        Args:
+            maps: of one host step.
+            robots: that act in it.
+            placed: whether the maps lie over the cameras' images already.
+        """
+        if not maps and self.newest and len(self.newest) != robots:
+            raise HostError(f"actions of {robots} robot(s) behind depth of {len(self.newest)}. {_SHAPES}")
+        if len(self.newest) != robots:
+            self.newest = [NewestDepth() for _ in range(robots)]
+        for depth in maps:
+            if len(depth) % robots:
+                raise HostError(
+                    f"an image call of {len(depth)} image(s) for {robots} robot(s): whose image is whose cannot be "
+                    f"told. {_SHAPES}"
+                )
+        lone = [*self.cameras.values()] if sum(map(len, maps)) == robots and len(self.cameras) == 1 else [None]
+        for robot, newest in enumerate(self.newest):
+            own: list[DepthMap] = []
+            for depth in maps:
+                each = len(depth) // robots
+                images = [depth[robot * each + place].relabelled(view=lone[0]) for place in range(each)]
+                own += images if placed else map(self._over_camera, images, self._mappings(images))
+            newest.end_step(own, steps=self.rows)
+
+    def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:
+        """How every image of one robot in one image call was made out of its camera's; None where that is not known.
+
+        Raises:
+            HostError: the policy pads its images, and the padding of this one is not known: what was measured of its
+                camera decides, else its configuration, as far as the pixels bear it out.
+        """
+        names: list[str | None] = [image.view for image in images]
+        # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.
+        shows = [bool(image.valid.any()) for image in images]
+        cameras = [*self.cameras.values()]
+        if None in names and shows == [True] * len(cameras) + [False] * (len(images) - len(cameras)):
+            names = [*cameras, *[None] * (len(images) - len(cameras))]
+        alike = {self._geometry.measured(camera) for camera in cameras}
+        same = alike.pop() if len(alike) == 1 else None
+        mappings = []
+        for image, name, shown in zip(images, names, shows, strict=True):
+            mapping = (self._geometry.measured(name) if name is not None else same) or image.mapping
+            if mapping is None and shown and image.unmapped is not None:
+                raise HostError(
+                    f"{image.unmapped}. Or put the depth step into the preprocessor (add_depth), which measures the "
+                    "cameras"
+                )
+            mappings.append(mapping)
+        return mappings
+
+    def _over_camera(self, depth: DepthMap, mapping: ImageMapping | None) -> DepthMap:
+        """Depth over the camera's image; as it is where that is not known, and a warning says so once."""
+        if mapping is not None:
+            try:
+                return depth.in_camera(mapping)
+            except ConfigError as error:
+                raise HostError(f"the policy's images are not what its configuration says: {error}") from error
+        if not self._told and depth.valid.any():
+            self._told = True
+            _logger.warning(
+                "how this policy makes its tower's images out of its cameras' is not known: the guard judges the "
+                "tower's images, and the depth step gives depth with fresh=True alone"
+            )
+        return depth
+
+
+def link_to(policy: nn.Module, head: DepthHead) -> DepthLink:
+    """The link of a live policy, shared by all steps that are connected to it; made where there is none.
+
+    Raises:
+        HostError: no tower or several, or the policy is read by another head already.
+        HeadMismatchError: the head does not fit the tower.
+    """
+    known = _LINKS.get(policy)
+    link = None if known is None else known()
+    if link is not None:
+        link.check_same(head)
+        return link
+    link = DepthLink(policy, head)
+    _LINKS[policy] = weakref.ref(link)
+    return link
+
+
+def guessed_link(head: DepthHead) -> DepthLink:
+    """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked.
+
+    Raises:
+        HostError: there is no such policy, or there are several.
+    """
+    policy = guessed_policy(head)
+    known = _LINKS.get(policy)
+    if known is None or known() is None:
+        _logger.warning(
+            "no policy was told: the depth steps read the %s, guessed because no other LeRobot policy alive in this "
+            "process has a tower that their head fits. Say which it is: connect(policy) of both steps, "
+            "add_depth(…, policy=policy), or an override {'policy': policy} of each step", type(policy).__name__,
+        )  # fmt: skip
+    return link_to(policy, head)
+
+
+def _detaching(link: weakref.ref[DepthLink]) -> Callable[[object], None]:
+    def detach(_: object) -> None:
+        there = link()
+        if there is not None:
+            there.close()
+
+    return detach
+
+
+def stacked(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """One camera of every robot, as LeRobot batches hold it.
+
+    Args:
+        images: of one image each, of the size of the camera's; None where there is no depth.
+        like: (B, 3, H, W) the camera's images.
+
+    Returns:
+        (B, 1, H, W) float32 metres, 0 where there is no depth; (B,) int64 age in host steps, -1 where there is none.
+    """
+    none = torch.zeros(1, *like.shape[-2:])
+    maps = [none if depth is None else depth.depth_m * depth.valid for depth in images]
+    ages = [-1 if depth is None else depth.age for depth in images]
+    return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)
+
+
+_SHAPES = "Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
+_GONE = "the policy that these steps were connected to is gone; call connect(policy)"

@@ -1,0 +1,381 @@
+"""Depth for LeRobot's policies as two processor steps: one adds depth to observations, one guards actions by it.
+
+    preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=stats)
+    add_depth(preprocessor, postprocessor, head, guard=DepthGuard(stop_below_m=0.2), actions="velocity")
+    preprocessor.save_pretrained(folder), postprocessor.save_pretrained(folder)  # the head travels along
+
+`make_pre_post_processors(config, pretrained_path=folder)` loads them again where this module was imported; LeRobot's
+command lines import it by themselves where the distribution `lerobot_policy_spaceclip` is installed. Both steps read
+the live policy's own vision tower. Tell them which policy: `connect(policy)`, `add_depth(…, policy=policy)`, or, where
+pipelines are loaded, `preprocessor_overrides={"spaceclip_depth": {"policy": policy}}` and the like for
+`spaceclip_depth_guard`. LeRobot's command lines tell them none: they then look for the one policy of the process that
+the head fits, and a warning names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
+from torch import Tensor, nn
+
+from spaceclip_plugin import _checks
+from spaceclip_plugin.attach.cameras import checked_views
+from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
+from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
+from spaceclip_plugin.bridges.lerobot.link import DepthLink, stacked
+from spaceclip_plugin.bridges.lerobot.policy import camera_name
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.guard import DepthGuard, GuardDecision
+
+DEPTH_SUFFIX, AGE_SUFFIX = "_depth", "_depth_age"
+
+_BEFORE = "normalizer_processor"
+_logger = logging.getLogger(__name__)
+
+
+@ProcessorStepRegistry.register("spaceclip_depth")
+class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[misc]  # lerobot may be absent
+    """Adds the depth of every camera to the observation, where images are still as cameras give them.
+
+    For `observation.images.front` (B, 3, H, W) it adds
+
+    - `observation.images.front_depth`: (B, 1, H, W) float32 metres along the optical axis, pixel for pixel that of the
+      camera's own image, 0 where there is none. Whatever the policy does to the image for its tower (SmolVLA, pi0 and
+      X-VLA pad it) is undone; what it cuts away has no depth;
+    - `observation.images.front_depth_age`: (B,) int64 host steps since the tower saw it, -1 where there is none yet.
+      With chunks of actions it is the most it can be: as if every action of the last chunk had been executed.
+
+    Policies take the inputs of their config, and these are none of them.
+
+    This step runs before the policy. With `fresh=False` it tells what the tower saw last, one step ago or more: a
+    policy that queues actions looks once per chunk. With `fresh=True` it runs the tower alone on the present images,
+    at every step, which costs one run of it. They are prepared by the policy's own function where it has one (SmolVLA,
+    pi0 and its family, X-VLA) and takes its images without normalisation, so that the depth is bit for bit that of the
+    policy's own run, and a log names the function; elsewhere by `data.preparation`, from images in [0, 1].
+
+    Where it cannot be told which camera an image is of or where its pixels lie in it, or the depth cannot be read,
+    there is none, and a log says so.
+    """
+
+    def __init__(
+        self,
+        head: HeadLike,
+        *,
+        cameras: Sequence[str] | None = None,
+        fresh: bool = False,
+        allow_untrained: bool = False,
+        policy: nn.Module | None = None,
+    ) -> None:
+        """Check the settings; the step links itself to its policy at the first observation.
+
+        Args:
+            head: to decode with, its config (the weights then come with the state), or its folder.
+            cameras: names as in `observation.images.NAME`; None: those of the policy's config.
+            fresh: run the tower alone on the images of this step.
+            allow_untrained: take a head with random weights, whose depth means nothing.
+            policy: whose tower to read, kept weakly and in no file; None: it is looked for.
+
+        Raises:
+            ConfigError: not a head, an untrained one, or camera names that cannot be.
+            CheckpointError: the folder holds no head.
+            HostError: `policy` is no module.
+        """
+        super().__init__(head, allow_untrained=allow_untrained, policy=policy)
+        self.cameras = None if cameras is None else checked_views(cameras)
+        self.fresh = _checks.truth("fresh", fresh)
+        self._told = False
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation with depth; the images themselves stay as they are.
+
+        Raises:
+            HostError: no policy or several to connect to, or images that cannot be prepared.
+        """
+        link = self._linked()
+        there = [key for key in (*link.cameras, *observation) if isinstance(observation.get(key), Tensor)]
+        wanted = [
+            key
+            for key in dict.fromkeys(there)
+            if (key in link.cameras if self.cameras is None else camera_name(key) in self.cameras)
+        ]
+        images = {key: observation[key] for key in wanted}
+        for key, image in images.items():
+            if image.ndim != 4 or image.shape[1] != 3:
+                raise HostError(
+                    f"{key} must be (B, 3, H, W), got {tuple(image.shape)}; put the depth step behind the one that "
+                    "makes batches (to_batch_processor)"
+                )
+        if images:
+            sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in there}
+            depth = self._depth(link, images, sizes)
+            for key, (depth_m, age) in depth.items():
+                observation[key + DEPTH_SUFFIX], observation[key + AGE_SUFFIX] = depth_m, age
+        return observation
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as JSON, the head as its config."""
+        return {
+            "head": self.head.config.to_dict(),
+            "cameras": None if self.cameras is None else [*self.cameras],
+            "fresh": self.fresh,
+            "allow_untrained": self.allow_untrained,
+        }
+
+    def reset(self) -> None:
+        """Forget the last episode's depth."""
+        self._forget()
+
+    def _adopt(self, link: DepthLink) -> None:
+        link.refreshed = link.refreshed or self.fresh
+
+    def _depth(
+        self, link: DepthLink, images: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        robots = len(next(iter(images.values())))
+        found: dict[str, list[DepthMap | None]]
+        try:
+            link.begin_step(robots, sizes)
+            if self.fresh:
+                found = {key: [*depth] for key, depth in link.refresh(images).items()}
+            else:
+                found = {key: _newest(link, camera_name(key), robots, like=image) for key, image in images.items()}
+        except CaptureError as error:
+            link.forget()
+            _logger.warning("no depth: %s", error)
+            found = {key: [None] * robots for key in images}
+        unnamed = any(image.view is None for newest in link.newest for image in newest.images)
+        if not self.fresh and not self._told and unnamed and not any(map(any, found.values())):
+            self._told = True
+            _logger.warning(
+                "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
+            )
+        return {key: stacked(depth, like=images[key]) for key, depth in found.items()}
+
+
+@ProcessorStepRegistry.register("spaceclip_depth_guard")
+class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
+    """Lets the policy's actions pass, slows them down, or stops the robot, by what the policy's own tower just saw.
+
+    It belongs at the end of the postprocessor, where actions are in the robot's units (behind the unnormalizer and
+    what turns relative into absolute ones). It takes one action (A,) of a robot, (B, A) of B robots, each decided by
+    its own images, and chunks (B, T, A), as real-time chunking and `predict_action_chunk` give them.
+
+    | Reaction | "velocity" actions | "position" actions |
+    |---|---|---|
+    | pass | the policy's | the policy's |
+    | slow | times the factor | from the last one sent, the factor's share of the way |
+    | hold | zero | the last one sent |
+    | stop | `stop_action`, or zero | `stop_action`, or the last one sent |
+
+    Before the first action of an episode nothing was sent: "position" then needs a `stop_action`, else HostError.
+
+    All rows of a chunk are decided by the same depth, and row t is executed t host steps later (hand over those rows
+    that will be executed, and no more): from the row on at
+    which the depth is older than the guard's `max_age`, the robot stops. The last one sent is the row before; before
+    the first row it is the last row of the chunk before, or, where real-time chunking is on and a chunk ends early,
+    that row of it which is nearest to the first of the new. Real-time chunking plans on with what the policy wanted,
+    not with what was sent: behind a stop its positions may leap.
+
+    A policy acts on one look at its images until its queue or its chunk is used up. If that is longer than the guard's
+    `max_age` and nobody said a `max_age`, the pipeline is refused when it meets its policy: a robot that goes for
+    eleven steps and stops for thirty-nine was never meant. Fresh depth (`DepthProcessorStep(fresh=True)`, which serves
+    both steps, and must be connected first) is the safest remedy; fewer `n_action_steps` or an explicit `max_age` are
+    the others. With an explicit one a warning tells how many actions are stops. Depth refreshed between chunks
+    does not help real-time chunking, which hands over all rows at once: there `max_age` must be said.
+
+    Attributes:
+        counts: how often each reaction was given since the step was made, over all robots and rows.
+        decisions: the last one of every robot; of a chunk, that of its first row.
+    """
+
+    def __init__(
+        self,
+        head: HeadLike,
+        *,
+        actions: str,
+        guard: DepthGuard | Mapping[str, Any] | None = None,
+        stop_action: Sequence[float] | None = None,
+        policy: nn.Module | None = None,
+    ) -> None:
+        """Check the settings; the step links itself to its policy at the first action.
+
+        Args:
+            head: to decode with, its config (the weights then come with the state), or its folder.
+            actions: "velocity" or "position"; a wrong word makes a stop a motion.
+            guard: its settings; None: the defaults. Without camera names, all of the policy's cameras must be there.
+            stop_action: what to send at a stop, in the robot's units.
+            policy: whose tower to read, kept weakly and in no file; None: it is looked for.
+
+        Raises:
+            ConfigError: not a head, an untrained one that the guard does not allow, or impossible settings.
+            CheckpointError: the folder holds no head.
+            HostError: `policy` is no module.
+        """
+        self.guard = (
+            _checks.build(DepthGuard, guard, where="guard") if isinstance(guard, Mapping) else guard or DepthGuard()
+        )
+        super().__init__(head, allow_untrained=self.guard.allow_untrained, policy=policy)
+        self._actions = ActionsSent(actions, stop_action)
+        self.counts: Counter[str] = Counter()
+        self.decisions: tuple[GuardDecision, ...] = ()
+        self._told = False
+
+    @property
+    def actions(self) -> str:
+        """What actions command: "velocity" or "position"."""
+        return self._actions.kind
+
+    @property
+    def stop_action(self) -> tuple[float, ...] | None:
+        """What is sent at a stop, in the robot's units; None: zero, or the last one sent."""
+        return self._actions.stop_action
+
+    def action(self, action: Tensor) -> Tensor:
+        """The action or actions to send, of the same shape; the policy's own bits where every robot may pass.
+
+        Raises:
+            HostError: no policy or several to connect to, another shape, or a stop before anything was sent.
+            ConfigError: `stop_action` is of another length, or the policy acts on one look for too long.
+        """
+        chunk = as_chunk(action)
+        robots, rows = chunk.shape[:2]
+        before = self.decisions
+        along = self._along(robots, rows) if rows > 1 else [(decision,) for decision in self._decided(robots)]
+        self.decisions = tuple(decided[0] for decided in along)
+        self.counts.update(decision.reaction for decided in along for decision in decided)
+        for robot, decision in enumerate(self.decisions):
+            if len(before) != len(self.decisions) or before[robot].reaction != decision.reaction:
+                _logger.info("depth guard, robot %d: %s (%s)", robot, decision.reaction, decision.reason)
+        overlapping = rows > 1 and self._link is not None and self._link.chunks.overlapping
+        return self._actions.send(chunk, along, overlapping=overlapping).reshape(action.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as JSON, the head as its config."""
+        guard = dataclasses.asdict(self.guard)
+        return {
+            "head": self.head.config.to_dict(),
+            "actions": self.actions,
+            "guard": {name: [*value] if isinstance(value, tuple) else value for name, value in guard.items()},
+            "stop_action": None if self.stop_action is None else [*self.stop_action],
+        }
+
+    @property
+    def _sent(self) -> Tensor | None:
+        return self._actions.last
+
+    def reset(self) -> None:
+        """Another episode begins: nothing was seen, nothing was sent."""
+        self.decisions = ()
+        self._actions.forget()
+        self._forget()
+
+    def _adopt(self, link: DepthLink) -> None:
+        link.chunks.check(self.guard, fresh=link.refreshed)
+
+    def _decided(self, robots: int) -> tuple[GuardDecision, ...]:
+        """For one action of each robot."""
+        return tuple(decided[0] for decided in self._along(robots, 1))
+
+    def _along(self, robots: int, rows: int) -> list[tuple[GuardDecision, ...]]:
+        """For every row of a chunk of actions, robot by robot."""
+        link = self._linked()
+        guard = self.guard
+        if not guard.cameras and link.names_images:
+            guard = dataclasses.replace(guard, cameras=tuple(link.cameras.values()))
+        elif not guard.cameras:
+            guard = dataclasses.replace(guard, least_images=max(guard.least_images, len(link.cameras)))
+        try:
+            link.end_step(robots, rows=rows)
+        except HostError as error:
+            return [(guard.unreadable(error),) * rows] * robots
+        along = [guard.decide_chunk(newest.images, rows, repeats=newest.repeats) for newest in link.newest]
+        self._tell_of_stale(link, rows)
+        return along
+
+    def _tell_of_stale(self, link: DepthLink, rows: int) -> None:
+        """Warn once where depth gets too old for actions: nothing is near, and the robot stops all the same."""
+        oldest = max((image.age for newest in link.newest for image in newest.images), default=0) + rows - 1
+        if self._told or oldest <= self.guard.oldest_allowed:
+            return
+        self._told = True
+        _logger.warning(
+            "the guard stops the robot because its depth is up to %d host steps old when an action is executed, and "
+            "max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk (%s), or "
+            "say a larger max_age",
+            oldest, self.guard.oldest_allowed, f"{rows} were given at once" if rows > 1 else "they came one by one",
+        )  # fmt: skip
+
+
+def add_depth(
+    preprocessor: Any,
+    postprocessor: Any,
+    head: HeadLike,
+    *,
+    guard: DepthGuard | None = None,
+    actions: str | None = None,
+    stop_action: Sequence[float] | None = None,
+    cameras: Sequence[str] | None = None,
+    fresh: bool = False,
+    allow_untrained: bool = False,
+    policy: nn.Module | None = None,
+) -> None:
+    """Put the depth step before a preprocessor's normalizer and, with a guard, the guard step at a postprocessor's end.
+
+    Both pipelines are changed in place; nothing is changed where an error is raised.
+
+    Args:
+        preprocessor, postprocessor: of one policy, as `make_pre_post_processors` gives them.
+        head: see `DepthProcessorStep`.
+        guard: settings of the guard; None: actions are not guarded.
+        actions: "velocity" or "position", see `DepthGuardStep`; must be said where there is a guard.
+        stop_action: see `DepthGuardStep`.
+        cameras: names as in `observation.images.NAME`, for both steps; None: all of the policy's.
+        fresh: see `DepthProcessorStep`.
+        allow_untrained: for both steps; see there.
+        policy: to connect both to, which checks that the guard's `max_age` makes sense for it; None: they look for it
+            at their first call, warn which they took, and check then.
+
+    Raises:
+        ConfigError: impossible settings, `actions` is not said, the pipelines have such a step already, or the policy
+            acts on one look for longer than the guard's default age (see `DepthGuardStep`).
+        HostError: the preprocessor has no normalizer, or see `connect`.
+    """
+    before, behind = [*preprocessor.steps], [*postprocessor.steps]
+    if any(isinstance(step, HeadStep) for step in before + behind):
+        raise ConfigError("these pipelines have a depth or guard step already; make them anew")
+    places = [i for i, step in enumerate(before) if getattr(type(step), "_registry_name", None) == _BEFORE]
+    if not places:
+        raise HostError(
+            f"the preprocessor has no {_BEFORE!r} to put depth before: insert DepthProcessorStep by hand, behind every "
+            "step that takes all of observation.images for cameras, or use DepthGuardStep alone"
+        )
+    allowed = allow_untrained or (guard is not None and guard.allow_untrained)
+    depth = DepthProcessorStep(head, cameras=cameras, fresh=fresh, allow_untrained=allowed)
+    before.insert(places[0], depth)
+    added: list[HeadStep] = [depth]
+    if guard is not None:
+        if actions is None:
+            raise ConfigError("say what actions are: actions='velocity' or 'position'; a stop depends on it")
+        guard = dataclasses.replace(guard, cameras=depth.cameras or guard.cameras, allow_untrained=allowed)
+        added.append(DepthGuardStep(depth.head, actions=actions, guard=guard, stop_action=stop_action))
+        behind.append(added[1])
+    if policy is not None:
+        for step in added:
+            step.connect(policy)
+    preprocessor.steps, postprocessor.steps = before, behind
+
+
+def _newest(link: DepthLink, camera: str, robots: int, *, like: Tensor) -> list[DepthMap | None]:
+    """A camera's newest depth over its present images, for each robot, by now older by the last actions' steps."""
+    found: list[DepthMap | None] = []
+    for newest in link.newest:
+        depth = next((image for image in newest.images if image.view == camera), None)
+        lies_there = depth is not None and depth.mapping is not None and depth.image_hw == tuple(like.shape[-2:])
+        found.append(depth.relabelled(age=depth.age + link.rows) if depth is not None and lies_there else None)
+    return found if len(found) == robots else [None] * robots

@@ -1,0 +1,1 @@
+"""A head as an ONNX file."""

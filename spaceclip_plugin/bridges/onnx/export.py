@@ -1,0 +1,245 @@
+"""A head as an ONNX file: tapped hidden states in, metric depth out, for runtimes without torch.
+
+The file takes its name only when ONNX Runtime has given torch's depth with it, on batches and grids it was not traced
+with.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin import __version__, _checks
+from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
+from spaceclip_plugin.errors import ConfigError, ExportError
+from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, DepthHead, checked_size
+from spaceclip_plugin.head.fused_head import FusedDepthHead
+from spaceclip_plugin.towers.spec import TowerFeatures
+
+OPSET = 18
+"""The oldest operator set that torch's exporter writes, and so the one that most runtimes read."""
+OLDEST_TORCH = "2.11"
+"""Seen to work. 2.9 refuses a fixed output size on a free grid, 2.6 every resize to a size known only at run time."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+CONFIG_KEY = "spaceclip_config"
+
+_MOST_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
+_TRACED_BATCH, _TRACED_GRID = 2, (5, 7)  # neither 1, which the exporter takes for a constant, nor two alike
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was written.
+
+    Attributes:
+        path: where.
+        inputs: shape by name, dynamic sizes as names: `hidden_N` (batch, C, h, w), then `context` (batch, C).
+        output: shape of `depth_m`, (batch, H, W).
+        opset: version of the operator set.
+        file_bytes: size of the file.
+        comparisons: what ONNX Runtime was seen to give.
+    """
+
+    path: Path
+    inputs: dict[str, tuple[int | str, ...]]
+    output: tuple[int | str, ...]
+    opset: int
+    file_bytes: int
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class OutputSize:
+    """Size of the depth: a multiple of the grid of the deepest tap, or fixed."""
+
+    patch_size: int | None
+    output_hw: tuple[int, int] | None
+
+    def __post_init__(self) -> None:
+        if (self.patch_size is None) == (self.output_hw is None):
+            raise ConfigError(
+                "give patch_size, for depth at a multiple of the grid, or output_hw, for one size: not both"
+            )
+        if self.patch_size is not None:
+            _checks.whole("patch_size", self.patch_size, 1, 1024)
+        else:
+            object.__setattr__(self, "output_hw", checked_size(self.output_hw))
+
+    def of(self, grid_hw: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) in pixels; while tracing, the sides of the grid are symbols."""
+        patch = self.patch_size or 1
+        return self.output_hw or (patch * grid_hw[0], patch * grid_hw[1])
+
+
+def export_onnx(
+    head: DepthHead,
+    path: str | Path,
+    *,
+    patch_size: int | None = None,
+    output_hw: tuple[int, int] | None = None,
+    grid_hw: tuple[int, int] = (14, 14),
+) -> OnnxFile:
+    """Write a head as one ONNX file with a dynamic batch and a dynamic grid, float32 throughout.
+
+    Inputs are `hidden_N` (B, C, h, w) for every tap N, patch maps as in `TowerFeatures`, and `context` (B, C) where the
+    head reads one. The output is `depth_m` (B, H, W) in metres along the optical axis. The file's metadata has the
+    head's config. The head itself stays as it is, its mode, dtype and device too.
+
+    The depth covers the patches, and no more: of a tower whose patches do not divide its image (384 pixels, 27 patches
+    of 14) it is depth of the upper left 378x378 pixels, at whatever size, and must not be stretched over 384. A
+    `DepthMap` sees to that by itself (`TowerFeatures.seen`); who runs the file does it: `patch_size=14` gives those 378
+    pixels one by one.
+
+    Args:
+        head: any `DepthHead` but a fused one.
+        path: the file; an older one is replaced if the new one is right.
+        patch_size: H and W are this multiple of the grid of the deepest tap: pixels per patch, for depth of the pixels
+            that the tower reads. Either this or `output_hw`.
+        output_hw: (H, W) in pixels, whatever the grid: for depth at another size.
+        grid_hw: grid to compare at; a second one has one row more.
+
+    Raises:
+        ConfigError: not just one of `patch_size` and `output_hw`, an impossible size, a path that cannot be written, or
+            a fused head.
+        ExportError: torch is too old, a package is missing, the head cannot be converted, or the file does not give
+            torch's depth. What was at `path` before is still there.
+    """
+    if isinstance(head, FusedDepthHead):  # ONNX Runtime took 1.9 times as long for one as for the head it was made from
+        raise ConfigError(
+            "a fused head is arranged for torch; export the head it was made from: runtimes fuse operations themselves"
+        )
+    size = OutputSize(patch_size, output_hw)
+    rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, least=2, most=2)
+    onnxruntime = _packages()["onnxruntime"]
+    plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
+    if sum(4 * value.numel() for value in plain.state_dict().values()) > _MOST_BYTES:
+        raise ExportError("the weights of the head are more than one ONNX file can hold (2 GiB)")
+    cases = [
+        random_features(plain, batch, grid, size.of(grid), seed=batch)
+        for batch, grid in ((1, (rows, columns)), (3, (rows + 1, columns)))
+    ]
+    with atomic_path(path) as temporary:
+        model = _converted(plain, size)
+        _describe(model, plain, size)
+        temporary.write_bytes(model.SerializeToString())
+        comparisons = compare(plain, temporary, cases, onnxruntime)
+        file_bytes = temporary.stat().st_size
+    inputs = {value.name: _shape(value) for value in model.graph.input}
+    return OnnxFile(Path(path), inputs, _shape(model.graph.output[0]), OPSET, file_bytes, comparisons)
+
+
+class _Graph(nn.Module):
+    """A head's decoder from tensors to a tensor. What `DepthHead.forward` checks before needs values, not symbols."""
+
+    def __init__(self, head: DepthHead, size: OutputSize) -> None:
+        super().__init__()
+        self.head, self.size = head, size
+
+    def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None) -> Tensor:
+        height, width = maps[-1].shape[-2:]
+        output_hw = self.size.of((height, width))
+        features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw)
+        depth_m: Tensor = self.head.decoder(features, output_hw, auxiliary=False).depth_m
+        return depth_m
+
+
+def _packages() -> dict[str, Any]:
+    if torch.__version__ < OLDEST_TORCH:
+        raise ExportError(
+            f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
+        )
+    try:
+        return {name: importlib.import_module(name) for name in PACKAGES}
+    except ImportError as error:
+        raise ExportError(
+            f"writing ONNX needs {', '.join(PACKAGES)} ({error}); pip install 'spaceclip-plugin[export]'"
+        ) from error
+
+
+def _converted(head: DepthHead, size: OutputSize) -> Any:
+    """The ONNX model."""
+    example = random_features(head, _TRACED_BATCH, _TRACED_GRID, size.of(_TRACED_GRID), seed=0)
+    batch = torch.export.Dim("batch", max=2**16)
+    # Taps of one grid share its two names; in a tower of several stages every tap has a grid of its own.
+    ends = [f"_{tap}" if head.config.tap_widths is not None else "" for tap in head.taps]
+    sides = {name: torch.export.Dim(name, max=MAX_OUTPUT_SIDE) for end in ends for name in (f"h{end}", f"w{end}")}
+    dynamic: dict[str, Any] = {"maps": tuple({0: batch, 2: sides[f"h{end}"], 3: sides[f"w{end}"]} for end in ends)}
+    arguments: tuple[Any, ...] = (tuple(example.hidden.values()),)
+    if example.context is not None:  # a None among the arguments would cost the sizes their names
+        dynamic["context"], arguments = {0: batch}, (*arguments, example.context)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Graph(head, size).eval(),
+                arguments,
+                input_names=list(named_inputs(example)),
+                output_names=[OUTPUT],
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().split("\n", maxsplit=1)[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot convert a {head.config.architecture!r} head to ONNX: {reason}"
+        ) from error
+    model: Any = cast(Any, program).model_proto
+    for value in model.graph.input:
+        shape = _shape(value)
+        if not all(isinstance(side, str) for side in (shape[0], *shape[2:])):
+            raise ExportError(
+                f"torch {torch.__version__} fixed sizes of {value.name!r} that must stay free: {shape}; "
+                f"the {head.config.architecture!r} decoder decides something by them"
+            )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings about what is meant, and about torch's own code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)  # taps share one grid
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        yield
+
+
+def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
+    """Say in the file what it is; take out where the Python files lie that it came from."""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    metadata = {
+        CONFIG_KEY: json.dumps(head.config.to_dict()),
+        "spaceclip_version": __version__,
+        "opset": str(OPSET),
+        "units": "metres along the optical axis",
+        "covers": "the patches: the part of the image that the tower reads",
+        "trained": json.dumps(head.trained),
+        "patch_size": json.dumps(size.patch_size),
+        "output_hw": json.dumps(size.output_hw),
+    }
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    for given in model.graph.input:
+        given.doc_string = "patch map of a hidden state: prefix tokens dropped, rows as in the image"
+        if given.name == "context":
+            given.doc_string = f"global vector of the tower: {head.config.context}"
+    model.graph.output[
+        0
+    ].doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
+
+
+def _shape(value: Any) -> tuple[int | str, ...]:
+    return tuple(side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim)

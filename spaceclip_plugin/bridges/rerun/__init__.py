@@ -1,0 +1,1 @@
+"""Depth in the Rerun viewer."""

@@ -1,0 +1,172 @@
+"""Depth of a live policy in the Rerun viewer, or in an `.rrd` file for later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from typing_extensions import Self
+
+from spaceclip_plugin.depth.colours import colorize_depth
+from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
+from spaceclip_plugin.depth.single_view import ImageLike, SingleView, single_view
+from spaceclip_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.depth.camera import Intrinsics
+
+PoseLike = Tensor | npt.NDArray[np.floating[Any]]
+"""(4, 4) matrix that takes points in metres from the camera's frame to the world's."""
+
+_RIGID_TOLERANCE = 1e-4
+
+
+class RerunSink:
+    """Logs depth maps to Rerun, each camera under its name ("camera" where the host tells none).
+
+        with RerunSink("drive.rrd") as sink:
+            for frame in depth.read():
+                sink.log(frame, intrinsics, image=photo)
+
+    A camera has the entities `image`, `depth` (metres, 0 where invalid), `uncertainty` (metres), `points` (the valid
+    ones, in colours of the image, or else of their depth), `age` (host steps) and, of an untrained head, `notes`. They
+    lie on the timelines "step" (host steps) and "frame" (image calls). Rerun's pixels are this package's: the first
+    one's corner is (0, 0).
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, url: str | None = None, spawn: bool = False
+    ) -> None:
+        """Open one place to log to.
+
+        Args:
+            path: of an `.rrd` file, which needs no screen; missing folders are created, an old file is replaced. It is
+                written as frames come, so that a killed run leaves those it had.
+            url: of a viewer that is running, such as "rerun+http://127.0.0.1:9876/proxy".
+            spawn: open a viewer on this machine.
+
+        Raises:
+            ConfigError: not just one of the three, `path` is a folder, or rerun is not installed.
+            OSError: the disk refuses the write.
+        """
+        if (path is not None) + (url is not None) + spawn != 1:
+            raise ConfigError(
+                "a RerunSink logs to one place; give a path (RerunSink('drive.rrd')), url='rerun+http://…' or "
+                f"spawn=True, got path={path!r}, url={url!r}, spawn={spawn}"
+            )
+        if path is not None and Path(path).is_dir():
+            raise ConfigError(f"cannot write {str(path)!r}: it is a folder; give the path of an .rrd file")
+        self._rerun = import_rerun()
+        self._recording = self._rerun.RecordingStream("spaceclip")
+        self._closed = False
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()  # Rerun itself would report a refusal in a log only
+            self._recording.save(str(path))
+        elif url is not None:
+            self._recording.connect_grpc(url)
+        else:
+            self._recording.spawn()
+
+    def log(
+        self,
+        depth_map: DepthMap,
+        intrinsics: IntrinsicsLike | None = None,
+        *,
+        image: ImageLike | None = None,
+        pose: PoseLike | None = None,
+    ) -> None:
+        """Log what one image call of the host says.
+
+        Args:
+            depth_map: of one image.
+            intrinsics: as for `DepthMap.points`; without them there are no pinhole and no points.
+            image: (H', W', 3) uint8 RGB of the same view, at any resolution.
+            pose: (4, 4) rotation and translation from the camera's frame to the world's, in metres; None: the camera
+                stays where it was, at first in the origin.
+
+        Raises:
+            ConfigError: the sink is closed, or an argument is not as above.
+        """
+        if self._closed:
+            raise ConfigError("this RerunSink is closed; make another one, with another path")
+        view = single_view(depth_map, intrinsics, image=image)
+        world_from_camera = None if pose is None else _rigid(pose)
+        self._recording.set_time("step", sequence=depth_map.step)
+        self._recording.set_time("frame", sequence=depth_map.frame)
+        rr = self._rerun
+        if world_from_camera is not None:
+            rotation, translation = world_from_camera[:3, :3], world_from_camera[:3, 3]
+            self._log(view, None, rr.Transform3D(translation=translation, mat3x3=rotation))
+        if view.photo is not None:
+            self._log(view, "image", rr.Image(view.photo), *self._pinhole(view.photo_camera))
+        self._log(view, "depth", rr.DepthImage(view.depth_m, meter=1.0), *self._pinhole(view.camera))
+        if view.uncertainty_m is not None:
+            self._log(view, "uncertainty", rr.DepthImage(view.uncertainty_m, meter=1.0))
+        if view.points_m is not None:
+            colours = view.point_colours
+            if colours is None:
+                colours = colorize_depth(view.depth_m[view.valid], view.valid[view.valid])
+            self._log(view, "points", rr.Points3D(view.points_m, colors=colours))
+        self._log(view, "age", rr.Scalars([float(depth_map.age)]))
+        if not depth_map.trained:
+            self._log(view, "notes", rr.TextLog("untrained head: its metres mean nothing", level="WARN"))
+
+    def close(self) -> None:
+        """Write or send what is left; may be called again."""
+        if not self._closed:
+            self._closed = True
+            self._recording.flush()
+            self._recording.disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _log(self, view: SingleView, part: str | None, *archetypes: Any) -> None:
+        """A list of names, not a string: Rerun then escapes what a camera's name may hold."""
+        self._recording.log([view.name] if part is None else [view.name, part], *archetypes)
+
+    def _pinhole(self, camera: Intrinsics | None) -> tuple[Any, ...]:
+        if camera is None:
+            return ()
+        height, width = camera.image_hw
+        return (self._rerun.Pinhole(image_from_camera=camera.matrix().numpy(), resolution=[width, height]),)
+
+
+def import_rerun() -> Any:
+    """The rerun package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import rerun
+    except ImportError as error:
+        raise ConfigError(f"RerunSink needs rerun ({error}); pip install 'spaceclip-plugin[viz]'") from error
+    return rerun
+
+
+def _rigid(pose: PoseLike) -> npt.NDArray[np.float64]:
+    """The pose as a matrix, if it is a rotation and a translation."""
+    given = pose.detach().cpu().numpy() if isinstance(pose, Tensor) else np.asarray(pose)
+    if given.shape != (4, 4) or given.dtype.kind != "f" or not np.isfinite(given).all():
+        raise ConfigError(f"a pose is a finite (4, 4) matrix, got {given.dtype} of shape {given.shape}")
+    matrix: npt.NDArray[np.float64] = given.astype(np.float64)
+    rotation = matrix[:3, :3]
+    right_angled = np.abs(rotation @ rotation.T - np.eye(3)).max() < _RIGID_TOLERANCE
+    if not right_angled or np.linalg.det(rotation) < 0 or np.abs(matrix[3] - (0, 0, 0, 1)).max() > _RIGID_TOLERANCE:
+        raise ConfigError(
+            "a pose takes points from the camera's frame to the world's: a rotation and a translation above the row "
+            f"0 0 0 1, got {matrix.tolist()}"
+        )
+    return matrix

@@ -1,0 +1,1 @@
+"""Depth as ROS 2 messages and in MCAP files, without ROS."""

@@ -1,0 +1,1 @@
+"""A tower with its head as a model of transformers."""

@@ -1,0 +1,1 @@
+"""Augmented versions of a sample, with their depth and their intrinsics."""

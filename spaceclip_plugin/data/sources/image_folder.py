@@ -1,0 +1,259 @@
+"""RGB-D pairs from two folders: photos in one, depth maps of the same names in the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+from typing_extensions import Self
+
+from spaceclip_plugin._checks import real, unknown_key, whole
+from spaceclip_plugin._files import read_json_object
+from spaceclip_plugin.data.files.depth_pair import DepthPair, Lens
+from spaceclip_plugin.data.files.depth_values import StoredDepth
+from spaceclip_plugin.data.files.image_files import DEPTH_FORMATS, DEPTH_SUFFIXES, PHOTO_SUFFIXES
+from spaceclip_plugin.data.files.names import composed
+from spaceclip_plugin.data.files.ray_distance import AXIS
+from spaceclip_plugin.data.files.ray_distance import distance as checked_distance
+from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sources.pair_reader import PairReader
+from spaceclip_plugin.data.sources.selective import SelectiveSource
+from spaceclip_plugin.data.sources.spec_fields import absolute, last_name, path_text, unit
+from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
+
+INTRINSICS_NAME = "intrinsics.json"
+_LENS_KEYS = ("fx", "fy", "cx", "cy", "width", "height")
+_MAX_PX = 1e6
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """A folder as a config or a command line names it; see `ImageFolder`.
+
+    Attributes:
+        path: the folder.
+        images, depth: folders in it (or absolute ones) of the photos and of the depth maps.
+        units_per_metre: of its integer depth (16-bit PNG or PGM); None is the run's, or the evaluation protocol's.
+        distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
+    """
+
+    path: str
+    images: str = "rgb"
+    depth: str = "depth"
+    units_per_metre: float | None = None
+    distance: str = AXIS
+
+    def __post_init__(self) -> None:
+        checked_distance(self.distance)
+        for name in ("path", "images", "depth"):
+            path_text(f"{name} of a data folder", getattr(self, name))
+        object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The folder at a path, with photos in `rgb` and depth in `depth`."""
+        return cls(text)
+
+    @property
+    def title(self) -> str:
+        """The folder's own name."""
+        return last_name(self.path)
+
+    def resolved(self, base: Path) -> Self:
+        """With `path` made absolute, starting from `base`."""
+        return dataclasses.replace(self, path=absolute(self.path, base))
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
+        """The pairs of the folder; see `ImageFolder` for errors."""
+        units = units_per_metre if self.units_per_metre is None else self.units_per_metre
+        return ImageFolder(
+            self.path,
+            images=self.images,
+            depth=self.depth,
+            units_per_metre=units,
+            distance=self.distance,
+            skip_bad=skip_bad,
+        )
+
+
+class ImageFolder(SelectiveSource[DepthPair, str]):
+    """A `DepthSource` over photos and depth maps of the same names.
+
+        kitchen/
+            rgb/            photos; folders within folders are fine
+            depth/          depth maps of the same names: 16-bit PNG or PGM, or metres as .npy, .npz or float .tiff
+            intrinsics.json optional: {"fx": 525.0, "fy": 525.0, "cx": 320.0, "cy": 240.0}, and "width" and "height"
+
+    A photo belongs to the depth map whose path within its folder is the same but for the suffix, whether accents are
+    composed or not (NFC, NFD). Pairs come in the order of these paths. Files that are neither, and hidden ones, are
+    ignored. Distillation needs nothing else: a
+    folder that a teacher model filled with its depth is a depth folder.
+
+    The intrinsics are those of every depth map, in its pixels as its file stores them (with a width and a height, those
+    of an image of that size, and rescaled), with cx and cy in the corner convention (`camera.py`). How photo and depth
+    are turned and which sizes go together stands in `depth_pair.py`, what counts as unknown depth in `depth_values.py`.
+
+    Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
+
+    Attributes:
+        path: as given.
+        units_per_metre: of integer depth; None where all depth files hold metres.
+        skipped: (name, reason) of everything dropped because of `skip_bad`, in order.
+    """
+
+    _noun = "images"
+    _expected = "photos, each with a depth map of the same name"
+
+    units_per_metre: float | None
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        images: str = "rgb",
+        depth: str = "depth",
+        units_per_metre: float = 1000.0,
+        distance: str = AXIS,
+        skip_bad: bool = False,
+    ) -> None:
+        """Finds the pairs.
+
+        Args:
+            path: the folder.
+            images: folder of the photos, in `path` or absolute.
+            depth: folder of the depth maps, in `path` or absolute.
+            units_per_metre: of integer depth (16-bit PNG or PGM): 1000 for millimetres, 256 for KITTI.
+            distance: what depth is measured along: "axis", the optical axis, or "ray", which `intrinsics.json`
+                converts.
+            skip_bad: leave out photos without depth and depth without photo, record them in `skipped` and log a
+                warning. Otherwise they are an error.
+
+        Raises:
+            ConfigError: `units_per_metre` is not finite and positive, or there is no such distance.
+            DataError: a folder is missing, one lies in the other, `intrinsics.json` cannot be used, or photos and
+                depth maps do not match (without `skip_bad`) or not at all.
+        """
+        self.path = Path(path)
+        self.place = str(self.path)
+        self._reader = PairReader(self.place, units_per_metre=units_per_metre, distance_along=distance)
+        self.skip_bad = skip_bad
+        self._roots = (self.path / images, self.path / depth)
+        _check_roots(*self._roots, path=self.path)
+        lens = _lens(self.path / INTRINSICS_NAME)
+        photos, maps = _files(self._roots[0], PHOTO_SUFFIXES), _files(self._roots[1], DEPTH_SUFFIXES)
+        good: list[DepthPair] = []
+        bad: list[tuple[str, str]] = []
+        for stem in sorted({*photos, *maps}):
+            try:
+                good.append(self._pair(stem, photos.get(stem, []), maps.get(stem, []), lens))
+            except DataError as error:
+                bad.append((str(PurePosixPath(*stem)), str(error)))
+        self._keep(good, bad)
+        self.units_per_metre = units_per_metre if any(pair.in_units for pair in self._entries) else None
+
+    def fingerprint(self, index: int) -> str:
+        """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
+        return self._reader.fingerprint(self._entries[index])
+
+    def stored_depth(self, index: int) -> StoredDepth:
+        """The depth of a pair as its file holds it; see `DepthPair.stored_depth`."""
+        return self._reader.stored(self._entries[index])
+
+    def units_of(self, index: int) -> float | None:
+        """The unit of a pair's depth; None where its file holds metres."""
+        return self._reader.units_of(self._entries[index])
+
+    def _read(self, entry: DepthPair) -> DepthSample:
+        return self._reader.read(entry)
+
+    def _label(self, entry: DepthPair) -> str:
+        return entry.name
+
+    def _pair(self, stem: tuple[str, ...], photos: list[Path], maps: list[Path], lens: Lens | None) -> DepthPair:
+        name = str(PurePosixPath(*stem))
+        for kind, other, files, root in (
+            ("photo", "depth map", photos, self._roots[0]),
+            ("depth map", "photo", maps, self._roots[1]),
+        ):
+            if not files:
+                found = _unread(root, stem)
+                raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}{found}")
+            if len(files) > 1:
+                found = ", ".join(sorted(file.name for file in files))
+                raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
+        photo, depth = photos[0], maps[0]
+        relative = photo.relative_to(self._roots[0]).as_posix()
+        pair = DepthPair(photo, depth, relative, self.path.name, lens)
+        return self._reader.check(pair, f"put them into {self.path / INTRINSICS_NAME}")
+
+
+def _unread(root: Path, stem: tuple[str, ...]) -> str:
+    """The end of a message about a file that is not there: one of that name but of a kind that is not read."""
+    folder = root.joinpath(*stem[:-1])
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = [name for name in names if composed(Path(name).stem) == stem[-1] and not name.startswith(".")]
+    return f"; {', '.join(found)} is not read: photos are {_listed(PHOTO_SUFFIXES)}; {DEPTH_FORMATS}" if found else ""
+
+
+def _listed(suffixes: frozenset[str]) -> str:
+    return ", ".join(sorted(suffixes))
+
+
+def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
+    for folder in (path, images, depth):
+        if not folder.is_dir():
+            there = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+            named = f"; other folders are named in a config, images: and depth: ({path} has {', '.join(there)})"
+            raise DataError(
+                f"{folder}: no such folder; expected photos in {images} and depth maps of the same names in {depth}"
+                f"{named if there else ''}"
+            )
+    one, other = images.resolve(), depth.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise DataError(f"{images} and {depth}: one lies in the other; keep photos and depth maps in separate folders")
+
+
+def _files(root: Path, suffixes: frozenset[str]) -> dict[tuple[str, ...], list[Path]]:
+    """Files of these suffixes anywhere below a folder, by their path within it without the suffix."""
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for file in _visible_files(root):
+        if file.suffix.lower() in suffixes:
+            stem = tuple(composed(part) for part in file.relative_to(root).with_suffix("").parts)
+            found.setdefault(stem, []).append(file)
+    return found
+
+
+def _visible_files(root: Path) -> Iterator[Path]:
+    """Every file below a folder that is not hidden; linked folders are followed, but not in circles."""
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = Path(folder).resolve()
+        inner = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in inner if (real / name).resolve() not in (real, *real.parents)]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot list this folder ({error.strerror}); check its permissions") from error
+
+
+def _lens(path: Path) -> Lens | None:
+    if not path.exists():
+        return None
+    try:
+        content = read_json_object(path)
+        for key in content:
+            if key not in _LENS_KEYS:
+                raise unknown_key(key, list(_LENS_KEYS), where=str(path))
+        fx_px, fy_px = (real(f"{path}: {key}", content.get(key), 1e-3, _MAX_PX) for key in ("fx", "fy"))
+        cx_px, cy_px = (real(f"{path}: {key}", content.get(key), -_MAX_PX, _MAX_PX) for key in ("cx", "cy"))
+        sides = [content[key] for key in ("height", "width") if key in content]
+        sizes = [whole(f"{path}: width and height", side, 1, int(_MAX_PX)) for side in sides]
+        if len(sizes) == 1:
+            raise ConfigError(f"{path}: width and height go together")
+    except (CheckpointError, ConfigError) as error:
+        raise DataError(f"{error}; expected fx, fy, cx and cy in pixels of the depth maps") from error
+    return Lens(fx_px, fy_px, cx_px, cy_px, (sizes[0], sizes[1]) if sizes else None)

@@ -1,0 +1,364 @@
+"""Predicted depth rescaled to something whose distance is known: a few ranges, the table, what the gripper touched.
+
+A head's scale errs more than its shapes do, and one-shot grasping forgives little of it. Every estimate here is
+deterministic, stands up to wrong evidence, and is refused where the evidence does not settle it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from spaceclip_plugin._checks import choice, real
+from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
+from spaceclip_plugin.depth.robust_scale import Fit, fit_scale, fit_scale_and_shift, largest_cluster, shift_error_m
+from spaceclip_plugin.errors import ConfigError, DataError
+
+ShiftChoice = Literal["auto", "never", "always"]
+
+SCALE_RANGE = (0.25, 4.0)
+"""Scales beyond these are taken for a mistake: another unit, another camera, another frame."""
+
+_MAJORITY = 0.5
+_LEAST_PLANE_PIXELS = 50
+_GRAZING = math.sin(math.radians(5.0))
+_AMBIGUOUS = 0.7
+_LEAST_FOR_SHIFT = {"auto": 12, "always": 4}
+_SPREAD_FOR_SHIFT = 1.5
+_CLEAR_SHIFT = 4.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How depth has to be changed to agree with what is known: `scale * depth + shift_m`.
+
+    Attributes:
+        scale: factor of the depth.
+        shift_m: added after it, metres; 0 where the evidence does not ask for one.
+        inliers: how many pieces of evidence (ranges, contacts, pixels of the plane) agree with it.
+        inlier_share: their share of those that could be used, 0 to 1.
+        residual_before_m, residual_after_m: median distance of the inliers from the known depth, metres.
+        relative_before, relative_after: the same as a fraction of the known depth.
+    """
+
+    scale: float
+    shift_m: float
+    inliers: int
+    inlier_share: float
+    residual_before_m: float
+    residual_after_m: float
+    relative_before: float
+    relative_after: float
+
+    def __post_init__(self) -> None:
+        numbers = dataclasses.astuple(self)
+        if not all(map(math.isfinite, numbers)) or self.scale <= 0:
+            raise ConfigError(f"an alignment has a positive scale and finite values, got {numbers}")
+
+    def apply(self, depth_map: DepthMap) -> DepthMap:
+        """The aligned depth; uncertainty takes the scale. What a shift brings behind the camera is not `valid`."""
+        depth_m = depth_map.depth_m * self.scale + self.shift_m
+        sd_m = depth_map.uncertainty_m
+        return dataclasses.replace(
+            depth_map,
+            depth_m=depth_m.clamp_min(0.0),
+            valid=depth_map.valid & (depth_m >= 0.0),
+            uncertainty_m=None if sd_m is None else sd_m * self.scale,
+        )
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The points x of the camera frame with `normal . x = distance_m`.
+
+    Attributes:
+        normal: of length 1, pointing either way; x right, y down, z forward.
+        distance_m: from the camera's centre along the normal, not 0; negative where the normal points to the camera.
+
+    Raises:
+        ConfigError: the normal is not of length 1, the camera lies in the plane, or a value is not finite.
+    """
+
+    normal: tuple[float, float, float]
+    distance_m: float
+
+    def __post_init__(self) -> None:
+        length = math.hypot(*self.normal)
+        if len(self.normal) != 3 or not abs(length - 1.0) < 1e-3:
+            raise ConfigError(f"a plane's normal is three numbers of length 1, got {self.normal}; see Plane.through")
+        if not (math.isfinite(self.distance_m) and abs(self.distance_m) > 1e-6):
+            raise ConfigError(f"a plane lies at a finite distance other than 0 m, got {self.distance_m}")
+
+    @classmethod
+    def through(cls, point_m: tuple[float, float, float], normal: tuple[float, float, float]) -> Self:
+        """The plane through a point of the camera frame, at right angles to a direction of any length.
+
+        Raises:
+            ConfigError: the direction is 0, the camera lies in the plane, or a value is not finite.
+        """
+        length = math.hypot(*normal)
+        if not 0 < length < math.inf:
+            raise ConfigError(f"a plane's normal is a direction, got {normal}")
+        x, y, z = (part / length for part in normal)
+        return cls((x, y, z), x * point_m[0] + y * point_m[1] + z * point_m[2])
+
+
+def align_to_ranges(
+    depth: DepthMap,
+    pixels_uv: Tensor,
+    *,
+    ranges_m: Tensor,
+    shift: ShiftChoice = "auto",
+    tolerance: float = 0.25,
+    scale_range: tuple[float, float] = SCALE_RANGE,
+) -> Alignment:
+    """Align to known depths at a few pixels: a range finder, markers, sparse LiDAR.
+
+    One range is believed as it is; of several, more than half have to agree.
+
+    Args:
+        depth: of one image.
+        pixels_uv: (N, 2) u (right) and v (down) in pixels of `depth.image_hw`, corner convention.
+        ranges_m: (N,) metres along the optical axis, not along the ray.
+        shift: whether to add a shift: "auto" where at least 12 ranges of different distances agree on one of more than
+            four standard errors, "never", or "always".
+        tolerance: how far an inlier may be off after aligning, as a fraction.
+        scale_range: what scales are believed.
+
+    Raises:
+        DataError: a value is NaN or not positive, a pixel lies beyond the image, no range has valid depth under it, no
+            majority agrees, the scale is out of range, or a shift is asked for and the ranges do not settle one.
+        ConfigError: a depth map of several images, or an impossible setting.
+    """
+    uv, known = _column("pixels_uv", pixels_uv, 2), _column("ranges_m", ranges_m, None)
+    if len(uv) != len(known):
+        raise DataError(f"{len(uv)} pixels and {len(known)} ranges were given; give one range for each pixel")
+    if not (known > 0).all():
+        raise DataError(f"ranges are positive metres along the optical axis, got {known.min().item()} among them")
+    height, width = depth.image_hw
+    outside = int((~_inside(uv, depth)).sum())
+    if outside:
+        raise DataError(
+            f"{outside} of {len(uv)} pixels lie beyond the image of {height}x{width} (HxW); give (u, v) in pixels of "
+            "depth.image_hw, or bring the depth to the camera's image first (ImageMapping.to_camera_depth)"
+        )
+    predicted, usable = _under(depth, uv, "ranges")
+    return _aligned(predicted, known[usable], shift, tolerance, scale_range, "ranges")
+
+
+def align_to_contacts(
+    depth: DepthMap,
+    intrinsics: IntrinsicsLike,
+    *,
+    points_m: Tensor,
+    shift: ShiftChoice = "auto",
+    tolerance: float = 0.25,
+    scale_range: tuple[float, float] = SCALE_RANGE,
+) -> Alignment:
+    """Align to points known in the camera frame: where the gripper touched something, or its own fingertips.
+
+    Args:
+        depth: of one image, in which the points can be seen.
+        intrinsics: as for `DepthMap.points`.
+        points_m: (N, 3) metres in the camera frame, x right, y down, z forward.
+        shift, tolerance, scale_range: as for `align_to_ranges`.
+
+    Raises:
+        DataError: as for `align_to_ranges`, or a point behind the camera.
+        ConfigError: a depth map of several images, intrinsics of another camera, or an impossible setting.
+    """
+    points = _column("points_m", points_m, 3)
+    behind = int((points[:, 2] <= 0).sum())
+    if behind:
+        raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
+    camera = depth.camera_of(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
+    focal = points.new_tensor([camera.fx_px, camera.fy_px])
+    uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
+    predicted, usable = _under(depth, uv, "contact points")
+    return _aligned(predicted, points[usable, 2], shift, tolerance, scale_range, "contact points")
+
+
+def align_to_plane(
+    depth: DepthMap,
+    intrinsics: IntrinsicsLike,
+    *,
+    plane: Plane,
+    mask: Tensor | None = None,
+    tolerance: float = 0.1,
+    least_share: float = 0.25,
+    scale_range: tuple[float, float] = SCALE_RANGE,
+) -> Alignment:
+    """Align to a plane whose place is known, such as the table a robot is bolted to.
+
+    Every pixel that looks at the plane gives a ratio of known to predicted depth; the scale is the median of the
+    largest group of them that agrees. What stands on the plane or hides it does not. A floor parallel to a table is a
+    group of its own: where two are nearly of one size, give a mask. A plane tilted by less than some 30 degrees
+    against the real one still finds its group, and gives a wrong scale.
+
+    Args:
+        depth: of one image.
+        intrinsics: as for `DepthMap.points`.
+        plane: in the camera frame.
+        mask: (h, w) bool of the depth map's own size, True where the plane may be seen; None: anywhere.
+        tolerance: how far an inlier may be off after aligning, as a fraction.
+        least_share: of the pixels that look at the plane, how many have to agree.
+        scale_range: what scales are believed.
+
+    Raises:
+        DataError: the plane is not seen, too few pixels agree, two groups are nearly as large, or the scale is out of
+            range.
+        ConfigError: a depth map of several images, a mask of another size, or an impossible setting.
+    """
+    real("least_share", least_share, 0.0, 1.0)
+    low, high = _checked_range(scale_range)
+    half_width = math.log1p(real("tolerance", tolerance, 1e-4, 1.0))
+    _check_single(depth)
+    points = depth.points(intrinsics)[0].detach().cpu().double()
+    looking = (depth.valid[0] & (depth.depth_m[0] > 0)).cpu()
+    if mask is not None:
+        if mask.dtype != torch.bool or tuple(mask.shape) != tuple(looking.shape):
+            raise ConfigError(f"mask is bool of shape {tuple(looking.shape)}, got {mask.dtype}, {tuple(mask.shape)}")
+        looking = looking & mask.cpu()
+    valid = int(looking.sum())
+    along = points @ points.new_tensor(plane.normal) * math.copysign(1.0, plane.distance_m)
+    looking = looking & (along > _GRAZING * points.norm(dim=-1))
+    predicted = points[..., 2][looking]
+    if len(predicted) < _LEAST_PLANE_PIXELS:
+        raise DataError(
+            f"the plane is not seen: {len(predicted)} of {valid} valid pixels look at it, at least "
+            f"{_LEAST_PLANE_PIXELS} must; check that plane and intrinsics are of this camera"
+        )
+    known = predicted * abs(plane.distance_m) / along[looking]
+    fit = fit_scale(predicted, known, half_width)
+    if fit.share < least_share:
+        raise DataError(
+            f"the plane is not seen: at no scale do more than {fit.share:.0%} of the {len(predicted)} pixels that look "
+            f"at it lie within {tolerance:.0%} of it, {least_share:.0%} were expected; give a mask of the plane, or "
+            "check where it is"
+        )
+    others = (known / predicted)[~fit.inliers].log()
+    if len(others):
+        rival = largest_cluster(others, half_width)
+        centre = others[rival].median().exp().item()
+        apart = abs(math.log(centre / fit.scale)) > 3 * half_width
+        if apart and int(rival.sum()) > _AMBIGUOUS * int(fit.inliers.sum()):
+            raise DataError(
+                f"scales of {fit.scale:.3g} and {centre:.3g} both bring a surface to the plane, of {fit.inliers.sum()} "
+                f"and {rival.sum()} pixels; give a mask of the plane"
+            )
+    _check_scale(fit.scale, low, high)
+    return _result(fit, predicted, known)
+
+
+def _aligned(
+    predicted: Tensor,
+    known: Tensor,
+    shift: ShiftChoice,
+    tolerance: float,
+    scale_range: tuple[float, float],
+    what: str,
+) -> Alignment:
+    choice("shift", shift, ("auto", "never", "always"))
+    low, high = _checked_range(scale_range)
+    plain = fit_scale(predicted, known, math.log1p(real("tolerance", tolerance, 1e-4, 1.0)))
+    fit = plain
+    if shift != "never":
+        reason = _no_shift(predicted, shift)
+        shifted = None if reason else fit_scale_and_shift(predicted, known, tolerance, scale_range)
+        if shifted is not None and not reason:
+            reason = _no_shift(predicted[shifted.inliers], shift)
+        if shift == "always" and (shifted is None or reason):
+            raise DataError(f"no shift can be told from these {what}: {reason or 'no scale and shift fit them'}")
+        if shifted is not None and not reason:
+            clear = abs(shifted.shift_m) > _CLEAR_SHIFT * shift_error_m(shifted, predicted, known)
+            sane = low <= shifted.scale <= high and shifted.share >= plain.share
+            fit = shifted if shift == "always" or (clear and sane) else plain
+    if fit.share <= _MAJORITY:
+        raise DataError(
+            f"the {what} contradict each other: at most {int(fit.inliers.sum())} of {len(predicted)} agree within "
+            f"{tolerance:.0%} at any one scale, more than half must; check their units and their pixels, or give more"
+        )
+    _check_scale(fit.scale, low, high)
+    return _result(fit, predicted, known)
+
+
+def _no_shift(predicted: Tensor, shift: str) -> str | None:
+    """Why points at these predicted depths cannot tell a shift from a scale, or None."""
+    least = _LEAST_FOR_SHIFT[shift]
+    if len(predicted) < least:
+        return f"{len(predicted)} agree, at least {least} must"
+    near, far = torch.quantile(predicted, predicted.new_tensor([0.1, 0.9])).tolist()
+    if far < _SPREAD_FOR_SHIFT * near:
+        return f"they lie {near:.2f} to {far:.2f} m away, the far ones must be {_SPREAD_FOR_SHIFT} times as far"
+    return None
+
+
+def _result(fit: Fit, predicted: Tensor, known: Tensor) -> Alignment:
+    predicted, known = predicted[fit.inliers], known[fit.inliers]
+    before, after = (predicted - known).abs(), (fit.scale * predicted + fit.shift_m - known).abs()
+    medians = (float(values.median()) for values in (before, after, before / known, after / known))
+    return Alignment(fit.scale, fit.shift_m, len(predicted), fit.share, *medians)
+
+
+def _under(depth: DepthMap, uv: Tensor, what: str) -> tuple[Tensor, Tensor]:
+    """Predicted depth at the pixels that have any, and which those are, (N,) bool."""
+    _check_single(depth)
+    (rows, columns), (height, width) = depth.depth_m.shape[1:], depth.image_hw
+    u, v = uv.unbind(-1)
+    inside = _inside(uv, depth)
+    row = (v * rows / height).long().clamp(0, rows - 1)
+    column = (u * columns / width).long().clamp(0, columns - 1)
+    device = depth.depth_m.device
+    at_pixels = depth.depth_m[0, row.to(device), column.to(device)].detach().cpu().double()
+    usable = inside & depth.valid[0, row.to(device), column.to(device)].cpu() & (at_pixels > 0)
+    if not usable.any():
+        raise DataError(
+            f"none of the {len(uv)} {what} has valid depth under it, {int((~inside).sum())} of them beyond the image "
+            f"of {height}x{width} (HxW); give some where depth.valid is True, and check that they are of this view"
+        )
+    return at_pixels[usable], usable
+
+
+def _inside(uv: Tensor, depth: DepthMap) -> Tensor:
+    """(N,) bool, which pixels lie in the depth map's image."""
+    return ((uv >= 0) & (uv < uv.new_tensor([depth.image_hw[1], depth.image_hw[0]]))).all(dim=-1)
+
+
+def _column(name: str, values: Tensor, width: int | None) -> Tensor:
+    """(N, width) or (N,) finite float64 on the CPU, N at least 1."""
+    expected = "(N,)" if width is None else f"(N, {width})"
+    fits = isinstance(values, Tensor) and values.ndim == (1 if width is None else 2) and len(values) > 0
+    if not fits or (width is not None and values.shape[1] != width):
+        given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise DataError(f"{name} is a tensor {expected} with N of at least 1, got {given}")
+    numbers = values.detach().cpu().double()
+    bad = int((~numbers.isfinite()).reshape(len(numbers), -1).any(dim=1).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(numbers)} {name} are NaN or infinite; leave them out")
+    return numbers
+
+
+def _check_single(depth: DepthMap) -> None:
+    if len(depth) != 1:
+        raise ConfigError(f"alignment is of one image, this depth map holds {len(depth)}; pick one: depth[i]")
+
+
+def _checked_range(scale_range: tuple[float, float]) -> tuple[float, float]:
+    low, high = scale_range
+    if not 0 < low < high < math.inf:
+        raise ConfigError(f"scale_range is (low, high) with 0 < low < high, got {scale_range}")
+    return low, high
+
+
+def _check_scale(scale: float, low: float, high: float) -> None:
+    if not low <= scale <= high:
+        raise DataError(
+            f"the evidence asks for a scale of {scale:.3g}, outside {low} to {high}; check its unit and its camera, or "
+            "give a wider scale_range"
+        )

@@ -1,0 +1,210 @@
+"""Pinhole intrinsics through resize, crop and pad, and back-projection of depth.
+
+Conventions: camera frame x right, y down, z forward (OpenCV, REP-118). Pixel (row v, column u) covers
+[u, u+1) x [v, v+1), so its centre is (u + 0.5, v + 0.5) and the centre of a W x H image is (W/2, H/2). A calibration
+that puts the first pixel's centre at (0, 0), as OpenCV's and ROS's do, needs 0.5 added to its cx and cy.
+
+Intrinsics are of one image size. A bare matrix K carries none, so it is asked whether it can be of the size it is taken
+for: `intrinsics_of_whole_image`, and `questionable` for what people hand in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spaceclip_plugin._checks import number, size_hw
+from spaceclip_plugin.errors import ConfigError
+
+MatrixLike = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+"""A 3x3 matrix K, in pixels of an image whose size it does not tell."""
+
+MOST_OFF_CENTRE = 1 / 8
+"""Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth; a K of
+an image half or twice as large is off by a quarter or more."""
+
+MOST_OFF_CENTRE_OF_MATRIX = 1 / 16
+"""The same for a matrix without a size: a K of 256 pixels must not pass for one of 224."""
+
+LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)
+"""Beyond: a telescope, a fisheye that is no pinhole, or a K of another size."""
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera without distortion.
+
+    Attributes:
+        fx_px, fy_px: focal lengths in pixels.
+        cx_px, cy_px: principal point in pixels, corner convention.
+        image_hw: size of the image they belong to, (H, W).
+    """
+
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+    image_hw: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        values = tuple(number(value) for value in (self.fx_px, self.fy_px, self.cx_px, self.cy_px))
+        if not all(map(math.isfinite, values)) or self.fx_px <= 0 or self.fy_px <= 0:
+            given = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
+            raise ConfigError(f"intrinsics need finite values and positive focal lengths, got fx, fy, cx, cy = {given}")
+        for name, value in zip(("fx_px", "fy_px", "cx_px", "cy_px"), values, strict=True):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "image_hw", size_hw("image_hw of intrinsics", self.image_hw))
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor, image_hw: tuple[int, int]) -> Intrinsics:
+        """From a 3x3 matrix K in pixels of an image of size `image_hw`.
+
+        Raises:
+            ConfigError: not 3x3, with skew, or not of the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].
+        """
+        if not isinstance(matrix, Tensor) or tuple(matrix.shape) != (3, 3):
+            given = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
+            raise ConfigError(f"an intrinsics matrix is 3x3, a tensor; got {given}")
+        k = matrix.detach().cpu().to(torch.float64)
+        camera = cls(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]), image_hw)
+        if not torch.allclose(k, camera.matrix(), atol=1e-6):
+            raise ConfigError(f"intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] without skew, got {k.tolist()}")
+        return camera
+
+    @classmethod
+    def from_fovy(cls, fovy_rad: float, image_hw: tuple[int, int]) -> Intrinsics:
+        """Square pixels and a centred principal point, from the vertical field of view in radians.
+
+        Raises:
+            ConfigError: a field of view outside (0, pi).
+        """
+        if not 0 < fovy_rad < math.pi:
+            raise ConfigError(f"a vertical field of view lies between 0 and pi radians, got {fovy_rad}")
+        height, width = image_hw
+        focal = 0.5 * height / math.tan(0.5 * fovy_rad)
+        return cls(focal, focal, 0.5 * width, 0.5 * height, image_hw)
+
+    def matrix(self) -> Tensor:
+        """K, (3, 3) float64, in pixels."""
+        rows = [[self.fx_px, 0.0, self.cx_px], [0.0, self.fy_px, self.cy_px], [0.0, 0.0, 1.0]]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def resized(self, image_hw: tuple[int, int]) -> Intrinsics:
+        """The same camera after its image is resized (stretched, if the aspect ratio changes) to `image_hw`."""
+        scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
+        return Intrinsics(
+            self.fx_px * scale_x, self.fy_px * scale_y, self.cx_px * scale_x, self.cy_px * scale_y, image_hw
+        )
+
+    def cropped(self, top: int, left: int, image_hw: tuple[int, int]) -> Intrinsics:
+        """The same camera after a crop of size `image_hw` at (top, left); negative offsets pad."""
+        return Intrinsics(self.fx_px, self.fy_px, self.cx_px - left, self.cy_px - top, image_hw)
+
+    def field_of_view_deg(self) -> tuple[float, float]:
+        """(vertical, horizontal) angle in degrees from one border of the image to the other."""
+        height, width = self.image_hw
+        vertical = math.atan(self.cy_px / self.fy_px) + math.atan((height - self.cy_px) / self.fy_px)
+        horizontal = math.atan(self.cx_px / self.fx_px) + math.atan((width - self.cx_px) / self.fx_px)
+        return math.degrees(vertical), math.degrees(horizontal)
+
+
+def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> Intrinsics:
+    """Intrinsics from a matrix K that says nothing of its size, if it can be of a whole image of size `image_hw`.
+
+    Raises:
+        ConfigError: no matrix of a pinhole camera, or its principal point is not within a sixteenth of a side (or a
+            pixel) of the middle: K is then of another size, or of a crop, which `Intrinsics.from_matrix` takes.
+    """
+    if not isinstance(matrix, Tensor):
+        try:
+            matrix = torch.from_numpy(np.array(matrix, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"intrinsics are Intrinsics or a 3x3 matrix, got {matrix!r}") from error
+    camera = Intrinsics.from_matrix(matrix, image_hw)
+    if _off_centre_px(camera, MOST_OFF_CENTRE_OF_MATRIX, least_px=1.0):
+        raise ConfigError(
+            f"a 3x3 matrix carries no image size, and this one is not taken for that of {_sized(image_hw)} pixels "
+            f"(HxW): {_off_centre(camera)}. Give the size it belongs to: Intrinsics.from_matrix(K, image_hw=(H, W))"
+        )
+    return camera
+
+
+def questionable(intrinsics: Intrinsics) -> str | None:
+    """Why these are hardly the intrinsics of a whole image of their size, in words; None where they may well be.
+
+    For what people hand in as the K of their camera. Crops, and what `ImageMapping` makes, have their principal point
+    anywhere, and rightly so.
+    """
+    if _off_centre_px(intrinsics, MOST_OFF_CENTRE):
+        return f"{_off_centre(intrinsics)}. Check the image size that they belong to, and the order fx, fy, cx, cy"
+    low, high = LIKELY_FIELD_OF_VIEW_DEG
+    for side, angle in zip(("high", "wide"), intrinsics.field_of_view_deg(), strict=True):
+        if not low <= angle <= high:
+            return (
+                f"fx={intrinsics.fx_px:g}, fy={intrinsics.fy_px:g} of an image of {_sized(intrinsics.image_hw)} pixels "
+                f"(HxW) mean a view {angle:.1f} degrees {side}. Check the image size that they belong to, and that "
+                "they are in pixels"
+            )
+    return None
+
+
+def principal_point_inside(intrinsics: Intrinsics) -> bool:
+    """Whether the optical axis goes through the image; of a whole camera's image it does."""
+    height, width = intrinsics.image_hw
+    return 0 < intrinsics.cx_px < width and 0 < intrinsics.cy_px < height
+
+
+def same_view(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+    """Whether one size is the other's resized as a whole: the same aspect ratio, a pixel of rounding aside."""
+    (rows, columns), (height, width) = sorted((one_hw, other_hw), key=lambda hw: hw[0] * hw[1])
+    return min(abs(columns - rows * width / height), abs(rows - columns * height / width)) <= 1
+
+
+def _off_centre_px(camera: Intrinsics, most: float, *, least_px: float = 0.0) -> bool:
+    height, width = camera.image_hw
+    return any(
+        abs(place - 0.5 * side) > max(most * side, least_px)
+        for place, side in ((camera.cx_px, width), (camera.cy_px, height))
+    )
+
+
+def _off_centre(camera: Intrinsics) -> str:
+    height, width = camera.image_hw
+    likely = ""
+    if min(camera.cx_px, camera.cy_px) >= 1:
+        likely = f"; it would be that of about {_sized((round(2 * camera.cy_px), round(2 * camera.cx_px)))} (HxW)"
+    elif 0 < max(camera.cx_px, camera.cy_px) <= 1:
+        likely = "; these look like fractions of the image's sides, not pixels"
+    return (
+        f"the principal point cx={camera.cx_px:g}, cy={camera.cy_px:g} is far from the middle "
+        f"({0.5 * width:g}, {0.5 * height:g}) of an image of {_sized(camera.image_hw)} pixels (HxW){likely}"
+    )
+
+
+def _sized(hw: tuple[int, int]) -> str:
+    return f"{hw[0]}x{hw[1]}"
+
+
+def back_project(depth_m: Tensor, intrinsics: Intrinsics) -> Tensor:
+    """Points of a depth map in the camera frame.
+
+    Args:
+        depth_m: (B, H, W) metres along the optical axis.
+        intrinsics: of any resolution of the same view; rescaled to H x W.
+
+    Returns:
+        (B, H, W, 3) metres, x right, y down, z forward.
+    """
+    height, width = depth_m.shape[-2:]
+    camera = intrinsics.resized((height, width))
+    x = (torch.arange(width).to(depth_m) + 0.5 - camera.cx_px) / camera.fx_px
+    y = (torch.arange(height).to(depth_m) + 0.5 - camera.cy_px) / camera.fy_px
+    rays = torch.stack([*torch.meshgrid(x, y, indexing="xy"), depth_m.new_ones(height, width)], dim=-1)
+    return depth_m[..., None] * rays

@@ -1,0 +1,373 @@
+"""DepthMap: what one image call of a host says about depth, and its ways out: points, pictures, files."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.depth.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image, same_view
+from spaceclip_plugin.depth.colours import colorize_depth
+from spaceclip_plugin.depth.host_steps import LiveAge
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth.photo_colours import colours_at_pixels
+from spaceclip_plugin.depth.pictures import write_png
+from spaceclip_plugin.depth.ply import write_ply
+from spaceclip_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import DepthEstimatorOutput
+
+IntrinsicsLike = Intrinsics | MatrixLike
+"""`Intrinsics` of the view at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
+
+_DEPTH_FLOOR_M = 1e-6
+_WIDEST = 30.0  # in ln depth: beyond any world, and finite
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DepthMap:
+    """Metric depth of a batch of images: what the tower saw in one image call.
+
+    Attributes:
+        depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
+        valid: (B, H, W) bool, False where there is no depth (padding, masked patches, what the tower never read).
+        view: name of the camera, or None where the host does not tell.
+        frame: number of the image call since attaching, from 0.
+        image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
+        trained: False where the head has random weights and the numbers mean nothing.
+        uncertainty_m: (B, H, W) float32 standard deviation in metres, or None where the head gives none.
+        step: number of the host step since attaching in which the tower saw the image, from 0.
+        age: host steps that have gone by since, 0 is the newest; counted anew whenever it is asked for, so that a map
+            that is kept grows older. A number given here stays what it is, and so does that of a deep or pickled copy.
+        image_sizes: (H, W) in pixels of every image of a batch of several sizes, each in the upper left corner of
+            `image_hw`; None where all are `image_hw`. Indexing cuts an image out.
+        mapping: how the image the tower saw was made out of the camera's; None where that is not told. What it calls
+            padding is not valid: depth and uncertainty are 0 there.
+        unmapped: why there is no mapping although the host is known to pad its images; None where there is one, or
+            nothing is known. `points` then take no `Intrinsics`: they would be of another image.
+
+    Raises:
+        ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
+    """
+
+    depth_m: Tensor
+    valid: Tensor
+    view: str | None
+    frame: int
+    image_hw: tuple[int, int]
+    trained: bool
+    uncertainty_m: Tensor | None = None
+    step: int = 0
+    age: LiveAge = LiveAge()  # noqa: RUF009 - one for all maps: it holds nothing itself
+    image_sizes: tuple[tuple[int, int], ...] | None = None
+    mapping: ImageMapping | None = None
+    unmapped: str | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.depth_m.shape)
+        if len(shape) != 3 or min(shape[1:]) < 1:
+            raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
+        if len(self.image_hw) != 2 or min(self.image_hw) < 1:
+            raise ConfigError(f"image_hw is (height, width) of at least 1x1 pixels, got {self.image_hw}")
+        self._check_like_depth("depth_m", self.depth_m, torch.float32)
+        self._check_like_depth("valid", self.valid, torch.bool)
+        if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
+            raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
+        if self.uncertainty_m is not None:
+            self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
+        self._check_values()
+        if self.mapping is not None:
+            self._take(self.mapping)
+
+    def _check_values(self) -> None:
+        maps = [self.depth_m] if self.uncertainty_m is None else [self.depth_m, self.uncertainty_m]
+        # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
+        extremes = [extreme for values in maps if len(values) for extreme in values.aminmax()]
+        if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
+            return
+        sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
+        if self.uncertainty_m is not None:
+            sane &= torch.isfinite(self.uncertainty_m) & (self.uncertainty_m >= 0)
+        if not sane.all():
+            raise ConfigError(
+                f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
+                "mark pixels without depth in `valid` and give them depth 0"
+            )
+
+    def _take(self, mapping: ImageMapping) -> None:
+        """Make that the mapping, and empty its padding; of a new object only."""
+        if self.image_sizes or tuple(mapping.tower_hw) != tuple(self.image_hw):
+            raise ConfigError(
+                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}"
+                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
+            )
+        self._set(mapping=mapping, unmapped=None)
+        for name in ("depth_m", "valid", "uncertainty_m"):
+            values: Tensor | None = getattr(self, name)
+            self._set(**{name: None if values is None else mapping.without_padding(values)})
+
+    def _set(self, **changes: Any) -> None:
+        for name, value in changes.items():
+            object.__setattr__(self, name, value)
+
+    def _with(self, **changes: Any) -> DepthMap:
+        """The same depth with other fields, unchecked: `replace` would look at every pixel again."""
+        changed = copy.copy(self)
+        changed._set(**changes)
+        return changed
+
+    def _check_like_depth(self, name: str, values: Tensor, dtype: torch.dtype) -> None:
+        wanted = (tuple(self.depth_m.shape), dtype, self.depth_m.device)
+        given = (tuple(values.shape), values.dtype, values.device)
+        if given != wanted:
+            raise ConfigError(
+                f"{name} must have shape {wanted[0]}, {wanted[1]}, on {wanted[2]}; "
+                f"got {given[0]}, {given[1]}, on {given[2]}"
+            )
+
+    def __len__(self) -> int:
+        """Number of images, B."""
+        return len(self.depth_m)
+
+    def __getitem__(self, index: int) -> DepthMap:
+        """The depth of one image, as a batch of one of its own size; shares memory with the whole.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"image {index} of a depth map of {size}")
+        index %= size
+        image_hw = self.image_hw if self.image_sizes is None else self.image_sizes[index]
+        (rows, columns), (height, width) = self.depth_m.shape[1:], self.image_hw
+        own = (
+            slice(index, index + 1),
+            slice(max(1, round(rows * image_hw[0] / height))),
+            slice(max(1, round(columns * image_hw[1] / width))),
+        )
+        return self._with(
+            depth_m=self.depth_m[own],
+            valid=self.valid[own],
+            uncertainty_m=None if self.uncertainty_m is None else self.uncertainty_m[own],
+            image_hw=image_hw,
+            image_sizes=None,
+        )
+
+    def __iter__(self) -> Iterator[DepthMap]:
+        """One batch of one after another."""
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(side) for side in self.depth_m.shape)
+        depth = self.depth_m[self.valid]
+        median = f"median {depth.median():.2f} m" if depth.numel() else "no depth"
+        share = 100 * depth.numel() / max(1, self.valid.numel())
+        name = f"view={self.view!r}, frame={self.frame}, age={self.age}, trained={self.trained}"
+        return f"DepthMap({shape}, {median}, {share:.0f} % valid, {name})"
+
+    def to(self, device: torch.device | str) -> DepthMap:
+        """The same depth on another device."""
+        uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m.to(device)
+        return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
+
+    def relabelled(self, *, view: str | None = None, age: int | None = None) -> DepthMap:
+        """The same depth under a camera's name or another age; shares memory, and what is None stays.
+
+        An age that is a number stays what it is, unless it is one of `HostSteps.age_of`, which counts on.
+        """
+        given = {"view": view, "age": age}
+        return self._with(**{name: value for name, value in given.items() if value is not None})
+
+    def with_mapping(self, mapping: ImageMapping) -> DepthMap:
+        """The same depth, told how the tower's image was made out of the camera's; its padding is not valid any more.
+
+        Raises:
+            ConfigError: it is to a tower image of another size, or this is depth of several sizes.
+        """
+        mapped = self._with()
+        mapped._take(mapping)
+        return mapped
+
+    def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
+        """The same depth over the camera's image, whatever the host did to it before its tower.
+
+        Args:
+            mapping: from the camera's image to the tower's; the depth map's own if None.
+            size: (H, W) of the depth; that of the camera's image if None.
+
+        Returns:
+            A depth map whose `image_hw` is the camera's; what the tower was not shown is not `valid`. Its `points`
+            take intrinsics of the camera, and refuse those of another image.
+
+        Raises:
+            ConfigError: there is no mapping, or it is to a tower image of another size.
+        """
+        mapping = self.mapping if mapping is None else mapping
+        if mapping is None and self.unmapped is not None:
+            raise ConfigError(self.unmapped)
+        if mapping is None:
+            raise ConfigError(
+                "this depth map does not tell how the tower's image was made out of the camera's; give its "
+                "ImageMapping, such as ImageMapping.padded(camera_hw, depth.image_hw)"
+            )
+        whole = ImageMapping.squashed(mapping.camera_hw, mapping.camera_hw)
+        return replace(mapping.to_camera_depth(self._with(mapping=None), size=size), mapping=whole)
+
+    def to_transformers(self) -> DepthEstimatorOutput:
+        """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
+
+        There is no mask in that class: pixels that are not `valid` keep the finite number `depth_m` holds there, which
+        means nothing (0 in padding and in what the tower never read).
+        """
+        from transformers.modeling_outputs import DepthEstimatorOutput
+
+        return DepthEstimatorOutput(predicted_depth=self.depth_m)
+
+    def interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """Nearest and farthest metres between which the true depth lies with probability `level`, (B, H, W) each.
+
+        The logarithm of the depth is taken to err as a Laplace distribution of standard deviation
+        `uncertainty_m / depth_m`: that is what heads are trained and calibrated for.
+
+        Raises:
+            ConfigError: the head gives no uncertainty, or `level` is not between 0 and 1.
+        """
+        if self.uncertainty_m is None:
+            raise ConfigError("this head gives no uncertainty; a head trained with uncertainty=True does")
+        relative = self.uncertainty_m / self.depth_m.clamp_min(_DEPTH_FLOOR_M)
+        spread = (interval_factor(level) * relative).clamp_max(_WIDEST)
+        return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
+
+    def points(self, intrinsics: IntrinsicsLike) -> Tensor:
+        """Every pixel as a point in the camera frame; select with `valid`, for padding is no point of the scene.
+
+        Args:
+            intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
+                3x3 matrix K. Where the depth map has a `mapping`, they are those of the camera's image; where it has
+                none and the host crops or pads, see `in_camera`. A matrix carries no image size: it is taken in pixels
+                of this depth map's own H x W, or with a `mapping` in pixels of the camera's image (`camera_hw`), and
+                refused where its principal point is not near the middle of that. `Intrinsics.from_matrix` says the
+                size, and takes any.
+
+        Returns:
+            (B, H, W, 3) float32 metres: x right, y down, z forward.
+
+        Raises:
+            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, a batch of several
+                sizes (take one image), or those of a camera whose image the host pads nobody knows how (`unmapped`).
+        """
+        if self.image_sizes is not None:
+            raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
+        return back_project(self.depth_m, self.camera_of(intrinsics))
+
+    def camera_of(self, intrinsics: IntrinsicsLike) -> Intrinsics:
+        """`Intrinsics` of this depth map's image from what `points` takes.
+
+        Raises:
+            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, or the camera's
+                where nobody knows how the host pads its image (`unmapped`).
+        """
+        height, width = self.depth_m.shape[1:]
+        if self.unmapped is not None and (
+            isinstance(intrinsics, Intrinsics) or not same_view((height, width), self.image_hw)
+        ):  # a matrix of pixels in another aspect ratio than the tower's can only be the camera's
+            raise ConfigError(self.unmapped)
+        if not isinstance(intrinsics, Intrinsics):
+            matrix_hw = (height, width) if self.mapping is None else self.mapping.camera_hw
+            intrinsics = intrinsics_of_whole_image(intrinsics, matrix_hw)
+        return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
+
+    def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+        """Depth as colour: near warm, far cool, invalid dark grey.
+
+        Args:
+            depth_range_m: (near, far) at the ends of the colour map; None: what shows the whole batch well. Give it
+                where pictures are to be compared.
+
+        Returns:
+            (B, H, W, 3) uint8 RGB.
+
+        Raises:
+            ConfigError: the range is not finite with 0 <= near < far.
+        """
+        return colorize_depth(to_numpy(self.depth_m), to_numpy(self.valid), depth_range_m=depth_range_m)
+
+    def save_png16(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
+        """Write a 16-bit PNG of whole millimetres, 0 where invalid (the encoding of NYU, LeRobot and ROS 16UC1).
+
+        The encoding ends at 65.535 m: what lies beyond is written as 0, invalid; so is depth under half a millimetre.
+        The file says that its rows are upright as they are (EXIF orientation 1).
+
+        Args:
+            path: of the file; missing folders are created.
+            replace: whether a file that is there is replaced.
+
+        Raises:
+            ConfigError: the map holds more than one image, or without `replace` something is at `path`.
+            OSError: the disk refuses the write.
+        """
+        self._check_single("save_png16")
+        millimetres = np.rint(to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
+        known = to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
+        write_png(path, np.where(known, millimetres, 0).astype(np.uint16), replace=replace)
+
+    def save_ply(
+        self,
+        path: str | os.PathLike[str],
+        intrinsics: IntrinsicsLike,
+        *,
+        image: Tensor | npt.NDArray[np.uint8] | None = None,
+        replace: bool = True,
+    ) -> None:
+        """Write the valid points as a binary little-endian PLY: x y z in metres, and red green blue with an image.
+
+        Args:
+            path: of the file; missing folders are created.
+            intrinsics: as for `points`.
+            image: (H', W', 3) uint8 RGB of the same view, at any resolution; the pixel at each point's centre is taken.
+                With a `mapping` it may be the camera's image or the tower's; its size says which.
+            replace: whether a file that is there is replaced.
+
+        Raises:
+            ConfigError: the map holds more than one image, an argument is not as above, or without `replace` something
+                is at `path`.
+            OSError: the disk refuses the write.
+        """
+        self._check_single("save_ply")
+        valid = to_numpy(self.valid[0])
+        points = to_numpy(self.points(intrinsics)[0])[valid]
+        hw = (valid.shape[0], valid.shape[1])
+        colours = None if image is None else colours_at_pixels(image, hw, self.mapping)[valid]
+        write_ply(path, points, colours, trained=self.trained, replace=replace)
+
+    def _check_single(self, method: str) -> None:
+        if len(self) != 1:
+            raise ConfigError(
+                f"{method} writes one image, this depth map holds {len(self)}; pick one: depth[i].{method}(...)"
+            )
+
+
+def interval_factor(level: float) -> float:
+    """Half the width, in standard deviations, of the central interval of a Laplace distribution with that probability.
+
+    Raises:
+        ConfigError: `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"the level of an interval is a probability between 0 and 1, got {level!r}")
+    return -math.log1p(-level) / math.sqrt(2)
+
+
+def to_numpy(values: Tensor) -> npt.NDArray[Any]:
+    """The values on the CPU."""
+    return values.detach().cpu().numpy()

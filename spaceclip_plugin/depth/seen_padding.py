@@ -1,0 +1,82 @@
+"""The padding that a tower's images show, and whether it is what a mapping says.
+
+Padding is of one value. Which rows and columns at the borders are of the value of a corner that is padded, the pixels
+tell: so a mapping that stands in a configuration can be compared with the images of the camera that is plugged in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+
+Borders: TypeAlias = tuple[int, int, int, int]
+"""Rows or columns of one value at the (top, left, bottom, right) of an image, in pixels."""
+
+Verdict = Literal["as declared", "more", "less"]
+
+
+def blank_and_borders(pixels: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
+    """Which images are of one value throughout, and how many rows and columns at the borders of each are.
+
+    Args:
+        pixels: (B, C, H, W), as the tower takes them.
+        anchor: where the images lie in their padding; the corner that is padded if any is follows from it.
+
+    Returns:
+        (B,) bool and (B, 4) int64: top, left, bottom, right. A row counts if all of it has the value of that corner,
+        channel by channel, and so have all rows between it and the border. Nothing is asked of the device.
+    """
+    corner = pixels[:, :, -1:, -1] if anchor == "top-left" else pixels[:, :, :1, 0]  # (B, C, 1)
+    borders: dict[str, Tensor] = {}
+    lowest = highest = corner
+    for before, after, along in (("top", "bottom", 3), ("left", "right", 2)):
+        lowest, highest = pixels.amin(dim=along), pixels.amax(dim=along)  # (B, C, H) or (B, C, W)
+        alike = ((lowest == corner) & (highest == corner)).all(dim=1).long()
+        borders[before] = alike.cumprod(dim=1).sum(dim=1)
+        borders[after] = alike.flip(1).cumprod(dim=1).sum(dim=1)
+    blank = lowest.flatten(1).amin(dim=1) == highest.flatten(1).amax(dim=1)
+    return blank, torch.stack([borders[side] for side in ("top", "left", "bottom", "right")], dim=1)
+
+
+def declared_borders(mapping: ImageMapping) -> Borders:
+    """The padding of whole pixels that a mapping says."""
+    (height, width), (top, left, bottom, right) = mapping.tower_hw, mapping.shown
+    return round(top), round(left), round(height - bottom), round(width - right)
+
+
+def verdict(borders: Borders, mapping: ImageMapping, anchor: Anchor) -> Verdict:
+    """How the borders of an image compare with the padding of a mapping.
+
+    "less": rows or columns that should be padding show something, so the camera's image is of another shape than the
+    mapping's. "more": so much more is of the padding's value as an image of another shape, padded the same way, would
+    have; a dark edge of a scene looks the same.
+    """
+    declared = declared_borders(mapping)
+    if any(seen < said for seen, said in zip(borders, declared, strict=True)):
+        return "less"
+    more = any(_more(borders[i::2], declared[i::2], anchor) for i in (0, 1))
+    return "more" if more else "as declared"
+
+
+def inside(borders: Sequence[Borders], image_hw: tuple[int, int], hw: tuple[int, int]) -> Tensor:
+    """(B, H, W) bool: which pixels of a map of size `hw` over the image lie inside the borders of each image."""
+    axes = []
+    for axis in (0, 1):
+        centres = (torch.arange(hw[axis], dtype=torch.float64) + 0.5) * (image_hw[axis] / hw[axis])
+        first = torch.tensor([one[axis] for one in borders])[:, None]
+        last = torch.tensor([image_hw[axis] - one[axis + 2] for one in borders])[:, None]
+        axes.append((centres >= first) & (centres < last))
+    return axes[0][:, :, None] & axes[1][:, None, :]
+
+
+def _more(seen: tuple[int, ...], said: tuple[int, ...], anchor: Anchor) -> bool:
+    """Whether an axis shows more padding than declared, on the sides where this anchor puts it."""
+    if anchor == "centre":
+        return sum(seen) > sum(said) and abs(seen[0] - seen[1]) <= 1
+    side = 0 if anchor == "bottom-right" else 1
+    return seen[side] > said[side]

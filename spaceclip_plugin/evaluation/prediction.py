@@ -1,0 +1,87 @@
+"""Photos in, depth out, through an attached host."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.data.preparation import prepare
+from spaceclip_plugin.depth.depth_map import DepthMap
+
+
+def predict(
+    attachment: DepthAttachment,
+    images: Sequence[npt.NDArray[np.uint8]],
+    *,
+    output_hw: tuple[int, int],
+    flip: bool = False,
+) -> DepthMap:
+    """Metric depth of photos: one run of the tower, or two with flip augmentation.
+
+    Photos are stretched to the tower's image (`data.preparation`), whatever the host does to its camera's: the depth
+    has no mapping. What the tower does not read of its image is not valid; see `seen_pixels`.
+
+    Args:
+        attachment: a host with a head; its unread frames, if any, are read and lost.
+        images: (H, W, 3) uint8 RGB each.
+        output_hw: size of the depth, in pixels.
+        flip: average with the prediction of the mirrored photo (a second run of tower and head); where only one of the
+            two saw a pixel, that one's.
+
+    Returns:
+        depth (B, H, W) in metres at `output_hw`.
+
+    Raises:
+        DataError, CaptureError: see `prepare` and `DepthAttachment.read`.
+    """
+    # A photo does not grow old while others are predicted.
+    plain = _one_run(attachment, images, output_hw).relabelled(age=0)
+    if not flip:
+        return plain
+    mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
+    seen = _seen(attachment, output_hw)
+    turned = None if seen is None else seen.flip(-1).to(plain.valid.device)
+    seen = None if seen is None else seen.to(plain.valid.device)
+
+    def averaged(one: Tensor, other: Tensor) -> Tensor:
+        mean = 0.5 * (one + other)
+        return (
+            mean if seen is None or turned is None else torch.where(seen & turned, mean, torch.where(seen, one, other))
+        )
+
+    # A pixel that one of the two did not see need not be valid there.
+    valid = plain.valid & mirrored.valid.flip(-1)
+    if seen is not None and turned is not None:
+        valid = (plain.valid | ~seen) & (mirrored.valid.flip(-1) | ~turned) & (seen | turned)
+    uncertainty = plain.uncertainty_m
+    if uncertainty is not None and mirrored.uncertainty_m is not None:
+        # Both forwards err alike: the mean of the deviations, not what two independent guesses would have.
+        uncertainty = averaged(uncertainty, mirrored.uncertainty_m.flip(-1))
+    depth = averaged(plain.depth_m, mirrored.depth_m.flip(-1))
+    return dataclasses.replace(plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty)
+
+
+def seen_pixels(attachment: DepthAttachment, *, output_hw: tuple[int, int], flip: bool = False) -> Tensor:
+    """(H, W) bool on the CPU: which pixels of what `predict` gives the tower read, plain or mirrored."""
+    seen = _seen(attachment, output_hw)
+    if seen is None:
+        return torch.ones(output_hw, dtype=torch.bool)
+    return seen | seen.flip(-1) if flip else seen
+
+
+def _seen(attachment: DepthAttachment, output_hw: tuple[int, int]) -> Tensor | None:
+    part = attachment.seen()
+    return None if part is None else part.mask(output_hw)
+
+
+def _one_run(
+    attachment: DepthAttachment, images: Sequence[npt.NDArray[np.uint8]], output_hw: tuple[int, int]
+) -> DepthMap:
+    attachment.refresh(prepare(images, attachment.tower), mapping=None)
+    return attachment.read(output_hw)[-1]

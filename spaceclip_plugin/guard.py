@@ -1,0 +1,292 @@
+"""A guard between a policy's action and its robot: the newest depth decides whether the action may pass.
+
+It knows no simulator, no robot and no library of policies. Every case has a stated reaction; where nothing is known
+about the way ahead, the robot stops.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin import _checks
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.errors import ConfigError
+
+PASS, SLOW, HOLD, STOP = REACTIONS = ("pass", "slow", "hold", "stop")
+"""From the mildest to the gravest."""
+
+MAX_AGE = 10
+"""Host steps after which depth is too old where a guard does not say: a third of a second at 30 steps a second."""
+
+_FARTHEST_M = 1000.0
+_MOST_STEPS = 10**6
+
+
+@dataclass(frozen=True)
+class GuardDecision:
+    """What is to become of the policy's action.
+
+    Attributes:
+        reaction: "pass": as it is; "slow": `factor` of it; "hold": stay where you are; "stop": stop.
+        factor: share of the motion that is let through: 1 for "pass", 0 for "hold" and "stop".
+        reason: in words, for a log.
+    """
+
+    reaction: str
+    factor: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class DepthGuard:
+    """What is too near, too old or too little to act on.
+
+    | Case | Reaction |
+    |---|---|
+    | no depth yet, a camera missing, or fewer images than `least_images` | stop |
+    | the depth could not be read (`unreadable`) | stop |
+    | a head that was not trained, unless `allow_untrained` | stop |
+    | older than `max_age` host steps | stop |
+    | a black or blank image, or one without a valid pixel in the region | stop |
+    | a smaller share of the region valid than `least_valid` | stop |
+    | the very same depth in more than `frozen_after` image calls in a row: a frozen camera | stop |
+    | the near distance below `stop_below_m` | stop |
+    | the near distance below `slow_below_m` | slow, the nearer the slower |
+    | uncertainty at the near distance above `most_uncertain` | `when_uncertain` |
+    | an uncertainty asked for that the head does not give | stop |
+    | none of these | pass |
+
+    The near distance is the depth within which `near_share` of the region's valid pixels lie. Of several images the
+    gravest reaction counts. NaN is no case: no `DepthMap` holds any, reading raises CaptureError instead.
+
+    Every share is of the depth map that is given. Where a host pads its camera's image, give the camera's
+    (`DepthMap.in_camera`): in the tower's, the region and `least_valid` would be shares of the padding too.
+
+    Attributes:
+        stop_below_m, slow_below_m: near distances in metres, the second not below the first.
+        near_share: share of the region's valid pixels; 0 is the nearest pixel alone, which noise decides.
+        region: (top, left, bottom, right) as shares of the image's height and width; None is all of it.
+        max_age: host steps; None: `MAX_AGE`. A policy that serves queued actions sees nothing meanwhile: LeRobot's
+            steps refuse one that queues more than that, until someone says a `max_age`.
+        least_valid: share of the region's pixels.
+        least_factor: of a motion that is slowed down, at `stop_below_m`; it grows to 1 at `slow_below_m`.
+        most_uncertain: standard deviation over depth, median of the pixels within the near distance; None: not asked.
+        when_uncertain: "slow" (by `least_factor`), "hold" or "stop".
+        frozen_after: image calls; None where pictures have no noise, as in simulation, and a robot may stand still.
+        cameras: names of those that must be there, and no others count; empty: all that are there count.
+        least_images: so many of them, counted without names.
+        allow_untrained: take the depth of random weights for depth, as tests do.
+
+    Raises:
+        ConfigError: a value out of bounds, naming the field.
+    """
+
+    stop_below_m: float = 0.25
+    slow_below_m: float = 0.6
+    near_share: float = 0.02
+    region: tuple[float, float, float, float] | None = None
+    max_age: int | None = None
+    least_valid: float = 0.5
+    least_factor: float = 0.2
+    most_uncertain: float | None = None
+    when_uncertain: str = STOP
+    frozen_after: int | None = 10
+    cameras: tuple[str, ...] = ()
+    least_images: int = 1
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("stop_below_m", "slow_below_m"):
+            _checks.real(name, getattr(self, name), 0.0, _FARTHEST_M)
+        for name in ("near_share", "least_valid", "least_factor"):
+            _checks.real(name, getattr(self, name), 0.0, 1.0)
+        if self.slow_below_m < self.stop_below_m:
+            raise ConfigError(
+                f"slow_below_m must not be below stop_below_m, got {self.slow_below_m} and {self.stop_below_m}"
+            )
+        if self.max_age is not None:
+            _checks.whole("max_age", self.max_age, 0, _MOST_STEPS)
+        _checks.whole("least_images", self.least_images, 1, 1000)
+        if self.frozen_after is not None:
+            _checks.whole("frozen_after", self.frozen_after, 1, _MOST_STEPS)
+        if self.most_uncertain is not None:
+            _checks.real("most_uncertain", self.most_uncertain, 0.0, 1000.0)
+        _checks.choice("when_uncertain", self.when_uncertain, REACTIONS[1:])
+        _checks.truth("allow_untrained", self.allow_untrained)
+        if self.region is not None:
+            region = _checks.reals("region", self.region, 0.0, 1.0, length=4)
+            if region[0] >= region[2] or region[1] >= region[3]:
+                raise ConfigError(f"region is (top, left, bottom, right) with top < bottom, left < right, got {region}")
+            object.__setattr__(self, "region", region)
+        if not isinstance(self.cameras, (list, tuple)) or len(set(map(str, self.cameras))) != len(self.cameras):
+            raise ConfigError(f"cameras must be a list of different names, got {_checks.shown(self.cameras)}")
+        object.__setattr__(self, "cameras", tuple(_checks.text("cameras", name) for name in self.cameras))
+
+    def decide(self, depths: Sequence[DepthMap] | None, *, repeats: Sequence[int] = ()) -> GuardDecision:
+        """The gravest reaction to the newest depth of every camera; see the table.
+
+        Args:
+            depths: with their ages by now, as `NewestDepth.images` gives them; None or empty: there is none.
+            repeats: for each of them, image calls before it that had the very same depth; none given: not looked at.
+
+        Raises:
+            ConfigError: `repeats` are given, but not one for each depth.
+        """
+        if repeats and len(repeats) != len(depths or ()):
+            raise ConfigError(f"give one of repeats for each depth, got {len(repeats)} for {len(depths or ())}")
+        counted = [*zip(depths or (), repeats or [0] * len(depths or ()), strict=True)]
+        if not counted:
+            return _stop("there is no depth yet")
+        if self.cameras:
+            unnamed = sum(depth.view is None for depth, _ in counted)
+            for camera in self.cameras:
+                if all(depth.view != camera for depth, _ in counted):
+                    return _stop(f"no depth of camera {camera!r} ({unnamed} image(s) without a name)")
+            counted = [(depth, count) for depth, count in counted if depth.view in self.cameras]
+        images = sum(len(depth) for depth, _ in counted)
+        if images < self.least_images:
+            return _stop(f"{images} image(s), {self.least_images} expected: a camera is missing")
+        decisions = [self._of_image(depth[i], count) for depth, count in counted for i in range(len(depth))]
+        return max(decisions, key=lambda one: (REACTIONS.index(one.reaction), -one.factor))
+
+    def decide_chunk(
+        self, depths: Sequence[DepthMap] | None, rows: int, *, repeats: Sequence[int] = ()
+    ) -> tuple[GuardDecision, ...]:
+        """The reaction to every row of a chunk of actions, which are executed one host step after another.
+
+        All rows are decided by the same depth, which is a step older at each: from the row on at which it is older
+        than `max_age`, the robot stops.
+
+        Args:
+            depths, repeats: as for `decide`, at the first row.
+            rows: actions in the chunk.
+
+        Returns:
+            One decision for each row.
+
+        Raises:
+            ConfigError: see `decide`, or no row.
+        """
+        _checks.whole("rows", rows, 1, _MOST_STEPS)
+        first = self.decide(depths, repeats=repeats)
+        if not depths or first.reaction == STOP:
+            return (first,) * rows
+        oldest = max(depth.age for depth in depths)
+        young = max(1, min(rows, self.oldest_allowed - oldest + 1))
+        late = [
+            self.decide([depth.relabelled(age=depth.age + row) for depth in depths], repeats=repeats)
+            for row in range(young, rows)
+        ]
+        return (first,) * young + tuple(late)
+
+    @property
+    def oldest_allowed(self) -> int:
+        """Host steps: `max_age`, or `MAX_AGE` where that is not said."""
+        return MAX_AGE if self.max_age is None else self.max_age
+
+    def unreadable(self, error: Exception) -> GuardDecision:
+        """The reaction to depth that could not be read, as `CaptureError` tells."""
+        return _stop(f"the depth could not be read: {error}")
+
+    def _of_image(self, depth: DepthMap, repeats: int) -> GuardDecision:
+        whose = "the image" if depth.view is None else f"camera {depth.view!r}"
+        if not depth.trained and not self.allow_untrained:
+            return _stop("the head was not trained: its depth means nothing")
+        if depth.age > self.oldest_allowed:
+            return _stop(f"{whose}: the depth is {depth.age} host steps old, at most {self.oldest_allowed} are allowed")
+        valid = self._in_region(depth.valid)
+        count = int(valid.sum())
+        if count == 0 or count < self.least_valid * valid.numel():
+            blank = " (a black or blank image?)" if count == 0 else ""
+            return _stop(f"{whose}: {count} of {valid.numel()} pixels have depth{blank}")
+        if self.frozen_after is not None and repeats >= self.frozen_after:
+            return _stop(f"{whose}: the very same depth {repeats + 1} times in a row: is the camera frozen?")
+        depth_m = self._in_region(depth.depth_m)[valid]
+        near_m = float(depth_m.kthvalue(max(1, math.ceil(self.near_share * count))).values)
+        if near_m < self.stop_below_m:
+            return _stop(f"{whose}: {near_m:.3f} m, below {self.stop_below_m} m")
+        if self.most_uncertain is not None:
+            if depth.uncertainty_m is None:
+                return _stop(f"{whose}: the head gives no uncertainty; train one that does, or set most_uncertain=None")
+            within = depth_m <= near_m
+            relative = float((self._in_region(depth.uncertainty_m)[valid][within] / depth_m[within]).median())
+            if not relative <= self.most_uncertain:
+                factor = self.least_factor if self.when_uncertain == SLOW else 0.0
+                reason = f"{whose}: {near_m:.3f} m, uncertain by {relative:.0%}, above {self.most_uncertain:.0%}"
+                return GuardDecision(self.when_uncertain, factor, reason)
+        if near_m < self.slow_below_m:
+            share = (near_m - self.stop_below_m) / (self.slow_below_m - self.stop_below_m)
+            factor = self.least_factor + (1.0 - self.least_factor) * share
+            return GuardDecision(SLOW, factor, f"{whose}: {near_m:.3f} m, below {self.slow_below_m} m")
+        return GuardDecision(PASS, 1.0, f"{whose}: {near_m:.3f} m")
+
+    def _in_region(self, values: Tensor) -> Tensor:
+        if self.region is None:
+            return values
+        top, left, bottom, right = self.region
+        height, width = values.shape[-2:]
+        rows = slice(math.floor(top * height), math.ceil(bottom * height))
+        return values[..., rows, math.floor(left * width) : math.ceil(right * width)]
+
+
+class NewestDepth:
+    """The newest depth of every camera of one robot, image by image, with its age and how often it came again.
+
+        newest, guard = NewestDepth(), DepthGuard()
+        while True:
+            action = policy.select_action(observation)
+            newest.end_step(attachment.read())
+            decision = guard.decide(newest.images, repeats=newest.repeats)
+
+    Attributes:
+        images: one depth map of one image each, with its age in host steps by now.
+        repeats: for each of them, image calls in a row before it that had the very same depth.
+    """
+
+    images: tuple[DepthMap, ...]
+    repeats: tuple[int, ...]
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """There is no depth any more: another episode begins, or the last could not be read."""
+        self.images, self.repeats = (), ()
+
+    def end_step(self, depths: Iterable[DepthMap], *, steps: int = 1) -> None:
+        """End a host step with the depth it left; without any, what there is grows older.
+
+        Depth that came late, of more steps than one, is that of the last of them.
+
+        Args:
+            depths: as `DepthAttachment.read` gives them.
+            steps: host steps since the last call: as many as the chunk of actions had rows that was given then.
+        """
+        found = list(depths)
+        if not found:
+            self.images = tuple(image.relabelled(age=image.age + steps) for image in self.images)
+            return
+        last = max(depth.step for depth in found)
+        # Ages are counted here from now on: those of an attachment's depth would count the same steps once more.
+        newest = [depth.relabelled(age=int(depth.age)) for depth in found if depth.step == last]
+        images = [depth[i] for depth in newest for i in range(len(depth))]
+        alike = [image.view for image in images] == [image.view for image in self.images]
+        if alike:
+            again = [_same(image, old) for image, old in zip(images, self.images, strict=True)]
+            self.repeats = tuple(count + 1 if same else 0 for same, count in zip(again, self.repeats, strict=True))
+        else:
+            self.repeats = (0,) * len(images)
+        self.images = tuple(images)
+
+
+def _same(image: DepthMap, old: DepthMap) -> bool:
+    return torch.equal(image.depth_m, old.depth_m) and torch.equal(image.valid, old.valid)
+
+
+def _stop(reason: str) -> GuardDecision:
+    return GuardDecision(STOP, 0.0, reason)

@@ -1,0 +1,222 @@
+"""The two files of a head in a folder: config.json and model.safetensors, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from spaceclip_plugin import __version__
+from spaceclip_plugin._checks import shown, text
+from spaceclip_plugin._files import atomic_path, read_json_object, write_json
+from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.head.weights import is_written_here, writable, write_weights
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_MOST_BYTES = 1 << 16
+LIBRARY_NAME = "spaceclip_plugin"
+
+DESCRIPTIVE_FIELDS = frozenset({"base_model", "base_model_revision", "trained_on", "depth_range_m"})
+"""Config fields that may be corrected by hand in a saved head: no weight depends on them."""
+
+_VERSION_KEY = "plugin_version"
+_RUN_RECORD, _RUN_HEAD, _RUN_BEST = "run.json", "head", "best"
+"""What `spaceclip train` calls its record, its head, and its best head before it is finished."""
+
+_logger = logging.getLogger(__name__)
+
+
+class LocalFolder:
+    """A head's files in a folder of one's own, or the head of the finished run in it.
+
+    Attributes:
+        source: the folder, for messages.
+        commit: None; a folder has no versions.
+    """
+
+    commit = None
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read yet."""
+        self._path = path
+        self.source = repr(str(path))
+
+    def config_file(self) -> Path:
+        """Path of config.json, if both files are there.
+
+        Raises:
+            CheckpointError: no such folder, or a file is missing.
+        """
+        if not os.path.isdir(self._path):  # not Path.is_dir(), which raises on a name too long for the disk
+            raise CheckpointError(
+                f"no head at {self.source}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, as "
+                "DepthHead.save_pretrained or `spaceclip train` writes it, or the id of a Hub repository (org/name)"
+            )
+        self._enter_run()
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not os.path.isfile(self._path / name):
+                raise CheckpointError(f"{self.source} is not a head: {name} is missing; save or download it again")
+        return self._path / CONFIG_NAME
+
+    def _enter_run(self) -> None:
+        """Go on to the head of a run, where the folder is a run's: nothing else in it can be meant."""
+        if os.path.isfile(self._path / CONFIG_NAME) or not os.path.isfile(self._path / _RUN_RECORD):
+            return
+        head = self._path / _RUN_HEAD
+        if not os.path.isdir(head):
+            raise CheckpointError(
+                f"{self.source} is the folder of a training run that is not finished, and has no {_RUN_HEAD} yet: "
+                f"continue it with --resume; its best head so far is in {str(self._path / _RUN_BEST)!r}"
+            )
+        _logger.info("%s is the folder of a training run; its head is read: %s", self.source, head)
+        self._path, self.source = head, repr(str(head))
+
+    def weights_file(self, most_bytes: int) -> Path:
+        """Path of model.safetensors.
+
+        Raises:
+            CheckpointError: it is larger than the weights of its config can be, or gone since `config_file` saw it.
+        """
+        path = self._path / WEIGHTS_NAME
+        try:
+            found = os.path.getsize(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {str(path)!r} ({error.strerror}); save or download the head again"
+            ) from error
+        check_bytes(found, most_bytes, source=repr(str(path)))
+        return path
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Path:
+    """Write a head to `folder`, made if absent; on an error what was there before stays as it was.
+
+    An older head there is replaced; files of these two names that no head was saved in are not: another library's model
+    has the same ones.
+
+    Both files are complete on the disk before the first takes its name, the weights first. A process that dies between
+    the two renames leaves new weights beside the old config, or beside none. A reader refuses both, unless the two
+    configs agree in all that weights depend on: the weights carry the config they belong to, and `check_pair` compares.
+    A killed process may leave hidden `*.tmp.*` files, which nobody reads.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: a weight is not finite or holds no data, the folder holds another model, or it cannot be
+            written.
+    """
+    tensors = writable(state)
+    check_replaceable(folder, lambda: _read_config(folder / CONFIG_NAME), kind="a depth head")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / CONFIG_NAME) as config_file:
+            write_json(config_file, {_VERSION_KEY: __version__, **config})
+            with atomic_path(folder / WEIGHTS_NAME) as weights_file:
+                write_weights(weights_file, tensors, config)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write a head to {str(folder)!r}: {error}") from error
+    return folder
+
+
+def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) -> None:
+    """Refuse to write a config and weights over those of something else.
+
+    Args:
+        folder: where they are to lie; it may be absent.
+        read: reads the config that lies there; CheckpointError or ConfigError where it is not of this kind.
+        kind: what is written, for people.
+
+    Raises:
+        CheckpointError: a file that would be replaced is not of this kind.
+    """
+    config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    foreign = weights_file if _is_there(weights_file) and not is_written_here(weights_file) else None
+    if _is_there(config_file):
+        try:
+            read()
+        except (CheckpointError, ConfigError):
+            foreign = config_file
+    if foreign is not None:
+        raise CheckpointError(
+            f"{str(foreign)!r} is not {kind}'s, and is not replaced by one: nothing was written; choose another "
+            "folder, or move that model away"
+        )
+
+
+def _is_there(file: Path) -> bool:
+    return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config in a file that may come from anywhere, without the version of the package that wrote it.
+
+    Raises:
+        CheckpointError: the file is not a JSON object, or does not say which version wrote it.
+    """
+    return _read_config(path)[0]
+
+
+def saved_by(path: Path) -> str:
+    """Version of the package that wrote a config file.
+
+    Raises:
+        CheckpointError: see `read_config`.
+    """
+    return _read_config(path)[1]
+
+
+def check_pair(source: str, config: Mapping[str, Any], saved_with: Mapping[str, Any]) -> None:
+    """Check that config.json is the one the weights were saved with.
+
+    Shapes do not show everything: other taps of the same tower, or another tower of the same width, give weights that
+    load and a depth that is wrong. `DESCRIPTIVE_FIELDS` may differ.
+
+    Raises:
+        CheckpointError: a field of config.json is not what the weights were saved with.
+    """
+    ours, theirs = _flat(config), _flat(saved_with)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key not in DESCRIPTIVE_FIELDS and ours.get(key) != theirs.get(key):
+            name = key if key in ours else shown(key)  # what the weights carry may have any name
+            raise CheckpointError(
+                f"{source} holds two halves: {CONFIG_NAME} says {name} is {shown(ours.get(key))}, {WEIGHTS_NAME} "
+                f"was saved with {shown(theirs.get(key))}. A save was interrupted, or {CONFIG_NAME} was edited; "
+                "save or download the head again"
+            )
+
+
+def check_bytes(found: int, most: int, *, source: str) -> None:
+    """Raise CheckpointError if a weights file is larger than `most` bytes."""
+    if found > most:
+        raise CheckpointError(
+            f"{source} has {found} bytes, its config calls for at most {most}: the two do not belong together"
+        )
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], str]:
+    config = read_json_object(path, most_bytes=CONFIG_MOST_BYTES)
+    if "format_version" not in config:
+        raise CheckpointError(f"{str(path)!r}: there is no format_version: this is not the config of a depth head")
+    if _VERSION_KEY not in config:
+        raise CheckpointError(
+            f"{str(path)!r} does not say which {LIBRARY_NAME} wrote it ({_VERSION_KEY!r} is missing): it was edited, "
+            "or is older than the first released format; save the head again"
+        )
+    try:
+        return config, text(_VERSION_KEY, config.pop(_VERSION_KEY), most=64)
+    except ConfigError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, object]:
+    """The fields of a config, those of its options among them as `options.NAME`."""
+    options = config.get("options")
+    nested = options if isinstance(options, dict) else {}
+    return {**{k: v for k, v in config.items() if k != "options"}, **{f"options.{k}": v for k, v in nested.items()}}

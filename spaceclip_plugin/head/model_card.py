@@ -1,0 +1,268 @@
+"""The page that travels with a head: what it is, how good it is, how to use it; written from the run's record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spaceclip_plugin import __version__
+from spaceclip_plugin._checks import text
+from spaceclip_plugin.head.folder import LIBRARY_NAME
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from spaceclip_plugin.head.config import DepthHeadConfig
+
+CARD_NAME = "README.md"
+PICTURE_NAME = "depth.png"
+PIPELINE_TAG = "depth-estimation"
+
+_METRICS = {
+    "abs_rel": "AbsRel ↓",
+    "rmse": "RMSE (m) ↓",
+    "silog": "SILog ↓",
+    "delta1": "δ1 ↑",
+    "delta2": "δ2 ↑",
+    "delta3": "δ3 ↑",
+}
+_IN_METADATA = ("abs_rel", "rmse", "delta1")
+_HUB_HOST = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[\w.-]+)", re.ASCII)
+_FORWARDS = "one forward, no flip, metric scale, never aligned"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What may be done with a head, as its publisher says.
+
+    Attributes:
+        license: of the weights, as the Hub names it ("apache-2.0", "cc-by-nc-sa-4.0"); None: not said.
+        data_license: terms of the training data, in a sentence; None: not said.
+        datasets: ids of the training data on the Hub.
+
+    Raises:
+        ConfigError: one of them is not a line of text.
+    """
+
+    license: str | None = None
+    data_license: str | None = None
+    datasets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("license", "data_license"):
+            if getattr(self, name) is not None:
+                text(name, getattr(self, name))
+        for name in self.datasets:
+            text("datasets", name)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that a card says.
+
+    Attributes:
+        repo: "org/name".
+        config: of the head.
+        parameters: of the head.
+        terms: of use.
+        record: what `run.json` of a finished run says; None where the head comes from elsewhere.
+        picture: whether `PICTURE_NAME` lies beside the card.
+    """
+
+    repo: str
+    config: DepthHeadConfig
+    parameters: int
+    terms: Terms
+    record: Mapping[str, Any] | None = None
+    picture: bool = False
+
+    def text(self) -> str:
+        """The card: metadata for the Hub, then Markdown."""
+        parts = [self._opening(), self._use(), self._head(), self._figures(), self._training(), self._limits()]
+        return "\n\n".join([f"---\n{self._metadata()}\n---", *parts, self._licence()]) + "\n"
+
+    def _metadata(self) -> str:
+        from huggingface_hub import ModelCardData
+
+        base = _HUB_HOST.fullmatch(self.config.base_model or "")
+        data = ModelCardData(
+            library_name=LIBRARY_NAME,
+            license=self.terms.license,
+            tags=["depth", "metric-depth", "robotics", "spaceclip", self.config.architecture],
+            base_model=base and base.group(1),
+            datasets=list(self.terms.datasets) or None,
+            metrics=list(_IN_METADATA) if self._scores() else None,
+            eval_results=list(self._eval_results()) or None,
+            model_name=self.repo if self._scores() else None,
+            pipeline_tag=PIPELINE_TAG,
+            base_model_relation="adapter" if base else None,
+        )
+        return str(data.to_yaml()).strip()
+
+    def _eval_results(self) -> Iterable[EvalResult]:
+        from huggingface_hub import EvalResult
+
+        for split, scores in self._scores().items():
+            name = self._data(split)
+            for metric in _IN_METADATA:
+                yield EvalResult(
+                    task_type=PIPELINE_TAG,
+                    dataset_type=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or split,
+                    dataset_name=name,
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_value=round(scores[metric], 4),
+                    metric_name=f"{_METRICS[metric][:-2]}, protocol {self._protocol}, {_FORWARDS}",
+                )
+
+    def _opening(self) -> str:
+        base = f"`{_plain(self.config.base_model)}`" if self.config.base_model else "a frozen vision tower"
+        lines = [f"# {self.repo.split('/')[-1]}", ""]
+        if self.config.trained_on is None:
+            lines += ["**Not trained: its weights are random and its depth means nothing.**", ""]
+        lines += [
+            f"A metric depth head for {base}: it reads the hidden states that the frozen tower computes anyway, inside "
+            "a vision-language-action model or alone, and gives dense depth in metres. The tower is not part of it. "
+            f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657)."
+        ]
+        if self.picture:
+            lines += ["", f"![Photo, true depth, predicted depth and error of validation images]({PICTURE_NAME})"]
+        return "\n".join(lines)
+
+    def _use(self) -> str:
+        uncertain = getattr(self.config.options, "uncertainty", False)
+        uncertainty = ["    frame.uncertainty_m  # (B, H, W) standard deviation in metres"] if uncertain else []
+        return "\n".join(
+            [
+                "## Use it",
+                "",
+                "```python",
+                "from spaceclip_plugin import attach_depth_head  # pip install spaceclip-plugin",
+                "",
+                f'depth = attach_depth_head(host, "{self.repo}")  # host: your frozen model with this tower inside',
+                "host(images)  # unchanged, bit for bit",
+                "for frame in depth.read():",
+                "    frame.depth_m  # (B, H, W) float32 metres along the optical axis",
+                *uncertainty,
+                "```",
+            ]
+        )
+
+    def _head(self) -> str:
+        config = self.config
+        revision = f" at `{_plain(config.base_model_revision)}`" if config.base_model_revision else ""
+        near, far = config.depth_range_m
+        fractions = config.tap_fractions
+        depths = (
+            "" if fractions is None else f" ({', '.join(f'{fraction:.2f}' for fraction in fractions)} of its depth)"
+        )
+        rows = {
+            "architecture": f"`{config.architecture}`, {self.parameters / 1e6:.2f} M parameters",
+            "tower": f"`{_plain(config.base_model or 'not said')}`{revision}",
+            "width, blocks": f"{config.width}, {'not known' if config.blocks is None else config.blocks}",
+            "hidden states read": f"{', '.join(map(str, config.options.taps))}{depths}",
+            "context read": f"{config.context}" if config.options.uses_context else "none",
+            "input mean, std": f"{_numbers(config.image_mean)}, {_numbers(config.image_std)}",
+            "fingerprint of the tower": "not known" if config.tower_fingerprint is None else "carried",
+            "made for depths": f"{near:g} to {far:g} m",
+            "written by": f"{LIBRARY_NAME} {__version__}",
+        }
+        return "\n".join(["## What it is", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+
+    def _figures(self) -> str:
+        scores = self._scores()
+        if not scores:
+            return (
+                "## How good it is\n\nNo run record came with these weights: nothing is known here of their accuracy."
+            )
+        lines = [
+            "## How good it is",
+            "",
+            f"Protocol `{self._protocol}`, {_FORWARDS}; means over images.",
+            "",
+            f"| data | images | {' | '.join(_METRICS.values())} |",
+            f"|---|---|{'---|' * len(_METRICS)}",
+        ]
+        for split, values in scores.items():
+            numbers = " | ".join(f"{values[name]:.4f}" for name in _METRICS)
+            lines.append(f"| {_plain(self._data(split))} ({split}) | {self._count(split)} | {numbers} |")
+        lines += ["", "The best epoch was chosen on the validation images, so their figures flatter it."]
+        checked = ((self.record or {}).get("uncertainty") or {}).get("cross_checked")
+        if checked:
+            held = ", ".join(f"{100 * float(level):.0f} %: {100 * share:.1f} %" for level, share in checked.items())
+            lines += [
+                "",
+                f"Pixels inside the predicted intervals, fitted on one half of them and measured on the other: {held}.",
+            ]
+        return "\n".join(lines)
+
+    def _training(self) -> str:
+        record = self.record
+        trained_on = _plain(self.config.trained_on or "nothing")
+        if record is None:
+            return f"## How it was trained\n\nOn {trained_on}."
+        recipe, details = record["recipe"], record.get("details", {})
+        weights = details.get("host_weights")
+        lines = [
+            "## How it was trained",
+            "",
+            f"On {trained_on}, {recipe['epochs']} epochs of batches of {recipe['batch_size']}, loss "
+            f"`{recipe['loss']}`, augmentation `{recipe['augmentation']}`, "
+            f"seed {recipe['seed']}; best epoch {record['best_epoch']}.",
+            f"The tower was frozen and is unchanged: SHA-256 `{record['host_digest_after']}` before and after"
+            + (f" (its weights: `{_plain(weights)}`)." if weights else "."),
+        ]
+        return "\n".join(lines)
+
+    def _limits(self) -> str:
+        near, far = self.config.depth_range_m
+        return "\n".join(
+            [
+                "## Where it ends",
+                "",
+                "- It reads the tower it was trained on and no other; a tower of another size is refused, "
+                f"{self._other_weights()} and make the depth worse.",
+                f"- It knows depths from {near:g} to {far:g} m, and scenes and cameras like those it was trained on. "
+                "Another focal length gives another scale.",
+                "- It is learnt, not measured: do not let it be the only thing between a robot and a person.",
+            ]
+        )
+
+    def _other_weights(self) -> str:
+        if self.config.tower_fingerprint is None:
+            return "fine-tuned weights of the same size are not noticed"
+        return "other weights of the same size (fine-tuned, adapted) are warned of"
+
+    def _licence(self) -> str:
+        terms = self.terms
+        weights = f"Weights: {_plain(terms.license)}." if terms.license else "Weights: the publisher stated no licence."
+        data = f"Training data: {_plain(terms.data_license)}" if terms.data_license else (
+            "Training data: its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
+        )  # fmt: skip
+        return f"## Licence\n\n{weights} {data}"
+
+    def _scores(self) -> dict[str, Mapping[str, float]]:
+        record = self.record or {}
+        return {split: record[split] for split in ("validation", "test") if record.get(split)}
+
+    @property
+    def _protocol(self) -> str:
+        return str((self.record or {})["protocol"])
+
+    def _data(self, split: str) -> str:
+        details = (self.record or {}).get("details", {})
+        return str(details.get({"validation": "val"}.get(split, split)) or f"{split} images")
+
+    def _count(self, split: str) -> int:
+        return int((self.record or {})[f"{split}_images"])
+
+
+def _numbers(values: Iterable[float] | None) -> str:
+    return "not known" if values is None else "(" + " ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def _plain(line: str) -> str:
+    """Text of others inside Markdown: no code, table cell or tag ends early."""
+    return line.replace("`", "'").replace("|", "\\|").replace("<", "&lt;")

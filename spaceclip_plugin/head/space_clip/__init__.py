@@ -1,0 +1,1 @@
+"""The decoder published as SPACE-CLIP (arXiv 2601.17657), its fused form, and its checkpoints."""

@@ -1,0 +1,149 @@
+"""Adapters by name, and the one tower of a host that is meant."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib import metadata
+
+from torch import nn
+
+from spaceclip_plugin.errors import AdapterError, AmbiguousTowerError, HostError, TowerNotFoundError, nearest
+from spaceclip_plugin.towers.convolutional import convolutional_networks
+from spaceclip_plugin.towers.image_statistics import said_by_user
+from spaceclip_plugin.towers.spec import Adapter, Tower
+from spaceclip_plugin.towers.structural import StructuralAdapter
+from spaceclip_plugin.towers.token_adapter import lineage
+
+GROUP = "spaceclip_plugin.adapters"
+STRUCTURAL = StructuralAdapter()
+
+_logger = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=1)
+def installed_adapters() -> dict[str, Adapter]:
+    """Adapters of every installed package, by name, found through the entry-point group `GROUP`.
+
+    A third-party adapter that cannot be imported is logged and left out: it must not take the others with it.
+
+    Raises:
+        AdapterError: two adapters of one name.
+    """
+    return collect_adapters(metadata.entry_points(group=GROUP))
+
+
+def collect_adapters(entry_points: Iterable[metadata.EntryPoint]) -> dict[str, Adapter]:
+    """Load adapters from entry points; see `installed_adapters`."""
+    found: dict[str, Adapter] = {}
+    origin: dict[str, str] = {}
+    for point in entry_points:
+        try:
+            adapter = point.load()
+        except Exception as error:  # whatever a stranger's module raises on import
+            _logger.warning("adapter %r (%s) is left out: %s: %s", point.name, point.value, type(error).__name__, error)
+            continue
+        if point.name in found and origin[point.name] != point.value:
+            raise AdapterError(
+                f"two adapters are called {point.name!r}: {origin[point.name]} and {point.value}; uninstall one"
+            )
+        found[point.name], origin[point.name] = adapter, point.value
+    return found
+
+
+def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> list[Tower]:
+    """Every vision tower in `host`, in module order: those that adapters know, and what structure gives away beside.
+
+    Args:
+        adapter: look with this one alone: its name, "structural", or an instance.
+
+    Raises:
+        AdapterError: an unknown adapter, or two that claim the same tower.
+        HostError: `host` is not a module.
+    """
+    if not isinstance(host, nn.Module):
+        raise HostError(
+            f"the host must be a torch.nn.Module, got {type(host).__name__}; "
+            "for a policy wrapper or pipeline, pass the module inside it (often .model or .policy)"
+        )
+    if adapter is not None:
+        return _as_the_user_says(host, _adapter(adapter).find(host))
+    claimed: dict[int, Tower] = {}
+    for known in installed_adapters().values():
+        for tower in known.find(host):
+            other = claimed.setdefault(id(tower.blocks[0]), tower)
+            if other is not tower:
+                raise AdapterError(
+                    f"adapters {other.spec.adapter!r} and {known.name!r} both claim the {tower.spec}; "
+                    "choose one with adapter=NAME"
+                )
+    order = {id(module): position for position, module in enumerate(host.modules())}
+    unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
+    towers = sorted([*claimed.values(), *unknown], key=lambda tower: order[id(tower.module)])
+    return _as_the_user_says(host, towers)
+
+
+def _as_the_user_says(host: nn.Module, towers: list[Tower]) -> list[Tower]:
+    """The towers with the statistics a user declared, even where an adapter knows others and does not look."""
+    said = [said_by_user(lineage(host, tower.spec.path)) for tower in towers]
+    return [
+        tower
+        if one is None or (tower.spec.image_mean, tower.spec.image_std) == (one.mean, one.std)
+        else replace(tower, spec=replace(tower.spec, image_mean=one.mean, image_std=one.std))
+        for tower, one in zip(towers, said, strict=True)
+    ]
+
+
+def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:
+    """The one tower of `host`, or the one at module path `tower`.
+
+    Raises:
+        TowerNotFoundError: none, or none at that path (the nearest is named).
+        AmbiguousTowerError: several and none chosen.
+        AdapterError, HostError: see `find_towers`.
+    """
+    found = find_towers(host, adapter=adapter)
+    name = type(host).__name__
+    if not found:
+        raise no_tower(host, adapter=adapter)
+    if tower is not None:
+        for candidate in found:
+            if candidate.spec.path == tower:
+                return candidate
+        paths = [candidate.spec.path for candidate in found]
+        raise TowerNotFoundError(
+            f"{name} has no tower at {tower!r}{nearest(tower, paths)}; its towers are at {', '.join(map(repr, paths))}"
+        )
+    if len(found) > 1:
+        listed = "; ".join(str(candidate.spec) for candidate in found)
+        raise AmbiguousTowerError(f"{name} has {len(found)} towers: {listed}. Choose one with tower=PATH.")
+    return found[0]
+
+
+def no_tower(host: nn.Module, *, adapter: str | Adapter | None = None) -> TowerNotFoundError:
+    """The error for a host in which no tower was found; it says plainly where no tower can be."""
+    name = type(host).__name__
+    if networks := convolutional_networks(host):
+        return TowerNotFoundError(
+            f"no vision tower in {name}: its images go through a convolutional network, "
+            f"{'; '.join(map(str, networks))}, which is no transformer. Depth is decoded from the patch tokens of a "
+            "transformer's blocks, so that no adapter can help here; use a host whose vision is a ViT, as SmolVLA's is"
+        )
+    looked = "any adapter" if adapter is None else f"adapter {_adapter(adapter).name!r}"
+    return TowerNotFoundError(
+        f"no vision tower found in {name} by {looked}: expected a stack of transformer blocks behind a patch "
+        "embedding. Pass the module that holds it, choose adapter=NAME, or write an adapter (adapters/README.md)."
+    )
+
+
+def _adapter(adapter: str | Adapter) -> Adapter:
+    if not isinstance(adapter, str):
+        return adapter
+    known = {**installed_adapters(), STRUCTURAL.name: STRUCTURAL}
+    if adapter not in known:
+        raise AdapterError(
+            f"unknown adapter {adapter!r}{nearest(adapter, known)}; installed are {', '.join(sorted(known))}"
+        )
+    return known[adapter]

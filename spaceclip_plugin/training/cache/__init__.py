@@ -1,0 +1,1 @@
+"""The frozen tower's features, computed once and kept on disk."""

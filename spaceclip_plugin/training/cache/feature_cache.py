@@ -1,0 +1,169 @@
+"""The frozen tower's features, read from the shards in which they were kept: training then never runs the tower."""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+
+from spaceclip_plugin._files import read_json_object
+from spaceclip_plugin.data.augment.augmentation import view_of
+from spaceclip_plugin.errors import CheckpointError, TrainingError
+from spaceclip_plugin.towers.seen_part import SeenPart
+from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.shards import Shard, unpacked
+from spaceclip_plugin.training.cache.storage import STORAGES
+from spaceclip_plugin.training.features import Batch, Loaded
+
+INDEX_NAME = "index.json"
+OPEN_SHARDS = 64
+"""Shards kept open at once: each is a memory map and, on most systems, an open file."""
+
+_TARGET = "target_m"
+
+
+class FeatureCache:
+    """Features and depth of a data source, as `make_cache` wrote them; a `FeatureStream`.
+
+    Attributes:
+        target_hw: size of a batch's targets, in pixels: that of the first image's depth, made smaller where asked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        key: str,
+        settings: CacheSettings,
+        taps: Sequence[int],
+        image_hw: tuple[int, int],
+        seen: SeenPart | None,
+        target_side: int | None,
+    ) -> None:
+        """Open a complete cache; nothing but its index and first shard is read.
+
+        Args:
+            folder: of the cache.
+            key: what its features must depend on; see `cache_key`.
+            settings: how it was made.
+            taps: hidden states it holds.
+            image_hw: size of the images the tower saw.
+            seen: what it read of them; None for all. It follows from the tower, so that no file need tell it.
+            target_side: the longer side of a batch's targets is at most this, in pixels; None: as the depth is.
+
+        Raises:
+            TrainingError: there is no complete cache, or it is of other features.
+        """
+        self._folder = folder
+        self._key = key
+        self._settings = settings
+        self._taps = tuple(taps)
+        self._image_hw = image_hw
+        self._seen = seen
+        self._storage = STORAGES[settings.storage]
+        self._files, self._starts, self._count = cache_index(folder, key)
+        self._shards: OrderedDict[int, Shard] = OrderedDict()
+        depth_hw = self._shard(0)[0].depth_m(0).shape
+        self.target_hw = within((depth_hw[0], depth_hw[1]), target_side)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def views(self) -> int:
+        """How many versions of every image there are."""
+        return self._settings.views
+
+    def name(self, index: int) -> str:
+        """What an image is called, for messages."""
+        shard, row = self._shard(index)
+        return shard.names[row]
+
+    def load(self, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+        """Packed features and targets of some images, each in one of its versions.
+
+        Raises:
+            TrainingError: a shard has gone missing.
+        """
+        rows, targets = [], []
+        for index, number in zip(indices, views, strict=True):
+            shard, row = self._shard(index)
+            rows.append(shard.parts(row, number))
+            if self.target_hw[0]:
+                settings = self._settings
+                view = view_of(
+                    number,
+                    augmentation=settings.augmentation,
+                    seed=settings.seed,
+                    index=index,
+                    image_hw=shard.image_hw[row],
+                )
+                targets.append(torch.from_numpy(view.target(shard.depth_m(row).numpy(), self.target_hw).copy()))
+        loaded = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        loaded[_TARGET] = torch.stack(targets) if targets else torch.zeros(len(rows), 0, 0)
+        return loaded
+
+    def decode(self, loaded: Loaded, device: torch.device) -> Batch:
+        """Features (float32) and targets of what `load` gave, on `device`."""
+        parts = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
+        target_m = parts.pop(_TARGET)
+        hidden, context = unpacked(parts, self._taps, self._storage)
+        maps = {tap: rearrange(values, "b h w c -> b c h w") for tap, values in hidden.items()}
+        return Batch.of(TowerFeatures(maps, context, self._image_hw, seen=self._seen), target_m)
+
+    def _shard(self, index: int) -> tuple[Shard, int]:
+        """The shard that holds an image, and its row there."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"image {index} of {self._count}")
+        number = bisect.bisect_right(self._starts, index) - 1
+        shard = self._shards.pop(number, None)
+        if shard is None:
+            shard = Shard(self._folder / self._files[number], key=self._key)
+            ends = [*self._starts[1:], self._count]
+            shard.check_place(range(self._starts[number], ends[number]))
+            while len(self._shards) >= OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        self._shards[number] = shard  # the newest is last
+        return shard, index - self._starts[number]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_shards": OrderedDict()}  # a worker opens files of its own
+
+
+def within(hw: tuple[int, int], longest: int | None) -> tuple[int, int]:
+    """`hw`, scaled down so that neither side is longer than that."""
+    if longest is None or max(hw) <= longest:
+        return hw
+    return max(1, round(hw[0] * longest / max(hw))), max(1, round(hw[1] * longest / max(hw)))
+
+
+def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
+    """File names, first images and number of images of a complete cache.
+
+    Raises:
+        TrainingError: there is none, or it is of other features.
+    """
+    path = folder / INDEX_NAME
+    try:
+        index = read_json_object(path, most_bytes=1 << 26)
+        found, count = str(index["key"]), int(str(index["images"]))
+        shards = index["shards"]
+        if not isinstance(shards, list) or not shards:
+            raise ValueError("it lists no shards")
+        files, starts = [str(shard["file"]) for shard in shards], [int(shard["start"]) for shard in shards]
+        ends = [*starts[1:], count]
+        if starts[0] != 0 or any(start >= end for start, end in zip(starts, ends, strict=True)):
+            raise ValueError(f"its shards start at images {starts[:4]}… of {count}")
+    except (CheckpointError, KeyError, ValueError, TypeError) as error:
+        raise TrainingError(f"there is no complete feature cache in {str(folder)!r}: {error}") from error
+    if found != key:
+        raise TrainingError(
+            f"the feature cache {str(folder)!r} holds features of another host, data or setting "
+            f"(key {found[:12]}…, wanted {key[:12]}…); remove it, or give another folder"
+        )
+    return files, starts, count

@@ -1,0 +1,214 @@
+"""One file of a feature cache: some images with all their versions, and a digest that tells whether it is whole.
+
+A shard is a safetensors file, written whole or not at all, and memory-mapped when read: only the rows that are asked
+for are touched. `hidden.NNN` is (n, V, h, w, C), which reads back as the channels-last layout convolutions like best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spaceclip_plugin._digest import tensors_digest
+from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.training.cache.storage import FeatureStorage
+
+_NOTE = "spaceclip_shard"
+_CONTEXT = "context"
+
+
+@dataclass(frozen=True, eq=False)
+class CachedImage:
+    """One image's share of a shard.
+
+    Attributes:
+        name: of the sample, for messages.
+        image_hw: size of what the host sees of the image, in pixels: crops end at its pixels' borders.
+        depth_m: (H, W) float32 metres of that part, 0 where unknown; (0, 0) where no target is kept.
+        parts: packed features of all versions by tensor name, each (V, …).
+    """
+
+    name: str
+    image_hw: tuple[int, int]
+    depth_m: Tensor
+    parts: dict[str, Tensor]
+
+
+def packed(
+    hidden: Mapping[int, Tensor], context: Tensor | None, storage: FeatureStorage
+) -> dict[str, Tensor]:  # fmt: skip
+    """Features as a shard keeps them.
+
+    Args:
+        hidden: tap → (V, h, w, C).
+        context: (V, C) or None; kept as float32.
+        storage: how to keep hidden states.
+
+    Raises:
+        TrainingError: a hidden state the storage cannot hold, named.
+    """
+    parts = {} if context is None else {_CONTEXT: context.float()}
+    for tap, values in hidden.items():
+        try:
+            packed_values = storage.pack(values)
+        except TrainingError as error:
+            raise TrainingError(f"hidden state {tap}: {error}") from error
+        parts |= {f"hidden.{tap:03}{suffix}": value for suffix, value in packed_values.items()}
+    return parts
+
+
+def unpacked(
+    parts: Mapping[str, Tensor], taps: Sequence[int], storage: FeatureStorage
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    """What `packed` was given, hidden states in float32."""
+    hidden = {}
+    for tap in taps:
+        prefix = f"hidden.{tap:03}"
+        hidden[tap] = storage.unpack(
+            {name.removeprefix(prefix): value for name, value in parts.items() if name.startswith(prefix)}
+        )
+    return hidden, parts.get(_CONTEXT)
+
+
+def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: int) -> str:
+    """Write some images as one file.
+
+    Args:
+        path: the file; it is absent or whole, whatever happens.
+        images: at least one.
+        key: what the features depend on; see `cache_key`.
+        start: index of the first image.
+
+    Returns:
+        SHA-256 of the content.
+
+    Raises:
+        TrainingError: the disk refuses the file.
+    """
+    tensors = {name: torch.stack([image.parts[name] for image in images]) for name in images[0].parts}
+    # Depth maps of one cache may differ in size.
+    tensors |= {_depth_name(row): image.depth_m for row, image in enumerate(images) if image.depth_m.numel()}
+    note: dict[str, Any] = {
+        "key": key,
+        "start": start,
+        "names": [image.name for image in images],
+        "image_hw": [list(image.image_hw) for image in images],
+    }
+    note["sha256"] = _digest(note, tensors.items())
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={_NOTE: json.dumps(note)})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"cannot write the feature cache {str(path)!r}: {error}; free disk space, choose another folder, keep "
+            "fewer views or int8. What is written stays, and is not made again when the run is resumed"
+        ) from error
+    return str(note["sha256"])
+
+
+class Shard:
+    """A file that `write_shard` wrote, for reading.
+
+    Attributes:
+        start: index of its first image.
+        names, image_hw: of each image, see `CachedImage`.
+        sha256: digest of its content, as written down when it was made.
+    """
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        """Open the file and read its header.
+
+        Raises:
+            TrainingError: it is missing, not readable, or of other features than `key` stands for.
+        """
+        self.path = path
+        try:
+            self._file = cast(Any, safe_open(path, framework="pt", device="cpu"))
+            note = json.loads((self._file.metadata() or {})[_NOTE])
+            self.start = int(note["start"])
+            self.sha256 = str(note.pop("sha256"))
+            self._note = note
+            self.names = tuple(str(name) for name in note["names"])
+            self.image_hw = tuple((int(height), int(width)) for height, width in note["image_hw"])
+            found = str(note["key"])
+            self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise TrainingError(_damaged(path, f"it cannot be read ({error})")) from error
+        if found != key:
+            raise TrainingError(
+                f"the feature cache {str(path)!r} holds features of another host, data or setting "
+                f"(key {found[:12]}…, wanted {key[:12]}…); remove that cache, or give another folder"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def check_place(self, images: range) -> None:
+        """Check that the file holds these images of the source.
+
+        Raises:
+            TrainingError: it holds others; files were renamed, or made in shards of another size.
+        """
+        if (self.start, len(self)) != (images.start, len(images)):
+            raise TrainingError(
+                f"the feature cache {str(self.path)!r} holds images {self.start} to {self.start + len(self) - 1}, "
+                f"expected {images.start} to {images.stop - 1}: files of it were renamed or left out. Remove the "
+                "folder to have it made again"
+            )
+
+    def verify(self) -> None:
+        """Read everything and compare with the digest.
+
+        Raises:
+            TrainingError: the file is damaged; names it.
+        """
+        try:
+            found = _digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
+        if found != self.sha256:
+            raise TrainingError(_damaged(self.path, "its content is not what was written"))
+
+    def depth_m(self, row: int) -> Tensor:
+        """(H, W) metres of one image; (0, 0) where no targets were kept."""
+        if _depth_name(row) not in self._slices:
+            return torch.zeros(0, 0)
+        depth_m: Tensor = self._slices[_depth_name(row)][:]
+        return depth_m
+
+    def parts(self, row: int, view: int) -> dict[str, Tensor]:
+        """Packed features of one version of one image, without leading dimensions."""
+        place = (slice(row, row + 1), slice(view, view + 1))  # older safetensors take slices only
+        return {name: part[place][0, 0] for name, part in self._slices.items() if not name.startswith("depth_m.")}
+
+    @property
+    def views(self) -> int:
+        """Versions of each image."""
+        shapes = [part.get_shape() for name, part in self._slices.items() if not name.startswith("depth_m.")]
+        return int(shapes[0][1])
+
+
+def _digest(note: dict[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 (hex) over the tensors and what is noted about them."""
+    return hashlib.sha256(f"{tensors_digest(tensors)}{json.dumps(note, sort_keys=True)}".encode()).hexdigest()
+
+
+def _depth_name(row: int) -> str:
+    return f"depth_m.{row:05}"
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"the feature cache {str(path)!r} is damaged: {what}. Remove that file and continue the run: it alone is made "
+        "again. If this happens twice, check the disk"
+    )

@@ -1,0 +1,1 @@
+"""What a head is trained to minimise: one file per loss."""

@@ -1,0 +1,274 @@
+"""The optimisation of a head over a stream of features: one recipe, step by step, by one process or several."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
+from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.training.batches import loaded_batches
+from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
+from spaceclip_plugin.training.features import Batch, FeatureStream
+from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.processes import Processes
+
+Tensors = dict[str, Tensor]
+_ROUNDING = 1e-9
+"""Of the sum of the weights of a step's micro-batches, which is one."""
+
+
+class HeadOptimizer:
+    """AdamW on a head, as the recipe says.
+
+    Every process decodes its part of a batch; the loss is that of the whole batch, and gradients are summed. So the
+    weights of all processes stay the same, and are those one process would have got, up to the order of sums.
+
+    A pixel of unknown depth has weight zero, and so has an image, and a micro-batch, without any other: a crop may see
+    nothing but unknown depth. The micro-batches of a step that know some share its weight. A step that knows none
+    changes neither weights nor moments, and counts as a step.
+
+    Attributes:
+        average: the averaged weights, which are validated and saved.
+        learning_rate: that of the last step.
+        step: steps done.
+    """
+
+    def __init__(
+        self,
+        head: DepthHead,
+        recipe: Recipe,
+        protocol: Protocol,
+        stream: FeatureStream,
+        *,
+        order: DataOrder,
+        processes: Processes,
+        workers: int = 0,
+    ) -> None:
+        """Nothing is drawn or read yet.
+
+        Args:
+            head: the head to train; it stays where it is.
+            recipe: how.
+            protocol: the range of depth that counts.
+            stream: what the head learns from.
+            order: which images in which step.
+            processes: who works on it.
+            workers: processes that read batches ahead, for each of `processes`.
+
+        Raises:
+            ConfigError: several processes, and a head whose batch statistics they could not share.
+        """
+        self._recipe = recipe
+        self._protocol = protocol
+        self._stream = stream
+        self._order = order
+        self._processes = processes
+        self._workers = workers
+        self._loss = LOSSES[recipe.loss]()
+        head.to(memory_format=torch.channels_last)
+        self._head = head
+        self._trained = _synchronised(head, processes, order)
+        self.average = AveragedHead(head, recipe.ema_decay)
+        self._optimizer = torch.optim.AdamW(
+            head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )  # fmt: skip
+        self._images: list[int] = []
+        self._known = 0.0
+        self.step = 0
+        self.learning_rate = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self._recipe.epochs * self._order.steps_per_epoch
+
+    def epoch(self, number: int) -> Iterator[float]:
+        """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each, 0 of one without depth.
+
+        Raises:
+            TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
+        """
+        processes, per_epoch = self._processes, self._order.steps_per_epoch
+        first = self.step - number * per_epoch
+        plan = list(
+            self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count)
+        )  # fmt: skip
+        self._trained.train()
+        total = 0.0
+        device = self._processes.device
+        loaded = loaded_batches(self._stream, plan, workers=self._workers, pinned=device.type == "cuda")
+        for micro in plan:
+            batch = processes.together(lambda: self._stream.decode(next(loaded), device))
+            total += micro.weight * self._accumulate(micro, batch)
+            if micro.last:
+                share = self._share
+                self._update()
+                yield total / share if 0.0 < share < 1.0 else total
+                total = 0.0
+
+    def state(self) -> dict[str, Tensors]:
+        """Everything a later process needs to go on from here, but for random numbers: tensors by kind and name."""
+        named = dict(self._head.named_parameters())
+        moments = {
+            f"{name}.{kind}": value
+            for name, parameter in named.items()
+            for kind, value in self._optimizer.state[parameter].items()
+        }
+        return {
+            "head": dict(self._head.state_dict()),
+            "average": dict(self.average.head.state_dict()),
+            "optimizer": moments,
+        }
+
+    def load(self, state: Mapping[str, Tensors], *, step: int) -> None:
+        """Go on from what `state` gave after step `step`.
+
+        Raises:
+            CheckpointError: it is of another head.
+        """
+        _fill(self._head.state_dict(), state["head"], "head")
+        _fill(self.average.head.state_dict(), state["average"], "average")
+        # Moments keep the memory format of their weights: kernels round in the order in which they find values.
+        for name, parameter in self._head.named_parameters():
+            kinds = ("step", "exp_avg", "exp_avg_sq")
+            found = {kind: state["optimizer"].get(f"{name}.{kind}") for kind in kinds}
+            moments = {
+                kind: (torch.zeros((), dtype=value.dtype) if kind == "step" else torch.zeros_like(parameter)).copy_(
+                    value
+                )
+                for kind, value in found.items()
+                if value is not None
+            }
+            if moments:
+                self._optimizer.state[parameter] = moments
+        self.step = step
+
+    def _accumulate(self, micro: MicroBatch, batch: Batch) -> float:
+        """Add a micro-batch's share to the gradients; returns its loss over all processes, 0 without known depth."""
+        # Not accelerate's own autocast: its precision is one per process, a recipe's is one per run.
+        half = self._recipe.precision == "bf16"
+        with torch.autocast(batch.target_m.device.type, torch.bfloat16) if half else contextlib.nullcontext():
+            output: HeadOutput = self._trained(batch.features, self._stream.target_hw, auxiliary=True)
+        loss = self._whole_loss(output, batch.target_m, micro)
+        self._images += micro.indices
+        if loss is None:  # in every process: the targets of all were asked
+            return 0.0
+        self._known += micro.weight
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {self.step} on {self._named(micro.indices)}; lower the learning rate or "
+                "check those images"
+            )
+        torch.autograd.backward(micro.weight * loss)
+        return value
+
+    def _whole_loss(self, output: HeadOutput, target_m: Tensor, micro: MicroBatch) -> Tensor | None:
+        """The loss of the micro-batch of all processes; None where none of its pixels has known depth."""
+
+        def joined(values: Tensor) -> Tensor:
+            return self._processes.joined(values.float(), micro.sizes)
+
+        target_m = joined(target_m)
+        valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
+        if not bool(valid.any()):
+            return None
+        return self._loss(
+            joined(output.depth_m),
+            [joined(depth_m) for depth_m in output.auxiliary_m],
+            target_m=target_m,
+            valid=valid,
+            uncertainty_m=None if output.uncertainty_m is None else joined(output.uncertainty_m),
+        ).total
+
+    @property
+    def _share(self) -> float:
+        """The weight of the step's micro-batches so far in which depth was known; 1 where it was in all of a step."""
+        return self._known if self._known < 1.0 - _ROUNDING else 1.0
+
+    def _update(self) -> None:
+        self.learning_rate = self._recipe.learning_rate_at(self.step, self.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        if self._known > 0.0:
+            self._move(self._share)
+        self._images, self._known = [], 0.0
+        self.step += 1
+        self.average.update(self._head, self.step)
+
+    def _move(self, share: float) -> None:
+        """Sum the gradients of all processes and take them, as those of a step of weight one."""
+        parameters = list(self._head.parameters())
+        self._processes.sum_gradients(parameters)
+        if share < 1.0:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(share)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm))
+        if not math.isfinite(norm):  # in every process: all have the same gradients
+            names = "; ".join(self._processes.gathered(self._named(self._images)))
+            raise TrainingError(
+                f"the loss is finite but the norm of its gradient is {norm} at step {self.step} on {names}; lower the "
+                "learning rate or check those images"
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _named(self, indices: Sequence[int]) -> str:
+        """The first images of a batch, for messages."""
+        return ", ".join(self._stream.name(i) for i in indices[:4]) + ("…" if len(indices) > 4 else "")
+
+
+class AveragedHead:
+    """Exponential moving average of a head's weights and running statistics."""
+
+    def __init__(self, head: DepthHead, decay: float) -> None:
+        self.head = copy.deepcopy(head).eval().requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, head: DepthHead, step: int) -> None:
+        """Move towards `head` after step `step` (from 1)."""
+        # A short run would otherwise validate mostly its random start.
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for mine, theirs in zip(self.head.state_dict().values(), head.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+def _synchronised(head: DepthHead, processes: Processes, order: DataOrder) -> nn.Module:
+    """The head with batch statistics over all processes; the same weights."""
+    normalised = [name for name, part in head.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if processes.count == 1 or not normalised:
+        return head
+    if processes.device.type == "cpu":
+        raise ConfigError(
+            f"{processes.count} processes on the CPU cannot share the batch statistics of {normalised[0]!r}: each "
+            "would train another head. Train this architecture in one process or on GPUs, or take 'tap-mixer'"
+        )
+    if order.smallest_micro_batch < processes.count:
+        raise ConfigError(
+            f"some steps have {order.smallest_micro_batch} images for {processes.count} processes, and a process "
+            f"without one would spoil the batch statistics of {normalised[0]!r}; choose another batch size"
+        )
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(head)  # type: ignore[no-untyped-call]
+    return converted
+
+
+@torch.no_grad()
+def _fill(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) -> None:
+    if mine.keys() != theirs.keys() or any(mine[name].shape != theirs[name].shape for name in mine):
+        raise CheckpointError(f"the checkpoint holds the {what} of another architecture; resume the run it belongs to")
+    for name, value in mine.items():
+        value.copy_(theirs[name])

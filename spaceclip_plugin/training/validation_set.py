@@ -1,0 +1,95 @@
+"""The images a run is judged by: metrics after every epoch, and how far the best head's uncertainty can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.depth.pictures import PanelRow
+from spaceclip_plugin.evaluation import protocols
+from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibration, calibrate, normalised_residuals
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
+from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.training.features import FeatureStream
+from spaceclip_plugin.training.processes import Processes
+
+
+class HeldOut:
+    """Validation images with their features."""
+
+    def __init__(
+        self, stream: FeatureStream, source: DepthSource, protocol: protocols.Protocol, processes: Processes
+    ) -> None:
+        self._stream = stream
+        self._source = source
+        self._protocol = protocol
+        self._processes = processes
+
+    def metrics(self, head: DepthHead) -> DepthMetrics:
+        """Mean metrics of a head in eval mode; each process scores its share of the images.
+
+        Raises:
+            DataError: a sample that cannot be scored.
+        """
+        processes, count = self._processes, len(self._source)
+
+        def mine() -> list[DepthMetrics]:
+            share = range(processes.rank, count, processes.count)
+            outputs = self._outputs(head, share)
+            return [self._protocol.score(one.depth_m[0].cpu(), sample, seen=seen) for sample, one, seen in outputs]
+
+        shares = processes.gathered(processes.together(mine))
+        return mean_metrics([shares[i % processes.count][i // processes.count] for i in range(count)])
+
+    def calibrate(self, head: DepthHead) -> Calibration | None:
+        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
+
+        Raises:
+            DataError: a sample that cannot be scored.
+        """
+        decoder = head.decoder
+        if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
+            return None
+        images = []
+        for sample, output, seen in self._outputs(head, range(len(self._source))):
+            uncertainty_m = output.uncertainty_m
+            if uncertainty_m is None:
+                return None
+            maps_m = torch.cat([output.depth_m, uncertainty_m])
+            compared = self._protocol.compared(maps_m, sample, seen=seen)
+            depth_m, spread_m = compared.maps_m
+            images.append(
+                normalised_residuals(depth_m, spread_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE)
+            )
+        calibration = calibrate(images)
+        decoder.rescale_uncertainty(calibration.factor)
+        return calibration
+
+    def pictures(self, head: DepthHead, count: int) -> list[PanelRow]:
+        """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
+        spread = dict.fromkeys(i * len(self._source) // count for i in range(count))
+        rows = []
+        for sample, output, seen in self._outputs(head, spread):
+            compared = self._protocol.compared(output.depth_m, sample, seen=seen)
+            depth_m = compared.maps_m[0].clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
+            shown = depth_m.isfinite()
+            truth_m = compared.target_m.where(compared.valid, torch.zeros(()))
+            rows.append(PanelRow(sample.image, depth_m.nan_to_num(0.0).numpy(), truth_m.numpy(), shown.numpy()))
+        return rows
+
+    def _outputs(
+        self, head: DepthHead, indices: Iterable[int]
+    ) -> Iterator[tuple[DepthSample, HeadOutput, Tensor | None]]:
+        """Images with what the head says of them, and which pixels of that the tower read; None: all."""
+        device = next(head.parameters()).device
+        for index in indices:
+            sample = self._source[index]
+            output_hw = self._protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
+            features = self._stream.decode(self._stream.load([index], [0]), device).features
+            with torch.no_grad():
+                output: HeadOutput = head(features, output_hw)
+            yield sample, output, None if features.seen is None else features.seen.mask(output_hw)

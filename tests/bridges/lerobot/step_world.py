@@ -1,0 +1,97 @@
+"""Pipelines, heads and a loop for the tests of the processor steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from lerobot.configs.types import FeatureType, NormalizationMode
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.processor import (
+    AddBatchDimensionProcessorStep,
+    DeviceProcessorStep,
+    NormalizerProcessorStep,
+    PolicyProcessorPipeline,
+    UnnormalizerProcessorStep,
+)
+from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+from tiny_policy import CAMERA_HW, CAMERAS, TinyPolicy
+from torch import Tensor
+
+from spaceclip_plugin import DepthHead, DepthMap
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.guard import DepthGuard
+
+SMALL = {
+    "architecture": "space-clip",
+    "channels": (8, 6),
+    "semantic_taps": (3, 1),
+    "structural_taps": (0,),
+    "film_hidden": 4,
+}
+LENIENT = DepthGuard(stop_below_m=0.0, slow_below_m=0.0, max_age=1000, frozen_after=None)
+"""Lets everything pass that has depth."""
+
+TOP, WRIST = CAMERAS
+
+
+def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any) -> DepthHead:
+    """A small head with random weights, which says that it was trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DepthHead.for_tower(policy, **{**SMALL, **options}, trained_on="noise" if trained else None).eval()
+
+
+def padding_of(tiny: TinyPolicy, camera_hw: tuple[int, int] = CAMERA_HW) -> ImageMapping:
+    """How that policy lays 3:4 images in its square: pi0 in the middle, SmolVLA and X-VLA at the bottom."""
+    anchor = "centre" if tiny.name.startswith("pi0") else "bottom-right"
+    return ImageMapping.padded(camera_hw, tiny.image_hw, anchor=anchor)
+
+
+def known_m(depth: DepthMap) -> Tensor:
+    """(B, H, W) metres, 0 where there is none: as a batch holds depth."""
+    return depth.depth_m * depth.valid
+
+
+def guard(**settings: Any) -> DepthGuard:
+    return dataclasses.replace(LENIENT, **settings)
+
+
+def pipelines(policy: Any) -> tuple[Any, Any]:
+    """As LeRobot's factories make them, without the tokenizer: the batches of these tests hold tokens already."""
+    config = policy.config
+    modes = {FeatureType.STATE: NormalizationMode.MEAN_STD, FeatureType.ACTION: NormalizationMode.MEAN_STD}
+    stats = {name: {"mean": torch.zeros(6), "std": torch.full((6,), 2.0)} for name in ("observation.state", "action")}
+    both = {"norm_map": {**modes, FeatureType.VISUAL: NormalizationMode.IDENTITY}, "stats": stats}
+    inputs = {**config.input_features, **config.output_features}
+    before = [
+        AddBatchDimensionProcessorStep(),
+        DeviceProcessorStep(device="cpu"),
+        NormalizerProcessorStep(features=inputs, **both),
+    ]
+    behind = [UnnormalizerProcessorStep(features=config.output_features, **both), DeviceProcessorStep(device="cpu")]
+    return (
+        PolicyProcessorPipeline(steps=before, name="policy_preprocessor"),
+        PolicyProcessorPipeline(
+            steps=behind,
+            name="policy_postprocessor",
+            to_transition=policy_action_to_transition,
+            to_output=transition_to_policy_action,
+        ),
+    )
+
+
+def loaded(policy: Any, folder: Any, **overrides: Any) -> tuple[Any, Any]:
+    return make_pre_post_processors(policy.config, pretrained_path=str(folder), **overrides)
+
+
+def act(policy: Any, batch: dict[str, Any]) -> Tensor:
+    """The next action, from the same noise at every call."""
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(5)
+        return policy.select_action(dict(batch))
+
+
+def images_of(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name.startswith("observation.images")}

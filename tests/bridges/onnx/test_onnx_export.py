@@ -1,0 +1,361 @@
+"""A head as an ONNX file: it gives torch's depth for any batch and grid, says what it is, and is whole or absent."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin.bridges.onnx import export
+from spaceclip_plugin.bridges.onnx.comparison import ROUNDING, TOLERANCE, named_inputs, random_features
+from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH, OPSET, OnnxFile, export_onnx
+from spaceclip_plugin.errors import ConfigError, ExportError
+from spaceclip_plugin.head.architectures import ARCHITECTURES
+from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.towers.spec import TowerFeatures
+
+if torch.__version__ < OLDEST_TORCH:
+    pytest.skip(f"writing ONNX needs torch {OLDEST_TORCH}, this is {torch.__version__}", allow_module_level=True)
+onnx = pytest.importorskip("onnx", reason="needs the packages of the extra `export`")
+pytest.importorskip("onnxscript", reason="needs the packages of the extra `export`")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the packages of the extra `export`")
+
+WIDTH = 8
+SMALL: dict[str, dict[str, Any]] = {  # other architectures: their defaults
+    "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
+    "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1},
+}
+Output = dict[str, tuple[int, int]]
+
+
+def small_head(architecture: str = "space-clip", *, seed: int = 0, config: Any = None, **options: Any) -> DepthHead:
+    """A head whose depth varies: batch norms as after training."""
+    kind = ARCHITECTURES[architecture].options
+    chosen = dataclasses.replace(kind.for_blocks(6), **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = DepthHead(DepthHeadConfig(architecture, chosen, **{"width": WIDTH, "blocks": 6, **(config or {})}))
+        for module in head.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean = torch.randn_like(module.running_mean) / 4
+                module.running_var = torch.rand_like(module.running_var) / 8 + 0.01
+    return head.eval()
+
+
+# What makes other graphs; an export takes seconds, so each is made once.
+HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
+    **{
+        f"small {name}": (lambda name=name: small_head(name, **SMALL.get(name, {})), {"patch_size": 14})
+        for name in ARCHITECTURES
+    },
+    "no context, no structural taps": (
+        lambda: small_head(**{**SMALL["space-clip"], "structural_taps": (), "film_hidden": None}),
+        {"output_hw": (30, 41)},
+    ),
+    "taps of several widths": (
+        lambda: small_head(**SMALL["space-clip"], config={"tap_widths": (4, 4, 4, 8)}),
+        {"patch_size": 8},
+    ),
+    "mixed taps of several widths": (
+        lambda: small_head("tap-mixer", **SMALL["tap-mixer"], config={"tap_widths": (4, 4, 8)}),
+        {"patch_size": 8},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    head: DepthHead
+    output: Output
+    written: OnnxFile
+    kept: dict[str, bool]
+
+    def features(self, batch: int, grid_hw: tuple[int, int], *, seed: int = 7) -> TowerFeatures:
+        patch = self.output.get("patch_size", 1)
+        output_hw = self.output.get("output_hw", (patch * grid_hw[0], patch * grid_hw[1]))
+        return random_features(self.head, batch, grid_hw, output_hw, seed=seed)
+
+    def run(self, features: TowerFeatures) -> np.ndarray:
+        session = onnxruntime.InferenceSession(str(self.written.path), providers=["CPUExecutionProvider"])
+        (depth_m,) = session.run(["depth_m"], {name: value.numpy() for name, value in named_inputs(features).items()})
+        return depth_m
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    build, output = HEADS[request.param]
+    head = build()
+    path = tmp_path_factory.mktemp("onnx") / "head.onnx"
+    next(head.train().decoder.children()).eval()
+    before, modes = copy.deepcopy(head.state_dict()), [module.training for module in head.modules()]
+    random = torch.random.get_rng_state()
+    written = export_onnx(head, path, grid_hw=(4, 4), **output)
+    kept = {
+        "weights and buffers": all(torch.equal(value, before[name]) for name, value in head.state_dict().items()),
+        "modes": [module.training for module in head.modules()] == modes,
+        "requires_grad": all(parameter.requires_grad for parameter in head.parameters()),
+        "no new attributes": vars(head).keys() == vars(build()).keys(),
+        "random state": torch.equal(torch.random.get_rng_state(), random),
+    }
+    return Exported(head.eval(), output, written, kept)
+
+
+@pytest.fixture
+def instant(monkeypatch: pytest.MonkeyPatch) -> list[DepthHead]:
+    """Without the conversion, for what happens around it: a file of one graph without nodes. Lists what came there."""
+    seen: list[DepthHead] = []
+
+    def empty(head: DepthHead, size: object) -> Any:
+        seen.append(head)
+        value = onnx.helper.make_tensor_value_info("depth_m", onnx.TensorProto.FLOAT, ["batch", "h", "w"])
+        return onnx.helper.make_model(onnx.helper.make_graph([], "empty", [value], [value]))
+
+    monkeypatch.setattr(export, "_converted", empty)
+    return seen
+
+
+class TestTheFile:
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("grid_hw", [(4, 4), (3, 5)])
+    def test_gives_torchs_depth(self, exported: Exported, batch: int, grid_hw: tuple[int, int]) -> None:
+        features = exported.features(batch, grid_hw)
+        with torch.no_grad():
+            expected = exported.head(features).depth_m
+        found = exported.run(features)
+        assert found.dtype == np.float32
+        assert found.shape == (batch, *features.image_hw)
+        allowed = TOLERANCE * expected.std() + ROUNDING * expected.max()
+        assert np.abs(found - expected.numpy()).max() <= allowed
+
+    def test_nothing_of_its_example_is_in_it(self, exported: Exported) -> None:
+        first, second = exported.features(1, (4, 4)), exported.features(1, (4, 4), seed=8)
+        depths = [exported.run(first)]
+        for name in exported.written.inputs:  # every input matters
+            kind, _, tap = name.partition("_")
+            if kind == "hidden":
+                changed = dataclasses.replace(first, hidden={**first.hidden, int(tap): second.hidden[int(tap)]})
+            else:
+                changed = dataclasses.replace(first, context=second.context)
+            depths.append(exported.run(changed))
+        least = 10 * exported.written.comparisons[0].allowed_m
+        assert all(np.abs(depth - depths[0]).max() > least for depth in depths[1:])
+
+    def test_has_these_inputs_and_this_output(self, exported: Exported) -> None:
+        head, written = exported.head, exported.written
+        several = head.config.tap_widths is not None
+        grids = {tap: (f"h_{tap}", f"w_{tap}") if several else ("h", "w") for tap in head.taps}
+        expected = {f"hidden_{tap}": ("batch", width, *grids[tap]) for tap, width in head.config.width_of.items()}
+        if head.uses_context:
+            expected["context"] = ("batch", WIDTH)
+        assert written.inputs == expected
+        patch = exported.output.get("patch_size")
+        deepest = grids[head.taps[-1]]
+        assert written.output == ("batch", *(exported.output.get("output_hw") or (f"{patch}*{s}" for s in deepest)))
+        session = onnxruntime.InferenceSession(str(written.path), providers=["CPUExecutionProvider"])
+        assert [given.name for given in session.get_inputs()] == list(expected)
+        assert [given.name for given in session.get_outputs()] == ["depth_m"]
+
+    def test_says_what_it_is(self, exported: Exported) -> None:
+        model = onnx.load(exported.written.path)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert DepthHeadConfig.from_dict(json.loads(metadata["spaceclip_config"])) == exported.head.config
+        assert metadata["units"] == "metres along the optical axis"
+        assert metadata["trained"] == "false"
+        assert json.loads(metadata["patch_size"]) == exported.output.get("patch_size")
+        assert json.loads(metadata["output_hw"]) == (list(exported.output.get("output_hw", ())) or None)
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+        assert metadata["opset"] == str(OPSET) == str(exported.written.opset)
+
+    def test_is_small_and_private(self, exported: Exported) -> None:
+        model = onnx.load(exported.written.path)
+        assert not [value.name for value in model.graph.initializer if "auxiliary" in value.name]
+        assert not {node.op_type for node in model.graph.node} & {"BatchNormalization", "Dropout"}
+        content = exported.written.path.read_bytes()
+        for place in ("site-packages", "onnx_export.py", str(Path(export.__file__).parent)):
+            assert place.encode() not in content
+        assert exported.written.file_bytes == len(content)
+        assert list(exported.written.path.parent.iterdir()) == [exported.written.path]
+
+    def test_was_compared(self, exported: Exported) -> None:
+        comparisons = exported.written.comparisons
+        assert [(case.batch, case.grid_hw) for case in comparisons] == [(1, (4, 4)), (3, (5, 4))]
+        assert all(0 <= case.difference_m <= case.allowed_m < 1e-2 * case.std_m for case in comparisons)
+
+
+class TestTheHead:
+    def test_stays_as_it_is(self, exported: Exported) -> None:
+        assert all(exported.kept.values()), exported.kept
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_is_written_in_float32(
+        self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    ) -> None:
+        monkeypatch.setattr(export, "compare", lambda *_: ())
+        head = small_head(**SMALL["space-clip"]).to(dtype)
+        export_onnx(head, tmp_path / "head.onnx", patch_size=4)
+        assert {parameter.dtype for parameter in instant[0].parameters()} == {torch.float32}
+        assert {parameter.dtype for parameter in head.parameters()} == {dtype}
+
+    def test_that_is_trained_says_so(
+        self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(export, "compare", lambda *_: ())
+        head = small_head(config={"trained_on": "a room"}, **SMALL["space-clip"])
+        export_onnx(head, tmp_path / "head.onnx", patch_size=4)
+        metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "head.onnx").metadata_props}
+        assert metadata["trained"] == "true"
+        assert json.loads(metadata["spaceclip_config"])["trained_on"] == "a room"
+
+
+class TestAWrongFile:
+    """Whatever is wrong, no file is left, and an older one stays."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_left(self, tmp_path: Path) -> Iterator[None]:
+        (tmp_path / "head.onnx").write_bytes(b"an older file")
+        yield
+        assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]
+        assert (tmp_path / "head.onnx").read_bytes() == b"an older file"
+
+    def test_of_other_weights(self, tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export, "_converted", lambda *_: onnx.load(exported.written.path))
+        other = copy.deepcopy(exported.head)
+        with torch.no_grad():
+            next(value for name, value in other.named_parameters() if name.endswith("weight")).mul_(1.01)
+        with pytest.raises(
+            ExportError, match=r"for 1 images on a grid of 4x4 the file's depth differs from torch's by"
+        ):
+            export_onnx(other, tmp_path / "head.onnx", grid_hw=(4, 4), **exported.output)
+
+    def test_that_onnx_runtime_refuses(self, tmp_path: Path, instant: list[DepthHead]) -> None:
+        with pytest.raises(ExportError, match=r"ONNX Runtime .* cannot run the exported head"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
+
+    def test_that_is_no_onnx_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export, "_describe", lambda *_: None)
+        broken = SimpleNamespace(SerializeToString=lambda: b"no protobuf")
+        monkeypatch.setattr(export, "_converted", lambda *_: broken)
+        with pytest.raises(ExportError, match=r"ONNX Runtime .* cannot run the exported head"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
+
+    @pytest.mark.parametrize(
+        ("depth", "message"),
+        [
+            (lambda depth: depth[:, 1:], r"the file gives torch.float32 depth of shape \(1, 7, 12\), torch gives"),
+            (lambda depth: depth.astype(np.float64), r"the file gives torch.float64 depth of shape \(1, 8, 12\)"),
+            (lambda depth: depth * np.nan, r"differs from torch's by up to nan m"),
+            (lambda depth: depth + 1e-3, r"differs from torch's by up to 0\.001 m, allowed are .* m at a standard"),
+        ],
+    )
+    def test_that_gives_another_depth(
+        self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch, depth: Any, message: str
+    ) -> None:
+        class Session:
+            def __init__(self, *_args: Any, **_kwargs: Any) -> None: ...
+
+            def run(self, _names: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+                maps = {int(name[7:]): torch.from_numpy(value) for name, value in inputs.items() if name != "context"}
+                features = TowerFeatures(maps, torch.from_numpy(inputs["context"]), (8, 12))
+                with torch.no_grad():
+                    return [depth(instant[0](features).depth_m.numpy())]
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        with pytest.raises(ExportError, match=message):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4, grid_hw=(2, 3))
+
+    def test_that_nothing_tells_from_a_right_one(
+        self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dead = small_head(**SMALL["space-clip"])
+        nn.init.constant_(dead.decoder.depth[-1].bias, -100.0)  # the ReLU after it gives zeros
+        session = SimpleNamespace(run=lambda _names, given: [np.zeros((len(given["context"]), 8, 12), np.float32)])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
+        with pytest.raises(ExportError, match=r"one depth everywhere"):
+            export_onnx(dead, tmp_path / "head.onnx", output_hw=(8, 12), grid_hw=(2, 3))
+
+    @pytest.mark.parametrize(
+        ("decide", "message"),
+        [
+            (lambda depth: depth if depth.mean() > 0 else 2 * depth, r"torch .* cannot convert a 'space-clip' head"),
+            (lambda depth: depth if depth.shape[1] > 6 else 2 * depth, r"the file's depth differs"),  # traced at 5
+        ],
+    )
+    def test_of_a_decoder_that_decides(self, tmp_path: Path, decide: Callable[[Tensor], Tensor], message: str) -> None:
+        class Deciding(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.scale = nn.Parameter(torch.ones(1))
+
+            def forward(self, features: TowerFeatures, _output_hw: Any, *, auxiliary: bool) -> HeadOutput:
+                return HeadOutput(decide(self.scale * features.hidden[5][:, 0]))
+
+        head = small_head(**SMALL["space-clip"])
+        head.decoder = Deciding()
+        with pytest.raises(ExportError, match=message):
+            export_onnx(head, tmp_path / "head.onnx", patch_size=1)
+
+    def test_of_a_fixed_grid(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
+        model = onnx.load(exported.written.path)
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 5  # what the exporter does when in doubt
+        monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=model))
+        with pytest.raises(ExportError, match=r"fixed sizes of 'hidden_\d' that must stay free: \('batch', \d, 5, 'w"):
+            export_onnx(exported.head, tmp_path / "head.onnx", **exported.output)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({}, "give patch_size, .* or output_hw"),
+            ({"patch_size": 16, "output_hw": (8, 8)}, "not both"),
+            ({"patch_size": 0}, "patch_size must be an integer from 1 to 1024, got 0"),
+            ({"patch_size": 14.0}, "patch_size must be an integer"),
+            ({"output_hw": (0, 8)}, "output_size must be"),
+            ({"patch_size": 16, "grid_hw": (4,)}, "grid_hw must be a list of 2 values"),
+            ({"patch_size": 16, "grid_hw": (0, 4)}, r"grid_hw\[0\] must be an integer from 1 to 256"),
+        ],
+    )
+    def test_impossible_sizes(self, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", **settings)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_path_that_cannot_be_written(self, tmp_path: Path, instant: list[DepthHead]) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match="it is a folder"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path, patch_size=4)
+        with pytest.raises(ConfigError, match="cannot create the folder"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "file" / "head.onnx", patch_size=4)
+        assert instant == []  # known before seconds were spent
+
+    @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+    def test_a_missing_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ExportError, match=rf"{package}.*; pip install 'spaceclip-plugin\[export\]'"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_old_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.6.0+cpu"))
+        with pytest.raises(ExportError, match=r"needs torch 2\.11 or newer, this is 2\.6\.0\+cpu"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
+
+    def test_a_fused_head(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="export the head it was made from"):
+            export_onnx(small_head(**SMALL["space-clip"]).fuse(), tmp_path / "head.onnx", patch_size=4)
+
+    def test_more_weights_than_a_file_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export, "_MOST_BYTES", 1000)
+        with pytest.raises(ExportError, match="2 GiB"):
+            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)

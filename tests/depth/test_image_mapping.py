@@ -1,0 +1,443 @@
+"""Pixels, intrinsics and depth between a camera and its tower, checked against the preprocessors themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import open_clip.transform
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from spaceclip_plugin.depth.camera import Intrinsics, back_project
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds.render.raycaster import render
+from spaceclip_worlds.render.tabletop import random_tabletop
+
+SIDE = 28
+STATISTICS = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+SIZES = [(48, 64), (64, 48), (51, 77), (48, 65), (80, 51), (60, 60), (37, 120)]
+EDGE_PX = 3  # resampling looks beyond the image near its borders
+
+
+def ramp(hw: tuple[int, int]) -> tuple[Image.Image, int]:
+    """Red rises to the right and green downwards, by so many levels a pixel; blue is full."""
+    height, width = hw
+    step = 255 // (max(hw) - 1)
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    pixels[..., 0] = np.arange(width) * step
+    pixels[..., 1] = (np.arange(height) * step)[:, None]
+    return Image.fromarray(pixels), step
+
+
+def centres(hw: tuple[int, int]) -> Tensor:
+    """(H, W, 2) u and v of every pixel's centre."""
+    v, u = torch.meshgrid(torch.arange(hw[0]) + 0.5, torch.arange(hw[1]) + 0.5, indexing="ij")
+    return torch.stack([u, v], dim=-1).double()
+
+
+def check_ramp(mapping: ImageMapping, tower_image: Tensor, step: int) -> None:
+    """The tower's image (3, h, w) of a ramp shows, at every pixel, the camera pixel that the mapping says."""
+    assert tuple(tower_image.shape[1:]) == mapping.tower_hw
+    shown = mapping.valid_tower_pixels()
+    blue = tower_image[2]  # none in the padding; a pixel that is half padding may count as either
+    assert ((blue > 0.5) == shown)[(blue - 0.5).abs() > 0.02].all()
+    inside = -F.max_pool2d(-F.pad(shown[None].float(), [EDGE_PX] * 4, mode="replicate"), 2 * EDGE_PX + 1, 1)[0] > 0
+    read = tower_image[:2].permute(1, 2, 0).double() * (255 / step) + 0.5
+    said = mapping.camera_pixels(centres(mapping.tower_hw))
+    seen = (said - torch.tensor([mapping.camera_hw[1], mapping.camera_hw[0]])).abs()
+    border_px = EDGE_PX / min(mapping.scale_x, mapping.scale_y)
+    inside &= (torch.minimum(said, seen) > border_px).all(dim=-1)
+    error_px = (read - said)[inside]
+    assert len(error_px) > 30
+    assert error_px.mean(dim=0).abs().max() < 0.12
+    assert error_px.abs().max() < 0.7  # eight bits: half a level is 0.25 pixels here, at most
+
+
+class TestPreprocessors:
+    """The mapping of every preprocessor that is installed, from what comes out of it."""
+
+    @pytest.mark.parametrize("hw", SIZES)
+    def test_clip_resizes_the_shorter_side_and_crops(self, hw: tuple[int, int]) -> None:
+        size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+        image, step = ramp(hw)
+        pixels = transformers.CLIPImageProcessor(**size, **STATISTICS)(image, return_tensors="pt")["pixel_values"]
+        check_ramp(ImageMapping.centre_cropped(hw, (SIDE, SIDE)), pixels[0], step)
+
+    def test_clip_with_a_shorter_side_longer_than_the_crop(self) -> None:
+        size = {"size": {"shortest_edge": 33}, "crop_size": {"height": SIDE, "width": SIDE}}
+        image, step = ramp((51, 77))
+        pixels = transformers.CLIPImageProcessor(**size, **STATISTICS)(image, return_tensors="pt")["pixel_values"]
+        check_ramp(ImageMapping.centre_cropped((51, 77), (SIDE, SIDE), resize_short=33), pixels[0], step)
+
+    @pytest.mark.parametrize("hw", SIZES)
+    def test_open_clip_rounds_half_a_margin_to_even(self, hw: tuple[int, int]) -> None:
+        image, step = ramp(hw)
+        transform = open_clip.transform.image_transform(SIDE, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+        mapping = ImageMapping.centre_cropped(hw, (SIDE, SIDE), rounding="half-even")
+        check_ramp(mapping, transform(image), step)
+
+    def test_the_two_roundings_differ_where_the_margin_is_odd(self) -> None:
+        mappings = [ImageMapping.centre_cropped((28, 39), (28, 28), rounding=way) for way in ("down", "half-even")]
+        assert [mapping.offset_x for mapping in mappings] == [-5.0, -6.0]
+
+    @pytest.mark.parametrize("hw", SIZES)
+    def test_siglip_squashes(self, hw: tuple[int, int]) -> None:
+        image, step = ramp(hw)
+        processor = transformers.SiglipImageProcessor(size={"height": SIDE, "width": 42}, **STATISTICS)
+        pixels = processor(image, return_tensors="pt")["pixel_values"]
+        check_ramp(ImageMapping.squashed(hw, (SIDE, 42)), pixels[0], step)
+
+    @pytest.mark.parametrize("hw", SIZES)
+    def test_llava_next_pads_and_tiles(self, hw: tuple[int, int]) -> None:
+        grid_hw = (2 * SIDE, 3 * SIDE)
+        processor = transformers.LlavaNextImageProcessor(
+            size={"shortest_edge": SIDE},
+            crop_size={"height": SIDE, "width": SIDE},
+            image_grid_pinpoints=[list(grid_hw)],
+            **STATISTICS,
+        )
+        whole = ImageMapping.padded(hw, grid_hw, rounding="up")
+        top, left, bottom, right = whole.shown
+        if transformers.__version__ < "5" and (bottom - top - grid_hw[0]) % 2 + (right - left - grid_hw[1]) % 2:
+            pytest.skip("transformers before 5 may lose the odd pixel of padding, and with it the last tile's width")
+        image, step = ramp(hw)
+        thumbnail, *tiles = processor(image, return_tensors="pt")["pixel_values"][0]
+        check_ramp(ImageMapping.squashed(hw, (SIDE, SIDE)), thumbnail, step)
+        check_tiles(whole, tiles, step)
+
+    @pytest.mark.parametrize("hw", SIZES)
+    def test_llava_pads_to_a_square_first(self, hw: tuple[int, int]) -> None:
+        kind = getattr(transformers, "LlavaImageProcessor", None)
+        if kind is None:
+            pytest.skip("this transformers has no LlavaImageProcessor")
+        size = {"size": {"height": SIDE, "width": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+        image, step = ramp(hw)
+        square = (max(hw), max(hw))
+        mapping = ImageMapping.padded(hw, square).compose(ImageMapping.squashed(square, (SIDE, SIDE)))
+        check_ramp(
+            mapping, kind(do_pad=True, **size, **STATISTICS)(image, return_tensors="pt")["pixel_values"][0], step
+        )
+
+    @pytest.mark.parametrize("name", ["Idefics3ImageProcessor", "SmolVLMImageProcessor"])
+    def test_idefics_stretches_and_tiles(self, name: str) -> None:
+        kind = getattr(transformers, name, None)
+        if kind is None:
+            pytest.skip(f"this transformers has no {name}")
+        processor = kind(size={"longest_edge": 4 * SIDE}, max_image_size={"longest_edge": SIDE}, **STATISTICS)
+        image, step = ramp((51, 77))
+        *tiles, thumbnail = processor([image], return_tensors="pt")["pixel_values"][0]
+        check_tiles(ImageMapping.squashed((51, 77), (3 * SIDE, 4 * SIDE)), tiles, step)
+        check_ramp(ImageMapping.squashed((51, 77), (SIDE, SIDE)), thumbnail, step)
+
+    def test_internvl_stretches_and_tiles(self) -> None:
+        kind = getattr(transformers, "GotOcr2ImageProcessor", None)
+        if kind is None:
+            pytest.skip("this transformers has no GotOcr2ImageProcessor")
+        processor = kind(size={"height": SIDE, "width": SIDE}, crop_to_patches=True, max_patches=6, **STATISTICS)
+        image, step = ramp((51, 77))
+        *tiles, thumbnail = processor(image, return_tensors="pt")["pixel_values"]
+        check_tiles(ImageMapping.squashed((51, 77), (2 * SIDE, 3 * SIDE)), tiles, step)
+        check_ramp(ImageMapping.squashed((51, 77), (SIDE, SIDE)), thumbnail, step)
+
+
+def check_tiles(whole: ImageMapping, tiles: Sequence[Tensor], step: int) -> None:
+    """Put together, the tiles show what the whole mapping says; each shows where its own says it lies."""
+    mappings = whole.tiles((SIDE, SIDE))
+    assert len(mappings) == len(tiles)
+    columns = whole.tower_hw[1] // SIDE
+    rows = [torch.cat(list(tiles[i : i + columns]), dim=2) for i in range(0, len(tiles), columns)]
+    check_ramp(whole, torch.cat(rows, dim=1), step)
+    for index, (mapping, tile) in enumerate(zip(mappings, tiles, strict=True)):
+        assert torch.equal(tile[2] > 0.5, mapping.valid_tower_pixels())  # no pixel is half padding
+        corner = torch.tensor([index % columns * SIDE, index // columns * SIDE])
+        inside = mapping.camera_pixels(centres((SIDE, SIDE)))
+        torch.testing.assert_close(inside, whole.camera_pixels(centres((SIDE, SIDE)) + corner))
+
+
+class TestLeRobotSizes:
+    """Where LeRobot 0.6.1 puts the image, as its functions did it; `tests/lerobot` runs them."""
+
+    @pytest.mark.parametrize(
+        ("camera_hw", "tower_hw", "shown"),
+        [
+            ((480, 640), (224, 224), (28, 0, 196, 224)),
+            ((360, 540), (224, 224), (37, 0, 186, 224)),
+            ((540, 360), (224, 224), (0, 37, 224, 186)),
+            ((720, 1280), (512, 512), (112, 0, 400, 512)),
+            ((100, 200), (224, 224), (56, 0, 168, 224)),
+            ((480, 848), (224, 224), (49, 0, 175, 224)),  # 126.8 rows
+            ((224, 224), (224, 224), (0, 0, 224, 224)),
+        ],
+    )
+    def test_centred(
+        self, camera_hw: tuple[int, int], tower_hw: tuple[int, int], shown: tuple[int, int, int, int]
+    ) -> None:
+        mapping = ImageMapping.padded(camera_hw, tower_hw)
+        assert mapping.shown == shown
+        assert (mapping.offset_y, mapping.offset_x) == shown[:2]
+        rows, columns = shown[2] - shown[0], shown[3] - shown[1]
+        assert (mapping.scale_y, mapping.scale_x) == (rows / camera_hw[0], columns / camera_hw[1])
+
+    def test_left_and_top(self) -> None:
+        assert ImageMapping.padded((480, 640), (512, 512), anchor="bottom-right").shown == (128, 0, 512, 512)
+        assert ImageMapping.padded((640, 480), (512, 512), anchor="bottom-right").shown == (0, 128, 512, 512)
+
+    def test_right_and_bottom(self) -> None:
+        mapping = ImageMapping.padded((480, 640), (512, 512), anchor="top-left")
+        assert (mapping.shown, mapping.offset_x, mapping.offset_y) == ((0, 0, 384, 512), 0, 0)
+
+
+sides = st.integers(2, 300)
+sizes = st.tuples(sides, sides)
+
+
+@st.composite
+def mappings(draw: st.DrawFn) -> ImageMapping:
+    camera_hw, tower_hw = draw(sizes), draw(sizes)
+    kind = draw(st.sampled_from(["squashed", "cropped", "centre", "bottom-right", "top-left", "twice"]))
+    if kind == "squashed":
+        return ImageMapping.squashed(camera_hw, tower_hw)
+    if kind == "cropped":
+        side = draw(sides)
+        return ImageMapping.centre_cropped(camera_hw, (side, side))
+    if min(camera_hw) * 100 < max(camera_hw) or min(tower_hw) * 100 < max(tower_hw):
+        return ImageMapping.squashed(camera_hw, tower_hw)
+    if kind == "twice":
+        between = ImageMapping.padded(camera_hw, tower_hw, rounding="up")
+        return between.compose(ImageMapping.centre_cropped(tower_hw, (20, 20)))
+    return ImageMapping.padded(camera_hw, tower_hw, rounding="up", anchor=kind)  # type: ignore[arg-type]
+
+
+class TestProperties:
+    @given(mapping=mappings(), u=st.floats(-500, 500), v=st.floats(-500, 500))
+    @settings(max_examples=100, deadline=None)
+    def test_there_and_back_is_the_same_pixel(self, mapping: ImageMapping, u: float, v: float) -> None:
+        uv = torch.tensor([u, v], dtype=torch.float64)
+        torch.testing.assert_close(mapping.camera_pixels(mapping.tower_pixels(uv)), uv, atol=1e-6, rtol=1e-9)
+        torch.testing.assert_close(mapping.tower_pixels(mapping.camera_pixels(uv)), uv, atol=1e-6, rtol=1e-9)
+
+    @given(mapping=mappings(), x=st.floats(-2, 2), y=st.floats(-2, 2), z=st.floats(0.1, 9))
+    @settings(max_examples=100, deadline=None)
+    def test_a_point_projects_to_the_mapped_pixel(self, mapping: ImageMapping, x: float, y: float, z: float) -> None:
+        camera = Intrinsics(210.0, 190.0, 31.0, 47.0, mapping.camera_hw)
+        seen, shown = (project(k, x, y, z) for k in (camera, mapping.to_tower(camera)))
+        torch.testing.assert_close(mapping.tower_pixels(seen), shown, atol=1e-6, rtol=1e-9)
+        again = mapping.to_camera(mapping.to_tower(camera))
+        assert again.image_hw == camera.image_hw
+        torch.testing.assert_close(again.matrix(), camera.matrix(), atol=1e-6, rtol=1e-9)
+
+    @given(mapping=mappings())
+    @settings(max_examples=100, deadline=None)
+    def test_what_is_shown_lies_in_the_camera_image(self, mapping: ImageMapping) -> None:
+        uv = mapping.camera_pixels(centres(mapping.tower_hw))
+        inside = ((uv > -1e-6) & (uv < torch.tensor([mapping.camera_hw[1], mapping.camera_hw[0]]) + 1e-6)).all(dim=-1)
+        assert torch.equal(inside, mapping.valid_tower_pixels())
+
+
+def project(camera: Intrinsics, x: float, y: float, z: float) -> Tensor:
+    uvw = camera.matrix() @ torch.tensor([x, y, z], dtype=torch.float64)
+    return uvw[:2] / uvw[2]
+
+
+class TestIntrinsics:
+    CAMERA = Intrinsics(500.0, 510.0, 320.0, 250.0, (480, 640))
+    PADDED = ImageMapping.padded((480, 640), (224, 224))
+
+    def test_by_hand(self) -> None:
+        # 480x640 becomes 168x224 (a factor of 0.35) with 28 rows above.
+        assert self.PADDED.to_tower(self.CAMERA) == Intrinsics(175.0, 178.5, 112.0, 115.5, (224, 224))
+
+    def test_any_resolution_of_the_camera_will_do(self) -> None:
+        half = self.CAMERA.resized((240, 320))
+        torch.testing.assert_close(self.PADDED.to_tower(half).matrix(), self.PADDED.to_tower(self.CAMERA).matrix())
+
+    def test_a_resolution_rounded_to_whole_pixels_will_do(self) -> None:
+        third = self.CAMERA.resized((100, 133))
+        torch.testing.assert_close(self.PADDED.to_tower(third).matrix(), self.PADDED.to_tower(self.CAMERA).matrix())
+
+    @pytest.mark.parametrize("hw", [(224, 224), (640, 480), (480, 720), (240, 318)])
+    def test_of_another_image(self, hw: tuple[int, int]) -> None:
+        other = dataclasses.replace(self.CAMERA, image_hw=hw)
+        with pytest.raises(ConfigError, match=rf"{hw[0]}x{hw[1]}.* camera's image 480x640"):
+            self.PADDED.to_tower(other)
+
+    def test_of_another_tower_image(self) -> None:
+        with pytest.raises(ConfigError, match=r"480x640.* tower's image 224x224"):
+            self.PADDED.to_camera(self.CAMERA)
+
+
+def depth_map(depth_m: Tensor, *, image_hw: tuple[int, int] | None = None, **fields: object) -> DepthMap:
+    height, width = depth_m.shape[1:]
+    made = DepthMap(depth_m, depth_m > 0, "front", 3, image_hw or (height, width), True)
+    return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
+
+
+class TestDepth:
+    def test_unchanged_where_the_tower_sees_the_camera_image(self) -> None:
+        depth = depth_map(torch.rand(2, 6, 9) + 0.5, uncertainty_m=torch.rand(2, 6, 9))
+        back = ImageMapping.squashed((6, 9), (6, 9)).to_camera_depth(depth)
+        for name in ("depth_m", "valid", "uncertainty_m"):
+            assert torch.equal(getattr(back, name), getattr(depth, name)), name
+        assert (back.image_hw, back.view, back.frame) == ((6, 9), "front", 3)
+
+    def test_crop_leaves_the_margins_unknown(self) -> None:
+        # 4x10 is shown as its columns 3 to 6.
+        mapping = ImageMapping.centre_cropped((4, 10), (4, 4))
+        back = mapping.to_camera_depth(depth_map(torch.arange(1.0, 17).reshape(1, 4, 4)))
+        assert back.image_hw == (4, 10)
+        assert back.valid[0].all(dim=0).tolist() == [False] * 3 + [True] * 4 + [False] * 3
+        assert torch.equal(back.depth_m[0, :, 3:7], torch.arange(1.0, 17).reshape(4, 4))
+        assert (back.depth_m[~back.valid] == 0).all()
+
+    @pytest.mark.parametrize(("anchor", "top"), [("centre", 3), ("bottom-right", 6), ("top-left", 0)])
+    def test_padding_is_unknown_and_left_behind(self, anchor: str, top: int) -> None:
+        mapping = ImageMapping.padded((4, 10), (10, 10), anchor=anchor)  # type: ignore[arg-type]
+        rows = [top <= row < top + 4 for row in range(10)]
+        assert mapping.valid_tower_pixels().all(dim=1).tolist() == rows
+        assert mapping.valid_tower_pixels().any(dim=1).tolist() == rows
+        depth = torch.full((1, 10, 10), 9.0)
+        depth[:, top : top + 4] = torch.tensor([1.0, 1.01, 1.02, 1.03])[:, None]
+        back = mapping.to_camera_depth(depth_map(depth))
+        assert back.valid.all()
+        assert back.depth_m[0, :, 0].tolist() == pytest.approx([1.0, 1.01, 1.02, 1.03])
+
+    def test_padding_does_not_bleed_into_the_borders(self) -> None:
+        depth = torch.full((1, 20, 20), 1.03)
+        mapping = ImageMapping.padded((8, 40), (20, 20))
+        depth[:, 8:12] = 1.0
+        assert torch.equal(mapping.to_camera_depth(depth_map(depth)).depth_m, torch.ones(1, 8, 40))
+
+    def test_a_mask_of_another_size(self) -> None:
+        mapping = ImageMapping.padded((4, 10), (10, 10))
+        assert mapping.valid_tower_pixels((5, 5)).any(dim=1).tolist() == [False, True, True, False, False]
+
+    def test_depth_at_another_resolution_than_the_tower(self) -> None:
+        """A head's map of 7x7 over a tower image of 28x28, and a result of a chosen size."""
+        mapping = ImageMapping.squashed((56, 112), (28, 28))
+        coarse = 2.0 ** torch.arange(49.0).reshape(1, 7, 7)
+        back = mapping.to_camera_depth(depth_map(coarse, image_hw=(28, 28)), size=(7, 14))
+        assert torch.equal(back.depth_m, coarse.repeat_interleave(2, dim=2))
+        assert (back.image_hw, tuple(back.depth_m.shape)) == ((56, 112), (1, 7, 14))
+
+    def test_surfaces_are_interpolated_and_edges_are_not(self) -> None:
+        depth = torch.tensor([1.0, 1.04, 5.0, 5.2]).expand(1, 4, 4).clone()
+        sd = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(1, 4, 4).clone()
+        back = ImageMapping.squashed((4, 8), (4, 4)).to_camera_depth(depth_map(depth, uncertainty_m=sd))
+        assert back.depth_m[0, 1].tolist() == pytest.approx([1.0, 1.01, 1.03, 1.04, 5.0, 5.05, 5.15, 5.2])
+        assert back.uncertainty_m is not None
+        assert back.uncertainty_m[0, 1].tolist() == pytest.approx([0.1, 0.125, 0.175, 0.2, 0.3, 0.325, 0.375, 0.4])
+
+    def test_unknown_neighbours_are_not_mixed_in(self) -> None:
+        depth = torch.tensor([1.0, 1.0, 0.99, 1.0]).expand(1, 4, 4).clone()
+        known = depth > 0.995
+        back = ImageMapping.squashed((4, 8), (4, 4)).to_camera_depth(depth_map(depth, valid=known))
+        assert back.valid[0, 0].tolist() == [True] * 4 + [False] * 2 + [True] * 2
+        assert (back.depth_m[back.valid] == 1.0).all()
+
+    def test_points_are_those_of_the_camera(self) -> None:
+        """A slanted plane survives a padded tower as a plane, where the camera sees it."""
+        camera = Intrinsics(60.0, 62.0, 33.0, 20.0, (48, 64))
+        mapping = ImageMapping.padded((48, 64), (56, 56), anchor="bottom-right")
+        rays = back_project(torch.ones(1, 56, 56), mapping.to_tower(camera))
+        normal = torch.tensor([0.1, -0.3, 1.0])
+        back = mapping.to_camera_depth(depth_map(2.0 / (rays @ normal)))
+        offsets = (back.points(camera) @ normal)[back.valid]
+        assert back.valid.all()
+        assert (offsets - 2.0).abs().max() < 0.02
+        assert (offsets - 2.0).abs().median() < 1e-3
+
+    def test_better_than_nearest_and_than_bilinear(self) -> None:
+        """Rendered scenes, whose depth is exact: error of each way, and points that hang in the air."""
+        mapping = ImageMapping.squashed((240, 320), (112, 112))
+        mean, flying = {}, {}
+        for seed in range(3):
+            scene = random_tabletop(np.random.default_rng(seed))
+            truth = torch.from_numpy(render(scene, (240, 320), shadows=False).depth_m)[None]
+            tower = F.interpolate(truth[:, None], size=(112, 112), mode="nearest-exact")[:, 0]
+            ways = {
+                "ours": mapping.to_camera_depth(depth_map(tower)).depth_m,
+                "nearest": F.interpolate(tower[:, None], size=(240, 320), mode="nearest-exact")[:, 0],
+                "bilinear": F.interpolate(tower[:, None], size=(240, 320), mode="bilinear")[:, 0],
+            }
+            around = F.unfold(truth[:, None], 7, padding=3).reshape(49, 240, 320)
+            for name, depth in ways.items():
+                mean[name] = mean.get(name, 0.0) + ((depth - truth).abs() / truth).mean().item() / 3
+                far = ((around - depth).abs().amin(dim=0) / truth[0] > 0.05).float().mean().item()
+                flying[name] = flying.get(name, 0.0) + far / 3
+        assert mean["ours"] < 0.9 * min(mean["nearest"], mean["bilinear"])
+        assert flying["ours"] < 1e-4 < 0.005 < flying["bilinear"]
+
+    def test_of_another_view(self) -> None:
+        mapping = ImageMapping.padded((48, 64), (56, 56))
+        with pytest.raises(ConfigError, match=r"tower image 56x56 .*is of 28x28"):
+            mapping.to_camera_depth(depth_map(torch.ones(1, 56, 56), image_hw=(28, 28)))
+        several = depth_map(torch.ones(1, 56, 56), image_sizes=((40, 56),))
+        with pytest.raises(ConfigError, match=r"several sizes.*depth\[i\]"):
+            mapping.to_camera_depth(several)
+        with pytest.raises(ConfigError, match="size is"):
+            mapping.to_camera_depth(depth_map(torch.ones(1, 56, 56)), size=(0, 5))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("hw", [(0, 5), (5, -1), (5,), (5.0, 5.0), [5, 5]])
+    def test_sizes(self, hw: tuple[int, int]) -> None:
+        for make in (ImageMapping.squashed, ImageMapping.centre_cropped, ImageMapping.padded):
+            with pytest.raises(ConfigError, match="camera_hw is"):
+                make(hw, (5, 5))
+            with pytest.raises(ConfigError, match="tower_hw is"):
+                make((5, 5), hw)
+
+    def test_a_crop_larger_than_the_image(self) -> None:
+        with pytest.raises(ConfigError, match=r"resized to 20x26 .*crop 28x28 .*resize_short"):
+            ImageMapping.centre_cropped((48, 64), (28, 28), resize_short=20)
+
+    def test_unknown_ways(self) -> None:
+        with pytest.raises(ConfigError, match="anchor must be one of centre, bottom-right, top-left"):
+            ImageMapping.padded((4, 6), (8, 8), anchor="center")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="rounding"):
+            ImageMapping.padded((4, 6), (8, 8), rounding="half-even")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="rounding"):
+            ImageMapping.centre_cropped((4, 6), (4, 4), rounding="up")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="resize_short"):
+            ImageMapping.centre_cropped((4, 6), (4, 4), resize_short=0)
+
+    def test_an_image_too_narrow_to_be_padded(self) -> None:
+        with pytest.raises(ConfigError, match="no pixel left"):
+            ImageMapping.padded((1, 900), (224, 224))
+
+    def test_tiles_that_do_not_fill(self) -> None:
+        with pytest.raises(ConfigError, match="whole tiles 28x30"):
+            ImageMapping.squashed((9, 9), (56, 56)).tiles((28, 30))
+
+    def test_mappings_that_do_not_follow(self) -> None:
+        with pytest.raises(ConfigError, match=r"to 8x8 .*from 9x9"):
+            ImageMapping.squashed((4, 4), (8, 8)).compose(ImageMapping.squashed((9, 9), (8, 8)))
+
+    @pytest.mark.parametrize("uv", [torch.ones(3), torch.ones(4, 2, dtype=torch.int64), [0.5, 0.5], torch.tensor(1.0)])
+    def test_pixels(self, uv: Tensor) -> None:
+        with pytest.raises(ConfigError, match="pixels are"):
+            ImageMapping.squashed((4, 4), (8, 8)).tower_pixels(uv)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"scale_x": 0.0}, {"scale_y": -1.0}, {"offset_x": math.nan}, {"offset_y": math.inf}],
+    )
+    def test_numbers(self, changed: dict[str, float]) -> None:
+        with pytest.raises(ConfigError, match="positive scales"):
+            dataclasses.replace(ImageMapping.squashed((4, 4), (8, 8)), **changed)
+
+    @pytest.mark.parametrize("shown", [(-1, 0, 8, 8), (0, 0, 9, 8), (5, 0, 4, 8), (0, 0, 8, math.nan)])
+    def test_shown(self, shown: tuple[float, float, float, float]) -> None:
+        with pytest.raises(ConfigError, match="shown is"):
+            dataclasses.replace(ImageMapping.squashed((4, 4), (8, 8)), shown=shown)

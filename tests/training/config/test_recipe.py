@@ -1,0 +1,116 @@
+"""The recommended and the published recipe, their schedule, and bounds on every field."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from spaceclip_plugin.data.augment.augmentation import AUGMENTATIONS
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
+
+
+def test_the_published_settings() -> None:
+    assert dataclasses.asdict(Recipe.published()) == {
+        "epochs": 20,
+        "batch_size": 32,
+        "accumulation": 1,
+        "learning_rate": 1e-4,
+        "final_learning_rate": 1e-6,
+        "warmup": 0.05,
+        "weight_decay": 0.01,
+        "gradient_norm": 1.0,
+        "ema_decay": 0.996,
+        "augmentation": "published-nyu",
+        "views": 2,
+        "cache": "fp16",
+        "target_side": None,
+        "loss": "published",
+        "precision": "fp32",
+        "seed": 0,
+    }
+
+
+def test_recipes_by_name() -> None:
+    assert RECIPES["recommended"]() == Recipe()
+    assert RECIPES["published"]() == Recipe.published()
+    assert RECIPES["published-kitti"]() == Recipe.published_kitti()
+    assert list(RECIPES) == ["recommended", "published", "published-kitti"]
+    assert (Recipe().loss, Recipe().augmentation, Recipe().cache) == ("relative", "recommended", "fp16")
+
+
+def test_kitti_differs_from_nyu_in_batch_and_crop_alone() -> None:
+    kitti = dataclasses.replace(Recipe.published(), batch_size=64, augmentation="published-kitti")
+    assert Recipe.published_kitti() == kitti
+    assert Recipe.published_kitti(batch_size=8, views=1) == dataclasses.replace(kitti, batch_size=8, views=1)
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_names_an_augmentation_that_there_is(make: Callable[..., Recipe]) -> None:
+    assert make().augmentation in AUGMENTATIONS
+
+
+def test_a_step_has_no_more_micro_batches_than_images() -> None:
+    assert Recipe(batch_size=3, accumulation=3).accumulation == 3
+    with pytest.raises(ConfigError, match=r"accumulation must be at most batch_size.* 4 micro-batches of 3 images"):
+        Recipe(batch_size=3, accumulation=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("cache", "fp61", r"cache must be one of fp16, int8, none, got 'fp61' \(did you mean 'fp16'\?\)"),
+        ("augmentation", "recomended", r"did you mean 'recommended'"),
+        ("loss", ["relative"], r"loss must be one of .* got \['relative'\]"),
+        ("precision", {}, r"precision must be one of fp32, bf16, got {}"),
+    ],
+)
+def test_names_that_are_none(field: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**{field: value})
+
+
+def test_any_setting_of_the_published_recipe_may_be_another() -> None:
+    changed = Recipe.published(epochs=3, views=1, loss="relative")
+    assert changed == dataclasses.replace(Recipe.published(), epochs=3, views=1, loss="relative")
+    with pytest.raises(ConfigError, match=r"unknown key 'epoch' \(did you mean 'epochs'\?\)"):
+        Recipe.published(epoch=3)
+
+
+def test_the_published_schedule() -> None:
+    recipe = Recipe.published()
+    rates = [recipe.learning_rate_at(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1e-4 / 50)
+    assert rates[49] == pytest.approx(1e-4)
+    assert max(rates) == pytest.approx(1e-4)
+    assert rates[525] == pytest.approx((1e-4 + 1e-6) / 2, rel=1e-3)
+    assert rates[-1] == pytest.approx(1e-6, rel=0.01)
+    assert all(a <= b for a, b in pairwise(rates[:50]))
+    assert all(a >= b for a, b in pairwise(rates[50:]))
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe.published()])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_short_runs_have_a_schedule(recipe: Recipe, steps: int) -> None:
+    assert all(0 < recipe.learning_rate_at(step, steps) <= recipe.learning_rate for step in range(steps))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "x", None])
+def test_impossible_values_are_refused_by_name(field: str, value: object) -> None:
+    if (field, value) == ("target_side", None):
+        return
+    with pytest.raises(ConfigError, match=field.replace("_", ".")):
+        Recipe(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("views", 0), ("views", 2.0), ("target_side", 0), ("views", True), ("accumulation", 0), ("accumulation", 1.0)],
+)
+def test_counts_are_whole_and_positive(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        Recipe(**{field: value})

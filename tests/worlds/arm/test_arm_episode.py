@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds.arm.episode import ALIGNED, CONSTANT, TABLE, TRUE, attempt, score, source_of
+from spaceclip_worlds.arm.known_table import aligned_to_table
+from spaceclip_worlds.arm.observation import Observation
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+drawn = pytest.mark.usefixtures("drawing")
+
+
+@drawn
+def test_true_depth_lifts_the_block() -> None:
+    result = score(range(10), TRUE)
+    assert (result.depth, result.looks, result.seeds) == (TRUE, 2, 10)
+    assert result.reached >= 9
+    assert result.lifted >= 9
+    assert result.collisions + result.missed + result.reached == 10
+    assert result.median_error_m < 0.005
+    assert result.wall_seconds > 0.0
+
+
+@drawn
+@pytest.mark.parametrize("factor", [0.85, 1.1])
+def test_alignment_to_the_table_makes_up_for_a_wrong_scale(factor: float) -> None:
+    def wrong(seen: Observation, view: str) -> DepthMap:
+        return seen.depth_map(seen.depth_m * np.float32(factor))
+
+    def mended(seen: Observation, view: str) -> DepthMap:
+        return aligned_to_table(wrong(seen, view), seen)
+
+    for seed in range(2):
+        true, aligned, raw = (attempt(seed, see) for see in (source_of(TRUE), mended, wrong))
+        assert aligned.lifted
+        assert aligned.error_m == pytest.approx(true.error_m, abs=1e-4)
+        assert raw.error_m > 0.02
+        assert not (raw.reached and factor < 1.0)
+
+
+@drawn
+def test_no_depth_does_not_do() -> None:
+    for depth in (TABLE, CONSTANT):
+        result = score(range(3), depth)
+        assert result.lifted <= 1
+        assert result.collisions + result.missed >= 2
+        assert result.median_error_m > 0.05
+
+
+@drawn
+def test_a_second_look_is_better() -> None:
+    one, two = (score(range(2), TRUE, looks=looks) for looks in (1, 2))
+    assert two.median_error_m < one.median_error_m
+    assert one.looks == 1
+
+
+@drawn
+def test_a_block_that_is_not_seen_is_missed() -> None:
+    def nothing(seen: Observation, view: str) -> DepthMap:
+        depth = seen.depth_map()
+        depth.valid[:] = False
+        return depth
+
+    missed = attempt(0, nothing)
+    assert (missed.found, missed.reached, missed.lifted, missed.collided) == (False, False, False, False)
+    assert missed.error_m == math.inf
+
+
+@drawn
+def test_predicted_depth_reaches_what_none_does_not() -> None:
+    seeds = range(100, 106)
+    predicted, none = score(seeds, ALIGNED), score(seeds, TABLE)
+    assert predicted.reached >= 1
+    assert none.reached <= 1
+    assert predicted.median_error_m < 0.06 < none.median_error_m
+
+
+def test_wrong_words_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"depth.*did you mean 'true'"):
+        source_of("tru")
+    with pytest.raises(ConfigError, match="give the policy"):
+        source_of(ALIGNED)
+    with pytest.raises(ConfigError, match="looks"):
+        attempt(0, source_of(TRUE), looks=3)
+    with pytest.raises(ConfigError, match="at least one seed"):
+        score([], TRUE)
+
+
+@drawn
+def test_the_example_reaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = EXAMPLES / "reach_in_mujoco.py"
+    assert len(path.read_text().splitlines()) < 60
+    monkeypatch.setattr(sys, "argv", [str(path), "2"])
+    runpy.run_path(str(path), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["ground", "truth", "2", "2"]
+    assert lines[-1].endswith("identical=True")
+
+
+@drawn
+@pytest.mark.slow
+def test_the_head_can_be_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES / "embedded" / "train_arm_head.py"
+    assert len(path.read_text().splitlines()) < 60
+    runpy.run_path(str(path))["main"](["--out", str(tmp_path), "--tables", "2", "--epochs", "1"])
+    assert (tmp_path / "head" / "config.json").is_file()
+    assert "two cameras: AbsRel" in capsys.readouterr().out
