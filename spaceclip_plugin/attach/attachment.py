@@ -87,7 +87,7 @@ def attach_depth_head(
     bounds = UnreadBounds(max_unread, max_unread_bytes)
     if views is not None:
         views = checked_views(views)
-    chosen = registry.choose_tower(host, tower=tower, adapter=adapter)
+    chosen = registry.find_tower(host, tower=tower, adapter=adapter)
     head = fitted_head(head, chosen)
     match = check_tower(chosen, head.config, other_tower)
     if views is None:

@@ -124,7 +124,7 @@ def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.towers import registry
 
-    tower = registry.choose_tower(host, tower=config.tower, adapter=config.adapter)
+    tower = registry.find_tower(host, tower=config.tower, adapter=config.adapter)
     choice = config.head
     with torch.random.fork_rng():
         torch.manual_seed(config.recipe.seed)

@@ -134,7 +134,7 @@ class DepthHead(nn.Module):
         if isinstance(host_or_tower, TowerSpec):
             spec = host_or_tower
         else:
-            tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.choose_tower(host_or_tower)
+            tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.find_tower(host_or_tower)
             spec = tower.spec
         return cls(DepthHeadConfig.for_tower(spec, architecture=architecture, **overrides))
 

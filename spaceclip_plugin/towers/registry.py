@@ -96,7 +96,7 @@ def _as_the_user_says(host: nn.Module, towers: list[Tower]) -> list[Tower]:
     ]
 
 
-def choose_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:
+def find_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:
     """The one tower of `host`, or the one at module path `tower`.
 
     Raises:

@@ -109,7 +109,7 @@ class DepthTrainer:
         self._recipe = recipe
         self._protocol = protocol
         self._chosen: dict[str, Any] = {"tower": tower, "adapter": adapter, "other_tower": IGNORE}  # it learns this one
-        self._tower = registry.choose_tower(host, tower=tower, adapter=adapter)
+        self._tower = registry.find_tower(host, tower=tower, adapter=adapter)
         if head is None:
             with torch.random.fork_rng():
                 torch.manual_seed(recipe.seed)

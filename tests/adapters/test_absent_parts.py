@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spaceclip_adapters.absent_parts import drop_absent
 from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
+from spaceclip_adapters.hosts.absent_parts import drop_absent
 from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import CLS, MEAN
 
 SIZES = {
@@ -73,7 +73,7 @@ def saved(folder: Path, model: nn.Module, *, without: tuple[str, ...], more: dic
 
 def states_of(model: nn.Module) -> list[Tensor]:
     """Hidden states of one image, of the tower alone."""
-    tower = choose_tower(model)
+    tower = find_tower(model)
     seen: list[Tensor] = []
     hooks = [
         block.register_forward_hook(
@@ -114,7 +114,7 @@ def test_siglip_without_its_head_has_the_mean_patch_for_context(as_file: bool, t
     model = siglip()
     folder = saved(tmp_path, model, without=("head.",))
     host = load_hf(str(folder), folder / "model.safetensors" if as_file else None)
-    assert choose_tower(host).spec.context == MEAN
+    assert find_tower(host).spec.context == MEAN
     assert_same_tower(host, model)
     head = DepthHead.for_tower(host, architecture="space-clip")
     with attach_depth_head(host, head) as attachment:
@@ -133,7 +133,7 @@ def test_a_pool_that_its_library_cannot_leave_out_is_taken_out() -> None:
     before = states_of(host)
     parts = drop_absent(host, missing, source="here")
     assert [part.rpartition(".")[2] for part in parts] == ["head"]
-    assert choose_tower(host).spec.context == MEAN
+    assert find_tower(host).spec.context == MEAN
     assert all(map(torch.equal, before, states_of(host)))
     assert not any("head." in name for name in host.state_dict())
 
@@ -151,7 +151,7 @@ def test_what_lies_outside_of_the_tower_is_left_out(
     model = make()
     with caplog.at_level(logging.WARNING, logger="spaceclip_adapters"):
         host = load_hf(str(saved(tmp_path, model, without=without)))
-    tower = choose_tower(host)
+    tower = find_tower(host)
     assert (tower.spec.path, tower.spec.context) == (path, CLS)
     assert getattr(host, gone) is None
     assert gone in caplog.text
@@ -243,4 +243,4 @@ class TestOtherLibraries:
         save_file(kept, tmp_path / "w.safetensors")
         host = load_open_clip("ViT-S-32-alt", tmp_path / "w.safetensors")
         assert host.state_dict().keys() == kept.keys()
-        assert choose_tower(host).spec.path == "visual"
+        assert find_tower(host).spec.path == "visual"

@@ -15,14 +15,14 @@ from test_absent_parts import SIZES, TEXT, clip, siglip, vit
 from torch import nn
 
 from spaceclip_adapters.hosts import load_hf
-from spaceclip_adapters.image_processors import image_size_of_processor, statistics_of_processor
+from spaceclip_adapters.hosts.image_processors import image_size_of_processor, statistics_of_processor
 from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers.hosts import load_host
 from spaceclip_plugin.towers.image_statistics import IMAGENET, SYMMETRIC, ImageStatistics, declare
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 
 OWN = ImageStatistics(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66))
 OWN_FILE = {"image_mean": list(OWN.mean), "image_std": list(OWN.std)}
@@ -50,7 +50,7 @@ def saved(folder: Path, model: nn.Module, **files: Any) -> str:
 
 
 def statistics_of(host: nn.Module) -> ImageStatistics:
-    return ImageStatistics.of(choose_tower(host).spec)
+    return ImageStatistics.of(find_tower(host).spec)
 
 
 class TestHosts:
@@ -59,7 +59,7 @@ class TestHosts:
         host = load_hf(saved(tmp_path, HOSTS[kind](), preprocessor_config=OWN_FILE))
         assert statistics_of(host) == OWN
         photo = np.full((40, 50, 3), 255, np.uint8)
-        pixels = prepare([photo], choose_tower(host).spec)
+        pixels = prepare([photo], find_tower(host).spec)
         assert pixels[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.11) / 0.44, (1 - 0.22) / 0.55, (1 - 0.33) / 0.66])
 
     def test_it_is_nested_in_a_composite_one_and_goes_first_there(self, tmp_path: Path) -> None:

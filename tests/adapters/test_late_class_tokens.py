@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import CLS, MEAN
 
 SIZES = {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
@@ -79,7 +79,7 @@ def test_patches_and_context_are_the_librarys_own(
     for name, parameter in host.named_parameters():
         if "cls_token" in name:
             nn.init.normal_(parameter)
-    tower = choose_tower(host)
+    tower = find_tower(host)
     assert (tower.spec.blocks, tower.spec.width, tower.spec.context) == (3, WIDTH, context)
     outputs: list[Tensor] = []
     hooks = [

@@ -86,8 +86,8 @@ class TestOneOfThemUnknown:
     def test_either_can_be_chosen(self, name: str) -> None:
         host, towers = self.towers(name)
         for adapter, path in towers.items():
-            assert registry.choose_tower(host, tower=path).spec.adapter == adapter
-        assert registry.choose_tower(host, adapter="clip").spec.path == towers["clip"]
+            assert registry.find_tower(host, tower=path).spec.adapter == adapter
+        assert registry.find_tower(host, adapter="clip").spec.path == towers["clip"]
 
     def test_the_unknown_one_is_read(self, name: str) -> None:
         host, towers = self.towers(name)
@@ -102,12 +102,12 @@ class TestOneOfThemUnknown:
 
 def test_none_is_at_that_path() -> None:
     with pytest.raises(TowerNotFoundError, match=r"'unknwon'.*'unknown'"):
-        registry.choose_tower(PAIRS["known first"](), tower="unknwon")
+        registry.find_tower(PAIRS["known first"](), tower="unknwon")
 
 
 def test_two_unknown_ones() -> None:
     with pytest.raises(AmbiguousTowerError, match=r"'left'.*'right'"):
-        registry.choose_tower(Pair(left=Eye(), right=Eye()))
+        registry.find_tower(Pair(left=Eye(), right=Eye()))
 
 
 def test_one_tower_in_two_places_is_one() -> None:

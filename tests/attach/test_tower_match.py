@@ -26,7 +26,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def tower_of(host: nn.Module) -> registry.Tower:
-    return registry.choose_tower(host)
+    return registry.find_tower(host)
 
 
 class TestTheSame:

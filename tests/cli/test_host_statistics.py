@@ -12,7 +12,7 @@ from torch import nn
 from spaceclip_plugin.cli import arguments, train
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.towers.structural import StructuralAdapter
 from spaceclip_plugin.training.config.run_config import RunConfig
@@ -36,7 +36,7 @@ class TestStatistics:
         ],
     )
     def test_every_kind_of_host_takes_them(self, host: str, more: tuple[str, ...]) -> None:
-        spec = choose_tower(arguments.host_from(self.read(host, *more, *self.FLAGS))).spec
+        spec = find_tower(arguments.host_from(self.read(host, *more, *self.FLAGS))).spec
         assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
 
     def test_heads_and_pixels_are_made_for_them(self) -> None:
@@ -45,12 +45,12 @@ class TestStatistics:
         head = train._fresh_head(config, host)
         assert (head.config.image_mean, head.config.image_std) == (self.MEAN, self.STD)
         white = np.full((8, 8, 3), 255, np.uint8)
-        pixels = prepare([white], choose_tower(host).spec)
+        pixels = prepare([white], find_tower(host).spec)
         assert pixels[0, :, 0, 0].tolist() == pytest.approx([0.9 / 0.4, 0.8 / 0.5, 0.7 / 0.6])
 
     def test_an_adapter_that_does_not_look_is_overruled(self) -> None:
         host = arguments.host_from(self.read("python:users_policy:build", *self.FLAGS))
-        spec = choose_tower(host, adapter=Blind()).spec
+        spec = find_tower(host, adapter=Blind()).spec
         assert (spec.image_mean, spec.image_std) == (self.MEAN, self.STD)
 
     @pytest.mark.parametrize("argv", [FLAGS[:2], FLAGS[2:]])

@@ -16,7 +16,7 @@ from spaceclip_plugin import DepthHead
 from spaceclip_plugin.attach.tower_match import fingerprint_of
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 
 HOST = "python:users_policy:build"
 
@@ -54,7 +54,7 @@ def test_json_has_every_tower(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str], architecture: str) -> None:
-    spec = choose_tower(build()).spec
+    spec = find_tower(build()).spec
     fitting_head = DepthHead.for_tower(spec, architecture=architecture)
     fitting = fitting_head.save_pretrained(tmp_path / "fits")
     larger = dataclasses.replace(spec, width=48, blocks=12)
@@ -94,7 +94,7 @@ def test_what_cannot_be_shown(argv: list[str], message: str, capsys: pytest.Capt
 
 def knowing(folder: Path, host: nn.Module) -> str:
     """A head that says it was trained on that host's tower."""
-    tower = choose_tower(host)
+    tower = find_tower(host)
     head = DepthHead.for_tower(tower, architecture="tap-mixer")
     fingerprint = fingerprint_of(tower, head.config)
     head.config = dataclasses.replace(head.config, trained_on="numbers", tower_fingerprint=fingerprint)

@@ -16,7 +16,7 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import TowerFeatures, TowerSpec
 
 WIDTH = 8
@@ -275,7 +275,7 @@ class TestForTower:
     @pytest.mark.parametrize("name", [None, *ARCHITECTURES])
     def test_a_spec_a_tower_and_a_host_give_one_head(self, name: str | None) -> None:
         host = tiny_clip()
-        tower = choose_tower(host)
+        tower = find_tower(host)
         configs = [DepthHead.for_tower(source, architecture=name).config for source in (host, tower, tower.spec)]
         assert configs[0] == configs[1] == configs[2]
         assert (configs[0].width, configs[0].blocks, configs[0].context) == (16, 4, "cls")

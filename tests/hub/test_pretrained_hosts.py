@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spaceclip_adapters.hosts import load_open_clip, load_timm
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers.hosts import load_host, revision_of
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 
 TIMM_NAME, TIMM_REPO = "vit_tiny_patch16_224.augreg_in21k", "timm/vit_tiny_patch16_224.augreg_in21k"
 CLIP_NAME, CLIP_REPO, CLIP_FILE = "ViT-tiny/own", "org/clip-tiny", "open_clip_model.safetensors"
@@ -78,7 +78,7 @@ class TestTimm:
         host = load_host(f"timm:{TIMM_NAME}")
         assert_weights(host, trained)
         assert revision_of(host) == commit
-        spec = choose_tower(host).spec
+        spec = find_tower(host).spec
         assert (spec.image_mean, spec.image_std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def test_offline_from_the_cache(self, hub: LocalHub, trained: dict[str, Tensor], client_setting: Setting) -> None:
@@ -186,7 +186,7 @@ class TestOpenClip:
         host = load_host(f"open_clip:{CLIP_NAME}")
         assert_weights(host, state)
         assert revision_of(host) == commit
-        spec = choose_tower(host).spec
+        spec = find_tower(host).spec
         assert (spec.image_mean, spec.image_std) == (MEAN, STD)
         assert sum(type(part).__name__ == "QuickGELU" for part in host.visual.modules()) == 2
 
@@ -219,7 +219,7 @@ class TestOpenClip:
         (tmp_path / "w.safetensors").write_bytes(save(state))
         host = load_open_clip(CLIP_NAME, tmp_path / "w.safetensors")
         assert_weights(host, state)
-        assert choose_tower(host).spec.image_mean == MEAN
+        assert find_tower(host).spec.image_mean == MEAN
 
     def test_weights_that_are_pickle_elsewhere(self) -> None:
         with pytest.raises(HostError, match=r"far\.invalid/model\.pt"):

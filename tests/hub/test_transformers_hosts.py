@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers.hosts import load_host, revision_of
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 
 REPO = "org/tiny-vit"
 OWN = {"image_mean": [0.11, 0.22, 0.33], "image_std": [0.44, 0.55, 0.66]}
@@ -50,7 +50,7 @@ def test_the_processor_of_the_repository_decides_offline_too(
     client_setting("HF_HUB_OFFLINE", True)
     again = load_host(f"hf:{REPO}")
     for found in (host, again):
-        spec = choose_tower(found).spec
+        spec = find_tower(found).spec
         assert (spec.image_mean, spec.image_std) == ((0.11, 0.22, 0.33), (0.44, 0.55, 0.66))
         assert revision_of(found) == commit
     (tmp_path / "w.safetensors").write_bytes(files["model.safetensors"])
@@ -62,12 +62,12 @@ def test_the_processor_of_the_repository_decides_offline_too(
 def test_a_composite_processor(hub: LocalHub, files: dict[str, bytes]) -> None:
     composite = {"processor_class": "SomeProcessor", "image_processor": OWN}
     hub.commit(REPO, {**files, "processor_config.json": json.dumps(composite).encode()})
-    assert choose_tower(load_host(f"hf:{REPO}")).spec.image_mean == (0.11, 0.22, 0.33)
+    assert find_tower(load_host(f"hf:{REPO}")).spec.image_mean == (0.11, 0.22, 0.33)
 
 
 def test_a_repository_without_one(hub: LocalHub, files: dict[str, bytes], caplog: pytest.LogCaptureFixture) -> None:
     hub.commit(REPO, files)
-    assert choose_tower(load_host(f"hf:{REPO}")).spec.image_mean == (0.5, 0.5, 0.5)
+    assert find_tower(load_host(f"hf:{REPO}")).spec.image_mean == (0.5, 0.5, 0.5)
     assert "its image processor is not known (none lies beside its weights)" in caplog.text
 
 

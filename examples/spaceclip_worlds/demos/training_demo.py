@@ -127,7 +127,7 @@ def run_demo(
     run = out / "training"
     check_demo_folder(out, FILES.values(), overwrite=overwrite)
     _remove_older_demo(run)
-    head = _head_for(registry.choose_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
+    head = _head_for(registry.find_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
     head.to(next(host.parameters()).device)
     train = _render("train", scenes, progress=progress)
     validation = _render("validation", max(scenes // 8, 1), progress=progress)

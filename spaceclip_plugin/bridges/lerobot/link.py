@@ -46,7 +46,7 @@ class DepthLink:
     """
 
     def __init__(self, policy: nn.Module, head: DepthHead) -> None:
-        spec = registry.choose_tower(policy).spec
+        spec = registry.find_tower(policy).spec
         holders = [*lineage(policy, spec.path)]
         views = declared_order(holders)
         # Attached below the policy, which an attachment would keep alive otherwise.

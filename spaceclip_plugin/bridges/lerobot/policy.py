@@ -147,6 +147,6 @@ def _count(config: object, name: str, default: int) -> int:
 def _misfit(policy: nn.Module, head: DepthHead) -> str:
     """Why the head does not fit this policy; empty where it does."""
     try:
-        return "; ".join(head.config.mismatches(registry.choose_tower(policy).spec))
+        return "; ".join(head.config.mismatches(registry.find_tower(policy).spec))
     except SpaceClipError as error:
         return str(error)

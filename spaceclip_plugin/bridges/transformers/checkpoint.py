@@ -121,7 +121,7 @@ def build_tower(config: SpaceClipDepthConfig) -> Tower:
         ) from error
     if config.statistics is not None:
         declare(model, _statistics(config.statistics))
-    return registry.choose_tower(model, adapter=config.adapter)
+    return registry.find_tower(model, adapter=config.adapter)
 
 
 def _statistics(values: object) -> ImageStatistics:

@@ -91,7 +91,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             HeadMismatchError: the head does not fit the tower.
             CheckpointError: the folder is no head's.
         """
-        live = registry.choose_tower(host, tower=tower, adapter=adapter)
+        live = registry.find_tower(host, tower=tower, adapter=adapter)
         if isinstance(head, (str, Path)):
             first = next((value for value in live.module.parameters() if not value.is_meta), torch.empty(0))
             head = DepthHead.from_pretrained(head).to(first.device)
@@ -264,7 +264,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
     def _linked(self) -> tuple[DepthAttachment, threading.Lock]:
         if self._link is None:
-            found = registry.choose_tower(self._tower, adapter=self._spec.adapter)
+            found = registry.find_tower(self._tower, adapter=self._spec.adapter)
             # Alone, a tower no longer knows what the host around it declared.
             spec = replace(found.spec, image_mean=self._spec.image_mean, image_std=self._spec.image_std)
             known: Any = _Known(replace(found, spec=spec))

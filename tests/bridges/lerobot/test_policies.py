@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import MEAN, RAW_MEAN
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
@@ -70,7 +70,7 @@ def test_the_tower_is_found_for_what_it_is(tiny: TinyPolicy, record_property: Ca
     classes = {"host": type(policy).__name__, "tower": type(policy.get_submodule(tiny.path)).__name__}
     for name, value in {"contract": tiny.name, "adapter": tiny.adapter, **classes}.items():
         record_property(name, value)
-    found = choose_tower(policy)
+    found = find_tower(policy)
     assert (found.spec.adapter, found.spec.path, found.spec.context) == (tiny.adapter, tiny.path, tiny.context)
     assert (tiny.image_hw[0] // found.spec.patch_size, tiny.image_hw[1] // found.spec.patch_size) == tiny.grid_hw
 

@@ -29,7 +29,7 @@ from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation, register
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError, CheckpointError, ConfigError, HeadMismatchError
-from spaceclip_plugin.towers.registry import choose_tower, find_towers
+from spaceclip_plugin.towers.registry import find_tower, find_towers
 
 __all__ = ["folder", "host", "model"]  # fixtures
 
@@ -111,7 +111,7 @@ def test_the_host_is_untouched_whatever_is_done_to_the_model(host: nn.Module) ->
 def test_of_a_larger_model_the_tower_alone_is_saved(tmp_path: Path) -> None:
     host = seeded(llava_host)
     SpaceClipForDepthEstimation.from_host(host, small_head(host)).save_pretrained(tmp_path)
-    tower = choose_tower(host).module
+    tower = find_tower(host).module
     saved = {name for name in load_file(tmp_path / "model.safetensors") if name.startswith("tower.")}
     assert saved == {f"tower.{name}" for name in tower.state_dict()}
 
@@ -238,7 +238,7 @@ def test_the_image_processor_prepares_photos_as_heads_are_trained(
     model: SpaceClipForDepthEstimation, photo: Image.Image
 ) -> None:
     pixels = model.image_processor()(images=photo, return_tensors="pt")["pixel_values"]
-    assert torch.allclose(pixels, prepare([np.asarray(photo)], choose_tower(clip_host()).spec), atol=1e-6)
+    assert torch.allclose(pixels, prepare([np.asarray(photo)], find_tower(clip_host()).spec), atol=1e-6)
 
 
 def test_the_pipeline_of_a_live_model(model: SpaceClipForDepthEstimation, photo: Image.Image) -> None:

@@ -18,7 +18,7 @@ from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimat
 from spaceclip_plugin.bridges.transformers.one_device import one_device
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.towers.image_statistics import ImageStatistics, declare
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 
 CPU = torch.device("cpu")
 OWN = ImageStatistics(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66))
@@ -40,7 +40,7 @@ def test_a_live_host_around_the_tower_is_believed(caplog: pytest.LogCaptureFixtu
     model = SpaceClipForDepthEstimation.from_host(host, DepthHead.for_tower(host).eval())
     assert tuple(model.image_processor().image_std) == OWN.std
     assert "normalised" not in caplog.text
-    assert ImageStatistics.of(choose_tower(host["eye"]).spec) != OWN
+    assert ImageStatistics.of(find_tower(host["eye"]).spec) != OWN
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class LowRank(nn.Module):
 
 
 def block_of(host: nn.Module) -> nn.Module:
-    return registry.choose_tower(host).blocks[1]
+    return registry.find_tower(host).blocks[1]
 
 
 def with_parameters(host: nn.Module, *, active: bool) -> None:
@@ -193,7 +193,7 @@ class TestHooks:
     def test_our_own_are_not(self) -> None:
         host = clip_host()
         with attach_depth_head(host, trained_on(clip_host())):
-            assert [foreign_hooks(block) for block in registry.choose_tower(host).blocks] == [[], [], []]
+            assert [foreign_hooks(block) for block in registry.find_tower(host).blocks] == [[], [], []]
 
     def test_a_hook_of_any_shape_is_named(self) -> None:
         class Steer:

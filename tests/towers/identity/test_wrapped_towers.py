@@ -52,7 +52,7 @@ class TestEveryWrapper:
 
     def test_another_tower(self, name: str, tmp_path: Path) -> None:
         host = llava_host()
-        moved(registry.choose_tower(host).module, 0.05)
+        moved(registry.find_tower(host).module, 0.05)
         verdict = matched(WRAPPERS[name](host, tmp_path), trained_on(llava_host())).verdict
         assert verdict == (UNKNOWN if name in FLATTENED else OTHER)
 

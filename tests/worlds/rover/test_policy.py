@@ -10,7 +10,7 @@ import torch
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.towers.registry import choose_tower
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_worlds.rover.embedded import load_head, load_policy
 from spaceclip_worlds.rover.instruction import COLOURS, SHAPES, encode, instruction_for
 from spaceclip_worlds.rover.policy import IN_SIGHT, SEARCH, RoverPolicy, naive_action, to_pixels
@@ -38,7 +38,7 @@ def bearing_rad(world: RoverWorld, goal: int = 0) -> float:
 
 
 def test_the_siglip_adapter_finds_its_tower(policy: RoverPolicy) -> None:
-    spec = choose_tower(policy).spec
+    spec = find_tower(policy).spec
     assert (spec.adapter, spec.width, spec.blocks, spec.patch_size, spec.image_hw) == ("siglip", 144, 5, 8, (112, 112))
     assert spec.path.startswith("tower")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spaceclip_adapters.hub_files import NotInRepositoryError, fetch
-from spaceclip_adapters.image_processors import (
+from spaceclip_adapters.hosts.hub_files import NotInRepositoryError, fetch
+from spaceclip_adapters.hosts.image_processors import (
     FILES,
     image_size_of_processor,
     read_processor,

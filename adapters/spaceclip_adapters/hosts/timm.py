@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_adapters.absent_parts import load_all_there_is, take_out_too
-from spaceclip_adapters.host_weights import (
+from spaceclip_adapters.hosts.absent_parts import load_all_there_is, take_out_too
+from spaceclip_adapters.hosts.hub_files import HubFile, fetch, safe_names
+from spaceclip_adapters.hosts.weights import (
     differences,
     few,
     first_line,
@@ -20,7 +21,6 @@ from spaceclip_adapters.host_weights import (
     read_safetensors,
     warn_of_random_weights,
 )
-from spaceclip_adapters.hub_files import HubFile, fetch, safe_names
 from spaceclip_plugin.errors import HostError, nearest
 
 logger = logging.getLogger(__name__)

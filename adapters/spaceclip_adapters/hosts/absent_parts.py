@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_adapters.host_weights import (
+from spaceclip_adapters.hosts.weights import (
     differences,
     few,
     first_line,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from spaceclip_adapters.absent_parts import check_unexpected, drop_absent
-from spaceclip_adapters.declared_processor import declare_statistics
-from spaceclip_adapters.host_weights import (
+from spaceclip_adapters.hosts.absent_parts import check_unexpected, drop_absent
+from spaceclip_adapters.hosts.declared_processor import declare_statistics
+from spaceclip_adapters.hosts.hub_files import fetch
+from spaceclip_adapters.hosts.weights import (
     differences,
     few,
     first_line,
@@ -24,7 +25,6 @@ from spaceclip_adapters.host_weights import (
     read_safetensors,
     warn_of_random_weights,
 )
-from spaceclip_adapters.hub_files import fetch
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers.image_statistics import ImageStatistics
 

@@ -7,8 +7,8 @@ weights.
 
 from __future__ import annotations
 
-from spaceclip_adapters.open_clip_hosts import load_open_clip
-from spaceclip_adapters.timm_hosts import load_timm
-from spaceclip_adapters.transformers_hosts import load_hf
+from spaceclip_adapters.hosts.open_clip import load_open_clip
+from spaceclip_adapters.hosts.timm import load_timm
+from spaceclip_adapters.hosts.transformers import load_hf
 
 __all__ = ["load_hf", "load_open_clip", "load_timm"]
