@@ -19,7 +19,7 @@ from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.mixture import Mixture
-from spaceclip_plugin.data.sources.registry import DataSpec, source_from_text
+from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source
 from spaceclip_plugin.data.sources.selective import SelectiveSource
 from spaceclip_plugin.data.sources.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
@@ -214,14 +214,14 @@ def protocol_from(args: argparse.Namespace) -> Protocol:
 
 def open_sources(texts: Sequence[str], args: argparse.Namespace, protocol: Protocol) -> DepthSource:
     """The samples of everything that --data names, one after the other; see `open_specs`."""
-    specs = rooted([source_from_text(text) for text in texts], args.root)
+    specs = rooted([parse_source(text) for text in texts], args.root)
     specs = measured(specs, ray_distance=bool(args.ray_distance), units_per_metre=args.units_per_metre)
     return open_specs(specs, protocol, units_per_metre=args.units_per_metre, skip_bad=bool(args.skip_bad))
 
 
 def measured(
-    specs: Sequence[DataSpec], *, ray_distance: bool = False, units_per_metre: float | None = None
-) -> list[DataSpec]:  # fmt: skip
+    specs: Sequence[SourceSpec], *, ray_distance: bool = False, units_per_metre: float | None = None
+) -> list[SourceSpec]:  # fmt: skip
     """The same data with what the flags say of its depth, once it is known that they say it of something.
 
     Args:
@@ -248,7 +248,7 @@ def measured(
     ]
 
 
-def rooted(specs: Sequence[DataSpec], root: Path | None) -> list[DataSpec]:
+def rooted(specs: Sequence[SourceSpec], root: Path | None) -> list[SourceSpec]:
     """The same data, the paths in its lists starting from --root where that is given.
 
     Raises:
@@ -262,7 +262,7 @@ def rooted(specs: Sequence[DataSpec], root: Path | None) -> list[DataSpec]:
 
 
 def open_specs(
-    specs: Sequence[DataSpec],
+    specs: Sequence[SourceSpec],
     protocol: Protocol,
     *,
     weights: Sequence[float] | None = None,

@@ -14,7 +14,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.train_arguments import PUBLISHED
-from spaceclip_plugin.data.sources.registry import source_from_text
+from spaceclip_plugin.data.sources.registry import parse_source
 from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
@@ -76,7 +76,7 @@ def new_run(args: argparse.Namespace) -> RunConfig:
         config = RunConfig(head=HeadChoice(PUBLISHED if published else DEFAULT_ARCHITECTURE))
     changes = _given(args, _FIELDS)
     for name, texts in _given(args, _SOURCES).items():
-        changes[name] = tuple(WeightedSource(source_from_text(text)) for text in texts)
+        changes[name] = tuple(WeightedSource(parse_source(text)) for text in texts)
     changes["head"] = _head(args, config.head)
     changes["recipe"] = _recipe(args, config.recipe)
     config = dataclasses.replace(config, **changes)

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from spaceclip_plugin.data.sources.registry import DataSpec
+from spaceclip_plugin.data.sources.registry import SourceSpec
 
 _WORDS = {"test", "testing", "testset"}
 _FOLDERS = ("root", "images", "depth")
 
 
-def named_like_a_test_set(spec: DataSpec) -> bool:
+def named_like_a_test_set(spec: SourceSpec) -> bool:
     """Whether "test" or "testing" is a word of the data's own name, or the last one of a folder's that it lies in.
 
     "eigen_test.txt" and "testing/list.txt" are, "latest.txt" and "test_bench/list.txt" are not.
@@ -26,7 +26,7 @@ def named_like_a_test_set(spec: DataSpec) -> bool:
     return not words.isdisjoint(_WORDS)
 
 
-def _folders(spec: DataSpec, path: PurePath) -> Iterator[str]:
+def _folders(spec: SourceSpec, path: PurePath) -> Iterator[str]:
     yield path.parent.name
     for name in _FOLDERS:
         yield from PurePath(getattr(spec, name, None) or "").parts[-2:]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Protocol as Structural
+from typing import runtime_checkable
 
 from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
 from spaceclip_plugin.data.sample import DepthSource
@@ -15,10 +17,23 @@ from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import Protocol
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_worlds.render.tabletop import TabletopScenes
 
 _LEARNT = "train"
 _SHOWN = 5
+
+
+@runtime_checkable
+class Seeded(Structural):
+    """A source that is computed: another seed gives other samples."""
+
+    @property
+    def seed(self) -> int:
+        """What its samples follow from."""
+        ...
+
+    def named_with(self, seed: int) -> str:
+        """How a command line and a config name as much of another seed."""
+        ...
 
 
 def checked_sources(
@@ -91,8 +106,8 @@ def _check_apart(
     shared = [index for index, print_ in enumerate(theirs) if photo_of(print_) in places]
     if shared:
         names = (second[shared[0]].name, first[places[photo_of(theirs[shared[0]])]].name)
-        scenes = [part for part in _parts(second) if isinstance(part, TabletopScenes)]
-        remedy = _other_seed(scenes, first) if scenes and names[0] == names[1] else ""
+        seeded = [part for part in _parts(second) if isinstance(part, Seeded)]
+        remedy = _other_seed(seeded, first) if seeded and names[0] == names[1] else ""
         raise DataError(
             f"{len(shared)} images of the {other} source are in the {one} source too, such as {names[0]} "
             f"({names[1]}): figures on them would say nothing. Take them out of one{remedy}"
@@ -106,11 +121,8 @@ def _parts(source: DepthSource) -> list[DepthSource]:
     return [part for whole in source.parts for part in _parts(whole)]
 
 
-def _other_seed(scenes: Sequence[TabletopScenes], first: DepthSource) -> str:
-    """How rendered scenes that are the same in two sources become different ones."""
-    used = {part.seed for part in _parts(first) if isinstance(part, TabletopScenes)} | {part.seed for part in scenes}
+def _other_seed(seeded: Sequence[Seeded], first: DepthSource) -> str:
+    """How computed samples that are the same in two sources become different ones."""
+    used = {part.seed for part in _parts(first) if isinstance(part, Seeded)} | {part.seed for part in seeded}
     free = next(seed for seed in itertools.count() if seed not in used)
-    return (
-        f"; rendered scenes differ with their seed: scenes:{scenes[0].count}:{free} on the command line (COUNT:SEED), "
-        f"or seed: {free} in a config, has others"
-    )
+    return f"; they differ with their seed: {seeded[0].named_with(free)}, has others"

@@ -10,7 +10,7 @@ import pytest
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import DataSpec
+from spaceclip_plugin.data.sources.registry import SourceSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
 from spaceclip_plugin.training.selection import named_like_a_test_set
@@ -76,7 +76,7 @@ class TestSelection:
             (SceneData(3), False),
         ],
     )
-    def test_sources_of_every_kind(self, spec: DataSpec, named: bool) -> None:
+    def test_sources_of_every_kind(self, spec: SourceSpec, named: bool) -> None:
         assert named_like_a_test_set(spec) == named
 
     def test_the_folder_one_is_in_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

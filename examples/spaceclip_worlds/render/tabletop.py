@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import Self
@@ -53,6 +54,7 @@ class SceneData:
         height_px, width_px: size of image and depth.
     """
 
+    kind: ClassVar[str] = "scenes"
     count: int
     seed: int = 0
     height_px: int = 112
@@ -118,6 +120,10 @@ class TabletopScenes:
 
     def __len__(self) -> int:
         return self.count
+
+    def named_with(self, seed: int) -> str:
+        """How a command line and a config name as many scenes of another seed."""
+        return f"scenes:{self.count}:{seed} on the command line (COUNT:SEED), or seed: {seed} in a config"
 
     def __getitem__(self, index: int) -> DepthSample:
         """Render scene `index`.

@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from typing_extensions import Self
 
@@ -49,6 +50,7 @@ class LeRobotData:
         ConfigError: a value that cannot be.
     """
 
+    kind: ClassVar[str] = "lerobot"
     path: str
     camera: str | None = None
     stride: int = 1

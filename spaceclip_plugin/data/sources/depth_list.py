@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
 from typing_extensions import Self
 
@@ -37,6 +38,7 @@ class ListData:
         distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
     """
 
+    kind: ClassVar[str] = "list"
     path: str
     root: str | None = None
     units_per_metre: float | None = None

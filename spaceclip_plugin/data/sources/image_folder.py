@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from typing_extensions import Self
 
@@ -41,6 +42,7 @@ class FolderData:
         distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
     """
 
+    kind: ClassVar[str] = "folder"
     path: str
     images: str = "rgb"
     depth: str = "depth"

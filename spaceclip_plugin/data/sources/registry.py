@@ -1,36 +1,39 @@
-"""Every kind of data this package reads: what `--data` and a config's `source:` may say. A new kind is one entry here.
+"""Every kind of data that `--data` and a config's `source:` may name, found through entry points like adapters.
 
-A kind is a `DataSpec`, a frozen dataclass beside its source, in a file of its own. tests/data/test_sources.py holds
-each to the same contract.
+A kind is a `SourceSpec`, a frozen dataclass beside its source, in the entry-point group `GROUP` under its `kind`. It is
+imported when data of that kind is named. tests/data/sources/test_sources.py holds each to the same contract.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from typing_extensions import Self
 
 from spaceclip_plugin._checks import build, shown
-from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.data.sources.depth_list import ListData
-from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.errors import ConfigError, nearest
-from spaceclip_worlds.render.tabletop import SceneData
+
+GROUP = "spaceclip_plugin.sources"
 
 _log = logging.getLogger(__name__)
 _DEFAULT = "list"
 _KEY = "source"
 
 
-class DataSpec(Protocol):
+class SourceSpec(Protocol):
     """Which data, without having looked at it: a frozen dataclass of strings, numbers and None, checked when made."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    kind: ClassVar[str]
+    """The name of its entry point."""
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -63,35 +66,95 @@ class DataSpec(Protocol):
         ...
 
 
-SOURCES: dict[str, type[DataSpec]] = {
-    "list": ListData,
-    "folder": FolderData,
-    "lerobot": LeRobotData,
-    "scenes": SceneData,
-}
-
-
-def source_from_text(text: str) -> DataSpec:
-    """What a command-line argument means: `KIND:…` for a kind in `SOURCES`, else the path of a list.
-
-    A path that is no list but a folder is taken for what it plainly holds, and a line of the log says so: photos and
-    depth in `rgb` and `depth`, or a LeRobot data set.
-
-    Args:
-        text: "train.txt", "list:train.txt", "folder:DIR", "lerobot:ID-or-DIR", "scenes:400". A list whose name starts
-            with the name of a kind and a colon is written "list:…".
+@functools.lru_cache(maxsize=1)
+def source_kinds() -> dict[str, metadata.EntryPoint]:
+    """The entry point of every kind of data of the installed packages, by name; none is imported.
 
     Raises:
-        ConfigError: nothing follows the colon, or not what the kind expects; or a folder of something else.
+        ConfigError: two kinds of one name.
     """
-    kind, separator, rest = text.partition(":")
-    if separator and kind in SOURCES:
-        return SOURCES[kind].from_text(rest)
-    spec = SOURCES[_DEFAULT].from_text(text)
-    return _folder(Path(text)) if Path(text).is_dir() else spec
+    kinds: dict[str, metadata.EntryPoint] = {}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        other = kinds.setdefault(point.name, point)
+        if other.value != point.value:
+            raise ConfigError(
+                f"two kinds of data are called {point.name!r}: {other.value} and {point.value}; uninstall one"
+            )
+    return kinds
 
 
-def _folder(path: Path) -> DataSpec:
+def spec_class(kind: str) -> type[SourceSpec]:
+    """The spec of a kind of data, imported.
+
+    Raises:
+        ConfigError: an unknown kind; or one whose package cannot be imported, or gives a class of another kind.
+    """
+    kinds = source_kinds()
+    if kind not in kinds:
+        raise ConfigError(f"unknown {_KEY} {shown(kind)}{nearest(kind, kinds)}; known are {', '.join(kinds)}")
+    point = kinds[kind]
+    try:
+        found: type[SourceSpec] = point.load()
+    except ImportError as error:
+        raise ConfigError(f"{_KEY} {kind!r} ({point.value}) cannot be imported: {error}{_remedy(point)}") from error
+    if getattr(found, "kind", None) != kind:
+        raise ConfigError(f"{_KEY} {kind!r} ({point.value}) is no spec of kind {kind!r}; ask whoever made the package")
+    return found
+
+
+def parse_source(named: str | Mapping[str, object]) -> SourceSpec:
+    """The data that a command line or a config names.
+
+    A text is `KIND:…`, or the path of a list. A path that is no list but a folder is taken for what it plainly holds,
+    and a line of the log says so: photos and depth in `rgb` and `depth`, or a LeRobot data set. In a mapping, the key
+    `source` names the kind; the others are the fields of its spec.
+
+    Args:
+        named: "train.txt", "list:train.txt", "folder:DIR", "lerobot:ID-or-DIR", "scenes:400", or as a config has it:
+            {"source": "folder", "path": "DIR"}. A list whose name starts with the name of a kind and a colon is
+            written "list:…".
+
+    Raises:
+        ConfigError: no or an unknown kind, an unknown or missing key, or a value that cannot be; nothing follows the
+            colon, or not what the kind expects; or a folder of something else.
+    """
+    if not isinstance(named, str):
+        return _from_mapping(named)
+    kind, separator, rest = named.partition(":")
+    if separator and kind in source_kinds():
+        return spec_class(kind).from_text(rest)
+    spec = spec_class(_DEFAULT).from_text(named)
+    return _folder(Path(named)) if Path(named).is_dir() else spec
+
+
+def source_mapping(spec: SourceSpec) -> dict[str, object]:
+    """What `parse_source` reads back as an equal spec: strings, numbers and None.
+
+    Raises:
+        ConfigError: a spec of a kind that is not installed.
+    """
+    kind = getattr(spec, "kind", None)
+    if not isinstance(kind, str) or type(spec) is not spec_class(kind):
+        raise ConfigError(f"data must be a spec of {', '.join(source_kinds())}, got {shown(spec)}")
+    return {_KEY: kind, **dataclasses.asdict(spec)}
+
+
+def _from_mapping(mapping: Mapping[str, object]) -> SourceSpec:
+    kind = mapping.get(_KEY)
+    if kind is None:
+        known = ", ".join(source_kinds())
+        raise ConfigError(f"data needs a key {_KEY!r}, one of {known}; got the keys {shown(list(mapping))}")
+    if not isinstance(kind, str):
+        raise ConfigError(f"unknown {_KEY} {shown(kind)}; known are {', '.join(source_kinds())}")
+    spec = spec_class(kind)
+    values = {key: value for key, value in mapping.items() if key != _KEY}
+    for field in dataclasses.fields(spec):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise ConfigError(f"{_KEY} {kind!r}: missing key {field.name!r}")
+    return build(spec, values, where=f"{_KEY} {kind!r}")
+
+
+def _folder(path: Path) -> SourceSpec:
     """What a folder without a word about its kind holds."""
     if (path / "meta" / "info.json").is_file():
         kind = "lerobot"
@@ -105,37 +168,11 @@ def _folder(path: Path) -> DataSpec:
             "rgb and depth maps of the same names in depth (other names in a config: source: folder, images:, depth:)"
         )
     _log.info("%s is a folder: read as %s:%s", path, kind, path)
-    return SOURCES[kind].from_text(str(path))
+    return spec_class(kind).from_text(str(path))
 
 
-def source_from_mapping(mapping: Mapping[str, object]) -> DataSpec:
-    """The spec in a config: `source` names the kind, the other keys are its fields.
-
-    Raises:
-        ConfigError: no or an unknown `source`, an unknown or missing key, or a value that cannot be.
-    """
-    kind = mapping.get(_KEY)
-    known = ", ".join(SOURCES)
-    if kind is None:
-        raise ConfigError(f"data needs a key {_KEY!r}, one of {known}; got the keys {shown(list(mapping))}")
-    if not isinstance(kind, str) or kind not in SOURCES:
-        hint = nearest(kind, SOURCES) if isinstance(kind, str) else ""
-        raise ConfigError(f"unknown {_KEY} {shown(kind)}{hint}; known are {known}")
-    spec = SOURCES[kind]
-    values = {key: value for key, value in mapping.items() if key != _KEY}
-    for field in dataclasses.fields(spec):
-        if field.default is dataclasses.MISSING and field.name not in values:
-            raise ConfigError(f"{_KEY} {kind!r}: missing key {field.name!r}")
-    return build(spec, values, where=f"{_KEY} {kind!r}")
-
-
-def source_to_mapping(spec: DataSpec) -> dict[str, object]:
-    """What `source_from_mapping` reads back as an equal spec: strings, numbers and None.
-
-    Raises:
-        ConfigError: a spec of a kind that is not in `SOURCES`.
-    """
-    for kind, known in SOURCES.items():
-        if type(spec) is known:
-            return {_KEY: kind, **dataclasses.asdict(spec)}
-    raise ConfigError(f"a {type(spec).__name__} is no kind of data in SOURCES ({', '.join(SOURCES)}); add it there")
+def _remedy(point: metadata.EntryPoint) -> str:
+    """The end of a message about a kind whose package lacks something: the extra of the kind's name brings it."""
+    package = point.dist.name if point.dist is not None else ""
+    extras = point.dist.metadata.get_all("Provides-Extra") or [] if point.dist is not None else []
+    return f'; pip install "{package}[{point.name}]"' if point.name in extras else f"; reinstall {package}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.data.sources.registry import SOURCES, DataSpec, source_from_mapping, source_to_mapping
+from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source, source_mapping
 from spaceclip_plugin.data.sources.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
@@ -43,12 +43,11 @@ class WeightedSource:
         weight: its share, in any unit that the weights beside it have; None: by size.
     """
 
-    source: DataSpec
+    source: SourceSpec
     weight: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, tuple(SOURCES.values())):
-            raise ConfigError(f"source must be one of {', '.join(SOURCES)}, got {_checks.shown(self.source)}")
+        source_mapping(self.source)  # refuses what is no kind of data
         if self.weight is not None:
             _checks.real("weight", self.weight, 1e-9, 1e9)
 
@@ -282,7 +281,7 @@ def _source(name: str, value: object) -> WeightedSource:
     mapping = _mapping(name, value)
     weight = mapping.pop("weight", None)
     with _within(name):
-        return WeightedSource(source_from_mapping(mapping), weight)
+        return WeightedSource(parse_source(mapping), weight)
 
 
 def _head(name: str, value: object) -> HeadChoice:
@@ -315,7 +314,7 @@ def _weights(name: str, value: object) -> Path | str | None:
 
 def _entry(part: WeightedSource) -> dict[str, object]:
     weight = {} if part.weight is None else {"weight": part.weight}
-    return {**source_to_mapping(part.source), **weight}
+    return {**source_mapping(part.source), **weight}
 
 
 def _check_path(name: str, value: object) -> None:

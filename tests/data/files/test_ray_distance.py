@@ -10,7 +10,7 @@ from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.files.ray_distance import along_axis
 from spaceclip_plugin.data.sources.depth_list import DepthList, ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData, ImageFolder
-from spaceclip_plugin.data.sources.registry import source_from_mapping
+from spaceclip_plugin.data.sources.registry import parse_source
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.errors import ConfigError, DataError
 
@@ -58,7 +58,7 @@ def test_without_intrinsics_it_is_refused_by_name(room: Path) -> None:
 
 
 def test_sources_are_asked_which_distance_they_hold() -> None:
-    assert source_from_mapping({"source": "folder", "path": "x", "distance": "ray"}) == FolderData("x", distance="ray")
+    assert parse_source({"source": "folder", "path": "x", "distance": "ray"}) == FolderData("x", distance="ray")
     assert FolderData("x").distance == ListData("x").distance == LeRobotData("x").distance == "axis"
     with pytest.raises(ConfigError, match=r"distance must be one of axis, ray, got 'rays' \(did you mean 'ray'\?\)"):
         ListData("x", distance="rays")

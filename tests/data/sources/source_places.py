@@ -1,4 +1,4 @@
-"""Three or more samples of every kind of data in `SOURCES`, small and all different."""
+"""Three or more samples of every kind of data in the registry, small and all different."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import DataSpec
+from spaceclip_plugin.data.sources.registry import SourceSpec
 from spaceclip_worlds.render.tabletop import SceneData
 
 COUNT = 4
@@ -38,32 +38,32 @@ def save_folders(folder: Path) -> None:
             Image.fromarray(make(index)).save(folder / kind / f"{index}.png")
 
 
-def listed(base: Path) -> DataSpec:
+def listed(base: Path) -> SourceSpec:
     save_folders(base / "kitchen")
     lines = [f"rgb/{index}.png depth/{index}.png 500\n" for index in range(COUNT)]
     (base / "kitchen" / "train.txt").write_text("".join(lines))
     return ListData("kitchen/train.txt")
 
 
-def folder(base: Path) -> DataSpec:
+def folder(base: Path) -> SourceSpec:
     save_folders(base / "kitchen")
     return FolderData("kitchen")
 
 
-def lerobot(base: Path) -> DataSpec:
+def lerobot(base: Path) -> SourceSpec:
     frames = [np.stack([make(index) for index in range(COUNT)]) for make in (image, depth_mm)]
     lerobot_stand_in.save(base / "kitchen", *frames)
     return LeRobotData("kitchen")
 
 
-def scenes(base: Path) -> DataSpec:
+def scenes(base: Path) -> SourceSpec:
     return SceneData(COUNT, seed=3, height_px=8, width_px=10)
 
 
-PLACES: Mapping[str, Callable[[Path], DataSpec]] = MappingProxyType(
+PLACES: Mapping[str, Callable[[Path], SourceSpec]] = MappingProxyType(
     {"list": listed, "folder": folder, "lerobot": lerobot, "scenes": scenes}
 )
-"""By name in `SOURCES`: makes data below a folder and says where, relative to it."""
+"""By name in the registry: makes data below a folder and says where, relative to it."""
 
 NO_PLACE = frozenset({"scenes"})
 """Kinds that are computed, and cannot be absent."""

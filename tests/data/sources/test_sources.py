@@ -7,6 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, PathDistribution
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +21,14 @@ from source_places import COUNT, NO_PLACE, PLACES, image
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sources import registry
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import (
-    SOURCES,
-    DataSpec,
-    source_from_mapping,
-    source_from_text,
-    source_to_mapping,
-)
+from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source, source_mapping, spec_class
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_worlds.render.tabletop import SceneData, TabletopScenes
 
-every_source = pytest.mark.parametrize("kind", SOURCES)
+every_source = pytest.mark.parametrize("kind", sorted(PLACES))
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +37,11 @@ def _stand_in_for_lerobot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lerobot.datasets.lerobot_dataset", module)
 
 
-def place(kind: str, base: Path) -> DataSpec:
-    if kind not in PLACES:
-        pytest.fail(f"{kind!r} is in SOURCES: add its data to tests/data/source_places.py")
+def place(kind: str, base: Path) -> SourceSpec:
     return PLACES[kind](base)
 
 
-def opened(spec: DataSpec, base: Path) -> DepthSource:
+def opened(spec: SourceSpec, base: Path) -> DepthSource:
     return spec.resolved(base).open(units_per_metre=1000.0)
 
 
@@ -59,13 +54,13 @@ def assert_same(one: DepthSample, other: DepthSample) -> None:
 @every_source
 def test_a_mapping_comes_back(kind: str, tmp_path: Path) -> None:
     spec = place(kind, tmp_path)
-    mapping = source_to_mapping(spec)
+    mapping = source_mapping(spec)
     assert mapping["source"] == kind
     assert list(mapping)[1:] == [field.name for field in dataclasses.fields(spec)]
     assert all(value is None or isinstance(value, (str, int, float)) for value in mapping.values())
-    again = source_from_mapping(mapping)
+    again = parse_source(mapping)
     assert again == spec
-    assert type(again) is SOURCES[kind]
+    assert type(again) is spec_class(kind)
 
 
 @every_source
@@ -74,20 +69,20 @@ def test_a_spec_cannot_be_changed_and_refuses_unknown_keys(kind: str, tmp_path: 
     first = dataclasses.fields(spec)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(spec, first, None)
-    mapping = source_to_mapping(spec)
+    mapping = source_mapping(spec)
     with pytest.raises(ConfigError, match=rf"source '{kind}': unknown key '{first}x' \(did you mean '{first}'\?\)"):
-        source_from_mapping({**mapping, f"{first}x": 1})
+        parse_source({**mapping, f"{first}x": 1})
     with pytest.raises(ConfigError, match=f"source '{kind}': missing key '{first}'"):
-        source_from_mapping({"source": kind})
+        parse_source({"source": kind})
 
 
 @every_source
 @pytest.mark.parametrize("value", [[], {}, True, "", "two\nlines", float("nan")])
 def test_no_field_takes_anything(kind: str, value: object, tmp_path: Path) -> None:
-    mapping = source_to_mapping(place(kind, tmp_path))
+    mapping = source_mapping(place(kind, tmp_path))
     for name in list(mapping)[1:]:
         with pytest.raises(ConfigError, match=name):
-            source_from_mapping({**mapping, name: value})
+            parse_source({**mapping, name: value})
 
 
 @every_source
@@ -158,7 +153,7 @@ def test_resolved_stays_where_it_is(kind: str, tmp_path: Path, monkeypatch: pyte
     if kind in NO_PLACE:
         assert resolved is spec
     else:
-        assert str(tmp_path) in str(source_to_mapping(resolved)["path"])
+        assert str(tmp_path) in str(source_mapping(resolved)["path"])
         monkeypatch.chdir(tmp_path)
         assert spec.resolved(Path()) == resolved  # a relative base is one of the current folder
 
@@ -179,7 +174,7 @@ def test_nothing_there_is_named(kind: str, empty: bool, tmp_path: Path) -> None:
     if kind in NO_PLACE:
         pytest.skip(f"{kind} are computed: there is no place that could be empty")
     spec = place(kind, tmp_path).resolved(tmp_path)
-    where = Path(str(source_to_mapping(spec)["path"]))
+    where = Path(str(source_mapping(spec)["path"]))
     if where.is_file():
         where.unlink()
         where.write_text("") if empty else None
@@ -192,7 +187,7 @@ def test_nothing_there_is_named(kind: str, empty: bool, tmp_path: Path) -> None:
 
 
 def test_every_kind_has_data_here() -> None:
-    assert set(PLACES) == set(SOURCES)
+    assert set(PLACES) == set(registry.source_kinds()), "add its data to tests/data/sources/source_places.py"
 
 
 @pytest.mark.parametrize(
@@ -214,14 +209,14 @@ def test_every_kind_has_data_here() -> None:
         ("scenes:40:7", SceneData(40, seed=7)),
     ],
 )
-def test_text_names_data(text: str, spec: DataSpec) -> None:
-    assert source_from_text(text) == spec
+def test_text_names_data(text: str, spec: SourceSpec) -> None:
+    assert parse_source(text) == spec
 
 
 @pytest.mark.parametrize("text", ["", "folder:", "list:", "lerobot:", "scenes:", "scenes:many", "scenes:1:2:3"])
 def test_text_that_names_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"must be a string|expected COUNT or COUNT:SEED"):
-        source_from_text(text)
+        parse_source(text)
 
 
 @pytest.mark.parametrize(
@@ -229,22 +224,22 @@ def test_text_that_names_nothing_is_refused(text: str) -> None:
 )
 def test_scenes_are_counted_in_plain_digits(text: str) -> None:
     with pytest.raises(ConfigError, match="scenes") as caught:
-        source_from_text(text)
+        parse_source(text)
     assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"path": "x"}, r"data needs a key 'source', one of list, folder, lerobot, scenes; got the keys \['path'\]"),
+        ({"path": "x"}, r"'source', one of folder, lerobot, list, scenes; .*\['path'\]"),
         ({"source": "foldr", "path": "x"}, r"unknown source 'foldr' \(did you mean 'folder'\?\)"),
-        ({"source": 3}, "unknown source 3; known are list"),
+        ({"source": 3}, "unknown source 3; known are folder, lerobot, list, scenes"),
         ({"source": ["list"]}, r"unknown source \['list'\]"),
     ],
 )
 def test_mappings_of_no_kind_are_refused(mapping: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        source_from_mapping(mapping)
+        parse_source(mapping)
 
 
 def test_a_spec_of_no_kind_is_refused() -> None:
@@ -252,8 +247,48 @@ def test_a_spec_of_no_kind_is_refused() -> None:
     class OtherList(ListData):
         pass
 
-    with pytest.raises(ConfigError, match="a OtherList is no kind of data in SOURCES"):
-        source_to_mapping(OtherList("train.txt"))
+    with pytest.raises(ConfigError, match="OtherList"):
+        source_mapping(OtherList("train.txt"))
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
+    """Kinds of data that other packages register beside ours."""
+    ours, theirs = list(registry.source_kinds().values()), list[EntryPoint]()
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda *, group: [*ours, *theirs])
+    registry.source_kinds.cache_clear()
+    yield theirs
+    registry.source_kinds.cache_clear()
+
+
+def test_the_registry_imports_a_kind_when_it_is_named(strangers: list[EntryPoint]) -> None:
+    strangers.append(EntryPoint("scans", "no_such_package.scans:Scans", registry.GROUP))
+    assert parse_source("list:x") == ListData("x")
+    for named in ("scans:x", {"source": "scans", "path": "x"}):
+        with pytest.raises(ConfigError, match=r"source 'scans' .*No module named 'no_such_package'; reinstall"):
+            parse_source(named)
+
+
+def test_a_package_that_is_missing_is_named_by_its_extra(strangers: list[EntryPoint], tmp_path: Path) -> None:
+    place = tmp_path / "labs_scans-1.dist-info"
+    place.mkdir()
+    place.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: labs-scans\nProvides-Extra: scans\n")
+    place.joinpath("entry_points.txt").write_text(f"[{registry.GROUP}]\nscans = no_such_package:Scans\n")
+    strangers.extend(PathDistribution(place).entry_points)
+    with pytest.raises(ConfigError, match=r'No module named .*pip install "labs-scans\[scans\]"'):
+        parse_source("scans:x")
+
+
+def test_two_kinds_of_one_name_are_refused(strangers: list[EntryPoint]) -> None:
+    strangers.append(EntryPoint("folder", "labs_scans:Scans", registry.GROUP))
+    with pytest.raises(ConfigError, match=r"'folder': spaceclip_plugin\S+ and labs_scans:Scans"):
+        parse_source("train.txt")
+
+
+def test_a_class_of_another_kind_is_refused(strangers: list[EntryPoint]) -> None:
+    strangers.append(EntryPoint("scans", "spaceclip_plugin.data.sources.depth_list:ListData", registry.GROUP))
+    with pytest.raises(ConfigError, match=r"ListData.*no spec of kind 'scans'"):
+        parse_source("scans:x")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +302,7 @@ def test_a_spec_of_no_kind_is_refused() -> None:
         (SceneData(400, seed=2), "scenes (400, seed 2)"),
     ],
 )
-def test_titles(spec: DataSpec, title: str) -> None:
+def test_titles(spec: SourceSpec, title: str) -> None:
     assert spec.title == title
 
 
@@ -280,7 +315,7 @@ def test_the_title_of_the_current_folder_is_its_name(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("kind", ["list", "folder"])
 def test_a_spec_of_its_own_unit_keeps_it(kind: str, tmp_path: Path) -> None:
     spec = place(kind, tmp_path).resolved(tmp_path)
-    own = source_from_mapping({**source_to_mapping(spec), "units_per_metre": 500})
+    own = parse_source({**source_mapping(spec), "units_per_metre": 500})
     given, doubled = spec.open(units_per_metre=1000.0)[0], own.open(units_per_metre=1000.0)[0]
     np.testing.assert_allclose(doubled.depth_m, 2 * given.depth_m)
     assert given.depth_m.max() > 0
@@ -310,7 +345,8 @@ def test_a_link_and_its_parent_are_not_mixed_up(tmp_path: Path) -> None:
 
 def test_sources_do_not_import_lerobot() -> None:
     code = (
-        "import sys; from spaceclip_plugin.data.sources.registry import SOURCES; "
+        "import sys; from spaceclip_plugin.data.sources.registry import parse_source; "
+        "parse_source('lerobot:org/name'); parse_source('scenes:4'); "
         "sys.exit(any(name.partition('.')[0] in ('lerobot', 'datasets', 'av') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import DataSpec
+from spaceclip_plugin.data.sources.registry import SourceSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
@@ -204,7 +204,7 @@ class TestRefusals:
         for field, value in (("cache", "folder"), ("data", [1]), ("head", {}), ("recipe", None), ("host_weights", 3)):
             with pytest.raises(ConfigError, match=f"^{field} must be"):
                 RunConfig(**{field: value})
-        with pytest.raises(ConfigError, match=r"source must be one of list, folder, lerobot, scenes, got 'a\.txt'"):
+        with pytest.raises(ConfigError, match=r"folder, lerobot, list, scenes, got 'a\.txt'"):
             WeightedSource("a.txt")  # type: ignore[arg-type]
 
 
@@ -258,7 +258,7 @@ class TestPaths:
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20).filter(str.strip)
 PATHS = NAMES.map(lambda name: "/" + name.replace("/", "-").strip(". ") + "x")
 NUMBERS = st.floats(1e-3, 1e3, allow_nan=False)
-SPECS: st.SearchStrategy[DataSpec] = st.one_of(
+SPECS: st.SearchStrategy[SourceSpec] = st.one_of(
     st.builds(ListData, PATHS, st.none() | PATHS, st.none() | NUMBERS),
     st.builds(FolderData, PATHS, NAMES, NAMES, st.none() | NUMBERS),
     st.builds(LeRobotData, PATHS, st.none() | NAMES, st.integers(1, 99), st.none() | st.just("0-3,7")),
