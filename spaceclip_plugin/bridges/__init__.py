@@ -1,1 +1,1 @@
-"""Depth in other people's libraries: one folder per optional library, imported only when asked for."""
+"""Depth in the formats and frameworks of other libraries: a room for each, which alone imports that library."""

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin.bridges.rerun.sink import RerunSink, import_rerun
-from spaceclip_plugin.bridges.ros.mcap_writer import McapWriter, import_writer
+from spaceclip_plugin.bridges.rerun import RerunSink, import_rerun
+from spaceclip_plugin.bridges.ros import McapWriter, import_mcap
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.pictures import depth_picture, write_png
@@ -77,7 +77,7 @@ class RecordingPaths:
         if self.rerun is not None:
             import_rerun()
         if self.mcap is not None:
-            import_writer()
+            import_mcap()
             if not with_camera:
                 raise ConfigError("--mcap writes the camera's intrinsics beside its depth; give --intrinsics, too")
 

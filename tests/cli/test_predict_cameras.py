@@ -177,7 +177,7 @@ def test_a_photo_of_another_aspect_does_not_stop_the_others(predict: Run, tmp_pa
 
 
 def test_the_camera_info_of_an_mcap_file_is_each_photos_own(predict: Run, tmp_path: Path) -> None:
-    pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install 'spaceclip-plugin[ros]'")
+    pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install mcap-ros2-support")
     from mcap.reader import make_reader
     from mcap_ros2.decoder import DecoderFactory
 

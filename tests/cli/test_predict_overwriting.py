@@ -122,7 +122,7 @@ class TestRefusals:
 
     def test_one_path_for_two_things(self, predict: Run, shot: Path, tmp_path: Path) -> None:
         pytest.importorskip("rerun", reason="needs rerun: pip install 'spaceclip-plugin[viz]'")
-        pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install 'spaceclip-plugin[ros]'")
+        pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install mcap-ros2-support")
         both = ["--rerun", tmp_path / "x", "--mcap", tmp_path / "x"]
         assert predict(shot, *GIVEN, "--out", tmp_path / "out", *both)[0] == 1
         assert predict(shot, *GIVEN, "--out", tmp_path / "out", "--rerun", tmp_path / "out" / "0001.ply")[0] == 1

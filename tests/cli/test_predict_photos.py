@@ -140,7 +140,7 @@ class TestBadPhotos:
         assert not (tmp_path / "out").exists()
 
     def test_recordings_hold_the_good_ones(self, predict: Run, tmp_path: Path) -> None:
-        pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install 'spaceclip-plugin[ros]'")
+        pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install mcap-ros2-support")
         from mcap.reader import make_reader
 
         bad = bad_photos(tmp_path / "bad")

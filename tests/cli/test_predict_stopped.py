@@ -19,7 +19,7 @@ __all__ = ["head", "predict"]  # fixtures
 
 
 def test_an_interruption(predict: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install 'spaceclip-plugin[ros]'")
+    pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install mcap-ros2-support")
     shots = [photo(tmp_path / f"{name}.png", (8, 8)) for name in "abc"]
     given = ["--intrinsics", "8,8,4,4", "--out", tmp_path / "out", "--mcap", tmp_path / "all.mcap"]
     write = command.write_files

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import Self
 
+from spaceclip_plugin.bridges.optional import imported
+from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
-from spaceclip_plugin.depth.single_view import ImageLike, SingleView, single_view
+from spaceclip_plugin.depth.single_view import ImageLike, single_view
 from spaceclip_plugin.errors import ConfigError
-
-if TYPE_CHECKING:
-    from spaceclip_plugin.depth.camera import Intrinsics
 
 PoseLike = Tensor | npt.NDArray[np.floating[Any]]
 """(4, 4) matrix that takes points in metres from the camera's frame to the world's."""
@@ -29,14 +27,19 @@ _RIGID_TOLERANCE = 1e-4
 class RerunSink:
     """Logs depth maps to Rerun, each camera under its name ("camera" where the host tells none).
 
-        with RerunSink("drive.rrd") as sink:
-            for frame in depth.read():
-                sink.log(frame, intrinsics, image=photo)
-
     A camera has the entities `image`, `depth` (metres, 0 where invalid), `uncertainty` (metres), `points` (the valid
     ones, in colours of the image, or else of their depth), `age` (host steps) and, of an untrained head, `notes`. They
     lie on the timelines "step" (host steps) and "frame" (image calls). Rerun's pixels are this package's: the first
     one's corner is (0, 0).
+
+    Example:
+        >>> import tempfile, torch
+        >>> from spaceclip_plugin import DepthMap, Intrinsics
+        >>> depth = DepthMap(torch.ones(1, 4, 6), torch.ones(1, 4, 6) > 0, "wrist", 0, (4, 6), True)
+        >>> camera = Intrinsics(fx_px=5.0, fy_px=4.5, cx_px=3.0, cy_px=2.0, image_hw=(4, 6))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with RerunSink(f"{folder}/drive.rrd") as sink:
+        ...         sink.log(depth, camera)
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class RerunSink:
         Args:
             depth_map: of one image.
             intrinsics: as for `DepthMap.points`; without them there are no pinhole and no points.
-            image: (H', W', 3) uint8 RGB of the same view, at any resolution.
+            image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
             pose: (4, 4) rotation and translation from the camera's frame to the world's, in metres; None: the camera
                 stays where it was, at first in the origin.
 
@@ -97,25 +100,26 @@ class RerunSink:
             raise ConfigError("this RerunSink is closed; make another one, with another path")
         view = single_view(depth_map, intrinsics, image=image)
         world_from_camera = None if pose is None else _rigid(pose)
-        self._recording.set_time("step", sequence=depth_map.step)
-        self._recording.set_time("frame", sequence=depth_map.frame)
-        rr = self._rerun
+        rr, recording, camera = self._rerun, self._recording, view.name
+        recording.set_time("step", sequence=depth_map.step)
+        recording.set_time("frame", sequence=depth_map.frame)
+        # Entities are lists of names, not strings: Rerun then escapes what a camera's name may hold.
         if world_from_camera is not None:
             rotation, translation = world_from_camera[:3, :3], world_from_camera[:3, 3]
-            self._log(view, None, rr.Transform3D(translation=translation, mat3x3=rotation))
+            recording.log([camera], rr.Transform3D(translation=translation, mat3x3=rotation))
         if view.photo is not None:
-            self._log(view, "image", rr.Image(view.photo), *self._pinhole(view.photo_camera))
-        self._log(view, "depth", rr.DepthImage(view.depth_m, meter=1.0), *self._pinhole(view.camera))
+            recording.log([camera, "image"], rr.Image(view.photo), *self._pinhole(view.photo_camera))
+        recording.log([camera, "depth"], rr.DepthImage(view.depth_m, meter=1.0), *self._pinhole(view.camera))
         if view.uncertainty_m is not None:
-            self._log(view, "uncertainty", rr.DepthImage(view.uncertainty_m, meter=1.0))
+            recording.log([camera, "uncertainty"], rr.DepthImage(view.uncertainty_m, meter=1.0))
         if view.points_m is not None:
             colours = view.point_colours
             if colours is None:
                 colours = colorize_depth(view.depth_m[view.valid], view.valid[view.valid])
-            self._log(view, "points", rr.Points3D(view.points_m, colors=colours))
-        self._log(view, "age", rr.Scalars([float(depth_map.age)]))
+            recording.log([camera, "points"], rr.Points3D(view.points_m, colors=colours))
+        recording.log([camera, "age"], rr.Scalars([float(depth_map.age)]))
         if not depth_map.trained:
-            self._log(view, "notes", rr.TextLog("untrained head: its metres mean nothing", level="WARN"))
+            recording.log([camera, "notes"], rr.TextLog("untrained head: its metres mean nothing", level="WARN"))
 
     def close(self) -> None:
         """Write or send what is left; may be called again."""
@@ -127,14 +131,8 @@ class RerunSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _log(self, view: SingleView, part: str | None, *archetypes: Any) -> None:
-        """A list of names, not a string: Rerun then escapes what a camera's name may hold."""
-        self._recording.log([view.name] if part is None else [view.name, part], *archetypes)
 
     def _pinhole(self, camera: Intrinsics | None) -> tuple[Any, ...]:
         if camera is None:
@@ -149,10 +147,7 @@ def import_rerun() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import rerun
-    except ImportError as error:
-        raise ConfigError(f"RerunSink needs rerun ({error}); pip install 'spaceclip-plugin[viz]'") from error
+    [rerun] = imported("rerun", needed_for="a RerunSink", extra="viz")
     return rerun
 
 
@@ -163,8 +158,8 @@ def _rigid(pose: PoseLike) -> npt.NDArray[np.float64]:
         raise ConfigError(f"a pose is a finite (4, 4) matrix, got {given.dtype} of shape {given.shape}")
     matrix: npt.NDArray[np.float64] = given.astype(np.float64)
     rotation = matrix[:3, :3]
-    right_angled = np.abs(rotation @ rotation.T - np.eye(3)).max() < _RIGID_TOLERANCE
-    if not right_angled or np.linalg.det(rotation) < 0 or np.abs(matrix[3] - (0, 0, 0, 1)).max() > _RIGID_TOLERANCE:
+    off = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(matrix[3] - (0, 0, 0, 1)).max())
+    if off > _RIGID_TOLERANCE or np.linalg.det(rotation) < 0:
         raise ConfigError(
             "a pose takes points from the camera's frame to the world's: a rotation and a translation above the row "
             f"0 0 0 1, got {matrix.tolist()}"

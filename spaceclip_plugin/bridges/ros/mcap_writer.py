@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 from typing_extensions import Self
 
+from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import choice
+from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.bridges.ros import messages
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
 from spaceclip_plugin.depth.single_view import ImageLike, single_view
 from spaceclip_plugin.errors import ConfigError
 
-if TYPE_CHECKING:
-    from mcap.records import Schema
-
 
 class McapWriter:
     """Writes depth maps as ROS 2 messages.
 
-        with McapWriter("drive.mcap") as writer:
-            for frame in depth.read():
-                writer.write(frame, intrinsics, stamp_ns=time.time_ns(), image=photo)
-
     A camera has the topics `/NAME/depth/image_rect_raw`, `/NAME/depth/camera_info` and, with images,
     `/NAME/color/image_raw` and `/NAME/color/camera_info`: ROS looks for the camera beside its image. NAME is the
-    view's, with underscores for what a topic may not hold, or "camera".
+    camera's, with underscores for what a topic may not hold, or "camera".
+
+    Example:
+        >>> import tempfile, torch
+        >>> from spaceclip_plugin import DepthMap, Intrinsics
+        >>> depth = DepthMap(torch.ones(1, 4, 6), torch.ones(1, 4, 6) > 0, "wrist", 0, (4, 6), True)
+        >>> camera = Intrinsics(fx_px=5.0, fy_px=4.5, cx_px=3.0, cy_px=2.0, image_hw=(4, 6))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with McapWriter(f"{folder}/drive.mcap") as writer:
+        ...         writer.write(depth, camera, stamp_ns=0)
     """
 
     def __init__(self, path: str | os.PathLike[str], *, encoding: str = messages.METRES) -> None:
@@ -38,7 +42,7 @@ class McapWriter:
         Args:
             path: of the file; missing folders are created. Messages are written as they come: of a killed run, those
                 in it can be recovered (`mcap recover`).
-            encoding: of depth, one of `messages.ENCODINGS`.
+            encoding: of depth, "32FC1" or "16UC1", see `depth_image`.
 
         Raises:
             ConfigError: another encoding, `path` is a folder, or the libraries are not installed.
@@ -48,11 +52,17 @@ class McapWriter:
         target = Path(path)
         if target.is_dir():
             raise ConfigError(f"cannot write {str(path)!r}: it is a folder; give the path of an .mcap file")
-        writer = import_writer()
+        library = import_mcap()
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = target.open("wb")
-        self._writer: Any = writer(self._file)
-        self._schemas: dict[str, Schema] = {}
+        file = target.open("wb")
+        self._writer = library.Writer(file)
+        self._writer.start(profile="ros2", library=f"spaceclip-plugin {__version__}")
+        self._open = ExitStack()
+        self._open.enter_context(file)
+        self._open.callback(self._writer.finish)  # runs first
+        self._closed = False
+        self._schemas: dict[str, int] = {}
+        self._channels: dict[str, int] = {}
         self._cameras: dict[str, str] = {}
 
     def write(
@@ -69,26 +79,22 @@ class McapWriter:
         Args:
             depth_map: of one image.
             intrinsics: as for `DepthMap.points`.
-            stamp_ns: when the image was taken, in nanoseconds since 1970 or the start of a simulation; of any integer
-                type.
+            stamp_ns: when the image was taken, see `header`.
             frame_id: of the camera, z forward; None: the camera's name with `_optical_frame` (REP-103).
-            image: (H', W', 3) uint8 RGB of the same view, at any resolution.
+            image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
 
         Raises:
             ConfigError: the writer is closed, two cameras' names give the same topics, or an argument is not as above.
             OSError: the disk refuses the write.
         """
-        if self._file.closed:
+        if self._closed:
             raise ConfigError("this McapWriter is closed; make another one, with another path")
-        stamp_ns = messages.whole_ns(stamp_ns)  # numpy's and others' integers, which the file's index does not take
         view = single_view(depth_map, intrinsics, image=image)
         if view.camera is None:
             raise ConfigError("a ROS depth image needs intrinsics, got None; give Intrinsics or a 3x3 matrix")
         name = self._topic_name(view.name)
-        header = messages.Header(
-            messages.Time.from_ns(stamp_ns), f"{name}_optical_frame" if frame_id is None else frame_id
-        )
-        sent: dict[str, messages.Message] = {
+        header = messages.header(stamp_ns, f"{name}_optical_frame" if frame_id is None else frame_id)
+        sent = {
             "depth/image_rect_raw": messages.depth_image(depth_map, header, encoding=self._encoding),
             "depth/camera_info": messages.camera_info(view.camera, header),
         }
@@ -96,22 +102,19 @@ class McapWriter:
             sent["color/image_raw"] = messages.colour_image(view.photo, header)
             sent["color/camera_info"] = messages.camera_info(view.photo_camera, header)
         for topic, message in sent.items():
-            self._writer.write_message(f"/{name}/{topic}", self._schema(message), message, log_time=stamp_ns)
+            data = bytes(messages.typestore().serialize_cdr(message, message.__msgtype__))
+            channel = self._channel(f"/{name}/{topic}", message.__msgtype__)
+            self._writer.add_message(channel, int(stamp_ns), data, int(stamp_ns))
 
     def close(self) -> None:
         """Write the index and close the file; may be called again."""
-        if not self._file.closed:
-            try:
-                self._writer.finish()
-            finally:
-                self._file.close()
+        self._closed = True
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _topic_name(self, camera: str) -> str:
@@ -126,23 +129,20 @@ class McapWriter:
             )
         return name
 
-    def _schema(self, message: messages.Message) -> Schema:
-        kind = message.datatype
+    def _channel(self, topic: str, kind: str) -> int:
         if kind not in self._schemas:
-            self._schemas[kind] = self._writer.register_msgdef(kind, message.definition)
-        return self._schemas[kind]
+            definition, _ = messages.typestore().generate_msgdef(kind, ros_version=2)
+            self._schemas[kind] = self._writer.register_schema(kind, "ros2msg", definition.encode())
+        if topic not in self._channels:
+            self._channels[topic] = self._writer.register_channel(topic, "cdr", self._schemas[kind])
+        return self._channels[topic]
 
 
-def import_writer() -> Any:
-    """The class of mcap-ros2-support that writes messages.
+def import_mcap() -> Any:
+    """The module that writes MCAP files.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it or rosbags is not installed.
     """
-    try:
-        from mcap_ros2.writer import Writer
-    except ImportError as error:
-        raise ConfigError(
-            f"McapWriter needs mcap and mcap-ros2-support ({error}); pip install 'spaceclip-plugin[ros]'"
-        ) from error
-    return Writer
+    [library, _] = imported("mcap.writer", "rosbags.typesys", needed_for="an MCAP file", extra="ros")
+    return library

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spaceclip_plugin.bridges.rerun.sink import RerunSink
+from spaceclip_plugin.bridges.rerun import RerunSink
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.host_steps import HostSteps
@@ -228,7 +228,7 @@ class TestRefusals:
     )
     def test_one_place(self, places: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ConfigError, match="one place"):
+        with pytest.raises(ConfigError, match="spawn"):
             RerunSink(**places)
         assert list(tmp_path.iterdir()) == []
 

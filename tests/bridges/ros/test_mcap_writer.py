@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from spaceclip_plugin.bridges.ros.mcap_writer import McapWriter
+from spaceclip_plugin.bridges.ros import McapWriter
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
@@ -31,7 +31,9 @@ def photo() -> np.ndarray:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    pytest.importorskip("mcap_ros2", reason="needs mcap-ros2-support: pip install 'spaceclip-plugin[ros]'")
+    pytest.importorskip("mcap.writer", reason="needs mcap: pip install 'spaceclip-plugin[ros]'")
+    pytest.importorskip("rosbags.typesys", reason="needs rosbags: pip install 'spaceclip-plugin[ros]'")
+    pytest.importorskip("mcap_ros2", reason="needs another reader than the writer's: pip install mcap-ros2-support")
     return tmp_path / "new" / "drive.mcap"
 
 
@@ -42,7 +44,7 @@ class Received:
 
 
 def read(path: Path) -> dict[str, list[Received]]:
-    """Messages by topic, with mcap's own reader."""
+    """Messages by topic, by the decoder of mcap-ros2-support: the writer's messages are rosbags'."""
     from mcap.reader import make_reader
     from mcap_ros2.decoder import DecoderFactory
 
@@ -64,6 +66,7 @@ class TestRoundTrip:
         [read_back] = topics["/wrist/depth/image_rect_raw"]
         message = read_back.ros_msg
         assert read_back.log_time_ns == STAMP_NS
+        assert (message.encoding, message.step, message.is_bigendian) == ("32FC1", 24, 0)
         assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
         assert message.header.frame_id == "wrist_optical_frame"
         values = np.frombuffer(bytes(message.data), "<f4").reshape(message.height, message.width)
@@ -103,6 +106,18 @@ class TestRoundTrip:
             assert list(info.k) == pytest.approx(wanted, abs=1e-12)
         [read_back] = topics["/camera/color/image_raw"]
         assert bytes(read_back.ros_msg.data) == photo().tobytes()
+        assert (read_back.ros_msg.encoding, read_back.ros_msg.step) == ("rgb8", 36)
+
+    def test_projection_and_rotation(self, file: Path) -> None:
+        with McapWriter(file) as writer:
+            writer.write(depth_map(), CAMERA, stamp_ns=STAMP_NS)
+        [read_back] = read(file)["/camera/depth/camera_info"]
+        info = read_back.ros_msg
+        assert list(info.p) == [5, 0, 2.75, 0, 0, 4.5, 1.25, 0, 0, 0, 1, 0]
+        assert list(info.r) == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+        assert list(info.d) == [0] * 5
+        assert (info.roi.width, info.roi.height, info.roi.do_rectify) == (0, 0, False)
+        assert info.header.stamp.nanosec == 123_456_789
 
     def test_frames_in_their_order(self, file: Path) -> None:
         with McapWriter(file) as writer:
@@ -111,27 +126,6 @@ class TestRoundTrip:
         topics = read(file)
         assert [each.log_time_ns for each in topics["/left/depth/camera_info"]] == [100, 102]
         assert [each.log_time_ns for each in topics["/right/depth/camera_info"]] == [101]
-
-    def test_another_implementation_reads_the_same(self, file: Path) -> None:
-        typesys = pytest.importorskip("rosbags.typesys", reason="needs rosbags: pip install rosbags")
-        from mcap.reader import make_reader
-
-        store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
-        with McapWriter(file) as writer:
-            writer.write(depth_map(), CAMERA, stamp_ns=STAMP_NS, image=photo())
-        with file.open("rb") as handle:
-            raw = {
-                channel.topic: (schema.name, message.data)
-                for schema, channel, message in make_reader(handle).iter_messages()
-            }
-        assert len(raw) == 4
-        read_back = {topic: store.deserialize_cdr(data, name) for topic, (name, data) in raw.items()}
-        depth_m = read_back["/camera/depth/image_rect_raw"].data.view("<f4").reshape(4, 6)
-        np.testing.assert_array_equal(depth_m[1:], depth_map().depth_m[0, 1:])
-        info = read_back["/camera/depth/camera_info"]
-        assert info.k.tolist() == [5, 0, 2.75, 0, 4.5, 1.25, 0, 0, 1]
-        assert info.p.tolist() == [5, 0, 2.75, 0, 0, 4.5, 1.25, 0, 0, 0, 1, 0]
-        assert info.header.stamp.nanosec == 123_456_789
 
 
 class TestNames:
@@ -147,18 +141,18 @@ class TestNames:
     def test_two_cameras_never_share_a_topic(self, file: Path) -> None:
         with McapWriter(file) as writer:
             writer.write(depth_map(view="a.b"), CAMERA, stamp_ns=0)
-            with pytest.raises(ConfigError, match=r"'a\.b' and 'a/b' would both be written to /a_b"):
+            with pytest.raises(ConfigError, match=r"'a\.b'.*'a/b'.*/a_b"):
                 writer.write(depth_map(view="a/b"), CAMERA, stamp_ns=1)
         assert len(read(file)["/a_b/depth/camera_info"]) == 1
 
 
 class TestRefusals:
     def test_missing_intrinsics(self, file: Path) -> None:
-        with McapWriter(file) as writer, pytest.raises(ConfigError, match="needs intrinsics"):
+        with McapWriter(file) as writer, pytest.raises(ConfigError, match="intrinsics"):
             writer.write(depth_map(), None, stamp_ns=0)  # type: ignore[arg-type]
 
     def test_several_images(self, file: Path) -> None:
-        with McapWriter(file) as writer, pytest.raises(ConfigError, match="pick one"):
+        with McapWriter(file) as writer, pytest.raises(ConfigError, match="holds 2"):
             writer.write(depth_map(batch=2), CAMERA, stamp_ns=0)
 
     def test_a_time_that_cannot_be_leaves_nothing(self, file: Path) -> None:
@@ -184,15 +178,16 @@ class TestRefusals:
         assert len(read(file)["/camera/depth/image_rect_raw"]) == 1
 
     def test_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="is a folder"):
+        with pytest.raises(ConfigError, match="folder"):
             McapWriter(tmp_path)
 
     def test_another_encoding(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="16UC1"):
             McapWriter(tmp_path / "a.mcap", encoding="64FC1")
 
-    def test_without_the_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "mcap_ros2.writer", None)
+    @pytest.mark.parametrize("library", ["mcap.writer", "rosbags.typesys"])
+    def test_without_the_library(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+        monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(ConfigError, match=r"pip install 'spaceclip-plugin\[ros\]'"):
             McapWriter(tmp_path / "a.mcap")
         assert list(tmp_path.iterdir()) == []
