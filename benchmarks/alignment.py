@@ -33,8 +33,7 @@ from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts
 from spaceclip_plugin.depth.camera import back_project
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.evaluation.prediction import predict
-from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.evaluation import get_protocol, predict
 from spaceclip_plugin.towers.hosts import load_host
 from spaceclip_worlds.render.raycaster import render
 from spaceclip_worlds.render.scene import Scene

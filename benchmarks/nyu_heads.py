@@ -29,8 +29,7 @@ from spaceclip_plugin.cli import main as spaceclip
 from spaceclip_plugin.cli import train
 from spaceclip_plugin.cli.train_settings import new_run
 from spaceclip_plugin.data.sources.depth_list import DepthList
-from spaceclip_plugin.evaluation.metrics import mean_metrics
-from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.evaluation import get_protocol, mean_metrics
 
 RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
 HOST = ["--host", "timm:deit_tiny_patch16_224"]

@@ -25,7 +25,7 @@ from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import shares_of
-from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.evaluation import get_protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache

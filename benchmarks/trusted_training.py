@@ -39,7 +39,7 @@ from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.mixture import shares_of
-from spaceclip_plugin.evaluation.protocols import get_protocol
+from spaceclip_plugin.evaluation import get_protocol
 from spaceclip_plugin.towers.hosts import load_host
 from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.evaluation import evaluate
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer
 from spaceclip_worlds.arm.embedded import tower_note

@@ -24,10 +24,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
-from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.evaluation.metrics import mean_metrics
-from spaceclip_plugin.evaluation.prediction import predict
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation import Protocol, evaluate, mean_metrics, predict
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer

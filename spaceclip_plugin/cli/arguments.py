@@ -23,7 +23,7 @@ from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source
 from spaceclip_plugin.data.sources.selective import SelectiveSource
 from spaceclip_plugin.data.sources.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
+from spaceclip_plugin.evaluation import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.towers.hosts import RANDOM, load_host, say_statistics
 from spaceclip_plugin.towers.image_statistics import ImageStatistics, from_pair
 from spaceclip_plugin.training.config.run_config import CODE

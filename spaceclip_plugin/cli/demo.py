@@ -9,7 +9,7 @@ from pathlib import Path
 from spaceclip_plugin.cli import arguments, outputs
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.evaluation import DepthMetrics
 
 NAME = "demo"
 _ARENAS, _SCENES, _UNSEEN = 8, 800, 100

@@ -14,7 +14,7 @@ from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.evaluation.evaluate import Evaluation
+    from spaceclip_plugin.evaluation import Evaluation
     from spaceclip_plugin.evaluation.report import Report
 
 NAME = "eval"
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> Result:
     from tqdm.auto import tqdm
 
     from spaceclip_plugin.attach.attachment import attach_depth_head
-    from spaceclip_plugin.evaluation.evaluate import evaluate
-    from spaceclip_plugin.evaluation.report import ReportFolder
+    from spaceclip_plugin.evaluation import ReportFolder, evaluate
 
     folder = None if args.out is None else ReportFolder(args.out)
     host = arguments.host_from(args)
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> Result:
         )
     data = {
         **dataclasses.asdict(result.mean),
-        "spread": dataclasses.asdict(result.spread),
+        "spread": dataclasses.asdict(result.standard_deviation),
         "images": len(result.per_image),
         "protocol": result.protocol,
         "flip": result.flip,
@@ -118,7 +117,7 @@ def _unseen(result: Evaluation) -> int:
 
 def _text(result: Evaluation, report: Report | None) -> str:
     images = len(result.per_image)
-    spread = vars(result.spread) if images > 1 else {}
+    spread = vars(result.standard_deviation) if images > 1 else {}
     lines = [
         "  ".join(
             f"{title} {vars(result.mean)[name]:.4f}" + (f" ± {spread[name]:.4f}" if spread else "")

@@ -158,7 +158,7 @@ def _predicted(
 ) -> dict[str, Any]:
     """Predict a photo, write its files, and say what they are."""
     from spaceclip_plugin.data.files.image_files import read_rgb
-    from spaceclip_plugin.evaluation.prediction import predict
+    from spaceclip_plugin.evaluation import predict
 
     photo = read_rgb(job.photo)
     image_hw = (photo.shape[0], photo.shape[1])

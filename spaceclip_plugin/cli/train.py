@@ -16,8 +16,7 @@ from spaceclip_plugin.cli.train_arguments import add_arguments as add_arguments
 from spaceclip_plugin.cli.train_settings import new_run, resumed_run
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.evaluation.calibration import Calibration
-from spaceclip_plugin.evaluation.metrics import DepthMetrics
+from spaceclip_plugin.evaluation import Calibration, DepthMetrics
 from spaceclip_plugin.towers.hosts import RANDOM, revision_of
 from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched

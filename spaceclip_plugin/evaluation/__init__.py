@@ -1,1 +1,24 @@
-"""Metrics, protocols and the evaluation loop."""
+"""How good is a head? Metric depth scored as the field scores it, never aligned, and uncertainty that is checked."""
+
+from spaceclip_plugin.evaluation.calibration import Calibration, calibrate
+from spaceclip_plugin.evaluation.evaluate import Evaluation, evaluate
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics, mean_metrics
+from spaceclip_plugin.evaluation.prediction import predict
+from spaceclip_plugin.evaluation.protocol import Protocol
+from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
+from spaceclip_plugin.evaluation.report import ReportFolder
+
+__all__ = [
+    "PROTOCOLS",
+    "Calibration",
+    "DepthMetrics",
+    "Evaluation",
+    "Protocol",
+    "ReportFolder",
+    "calibrate",
+    "depth_metrics",
+    "evaluate",
+    "get_protocol",
+    "mean_metrics",
+    "predict",
+]

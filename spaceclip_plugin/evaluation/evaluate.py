@@ -13,9 +13,9 @@ from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.prediction import predict, seen_pixels
-from spaceclip_plugin.evaluation.protocols import Compared, Protocol
+from spaceclip_plugin.evaluation.protocol import Compared, Protocol
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,30 @@ class Evaluation:
 
     Attributes:
         mean: mean over images of the per-image metrics.
-        spread: standard deviation over images of the same (n - 1); 0 for one image.
+        standard_deviation: over images of the same (n - 1); 0 for one image.
         per_image: scores of each image, in the order of the source.
         protocol: name of the protocol.
         flip: whether each prediction is the mean of two forwards, plain and mirrored.
         coverage: level → share of the pixels whose true depth lies in the interval of that level (see `calibration`),
             mean over images; None where the head predicts no uncertainty, or with `flip`.
         worst: the images of highest AbsRel, highest first; as many as were asked for.
+
+    Example:
+        >>> import numpy as np, timm
+        >>> from spaceclip_plugin import attach_depth_head
+        >>> from spaceclip_plugin.data.sample import DepthSample
+        >>> from spaceclip_plugin.evaluation import get_protocol
+        >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2).eval()
+        >>> photo, depth_m = np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 1.5, np.float32)
+        >>> samples = [DepthSample(photo, depth_m, f"photo {number}") for number in range(2)]
+        >>> with attach_depth_head(host) as attachment:
+        ...     result = evaluate(attachment, samples, protocol=get_protocol("whole-image"))
+        >>> [score.name for score in result.per_image], result.mean.abs_rel > 0, result.standard_deviation.abs_rel
+        (['photo 0', 'photo 1'], True, 0.0)
     """
 
     mean: DepthMetrics
-    spread: DepthMetrics
+    standard_deviation: DepthMetrics
     per_image: tuple[ImageScore, ...]
     protocol: str
     flip: bool
@@ -101,6 +114,8 @@ def evaluate(
         ConfigError: `keep_worst` is negative.
         DataError: an unreadable sample, one without a valid pixel under the protocol, or an empty source.
         CaptureError: the host's activations are not finite; names the sample.
+
+    Example: see `Evaluation`.
     """
     if keep_worst < 0:
         raise ConfigError(f"keep_worst is a number of images, 0 or more, got {keep_worst}")
@@ -135,7 +150,7 @@ def evaluate(
     coverages = {level: sum(one[level] for one in covered) / len(covered) for level in LEVELS} if covered else None
     return Evaluation(
         mean=mean_metrics(per_image),
-        spread=spread_metrics(per_image),
+        standard_deviation=metrics_deviation(per_image),
         per_image=tuple(scores),
         protocol=protocol.name,
         flip=flip,

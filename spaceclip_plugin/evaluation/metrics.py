@@ -1,4 +1,4 @@
-"""The nine figures by which metric depth is compared, for one image, and their mean and spread over images.
+"""The nine figures by which metric depth is compared, for one image, and their mean and deviation over images.
 
 Definitions: Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014),
 section 4.2, and the KITTI depth benchmark (SILog). Which pixels count is the caller's business: see `protocols`.
@@ -33,6 +33,12 @@ class DepthMetrics:
         delta1: share of pixels with max(d / g, g / d) < 1.25.
         delta2: the same below 1.25^2.
         delta3: the same below 1.25^3.
+
+    Example:
+        >>> import torch
+        >>> metrics = depth_metrics(torch.tensor([[1.5, 2.0]]), torch.tensor([[1.0, 2.0]]), valid=torch.ones(1, 2) > 0)
+        >>> metrics.abs_rel, metrics.delta1
+        (0.25, 0.5)
     """
 
     abs_rel: float
@@ -59,6 +65,12 @@ def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> D
     Raises:
         DataError: shapes differ, `valid` is not bool or marks nothing, or a marked pixel of either map is not a
             finite positive depth.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.full((4, 4), 2.0)
+        >>> depth_metrics(1.1 * truth, truth, valid=truth > 0).delta1
+        1.0
     """
     if prediction_m.ndim != 2 or prediction_m.shape != target_m.shape or target_m.shape != valid.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (prediction_m, target_m, valid))
@@ -107,11 +119,18 @@ def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
 
     Raises:
         DataError: no image at all.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.full((4, 4), 2.0)
+        >>> images = [depth_metrics(factor * truth, truth, valid=truth > 0) for factor in (1.5, 2.0)]
+        >>> mean_metrics(images).abs_rel
+        0.75
     """
     return over_images(per_image, lambda values: sum(values) / len(values))
 
 
-def spread_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
+def metrics_deviation(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
     """The standard deviation over images (n - 1) of each metric; 0 for one image, which has none.
 
     Raises:

@@ -39,26 +39,29 @@ def predict(
 
     Raises:
         DataError, CaptureError: see `prepare` and `DepthAttachment.read`.
+
+    Example:
+        >>> import numpy as np, timm
+        >>> from spaceclip_plugin import attach_depth_head
+        >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2).eval()
+        >>> with attach_depth_head(host) as attachment:
+        ...     depth = predict(attachment, [np.zeros((48, 64, 3), np.uint8)], output_hw=(48, 64))
+        >>> depth.depth_m.shape
+        torch.Size([1, 48, 64])
     """
     # A photo does not grow old while others are predicted.
     plain = _one_run(attachment, images, output_hw).relabelled(age=0)
     if not flip:
         return plain
     mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
-    seen = _seen(attachment, output_hw)
-    turned = None if seen is None else seen.flip(-1).to(plain.valid.device)
-    seen = None if seen is None else seen.to(plain.valid.device)
+    seen = seen_pixels(attachment, output_hw=output_hw).to(plain.valid.device)
+    turned = seen.flip(-1)
 
     def averaged(one: Tensor, other: Tensor) -> Tensor:
-        mean = 0.5 * (one + other)
-        return (
-            mean if seen is None or turned is None else torch.where(seen & turned, mean, torch.where(seen, one, other))
-        )
+        return torch.where(seen & turned, 0.5 * (one + other), torch.where(seen, one, other))
 
     # A pixel that one of the two did not see need not be valid there.
-    valid = plain.valid & mirrored.valid.flip(-1)
-    if seen is not None and turned is not None:
-        valid = (plain.valid | ~seen) & (mirrored.valid.flip(-1) | ~turned) & (seen | turned)
+    valid = (plain.valid | ~seen) & (mirrored.valid.flip(-1) | ~turned) & (seen | turned)
     uncertainty = plain.uncertainty_m
     if uncertainty is not None and mirrored.uncertainty_m is not None:
         # Both forwards err alike: the mean of the deviations, not what two independent guesses would have.
@@ -69,15 +72,9 @@ def predict(
 
 def seen_pixels(attachment: DepthAttachment, *, output_hw: tuple[int, int], flip: bool = False) -> Tensor:
     """(H, W) bool on the CPU: which pixels of what `predict` gives the tower read, plain or mirrored."""
-    seen = _seen(attachment, output_hw)
-    if seen is None:
-        return torch.ones(output_hw, dtype=torch.bool)
-    return seen | seen.flip(-1) if flip else seen
-
-
-def _seen(attachment: DepthAttachment, output_hw: tuple[int, int]) -> Tensor | None:
     part = attachment.seen()
-    return None if part is None else part.mask(output_hw)
+    seen = torch.ones(output_hw, dtype=torch.bool) if part is None else part.mask(output_hw)
+    return seen | seen.flip(-1) if flip else seen
 
 
 def _one_run(

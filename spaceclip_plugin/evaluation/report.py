@@ -50,7 +50,20 @@ class Report:
 
 
 class ReportFolder:
-    """`per_image.csv`, `summary.json` and `worst/`; whole where there is a `summary.json`, which is written last."""
+    """`per_image.csv`, `summary.json` and `worst/`; whole where there is a `summary.json`, which is written last.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from spaceclip_plugin.evaluation import Evaluation, depth_metrics
+        >>> from spaceclip_plugin.evaluation.evaluate import ImageScore
+        >>> truth = torch.full((4, 4), 2.0)
+        >>> score = ImageScore("photo", depth_metrics(1.5 * truth, truth, valid=truth > 0), valid_pixels=16)
+        >>> scores = {"mean": score.metrics, "standard_deviation": score.metrics, "per_image": (score,)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = ReportFolder(folder).write(Evaluation(**scores, protocol="whole-image", flip=False))
+        ...     print(report.per_image.read_text().splitlines()[1][:20])
+        photo,16,0.5,0.5,1.0
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Claim a folder, made if absent. What it holds is only looked at; `write` replaces an earlier evaluation.
@@ -137,7 +150,7 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
         "images": len(per_image),
         **({"unseen_pixels": unseen} if unseen else {}),  # of a tower whose patches do not divide its image
         "mean": dataclasses.asdict(evaluation.mean),
-        "standard_deviation": dataclasses.asdict(evaluation.spread),
+        "standard_deviation": dataclasses.asdict(evaluation.standard_deviation),
         "median": dataclasses.asdict(over_images(per_image, statistics.median)),
         "lowest": dataclasses.asdict(over_images(per_image, min)),
         "highest": dataclasses.asdict(over_images(per_image, max)),

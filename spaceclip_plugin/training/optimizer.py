@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.batches import loaded_batches

@@ -15,7 +15,7 @@ from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.training.processes import Processes
 
 _LEARNT = "train"

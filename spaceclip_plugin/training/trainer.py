@@ -30,7 +30,7 @@ from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.evaluation.calibration import Calibration
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.depth.pictures import PanelRow
-from spaceclip_plugin.evaluation import protocols
 from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibration, calibrate, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.features import FeatureStream
@@ -21,9 +21,7 @@ from spaceclip_plugin.training.processes import Processes
 class HeldOut:
     """Validation images with their features."""
 
-    def __init__(
-        self, stream: FeatureStream, source: DepthSource, protocol: protocols.Protocol, processes: Processes
-    ) -> None:
+    def __init__(self, stream: FeatureStream, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
         self._stream = stream
         self._source = source
         self._protocol = protocol
@@ -63,7 +61,9 @@ class HeldOut:
             compared = self._protocol.compared(maps_m, sample, seen=seen)
             depth_m, spread_m = compared.maps_m
             images.append(
-                normalised_residuals(depth_m, spread_m, compared.target_m, valid=compared.valid, most=PIXELS_PER_IMAGE)
+                normalised_residuals(
+                    depth_m, spread_m, compared.target_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE
+                )
             )
         calibration = calibrate(images)
         decoder.rescale_uncertainty(calibration.factor)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 
 
 def seen_image(sample: DepthSample, protocol: Protocol) -> npt.NDArray[np.uint8]:

@@ -58,11 +58,11 @@ def test_residuals_pixel_by_pixel() -> None:
     residuals = normalised_residuals(depth, share * depth, target, valid=valid)
     assert residuals.dtype == np.float64
     np.testing.assert_allclose(residuals, expected, rtol=1e-5)
-    few = normalised_residuals(depth, share * depth, target, valid=valid, most=20)
+    few = normalised_residuals(depth, share * depth, target, valid=valid, max_pixels=20)
     assert len(few) == 20
     assert len(np.intersect1d(few, residuals)) == 20
-    assert np.array_equal(normalised_residuals(depth, share * depth, target, valid=valid, most=20), few)
-    assert np.array_equal(normalised_residuals(depth, share * depth, target, valid=valid, most=10_000), residuals)
+    assert np.array_equal(normalised_residuals(depth, share * depth, target, valid=valid, max_pixels=20), few)
+    assert np.array_equal(normalised_residuals(depth, share * depth, target, valid=valid, max_pixels=10_000), residuals)
 
 
 def test_residuals_of_certainty_and_of_no_depth_are_finite() -> None:

@@ -18,7 +18,7 @@ from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.evaluation.metrics import mean_metrics, spread_metrics
+from spaceclip_plugin.evaluation.metrics import mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.decoder import HeadOutput
@@ -74,8 +74,8 @@ def test_scores_are_those_of_each_image(attachment: DepthAttachment, scenes: lis
     inside = [((scene.depth_m > 1e-3) & (scene.depth_m < 10)).sum() for scene in scenes]
     assert [score.valid_pixels for score in result.per_image] == inside
     assert result.mean == mean_metrics(singles)
-    assert result.spread == spread_metrics(singles)
-    assert min(dataclasses.astuple(result.spread)[:6]) > 0
+    assert result.standard_deviation == metrics_deviation(singles)
+    assert min(dataclasses.astuple(result.standard_deviation)[:6]) > 0
     assert result.worst == ()
     assert steps == [1, 1, 1]
     assert (result.protocol, result.flip) == ("spaceclip-nyu", False)

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics, mean_metrics, over_images, spread_metrics
+from spaceclip_plugin.evaluation.metrics import (
+    DepthMetrics,
+    depth_metrics,
+    mean_metrics,
+    metrics_deviation,
+    over_images,
+)
 
 GOLDEN_NAMES = {
     "abs_rel": "abs_rel",
@@ -83,11 +89,11 @@ def test_mean_counts_every_image_alike() -> None:
 def test_spread_is_the_standard_deviation_of_a_sample_of_images() -> None:
     images = [DepthMetrics(*(k * v for k in range(1, 10))) for v in (1.0, 2.0, 6.0)]
     # Mean 3, deviations -2, -1 and 3: the squares' sum 14 over n - 1 = 2.
-    spread = dataclasses.astuple(spread_metrics(images))
+    spread = dataclasses.astuple(metrics_deviation(images))
     assert spread == pytest.approx([k * math.sqrt(7) for k in range(1, 10)])
-    assert dataclasses.astuple(spread_metrics(images[:1])) == (0.0,) * 9
+    assert dataclasses.astuple(metrics_deviation(images[:1])) == (0.0,) * 9
     with pytest.raises(DataError, match="no image was scored"):
-        spread_metrics([])
+        metrics_deviation([])
 
 
 def test_any_statistic_over_images() -> None:

@@ -17,7 +17,7 @@ from spaceclip_plugin.depth import pictures
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import report
 from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, spread_metrics
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.report import ReportFolder
 
 NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3"]
@@ -38,7 +38,7 @@ def evaluation_of(scores: dict[str, float], worst: Sequence[WorstImage] = ()) ->
     metrics = [metrics_of(abs_rel) for abs_rel in scores.values()]
     return Evaluation(
         mean=mean_metrics(metrics),
-        spread=spread_metrics(metrics),
+        standard_deviation=metrics_deviation(metrics),
         per_image=tuple(ImageScore(*one, 100 + i) for i, one in enumerate(zip(scores, metrics, strict=True))),
         protocol="nyu-eigen",
         flip=True,

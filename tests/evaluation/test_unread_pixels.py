@@ -17,7 +17,7 @@ from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.prediction import predict, seen_pixels
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.evaluation.report import ReportFolder, summary
 
 PROTOCOL = Protocol(name="ramp", description="every pixel", depth_scale=1000.0, max_depth_m=80.0)

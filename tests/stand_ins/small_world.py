@@ -14,7 +14,7 @@ from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.augment.augmentation import augmentation
 from spaceclip_plugin.data.fingerprint import fingerprint
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache

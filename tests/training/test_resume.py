@@ -16,7 +16,7 @@ from stopped_runs import fit, fit_until
 
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import CheckpointError, TrainingError
-from spaceclip_plugin.evaluation.regions import FractionRegion
+from spaceclip_plugin.evaluation.protocol import FractionRegion
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.run.checkpoint import Checkpoint, CheckpointFolder

@@ -6,7 +6,7 @@ import numpy as np
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation import Protocol
 from spaceclip_worlds.arm.two_cameras import VIEWS, TwoCameraTable
 from spaceclip_worlds.arm.world import ArmWorld
 from spaceclip_worlds.render.scene import Vector

@@ -20,8 +20,7 @@ from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation import DepthMetrics, Protocol, mean_metrics
 from spaceclip_worlds.demos.folder import RECORD_NAME, WRITTEN, check_demo_folder, digests
 from spaceclip_worlds.rover.embedded import load_head, load_policy
 from spaceclip_worlds.rover.policy import RoverPolicy

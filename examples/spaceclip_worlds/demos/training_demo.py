@@ -21,10 +21,7 @@ from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_hea
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
-from spaceclip_plugin.evaluation.prediction import predict
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import TowerSpec

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from spaceclip_plugin.data.augment.augmentation import Augmentation
 from spaceclip_plugin.data.preparation import PREPARATION
-from spaceclip_plugin.evaluation.protocols import Protocol
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.towers.spec import TowerSpec
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source, source_mapping
 from spaceclip_plugin.data.sources.spec_fields import unit
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.evaluation.protocols import PROTOCOLS, Protocol
+from spaceclip_plugin.evaluation import PROTOCOLS, Protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
 from spaceclip_plugin.towers.hosts import RANDOM
 from spaceclip_plugin.towers.image_statistics import ImageStatistics, from_pair
