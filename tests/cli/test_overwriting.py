@@ -13,7 +13,7 @@ from spaceclip_plugin.bridges.onnx import export as onnx_module
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.demos import policy_demo, training_demo
-from spaceclip_worlds.demos.folder import check_demo_folder, digests
+from spaceclip_worlds.demos.demo import check_demo_folder, digests
 
 SPACE_CLIP = {"channels": (4,), "semantic_taps": (2,), "structural_taps": (), "film_hidden": 3}
 
@@ -124,18 +124,19 @@ class TestDemo:
 
 def test_a_demo_replaces_its_own_files_until_they_are_changed(tmp_path: Path) -> None:
     names = ("depth.png", "points.ply")
+    check_demo_folder(tmp_path / "absent", overwrite=False)
     for name in names:
         (tmp_path / name).write_text(name)
     with pytest.raises(ConfigError, match=r"depth\.png"):
-        check_demo_folder(tmp_path, names, overwrite=False)
+        check_demo_folder(tmp_path, overwrite=False)
     write_json(tmp_path / "metrics.json", {"written": digests(tmp_path / name for name in names)})
-    check_demo_folder(tmp_path, names, overwrite=False)
+    check_demo_folder(tmp_path, overwrite=False)
     (tmp_path / "depth.png").write_text("a picture of the kitchen")
     with pytest.raises(ConfigError, match=r"depth\.png"):
-        check_demo_folder(tmp_path, names, overwrite=False)
-    check_demo_folder(tmp_path, names, overwrite=True)
+        check_demo_folder(tmp_path, overwrite=False)
+    check_demo_folder(tmp_path, overwrite=True)
     (tmp_path / "depth.png").unlink()
-    check_demo_folder(tmp_path, names, overwrite=False)
+    check_demo_folder(tmp_path, overwrite=False)
     (tmp_path / "depth.png").mkdir()
     with pytest.raises(ConfigError, match=r"depth\.png"):
-        check_demo_folder(tmp_path, names, overwrite=True)
+        check_demo_folder(tmp_path, overwrite=True)

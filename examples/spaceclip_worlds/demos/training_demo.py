@@ -10,16 +10,16 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin._files import read_json_object, write_json
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin._files import read_json_object
+from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
 from spaceclip_plugin.head.depth_head import DepthHead
@@ -28,8 +28,14 @@ from spaceclip_plugin.towers.spec import TowerSpec
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.run.folder import RECORD_NAME, foreign_entries
 from spaceclip_plugin.training.trainer import DepthTrainer
-from spaceclip_worlds.demos.folder import RECORD_NAME as METRICS_NAME
-from spaceclip_worlds.demos.folder import WRITTEN, check_demo_folder, digests
+from spaceclip_worlds.demos.demo import (
+    SHOWN,
+    DemoReport,
+    check_demo_folder,
+    figures_line,
+    write_pictures,
+    write_record,
+)
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
 IMAGE_HW = (112, 112)
@@ -39,28 +45,89 @@ PROTOCOL = Protocol(
 )
 RECIPE = Recipe(epochs=10, batch_size=16, learning_rate=3e-3, ema_decay=0.98, views=2)
 SEEDS = {"train": 0, "validation": 1, "unseen": 2}
-SHOWN = 4
-FILES = {"picture": "depth.png", "points": "points.ply", "depth_mm": "depth_mm.png"}
-"""What a demo writes beside its record and its run, by kind."""
 
 
-@dataclass(frozen=True, eq=False)
-class DemoResult:
-    """What the demo measured on scenes that neither training nor model selection saw.
+@dataclass(frozen=True)
+class TrainingDemo:
+    """A head trained on rendered scenes, and measured on others that neither training nor model selection saw.
 
     Attributes:
-        predicted: the attached head's metrics.
-        constant: those of the constant median depth of the training scenes.
-        per_pixel: those of the per-pixel mean depth of the training scenes.
-        files: what was written, by kind.
-        unseen: how many scenes the metrics are means of.
+        scenes: training scenes, at least 16; an eighth as many serve to choose the best epoch.
+        unseen: scenes the figures are measured on, at least 4.
+        epochs: passes over the training scenes.
+        tower, adapter: which tower, where the host has several; see `attach_depth_head`.
     """
 
-    predicted: DepthMetrics
-    constant: DepthMetrics
-    per_pixel: DepthMetrics
-    files: dict[str, Path]
-    unseen: int
+    scenes: int = 800
+    unseen: int = 100
+    epochs: int = RECIPE.epochs
+    tower: str | None = None
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scenes < 16 or self.unseen < SHOWN:
+            raise ConfigError(
+                f"the demo needs at least 16 training and {SHOWN} unseen scenes, got {self.scenes} and {self.unseen}"
+            )
+
+    def run(
+        self,
+        out: Path,
+        *,
+        host: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> DemoReport:
+        """Render scenes, train a head on the frozen host, read depth of unseen scenes, write pictures and figures.
+
+        Args:
+            out: folder for the results; an earlier demo there is replaced.
+            host: a frozen host; None is `small_clip_host`.
+            device: where that one runs; None is the CPU.
+            overwrite: replace files of the results' names whoever wrote them; a training run of somebody else's never
+                is.
+
+        Raises:
+            SpaceClipError: the host has no tower, or the folder cannot be used or holds what no demo wrote.
+        """
+        run = out / "training"
+        check_demo_folder(out, overwrite=overwrite)
+        _remove_older_demo(run)
+        label = "a random-weight CLIP tower" if host is None else f"the tower of {type(host).__name__}"
+        host = small_clip_host().to(device) if host is None else host
+        recipe = dataclasses.replace(RECIPE, epochs=self.epochs)
+        which: dict[str, Any] = {"tower": self.tower, "adapter": self.adapter}
+        head = _head_for(registry.find_tower(host, **which).spec, recipe.seed)
+        head.to(next(host.parameters()).device)
+        train = _render("train", self.scenes, progress=progress)
+        validation = _render("validation", max(self.scenes // 8, 1), progress=progress)
+        test = _render("unseen", self.unseen, progress=progress)
+        trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL, **which)
+        about = f"{self.scenes} rendered tabletop scenes"
+        trained = trainer.fit(train, validation, run, trained_on=about, progress=progress)
+        with attach_depth_head(host, trained.folder, **which) as attachment:
+            predicted = evaluate(attachment, test, protocol=PROTOCOL).mean
+            shown = predict(attachment, [sample.image for sample in test[:SHOWN]], output_hw=IMAGE_HW)
+        files = write_pictures(out, test[:SHOWN], list(shown))
+        depths = np.stack([sample.depth_m for sample in train])
+        constant = _score_constant(np.full(IMAGE_HW, np.median(depths), np.float32), test)
+        per_pixel = _score_constant(depths.mean(axis=0), test)
+        figures: dict[str, object] = {
+            "unseen_scenes": self.unseen,
+            "protocol": PROTOCOL.description,
+            "predicted": dataclasses.asdict(predicted),
+            "constant_median": dataclasses.asdict(constant),
+            "per_pixel_mean": dataclasses.asdict(per_pixel),
+        }
+        metrics = write_record(out, figures, files.values())
+        lines = (
+            f"{self.unseen} unseen scenes, metric scale, one forward",
+            figures_line(predicted, f"depth from {label}"),
+            figures_line(per_pixel, "per-pixel mean of the training scenes"),
+            figures_line(constant, "constant median of the training scenes"),
+        )
+        return DemoReport(lines, figures, {"head": trained.folder, **files, "metrics": metrics})
 
 
 def small_clip_host(seed: int = 0) -> nn.Module:
@@ -96,54 +163,6 @@ def _smooth_positions(rows: int, columns: int) -> Tensor:
     return 0.2 * torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(1)
 
 
-def run_demo(
-    host: nn.Module,
-    out: Path,
-    *,
-    tower: str | None = None,
-    adapter: str | None = None,
-    scenes: int = 800,
-    unseen: int = 100,
-    recipe: Recipe = RECIPE,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> DemoResult:
-    """Render scenes, train a head on the frozen host, read depth of unseen scenes, write pictures and figures.
-
-    Args:
-        host: a frozen host.
-        out: folder for the results; an earlier demo there is replaced.
-        tower, adapter: which tower, where the host has several; see `attach_depth_head`.
-        scenes: training scenes; an eighth as many serve to choose the best epoch.
-        unseen: scenes the figures are measured on.
-        overwrite: replace files of the results' names whoever wrote them; a training run of somebody else's never is.
-
-    Raises:
-        SpaceClipError: the host has no tower, or the folder cannot be used or holds what no demo wrote.
-    """
-    run = out / "training"
-    check_demo_folder(out, FILES.values(), overwrite=overwrite)
-    _remove_older_demo(run)
-    head = _head_for(registry.find_tower(host, tower=tower, adapter=adapter).spec, recipe.seed)
-    head.to(next(host.parameters()).device)
-    train = _render("train", scenes, progress=progress)
-    validation = _render("validation", max(scenes // 8, 1), progress=progress)
-    test = _render("unseen", unseen, progress=progress)
-    trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL, tower=tower, adapter=adapter)
-    trained = trainer.fit(train, validation, run, trained_on=f"{scenes} rendered tabletop scenes", progress=progress)
-    with attach_depth_head(host, trained.folder, tower=tower, adapter=adapter) as attachment:
-        predicted = evaluate(attachment, test, protocol=PROTOCOL).mean
-        files = _write_pictures(attachment, test[:SHOWN], out)
-    depths = np.stack([sample.depth_m for sample in train])
-    constant = _score_constant(np.full(IMAGE_HW, np.median(depths), np.float32), test)
-    per_pixel = _score_constant(depths.mean(axis=0), test)
-    result = DemoResult(predicted, constant, per_pixel, {"head": trained.folder, **files}, unseen)
-    written = digests(files.values())
-    files["metrics"] = out / METRICS_NAME
-    write_json(files["metrics"], {**_record(result), WRITTEN: written})
-    return dataclasses.replace(result, files={"head": trained.folder, **files})
-
-
 def _remove_older_demo(run: Path) -> None:
     # A folder that no demo made is left alone; the trainer then refuses it.
     if (run / RECORD_NAME).is_file() and read_json_object(run / RECORD_NAME).get("protocol") == PROTOCOL.name:
@@ -176,28 +195,3 @@ def _head_for(spec: TowerSpec, seed: int) -> DepthHead:
 def _score_constant(depth_m: np.ndarray, samples: list[DepthSample]) -> DepthMetrics:
     guess = torch.from_numpy(depth_m)
     return mean_metrics([PROTOCOL.score(guess, sample) for sample in samples])
-
-
-def _write_pictures(attachment: DepthAttachment, samples: list[DepthSample], out: Path) -> dict[str, Path]:
-    depth = predict(attachment, [sample.image for sample in samples], output_hw=IMAGE_HW)
-    files = {kind: out / name for kind, name in FILES.items()}
-    rows = [
-        PanelRow(sample.image, depth.depth_m[i].cpu().numpy(), sample.depth_m, depth.valid[i].cpu().numpy())
-        for i, sample in enumerate(samples)
-    ]
-    write_png(files["picture"], depth_panel(rows))
-    first, camera = depth[0], samples[0].intrinsics
-    first.save_png16(files["depth_mm"])
-    if camera is not None:
-        first.save_ply(files["points"], camera, image=samples[0].image)
-    return files
-
-
-def _record(result: DemoResult) -> dict[str, object]:
-    return {
-        "unseen_scenes": result.unseen,
-        "protocol": PROTOCOL.description,
-        "predicted": dataclasses.asdict(result.predicted),
-        "constant_median": dataclasses.asdict(result.constant),
-        "per_pixel_mean": dataclasses.asdict(result.per_pixel),
-    }
