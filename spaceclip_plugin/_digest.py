@@ -1,12 +1,24 @@
-"""One digest for all tensors of a module: equal digests mean equal bits, names, shapes and dtypes."""
+"""SHA-256 of what must not change: bytes and texts, tensors, the weights of a module, the code of this package."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+
+def sha256_of(*parts: str | bytes | memoryview) -> str:
+    """SHA-256 (hex) of bytes and texts, one after the other; texts count as UTF-8.
+
+    A lone surrogate, which JSON can spell and UTF-8 cannot, counts as the three bytes that no strict reader takes.
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part)
+    return total.hexdigest()
 
 
 def module_digest(module: nn.Module) -> str:
@@ -25,4 +37,19 @@ def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
         if tensor.numel() and not tensor.is_meta:
             flat = tensor.detach().cpu().reshape(-1)
             total.update(flat.view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def code_digest(package: Path | None = None) -> str:
+    """SHA-256 (hex) over the Python files of a package: their places in it and their lines, however those end.
+
+    Args:
+        package: its folder; None: that of `spaceclip_plugin`.
+    """
+    folder = Path(__file__).parent if package is None else package
+    total = hashlib.sha256()
+    for place, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        total.update(f"{place}\0{len(content)}\0".encode())
+        total.update(content)
     return total.hexdigest()

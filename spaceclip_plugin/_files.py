@@ -153,15 +153,16 @@ def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON
     return parse_json_object(raw, source=repr(str(source)))
 
 
-def parse_json_object(raw: bytes, *, source: str) -> dict[str, Any]:
-    """The JSON object in bytes that may come from anywhere, as strictly as `read_json_object` reads a file.
+def parse_json_object(raw: bytes | str, *, source: str) -> dict[str, Any]:
+    """The JSON object in bytes or text that may come from anywhere, as strictly as `read_json_object` reads a file.
 
     Raises:
         CheckpointError: they hold anything else; the message names `source`.
     """
     try:
+        # Text that comes out of other JSON may hold lone surrogates, which are no text: they have no UTF-8.
         content = json.loads(
-            raw.decode("utf-8"),
+            (raw if isinstance(raw, bytes) else raw.encode()).decode(),
             object_pairs_hook=_object_without_duplicates,
             parse_float=_finite_float,
             parse_constant=_finite_float,

@@ -9,7 +9,6 @@ machines and thread counts differ in the last bits, and so will the weights.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.evaluation import Protocol, evaluate, mean_metrics, predict
@@ -191,7 +191,7 @@ def main() -> None:
         shutil.copyfile(args.policy, file)
     policy = load_policy(file)  # what the head will meet: weights rounded to half precision
     score_policy(policy, frames["test"])
-    note = f"the rover's policy.safetensors, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    note = f"the rover's policy.safetensors, SHA-256 {sha256_of(file.read_bytes())}"
     with tempfile.TemporaryDirectory() as run:
         known = {split: frames[split] for split in ("train", "validation")}
         head = train_head(policy, known, args.head_epochs, Path(run), note)

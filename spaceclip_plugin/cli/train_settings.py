@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin import __version__
+from spaceclip_plugin._digest import code_digest
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.train_arguments import PUBLISHED
@@ -20,7 +21,6 @@ from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architectu
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.config.strict_yaml import read_mapping_file
-from spaceclip_plugin.training.run.code_digest import code_digest
 from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME, code_of
 
 # Which field of RunConfig or Recipe a flag sets.

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> Result:
     config_file = files.config_file()
     # That very commit: a branch may move on meanwhile.
     head = DepthHead.from_pretrained(args.head, revision=files.commit)
-    weights_file = files.weights_file(weights.MOST_BYTES)
+    weights_file = files.weights_file(weights.MAX_BYTES)
     data: dict[str, Any] = {
         "head": args.head,
         "source": files.source,

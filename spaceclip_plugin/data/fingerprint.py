@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 
 _DIGITS = 64
@@ -44,10 +44,8 @@ def photo_of(fingerprint: str) -> str:
 
 def _of_arrays(sample: DepthSample) -> str:
     image, depth = (_of_array(array) for array in (sample.image, sample.depth_m))
-    return image + hashlib.sha256(f"{depth}{sample.intrinsics!r}".encode()).hexdigest()
+    return image + sha256_of(f"{depth}{sample.intrinsics!r}")
 
 
 def _of_array(array: npt.NDArray[Any]) -> str:
-    total = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    total.update(array.tobytes())
-    return total.hexdigest()
+    return sha256_of(f"{array.dtype.str} {array.shape}", array.tobytes())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from spaceclip_plugin import __version__
-from spaceclip_plugin._digest import module_digest
+from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
 from spaceclip_plugin.data.augment.augmentation import augmentation
@@ -48,7 +47,6 @@ from spaceclip_plugin.training.loop import Best, TrainingLoop
 from spaceclip_plugin.training.losses.registry import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, check_tracker
-from spaceclip_plugin.training.run.code_digest import code_digest
 from spaceclip_plugin.training.run.folder import BEST_NAME, LASTING, RunFolder, comparable
 from spaceclip_plugin.training.source_checks import checked_sources
 from spaceclip_plugin.training.validation_set import HeldOut
@@ -247,7 +245,7 @@ class DepthTrainer:
             "head": trained.to_dict(),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
             "host_digest_before": module_digest(self._host),
-            "data": {name: hashlib.sha256("".join(found).encode()).hexdigest() for name, found in fingerprints.items()},
+            "data": {name: sha256_of(*found) for name, found in fingerprints.items()},
             "shares": [dataclasses.asdict(share) for share in shares_of(train)],
             "processes": processes.count,
             "device": str(self._device),

@@ -171,7 +171,7 @@ class TestWhileItIsRead:
         with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
             DepthHead.from_pretrained(folder)
 
-    @pytest.mark.parametrize("name", ["_read_header", "_check_against"])
+    @pytest.mark.parametrize("name", ["_read_header", "_check_kinds"])
     def test_weights_that_vanish_once_the_header_is_read(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:

@@ -12,9 +12,9 @@ from stopped_runs import fit, fit_until
 from test_train_command import arguments_of
 
 import spaceclip_plugin
+from spaceclip_plugin._digest import code_digest
 from spaceclip_plugin.cli.train_settings import resumed_run
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.training.run.code_digest import code_digest
 
 
 @pytest.fixture

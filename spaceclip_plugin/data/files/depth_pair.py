@@ -14,13 +14,13 @@ Distance. Depth is along the optical axis; where the source says `ray` it is con
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.data.files.depth_values import StoredDepth
 from spaceclip_plugin.data.files.image_files import METRE_SUFFIXES, Photo, read_photo, read_stored_depth
 from spaceclip_plugin.data.files.orientation import UPRIGHT, upright, upright_hw, upright_intrinsics
@@ -154,11 +154,11 @@ class DepthPair:
         meaning: tuple[object, ...] = (_READING, units, self.lens, distance)
         if self.lens is not None and self.lens.image_hw is not None:
             meaning += (self.lens.image_hw,)
-        return photo + hashlib.sha256(f"{depth}{meaning!r}".encode()).hexdigest()
+        return photo + sha256_of(f"{depth}{meaning!r}")
 
     def _digest(self, file: Path) -> str:
         try:
-            return hashlib.sha256(file.read_bytes()).hexdigest()
+            return sha256_of(file.read_bytes())
         except OSError as error:
             raise DataError(f"{self.where}: cannot read {file} ({error.strerror}); check the file") from error
 

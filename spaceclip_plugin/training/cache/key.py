@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.data.augment.augmentation import Augmentation
 from spaceclip_plugin.data.preparation import PREPARATION
 from spaceclip_plugin.evaluation.protocol import Protocol
@@ -77,7 +77,4 @@ def cache_key(
         "storage": settings.storage,
         "targets": settings.targets,
     }
-    total = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for fingerprint in fingerprints:
-        total.update(fingerprint.encode())
-    return total.hexdigest()
+    return sha256_of(json.dumps(parts, sort_keys=True), *fingerprints)

@@ -6,25 +6,27 @@ for are touched. `hidden.NNN` is (n, V, h, w, C), which reads back as the channe
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from spaceclip_plugin._digest import tensors_digest
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin._tensor_files import NotedTensors, foreign_errors, mapped_tensors
+from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.training.cache.storage import FeatureStorage
 
-_NOTE = "spaceclip_shard"
 _CONTEXT = "context"
+_SHARDS = NotedTensors(
+    entry="spaceclip_shard",
+    keys=("key", "start", "names", "image_hw", "sha256"),
+    signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
+    max_header_bytes=100_000_000,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,22 +100,20 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
     tensors = {name: torch.stack([image.parts[name] for image in images]) for name in images[0].parts}
     # Depth maps of one cache may differ in size.
     tensors |= {_depth_name(row): image.depth_m for row, image in enumerate(images) if image.depth_m.numel()}
-    note: dict[str, Any] = {
+    note = {
         "key": key,
         "start": start,
         "names": [image.name for image in images],
         "image_hw": [list(image.image_hw) for image in images],
     }
-    note["sha256"] = _digest(note, tensors.items())
     try:
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={_NOTE: json.dumps(note)})
+            return _SHARDS.write(temporary, tensors, note)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"cannot write the feature cache {str(path)!r}: {error}; free disk space, choose another folder, keep "
             "fewer views or int8. What is written stays, and is not made again when the run is resumed"
         ) from error
-    return str(note["sha256"])
 
 
 class Shard:
@@ -133,16 +133,16 @@ class Shard:
         """
         self.path = path
         try:
-            self._file = cast(Any, safe_open(path, framework="pt", device="cpu"))
-            note = json.loads((self._file.metadata() or {})[_NOTE])
-            self.start = int(note["start"])
-            self.sha256 = str(note.pop("sha256"))
-            self._note = note
-            self.names = tuple(str(name) for name in note["names"])
-            self.image_hw = tuple((int(height), int(width)) for height, width in note["image_hw"])
-            found = str(note["key"])
-            self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            header = _SHARDS.read_header(path)
+            self.sha256, self._note = header.sha256, header.note
+            self.start = int(self._note["start"])
+            self.names = tuple(str(name) for name in self._note["names"])
+            self.image_hw = tuple((int(height), int(width)) for height, width in self._note["image_hw"])
+            found = str(self._note["key"])
+            with foreign_errors(path):
+                self._file = mapped_tensors(path)
+                self._slices = {name: self._file.get_slice(name) for name in header.kinds}
+        except (CheckpointError, ValueError, TypeError) as error:
             raise TrainingError(_damaged(path, f"it cannot be read ({error})")) from error
         if found != key:
             raise TrainingError(
@@ -173,8 +173,9 @@ class Shard:
             TrainingError: the file is damaged; names it.
         """
         try:
-            found = _digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            with foreign_errors(self.path):
+                found = _SHARDS.digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))
+        except CheckpointError as error:
             raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
         if found != self.sha256:
             raise TrainingError(_damaged(self.path, "its content is not what was written"))
@@ -196,11 +197,6 @@ class Shard:
         """Versions of each image."""
         shapes = [part.get_shape() for name, part in self._slices.items() if not name.startswith("depth_m.")]
         return int(shapes[0][1])
-
-
-def _digest(note: dict[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (hex) over the tensors and what is noted about them."""
-    return hashlib.sha256(f"{tensors_digest(tensors)}{json.dumps(note, sort_keys=True)}".encode()).hexdigest()
 
 
 def _depth_name(row: int) -> str:

@@ -6,7 +6,6 @@ name, which is what a power loss asks for, but our tests only kill processes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin._files import atomic_folder, read_json_object, sync_to_disk
+from spaceclip_plugin._tensor_files import load_tensors
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 FORMAT_VERSION = 1
@@ -238,12 +238,12 @@ def _index(checkpoint: Checkpoint, files: dict[str, bytes]) -> bytes:
         "format_version": FORMAT_VERSION,
         "step": checkpoint.step,
         "state": checkpoint.state,
-        "files": {name: {"size_bytes": len(data), "sha256": _digest(data)} for name, data in files.items()},
+        "files": {name: {"size_bytes": len(data), "sha256": sha256_of(data)} for name, data in files.items()},
     }
     try:
         text = _json(content)
         read_back = json.loads(text)["state"]
-        encoded = _json({**content, "sha256": _digest(text.encode())}).encode()
+        encoded = _json({**content, "sha256": sha256_of(text)}).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"the state of step {checkpoint.step} cannot be written as JSON: {error}; "
@@ -294,7 +294,7 @@ def _read_index(folder: Path, step: int) -> dict[str, object]:
     if index.keys() != _FIELDS:
         raise CheckpointError(f"{str(path)!r} holds {sorted(index)}, expected {sorted(_FIELDS)}")
     # Nobody else vouches for the index, so it carries its own digest; that also finds a digit changed by hand.
-    if index.pop("sha256") != _digest(_json(index).encode()):
+    if index.pop("sha256") != sha256_of(_json(index)):
         raise CheckpointError(f"{str(path)!r} is not as it was saved: its SHA-256 differs")
     if index["step"] != step:
         raise CheckpointError(f"{str(path)!r} is of step {index['step']}, not of the folder's")
@@ -308,14 +308,9 @@ def _read_tensors(path: Path, fingerprint: object) -> dict[str, Tensor]:
     size_bytes = path.stat().st_size
     if size_bytes != fingerprint["size_bytes"]:
         raise CheckpointError(f"{str(path)!r} has {size_bytes} bytes, expected {fingerprint['size_bytes']}")
-    if _digest(path.read_bytes()) != fingerprint["sha256"]:
+    if sha256_of(path.read_bytes()) != fingerprint["sha256"]:
         raise CheckpointError(f"{str(path)!r} is not as it was saved: its SHA-256 differs")
-    try:
-        # Not safetensors.torch.load: version 0.4.2's refuses empty tensors. Copies: the file's own are views of it.
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
+    return load_tensors(path)
 
 
 def _check_is_file(path: Path) -> None:
@@ -346,7 +341,3 @@ def _remove(path: Path) -> None:
 def _json(content: object) -> str:
     """One text for equal content: floats are written so that they are read back exactly."""
     return json.dumps(content, allow_nan=False, separators=(",", ":"))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

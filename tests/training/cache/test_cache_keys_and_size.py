@@ -144,7 +144,7 @@ class TestSize:
             raise OSError(28, "No space left on device")
 
         samples = scenes(14)
-        save = "spaceclip_plugin.training.cache.shards.save_file"
+        save = "spaceclip_plugin._tensor_files.save_file"
         original = maker.write_shard
 
         def third(path: Path, *args: object, **options: object) -> str:

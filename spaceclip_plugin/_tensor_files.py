@@ -1,0 +1,171 @@
+"""Files of tensors with a JSON note: safetensors that carry what they belong to, and a SHA-256 of both.
+
+The files are not trusted: their header is read by our own strict reader before safetensors opens them, and the digest
+is what tells whether the tensors are those that were written.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spaceclip_plugin._checks import shown
+from spaceclip_plugin._digest import sha256_of, tensors_digest
+from spaceclip_plugin._files import parse_json_object
+from spaceclip_plugin.errors import CheckpointError
+
+LENGTH = struct.Struct("<Q")
+"""What a safetensors file begins with: the length of its header in bytes."""
+
+_SHA256 = "sha256"
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"} | {
+    "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorKind:
+    """Dtype, as torch calls it, and shape of a tensor; in a file that is not trusted, both may be anything."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: Tensor) -> TensorKind:
+        """The kind of a tensor in memory."""
+        return cls(str(value.dtype).removeprefix("torch."), tuple(value.shape))
+
+    def __str__(self) -> str:
+        return f"{shown(self.dtype).strip(chr(39))} of shape {shown(self.shape)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        note: the object it was written with.
+        sha256: the digest (hex) it was written with, of the note and the tensors.
+        kinds: what the file says of every tensor.
+    """
+
+    note: dict[str, Any]
+    sha256: str
+    kinds: dict[str, TensorKind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotedTensors:
+    """One kind of files: tensors and a note.
+
+    Attributes:
+        entry: the one metadata entry of the file, which holds the note as JSON. safetensors writes several in random
+            order, and equal tensors would give unequal files.
+        keys: of the note, in their order, "sha256" among them.
+        signed: the text whose SHA-256 is noted, made of the note and the digest of the tensors.
+        max_header_bytes: a longer header is refused before it is parsed.
+    """
+
+    entry: str
+    keys: tuple[str, ...]
+    signed: Callable[[Mapping[str, Any], str], str]
+    max_header_bytes: int
+
+    def digest(self, note: Mapping[str, Any], named: Iterable[tuple[str, Tensor]]) -> str:
+        """SHA-256 (hex) of a note and tensors, in any order."""
+        return sha256_of(self.signed(note, tensors_digest(named)))
+
+    def write(self, path: Path, tensors: dict[str, Tensor], note: Mapping[str, Any]) -> str:
+        """Write contiguous tensors on the CPU and their note; returns the digest.
+
+        Raises:
+            ValueError: the note has no JSON.
+            OSError, SafetensorError: the disk refuses the write.
+        """
+        sha256 = self.digest(note, tensors.items())
+        whole = {**note, _SHA256: sha256}
+        save_file(tensors, path, metadata={self.entry: json.dumps({key: whole[key] for key in self.keys})})
+        return sha256
+
+    def read_header(self, path: Path) -> Header:
+        """What a file says of itself; its tensors are not read.
+
+        Raises:
+            CheckpointError: it is not such a file, or was cut. The message names the file.
+        """
+        header = self._parsed(path)
+        metadata = header.pop("__metadata__", None)
+        text = metadata[self.entry] if isinstance(metadata, dict) and list(metadata) == [self.entry] else None
+        if not isinstance(text, str):
+            raise CheckpointError(
+                f"{str(path)!r} carries no digest: expected the one metadata entry {self.entry!r}, as this package "
+                "writes it; it was written by something else, or edited"
+            )
+        note = parse_json_object(text, source=f"the metadata of {str(path)!r}")
+        if list(note) != list(self.keys) or not isinstance(note[_SHA256], str):
+            raise CheckpointError(
+                f"the metadata of {str(path)!r} must hold {', '.join(self.keys)} alone, in this order"
+            )
+        kinds = {name: _kind_in_header(path, name, entry) for name, entry in header.items()}
+        return Header(note, note.pop(_SHA256), kinds)
+
+    def _parsed(self, path: Path) -> dict[str, Any]:
+        try:
+            with path.open("rb") as file:
+                prefix = file.read(LENGTH.size)
+                length = LENGTH.unpack(prefix)[0] if len(prefix) == LENGTH.size else 0
+                raw = file.read(min(length, self.max_header_bytes))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {str(path)!r} ({error.strerror}); check its permissions") from error
+        if not raw or len(raw) != length:
+            raise CheckpointError(
+                f"{str(path)!r} is not a safetensors file, or was cut: its first 8 bytes must give the length of a "
+                f"header that is there, of at most {self.max_header_bytes} bytes"
+            )
+        return parse_json_object(raw, source=f"the header of {str(path)!r}")
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Copies of all tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: safetensors refuses the file; the message names it.
+    """
+    with foreign_errors(path):
+        # Copies: the tensors of a safetensors file may be views of it, and change with it.
+        file = mapped_tensors(path)
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def mapped_tensors(path: Path) -> Any:
+    """A safetensors file, memory-mapped: `get_tensor` and `get_slice` read from it for as long as it is there."""
+    # Not safetensors.torch.load: version 0.4.2's refuses empty tensors.
+    return cast(Any, safe_open(path, framework="pt", device="cpu"))
+
+
+@contextmanager
+def foreign_errors(path: Path) -> Iterator[None]:
+    """Raise what safetensors says of a file as CheckpointError, which names it."""
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
+
+
+def _kind_in_header(path: Path, name: str, entry: object) -> TensorKind:
+    if isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}:
+        dtype, shape = entry["dtype"], entry["shape"]
+        if isinstance(dtype, str) and isinstance(shape, list) and all(type(side) is int for side in shape):
+            return TensorKind(_DTYPES.get(dtype, dtype), tuple(shape))
+    raise CheckpointError(
+        f"the header of {str(path)!r} says of {shown(name)} something else than dtype, shape and data_offsets"
+    )
