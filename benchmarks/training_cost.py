@@ -22,7 +22,7 @@ from turns import turn_order
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.data.augment.augmentation import augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.evaluation import get_protocol
@@ -119,7 +119,7 @@ def from_cache(
     settings = CacheSettings(
         protocol=PROTOCOL,
         views=recipe.views,
-        augmentation=augmentation(recipe.augmentation),
+        augmentation=Augmentation.named(recipe.augmentation),
         seed=recipe.seed,
         storage=recipe.cache,
         targets=True,

@@ -35,7 +35,7 @@ from turns import turn_order
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._files import read_json_object, write_json
-from spaceclip_plugin.data.augment.augmentation import augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.mixture import shares_of
@@ -110,7 +110,7 @@ def memory(_: argparse.Namespace) -> dict[str, Any]:
     settings = CacheSettings(
         protocol=get_protocol("whole-image"),
         views=1,
-        augmentation=augmentation("recommended"),
+        augmentation=Augmentation.named("recommended"),
         seed=0,
         storage="fp16",
         targets=True,
@@ -193,7 +193,7 @@ def _steps(host: nn.Module, samples: DepthSource, folder: Path, features: str) -
     settings = CacheSettings(
         protocol=get_protocol("nyu-eigen"),
         views=recipe.views,
-        augmentation=augmentation(recipe.augmentation),
+        augmentation=Augmentation.named(recipe.augmentation),
         seed=0,
         storage=features,
         targets=True,

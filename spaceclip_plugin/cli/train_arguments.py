@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from spaceclip_plugin.cli import arguments
-from spaceclip_plugin.data.augment.augmentation import AUGMENTATIONS
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training.config.recipe import CACHES, PRECISIONS, RECIPES
 from spaceclip_plugin.training.losses.registry import LOSSES

@@ -44,7 +44,7 @@ class FeatureStream(Protocol):
 
     @property
     def views(self) -> int:
-        """How many versions of every image there are; see `data.augmentation.view_of`."""
+        """How many versions of every image there are; see `Augmentation.version`."""
         ...
 
     @property

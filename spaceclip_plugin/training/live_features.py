@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.data.augment.augmentation import view_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError
@@ -73,16 +72,15 @@ class LiveFeatures:
         for index, number in zip(indices, views, strict=True):
             sample = self._source[index]
             image = seen_image(sample, settings.protocol)
-            view = view_of(
+            version = settings.augmentation.version(
                 number,
-                augmentation=settings.augmentation,
                 seed=settings.seed,
                 index=index,
                 image_hw=(image.shape[0], image.shape[1]),
             )
-            images.append(view.image(image))
+            images.append(version.image(image))
             if settings.targets:
-                target = view.target(known_depth(sample, settings.protocol), self.target_hw)
+                target = version.target(known_depth(sample, settings.protocol), self.target_hw)
                 targets.append(torch.from_numpy(target.copy()))
         target_m = torch.stack(targets) if targets else torch.zeros(len(images), 0, 0)
         return {_PIXELS: prepare(images, self._tower), _TARGET: target_m, _INDEX: torch.tensor(list(indices))}

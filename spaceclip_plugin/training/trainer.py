@@ -22,7 +22,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
-from spaceclip_plugin.data.augment.augmentation import augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.errors import ConfigError, TrainingError
@@ -279,7 +279,7 @@ class DepthTrainer:
         settings = CacheSettings(
             protocol=self._protocol,
             views=recipe.views if training else 1,
-            augmentation=augmentation(recipe.augmentation),
+            augmentation=Augmentation.named(recipe.augmentation),
             seed=recipe.seed,
             storage=recipe.cache,
             targets=training,

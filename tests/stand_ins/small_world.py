@@ -11,7 +11,7 @@ from torch import nn
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.data.augment.augmentation import augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.fingerprint import fingerprint
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.evaluation.protocol import Protocol
@@ -67,7 +67,7 @@ def settings(**changes: object) -> CacheSettings:
     usual = {
         "protocol": PROTOCOL,
         "views": 2,
-        "augmentation": augmentation("recommended"),
+        "augmentation": Augmentation.named("recommended"),
         "seed": 0,
         "storage": "fp16",
         "targets": True,

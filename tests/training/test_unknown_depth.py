@@ -13,7 +13,6 @@ from small_world import PROTOCOL, cached, scenes, settings, tiny_head, tiny_host
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.data.augment.augmentation import view_of
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import DataError
@@ -166,7 +165,7 @@ def test_a_run_on_crops_without_depth_ends_well(tmp_path: Path, recipe: str, sto
         made, epochs=2, batch_size=1, accumulation=1, views=8, cache=storage, augmentation="recommended"
     )
     views = [
-        view_of(number, augmentation=settings().augmentation, seed=made.seed, index=index, image_hw=(32, 32))
+        settings().augmentation.version(number, seed=made.seed, index=index, image_hw=(32, 32))
         for index in range(6)
         for number in range(8)
     ]

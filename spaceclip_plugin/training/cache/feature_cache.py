@@ -11,7 +11,6 @@ import torch
 from einops import rearrange
 
 from spaceclip_plugin._files import read_json_object
-from spaceclip_plugin.data.augment.augmentation import view_of
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import TowerFeatures
@@ -96,14 +95,13 @@ class FeatureCache:
             rows.append(shard.parts(row, number))
             if self.target_hw[0]:
                 settings = self._settings
-                view = view_of(
+                version = settings.augmentation.version(
                     number,
-                    augmentation=settings.augmentation,
                     seed=settings.seed,
                     index=index,
                     image_hw=shard.image_hw[row],
                 )
-                targets.append(torch.from_numpy(view.target(shard.depth_m(row).numpy(), self.target_hw).copy()))
+                targets.append(torch.from_numpy(version.target(shard.depth_m(row).numpy(), self.target_hw).copy()))
         loaded = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         loaded[_TARGET] = torch.stack(targets) if targets else torch.zeros(len(rows), 0, 0)
         return loaded

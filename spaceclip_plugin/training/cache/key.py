@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.data.augment.augmentation import Augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.preparation import PREPARATION
 from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.towers.spec import TowerSpec

@@ -24,7 +24,6 @@ from torch.utils.data import Dataset
 
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.data.augment.augmentation import views_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError, DataError, SpaceClipError, TrainingError
@@ -346,10 +345,11 @@ class _Versions(Dataset["_Seen | SpaceClipError"]):
             sample = self._source[index]
             image = seen_image(sample, settings.protocol)
             hw = (image.shape[0], image.shape[1])
-            versions = views_of(
-                settings.views, augmentation=settings.augmentation, seed=settings.seed, index=index, image_hw=hw
-            )
-            pixels = prepare([view.image(image) for view in versions], self._tower)
+            drawn = settings.augmentation
+            versions = [
+                drawn.version(number, seed=settings.seed, index=index, image_hw=hw) for number in range(settings.views)
+            ]
+            pixels = prepare([version.image(image) for version in versions], self._tower)
             depth_m = known_depth(sample, settings.protocol) if settings.targets else np.zeros((0, 0), np.float32)
         except SpaceClipError as error:
             return error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.data.augment.augmentation import AUGMENTATIONS
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.losses.registry import LOSSES
 

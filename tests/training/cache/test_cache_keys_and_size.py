@@ -15,7 +15,7 @@ from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host, tiny_mix
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.data.augment.augmentation import augmentation
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.training.cache import maker
@@ -40,7 +40,7 @@ class TestStale:
             {"host": "without context"},
             {"views": 3},
             {"views": 3, "seed": 1},
-            {"views": 3, "augmentation": augmentation("published-nyu")},
+            {"views": 3, "augmentation": Augmentation.named("published-nyu")},
             {"storage": "int8"},
             {"targets": False},
             {"protocol": dataclasses.replace(PROTOCOL, max_depth_m=5.0)},

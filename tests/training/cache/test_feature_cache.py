@@ -15,7 +15,7 @@ from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.data.augment.augmentation import augmentation, view_of, views_of
+from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
@@ -25,7 +25,7 @@ from spaceclip_plugin.training.cache.feature_cache import FeatureCache, cache_in
 from spaceclip_plugin.training.cache.shards import Shard
 from spaceclip_plugin.training.features import Batch
 
-RANDOM = augmentation("recommended")
+RANDOM = Augmentation.named("recommended")
 CPU = torch.device("cpu")
 
 
@@ -55,7 +55,7 @@ def test_batches_are_the_towers_features(attachment: DepthAttachment, tmp_path: 
     chosen = [view % views for view in (3, 1, 4, 2)]
     read = batch(cache, indices, chosen)
     for row, (index, number) in enumerate(zip(indices, chosen, strict=True)):
-        view = views_of(views, seed=11, index=index, augmentation=RANDOM, image_hw=(32, 32))[number]
+        view = RANDOM.version(number, seed=11, index=index, image_hw=(32, 32))
         attachment.refresh(prepare([view.image(samples[index].image)], attachment.tower))
         [features] = attachment.features()
         for tap in attachment.head.taps:
@@ -95,7 +95,8 @@ def test_targets_are_no_larger_than_asked(
     wide = dataclasses.replace(sample, image=sample.image[:20], depth_m=sample.depth_m[:20])
     cache = cached(attachment, [wide], tmp_path, views=4, target_side=side)
     assert cache.target_hw == hw
-    for number, view in enumerate(views_of(4, seed=0, index=0, augmentation=RANDOM, image_hw=(20, 32))):
+    for number in range(4):
+        view = RANDOM.version(number, seed=0, index=0, image_hw=(20, 32))
         target = batch(cache, [0], [number]).target_m[0].numpy()
         assert np.array_equal(target, view.target(wide.depth_m, hw))
         if side == 8 and number == 0:
@@ -110,7 +111,7 @@ def test_versions_are_of_what_the_protocol_shows(attachment: DepthAttachment, tm
     for name, image_hw in (("kitti-eigen", (352, 1216)), ("spaceclip-kitti", (360, 1230))):
         protocol, folder = get_protocol(name), tmp_path / name
         cache = cached(attachment, [sample], folder, views=3, protocol=protocol, target_side=64)
-        view = views_of(3, seed=0, index=0, augmentation=RANDOM, image_hw=image_hw)[2]
+        view = RANDOM.version(2, seed=0, index=0, image_hw=image_hw)
         read = batch(cache, [0], [2])
         assert np.array_equal(read.target_m[0].numpy(), view.target(protocol.training_target(sample), cache.target_hw))
         attachment.refresh(prepare([view.image(protocol.input_image(sample))], attachment.tower))
@@ -158,7 +159,7 @@ def test_targets_of_two_sizes_come_in_the_first_ones(attachment: DepthAttachment
     cache = cached(attachment, [one, odd], tmp_path)
     assert cache.target_hw == (32, 32)
     target = batch(cache, [1], [1]).target_m[0].numpy()
-    assert np.array_equal(target, view_of(1, augmentation=RANDOM, seed=0, index=1, image_hw=(20, 32)).target(
+    assert np.array_equal(target, RANDOM.version(1, seed=0, index=1, image_hw=(20, 32)).target(
         odd.depth_m, (32, 32)
     ))  # fmt: skip
 

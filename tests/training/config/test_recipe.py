@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from spaceclip_plugin.data.augment.augmentation import AUGMENTATIONS
+from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.data.augment.version import View
-from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin.data.version import Version
+from spaceclip_plugin.errors import ConfigError
 
 _FACTORS = ("gamma", "brightness", "contrast", "saturation", "gains")
 
@@ -62,6 +62,53 @@ class Augmentation:
         if not isinstance(self.mirror, bool):
             raise ConfigError(f"mirror must be true or false, got {_checks.shown(self.mirror)}")
 
+    @classmethod
+    def named(cls, name: str) -> Augmentation:
+        """The augmentation of a name in `AUGMENTATIONS`.
+
+        Raises:
+            ConfigError: there is none of that name; says which there are.
+        """
+        return AUGMENTATIONS[_checks.choice("augmentation", name, AUGMENTATIONS)]
+
+    def version(self, number: int, *, seed: int, index: int, image_hw: tuple[int, int]) -> Version:
+        """Version `number` of image `index`.
+
+        Args:
+            number: 0: as photographed; 1: mirrored, where the augmentation mirrors; every other one is random.
+            seed, index: not negative; with `number`, they are what a random version depends on.
+            image_hw: size of the image in pixels; crops end at its pixels' borders.
+        """
+        if number == 0:
+            return Version()
+        if number == 1 and self.mirror:
+            return Version(mirrored=True)
+        generator = np.random.default_rng([seed, index, number])
+        scale = generator.uniform(self.smallest_crop, 1.0)
+        crop_hw = self.crop_hw or tuple(max(1, round(scale * side)) for side in image_hw)
+        sides = [min(side, whole) for side, whole in zip(crop_hw, image_hw, strict=True)]
+        starts = [int(generator.integers(0, whole - side + 1)) for whole, side in zip(image_hw, sides, strict=True)]
+        mirrored = self.mirror and bool(generator.random() < 0.5)
+        brightness, contrast, saturation, gamma = (
+            float(generator.uniform(*factors))
+            for factors in (self.brightness, self.contrast, self.saturation, self.gamma)
+        )
+        red, green, blue = (float(gain) for gain in generator.uniform(*self.gains, 3))
+        return Version(
+            top=starts[0] / image_hw[0],
+            left=starts[1] / image_hw[1],
+            height=sides[0] / image_hw[0],
+            width=sides[1] / image_hw[1],
+            mirrored=mirrored,
+            rotation_deg=float(generator.uniform(-self.rotation_deg, self.rotation_deg)),
+            photo_aspect=image_hw[1] / image_hw[0] if self.rotation_deg else None,
+            gamma=gamma,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            gains=(red, green, blue),
+        )
+
 
 def _published(crop_hw: tuple[int, int]) -> Augmentation:
     """That of arXiv 2601.17657."""
@@ -76,67 +123,3 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "published-nyu": _published((480, 640)),
     "published-kitti": _published((352, 704)),
 }
-
-
-def augmentation(name: str) -> Augmentation:
-    """The augmentation called `name`.
-
-    Raises:
-        ConfigError: there is none of that name; says which there are.
-    """
-    if name not in AUGMENTATIONS:
-        hint = nearest(str(name), AUGMENTATIONS)
-        raise ConfigError(f"unknown augmentation {_checks.shown(name)}{hint}; known: {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name]
-
-
-def view_of(number: int, *, augmentation: Augmentation, seed: int, index: int, image_hw: tuple[int, int]) -> View:
-    """Version `number` of image `index`.
-
-    Args:
-        number: 0: as photographed; 1: mirrored, where the augmentation mirrors; every other one is random.
-        augmentation: what the random ones may be.
-        seed, index: not negative; with `number`, they are what a random version depends on.
-        image_hw: size of the image in pixels; crops end at its pixels' borders.
-    """
-    if number == 0:
-        return View()
-    if number == 1 and augmentation.mirror:
-        return View(mirrored=True)
-    return _random_view(np.random.default_rng([seed, index, number]), augmentation, image_hw)
-
-
-def views_of(
-    count: int, *, augmentation: Augmentation, seed: int, index: int, image_hw: tuple[int, int]
-) -> tuple[View, ...]:
-    """The first `count` versions of image `index`, see `view_of`."""
-    return tuple(
-        view_of(number, augmentation=augmentation, seed=seed, index=index, image_hw=image_hw) for number in range(count)
-    )
-
-
-def _random_view(generator: np.random.Generator, drawn: Augmentation, image_hw: tuple[int, int]) -> View:
-    scale = generator.uniform(drawn.smallest_crop, 1.0)
-    crop_hw = drawn.crop_hw or tuple(max(1, round(scale * side)) for side in image_hw)
-    sides = [min(side, whole) for side, whole in zip(crop_hw, image_hw, strict=True)]
-    starts = [int(generator.integers(0, whole - side + 1)) for whole, side in zip(image_hw, sides, strict=True)]
-    mirrored = drawn.mirror and bool(generator.random() < 0.5)
-    brightness, contrast, saturation, gamma = (
-        float(generator.uniform(*factors))
-        for factors in (drawn.brightness, drawn.contrast, drawn.saturation, drawn.gamma)
-    )
-    red, green, blue = (float(gain) for gain in generator.uniform(*drawn.gains, 3))
-    return View(
-        top=starts[0] / image_hw[0],
-        left=starts[1] / image_hw[1],
-        height=sides[0] / image_hw[0],
-        width=sides[1] / image_hw[1],
-        mirrored=mirrored,
-        rotation_deg=float(generator.uniform(-drawn.rotation_deg, drawn.rotation_deg)),
-        photo_aspect=image_hw[1] / image_hw[0] if drawn.rotation_deg else None,
-        gamma=gamma,
-        brightness=brightness,
-        contrast=contrast,
-        saturation=saturation,
-        gains=(red, green, blue),
-    )

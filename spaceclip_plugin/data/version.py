@@ -17,7 +17,7 @@ _SQUARE_WITHIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Version:
     """One version of a photo; the defaults are the photo itself.
 
     The photo is turned first, then cropped, mirrored and recoloured.
@@ -140,7 +140,7 @@ class View:
         return math.cos(angle), math.sin(angle)
 
     def _depth_lookup(self, depth_hw: tuple[int, int], hw: tuple[int, int]) -> tuple[float, ...]:
-        """See `_lookup`, for the view as `hw` cells of a depth map."""
+        """See `_lookup`, for the version as `hw` cells of a depth map."""
         height, width = depth_hw
         stretch = 1.0 if self.photo_aspect is None else width / height / self.photo_aspect
         box = (self.top * height, self.left * width, self.height * height, self.width * width)
@@ -149,12 +149,12 @@ class View:
     def _lookup(
         self, whole_hw: tuple[int, int], box: tuple[float, float, float, float], hw: tuple[int, int], stretch: float
     ) -> tuple[float, ...]:
-        """Where in the photo the unmirrored view looks: the point (u, v) at (a u + b v + c, d u + e v + f).
+        """Where in the photo the unmirrored version looks: the point (u, v) at (a u + b v + c, d u + e v + f).
 
         Args:
             whole_hw: size of the photo in pixels.
-            box: (top, left, height, width) of the view on the turned photo, in the same pixels.
-            hw: in how many cells the view is divided: v from 0 to h, u from 0 to w.
+            box: (top, left, height, width) of the version on the turned photo, in the same pixels.
+            hw: in how many cells the version is divided: v from 0 to h, u from 0 to w.
             stretch: height of the pixels over their width.
         """
         cos, sin = self._turn()

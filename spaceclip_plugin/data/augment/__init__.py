@@ -1,1 +1,0 @@
-"""Augmented versions of a sample, with their depth and their intrinsics."""
