@@ -193,7 +193,7 @@ def predictions(args: argparse.Namespace, samples: Sequence[DepthSample]) -> lis
         for sample in samples:
             photo_hw = (sample.image.shape[0], sample.image.shape[1])
             depth = predict(attachment, [sample.image], output_hw=photo_hw)
-            found.append(ImageMapping.squashed(photo_hw, depth.image_hw).to_camera_depth(depth))
+            found.append(depth.in_camera(ImageMapping.stretched(photo_hw, depth.image_hw)))
     return found
 
 

@@ -33,9 +33,9 @@ def main(tables: int) -> None:
             policy.select_action([seen[view].image for view in VIEWS])
             predicted = {}
             for depth in attachment.read():  # one per camera
-                observation = seen[depth.view]
+                observation = seen[depth.camera]
                 scale = align_to_plane(depth, observation.intrinsics, plane=observation.table)
-                predicted[depth.view] = scale.apply(depth)
+                predicted[depth.camera] = scale.apply(depth)
             true = {view: observation.depth_map() for view, observation in seen.items()}
             for kind, depths in (("ground truth", true), ("predicted", predicted)):
                 apart_m[kind].append(agreement_m(seen, depths))

@@ -143,11 +143,11 @@ class DepthGuard:
         if not counted:
             return _stop("there is no depth yet")
         if self.cameras:
-            unnamed = sum(depth.view is None for depth, _ in counted)
+            unnamed = sum(depth.camera is None for depth, _ in counted)
             for camera in self.cameras:
-                if all(depth.view != camera for depth, _ in counted):
+                if all(depth.camera != camera for depth, _ in counted):
                     return _stop(f"no depth of camera {camera!r} ({unnamed} image(s) without a name)")
-            counted = [(depth, count) for depth, count in counted if depth.view in self.cameras]
+            counted = [(depth, count) for depth, count in counted if depth.camera in self.cameras]
         images = sum(len(depth) for depth, _ in counted)
         if images < self.least_images:
             return _stop(f"{images} image(s), {self.least_images} expected: a camera is missing")
@@ -194,7 +194,7 @@ class DepthGuard:
         return _stop(f"the depth could not be read: {error}")
 
     def _of_image(self, depth: DepthMap, repeats: int) -> GuardDecision:
-        whose = "the image" if depth.view is None else f"camera {depth.view!r}"
+        whose = "the image" if depth.camera is None else f"camera {depth.camera!r}"
         if not depth.trained and not self.allow_untrained:
             return _stop("the head was not trained: its depth means nothing")
         if depth.age > self.oldest_allowed:
@@ -275,7 +275,7 @@ class NewestDepth:
         # Ages are counted here from now on: those of an attachment's depth would count the same steps once more.
         newest = [depth.relabelled(age=int(depth.age)) for depth in found if depth.step == last]
         images = [depth[i] for depth in newest for i in range(len(depth))]
-        alike = [image.view for image in images] == [image.view for image in self.images]
+        alike = [image.camera for image in images] == [image.camera for image in self.images]
         if alike:
             again = [_same(image, old) for image, old in zip(images, self.images, strict=True)]
             self.repeats = tuple(count + 1 if same else 0 for same, count in zip(again, self.repeats, strict=True))

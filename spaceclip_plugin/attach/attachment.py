@@ -25,8 +25,8 @@ from spaceclip_plugin.attach.taps import FrameRecorder
 from spaceclip_plugin.attach.tower_match import WARN, TowerMatch, check_tower
 from spaceclip_plugin.attach.tower_run import run_alone
 from spaceclip_plugin.attach.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
+from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.host_steps import HostSteps
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
@@ -356,7 +356,7 @@ class DepthAttachment:
     def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
         """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
         maps = [
-            self._mappings.applied(one.depth.relabelled(view=name, age=self._steps.age_of(one.depth.step)), one)
+            self._mappings.applied(one.depth.relabelled(camera=name, age=self._steps.age_of(one.depth.step)), one)
             for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
         ]
         self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])

@@ -64,10 +64,10 @@ class CallNames:
             decoded: in call order.
             given: what was told by then.
         """
-        names = [one.depth.view for one in decoded]
+        names = [one.depth.camera for one in decoded]
         if not self.views:
             return names
-        asked = [(i, one) for i, one in enumerate(decoded) if one.depth.view is None]
+        asked = [(i, one) for i, one in enumerate(decoded) if one.depth.camera is None]
         steps, blank = [one.depth.step for _, one in asked], [one.blank for _, one in asked]
         for (i, _), name in zip(asked, named_calls(self.views, steps, blank, given=given), strict=True):
             names[i] = name

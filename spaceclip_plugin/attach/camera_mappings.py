@@ -15,14 +15,14 @@ from spaceclip_plugin.attach.declared_mappings import DeclaredMappings, short_na
 from spaceclip_plugin.attach.decoding import Decoded
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
-from spaceclip_plugin.depth.seen_padding import Borders, declared_borders, inside, verdict
+from spaceclip_plugin.depth.padding import Borders, declared_borders, inside, verdict
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
 from spaceclip_plugin.towers.seen_part import SeenPart
 
 _logger = logging.getLogger(__name__)
 
 _ADVICE = (
-    "give the size that the camera has: mapping={{{name!r}: ImageMapping.padded((H, W), {hw}, anchor={anchor!r})}}"
+    "give the size that the camera has: mapping={{{name!r}: ImageMapping.letterboxed((H, W), {hw}, anchor={anchor!r})}}"
 )
 
 
@@ -55,7 +55,7 @@ class CameraMappings:
             given = type(strangers[0] if strangers else mapping).__name__
             raise ConfigError(
                 f"mapping is an ImageMapping, or one by camera name, got {given}; "
-                "for example mapping=ImageMapping.padded((480, 640), (224, 224))"
+                "for example mapping=ImageMapping.letterboxed((480, 640), (224, 224))"
             )
         if self._declared is None:
             _check_names(self._by_camera, views)
@@ -83,18 +83,18 @@ class CameraMappings:
         if not _fits(mapping, depth):
             several = " and of several sizes" if depth.image_sizes is not None else ""
             raise ConfigError(
-                f"the mapping of {_whose(depth.view)} is to a tower image of {mapping.tower_hw}, the tower saw one of "
-                f"{tuple(depth.image_hw)}{several}; give the mapping to what the host shows its tower"
+                f"the mapping of {_whose(depth.camera)} is to a tower image of {mapping.tower_hw}, the tower saw one "
+                f"of {tuple(depth.image_hw)}{several}; give the mapping to what the host shows its tower"
             )
         return depth.with_mapping(_clipped(mapping, decoded.seen))
 
     def _of_camera(self, depth: DepthMap, *, blank: bool) -> ImageMapping | None:
         """What a user said of the camera of this depth."""
-        mapping = self._by_camera.get(depth.view or "")
+        mapping = self._by_camera.get(depth.camera or "")
         if blank:  # what stands for a camera that is missing shows nothing, and needs no mapping
             return mapping if mapping is not None and _fits(mapping, depth) else None
         known = ", ".join(self._by_camera) or "none"
-        if depth.view is None:
+        if depth.camera is None:
             raise CaptureError(
                 f"mapping= is by camera ({known}), and no one can tell which camera image call {depth.frame} is of: "
                 "the calls of a host step are not exactly its cameras. Read once per step, give the host every camera, "
@@ -102,14 +102,14 @@ class CameraMappings:
             )
         if mapping is None:
             raise ConfigError(
-                f"camera {depth.view!r} has no entry in mapping=; known: {known}. Add one, such as "
-                f"ImageMapping.squashed(camera_hw, {tuple(depth.image_hw)}) where the host stretches its images"
+                f"camera {depth.camera!r} has no entry in mapping=; known: {known}. Add one, such as "
+                f"ImageMapping.stretched(camera_hw, {tuple(depth.image_hw)}) where the host stretches its images"
             )
         return mapping
 
     def _as_declared(self, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """What a policy's configuration says of the camera of this depth, if its pixels agree."""
-        mapping = declared.get(depth.view or "")
+        mapping = declared.get(depth.camera or "")
         if mapping is None and len(set(declared.values())) == 1:
             mapping = next(iter(declared.values()))  # all cameras are alike: which one this is does not matter
         if mapping is None:
@@ -130,11 +130,11 @@ class CameraMappings:
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
         verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
         if verdicts == {"as declared"}:
-            if depth.view is None and len(depth) < len(declared):
+            if depth.camera is None and len(depth) < len(declared):
                 return ""  # not all cameras in one call: the next that has no name may be another one
-            self._agreed.add((depth.view, mapping))
+            self._agreed.add((depth.camera, mapping))
         # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
-        if decoded.blank or ("less" not in verdicts and (depth.view, mapping) in self._agreed):
+        if decoded.blank or ("less" not in verdicts and (depth.camera, mapping) in self._agreed):
             return ""
         if not showing:
             return "the pixels that its tower saw are gone, and whether they were padded so cannot be told"
@@ -148,10 +148,10 @@ class CameraMappings:
         self, declared: DeclaredMappings, depth: DepthMap, reason: str, borders: Sequence[Borders] | None
     ) -> DepthMap:
         """Depth that says why it has no mapping, without what is of the padding's value."""
-        advice = _ADVICE.format(name=depth.view or "…", hw=tuple(depth.image_hw), anchor=declared.anchor)
-        message = f"how {declared.policy} made the image of {_whose(depth.view)} is not known: {reason}; {advice}"
-        if depth.view not in self._warned:
-            self._warned.add(depth.view)
+        advice = _ADVICE.format(name=depth.camera or "…", hw=tuple(depth.image_hw), anchor=declared.anchor)
+        message = f"how {declared.policy} made the image of {_whose(depth.camera)} is not known: {reason}; {advice}"
+        if depth.camera not in self._warned:
+            self._warned.add(depth.camera)
             _logger.warning("%s. Until then its depth has no mapping", message)
         if not borders or depth.image_sizes is not None:
             return dataclasses.replace(depth, unmapped=message)

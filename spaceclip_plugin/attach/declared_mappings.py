@@ -96,7 +96,7 @@ def _declared(policy: str, config: object, padding: _Padding) -> dict[str, Image
         if camera_hw is None or name.startswith(PLACEHOLDER):
             continue
         try:
-            mappings[name] = ImageMapping.padded(camera_hw, tower_hw, anchor=padding.anchor)
+            mappings[name] = ImageMapping.letterboxed(camera_hw, tower_hw, anchor=padding.anchor)
         except ConfigError:  # a size that no image can have: declared by mistake, and told by the policy itself
             continue
     return DeclaredMappings(mappings, policy=policy, anchor=padding.anchor)

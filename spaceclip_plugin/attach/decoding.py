@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from spaceclip_plugin.attach.taps import FrameRecorder
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
-from spaceclip_plugin.depth.seen_padding import Borders, blank_and_borders
+from spaceclip_plugin.depth.padding import Borders, blank_and_borders
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers.seen_part import SeenPart
@@ -88,7 +88,7 @@ def decode(
     depth_map = DepthMap(
         depth_m=depth,
         valid=valid,
-        view=frame.view,
+        camera=frame.view,
         frame=frame.index,
         image_hw=features.image_hw,
         trained=head.trained,

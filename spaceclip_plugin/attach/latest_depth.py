@@ -28,11 +28,11 @@ class LatestDepth:
             for depth in maps:
                 if self._newest is None or depth.frame > self._newest.frame:
                     self._newest = depth
-                if depth.view is not None and _is_newer(depth, self._named.get(depth.view)):
-                    self._named[depth.view] = depth
+                if depth.camera is not None and _is_newer(depth, self._named.get(depth.camera)):
+                    self._named[depth.camera] = depth
             steps = {depth.step for depth in (*maps, *self._unnamed)}
             if steps:  # names that come after those without are of the same cameras
-                unnamed = [depth for depth in (*self._unnamed, *maps) if depth.view is None]
+                unnamed = [depth for depth in (*self._unnamed, *maps) if depth.camera is None]
                 self._unnamed = tuple(depth for depth in unnamed if depth.step == max(steps))
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
 from spaceclip_plugin.data.files.photo_header import PhotoHeader
-from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_view
+from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_aspect
 from spaceclip_plugin.depth.camera_file import Calibration
 from spaceclip_plugin.errors import ConfigError
 
@@ -114,7 +114,7 @@ def _readings(camera: Intrinsics, header: PhotoHeader) -> tuple[Intrinsics | Non
     An equal size decides before one that is equal up to resizing: near-square photos would fit both.
     """
     stored_hw, upright_hw = header.stored_hw, header.upright_hw
-    for fits in (_equal, same_view):
+    for fits in (_equal, same_aspect):
         found = (
             upright_intrinsics(camera.resized(stored_hw), header.orientation)
             if fits(camera.image_hw, stored_hw)

@@ -14,9 +14,9 @@ from typing_extensions import Self
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.bridges.rerun import RerunSink, import_rerun
 from spaceclip_plugin.bridges.ros import McapWriter, import_mcap
+from spaceclip_plugin.depth import depth_picture, write_png
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.pictures import depth_picture, write_png
 from spaceclip_plugin.errors import ConfigError
 
 _NS_PER_PHOTO = 10**9
@@ -44,7 +44,7 @@ def write_files(
         OSError: the disk refuses the write.
     """
     depth.save_png16(files["depth_mm"], replace=replace)
-    write_png(files["picture"], depth_picture(depth.relabelled(view=name), photo), replace=replace)
+    write_png(files["picture"], depth_picture(depth.relabelled(camera=name), photo), replace=replace)
     if camera is not None and "points" in files:
         depth.save_ply(files["points"], camera, image=photo, replace=replace)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin._checks import choice, real
-from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
-from spaceclip_plugin.depth.robust_scale import Fit, fit_scale, fit_scale_and_shift, largest_cluster, shift_error_m
+from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike, check_single
+from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift, largest_cluster, shift_error_m
 from spaceclip_plugin.errors import ConfigError, DataError
 
 ShiftChoice = Literal["auto", "never", "always"]
@@ -146,7 +146,7 @@ def align_to_ranges(
     if outside:
         raise DataError(
             f"{outside} of {len(uv)} pixels lie beyond the image of {height}x{width} (HxW); give (u, v) in pixels of "
-            "depth.image_hw, or bring the depth to the camera's image first (ImageMapping.to_camera_depth)"
+            "depth.image_hw, or bring the depth to the camera's image first (DepthMap.in_camera)"
         )
     predicted, usable = _under(depth, uv, "ranges")
     return _aligned(predicted, known[usable], shift, tolerance, scale_range, "ranges")
@@ -177,7 +177,7 @@ def align_to_contacts(
     behind = int((points[:, 2] <= 0).sum())
     if behind:
         raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
-    camera = depth.camera_of(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
+    camera = depth.tower_intrinsics(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
     focal = points.new_tensor([camera.fx_px, camera.fy_px])
     uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
     predicted, usable = _under(depth, uv, "contact points")
@@ -218,7 +218,7 @@ def align_to_plane(
     real("least_share", least_share, 0.0, 1.0)
     low, high = _checked_range(scale_range)
     half_width = math.log1p(real("tolerance", tolerance, 1e-4, 1.0))
-    _check_single(depth)
+    check_single(depth, "alignment")
     points = depth.points(intrinsics)[0].detach().cpu().double()
     looking = (depth.valid[0] & (depth.depth_m[0] > 0)).cpu()
     if mask is not None:
@@ -308,7 +308,7 @@ def _result(fit: Fit, predicted: Tensor, known: Tensor) -> Alignment:
 
 def _under(depth: DepthMap, uv: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Predicted depth at the pixels that have any, and which those are, (N,) bool."""
-    _check_single(depth)
+    check_single(depth, "alignment")
     (rows, columns), (height, width) = depth.depth_m.shape[1:], depth.image_hw
     u, v = uv.unbind(-1)
     inside = _inside(uv, depth)
@@ -342,11 +342,6 @@ def _column(name: str, values: Tensor, width: int | None) -> Tensor:
     if bad:
         raise DataError(f"{bad} of {len(numbers)} {name} are NaN or infinite; leave them out")
     return numbers
-
-
-def _check_single(depth: DepthMap) -> None:
-    if len(depth) != 1:
-        raise ConfigError(f"alignment is of one image, this depth map holds {len(depth)}; pick one: depth[i]")
 
 
 def _checked_range(scale_range: tuple[float, float]) -> tuple[float, float]:

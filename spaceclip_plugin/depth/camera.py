@@ -96,16 +96,22 @@ class Intrinsics:
         rows = [[self.fx_px, 0.0, self.cx_px], [0.0, self.fy_px, self.cy_px], [0.0, 0.0, 1.0]]
         return torch.tensor(rows, dtype=torch.float64)
 
+    def mapped(
+        self, scale_xy: tuple[float, float], offset_xy: tuple[float, float], image_hw: tuple[int, int]
+    ) -> Intrinsics:
+        """The same camera after each axis of its image went through `scale * pixels + offset`, to size `image_hw`."""
+        (scale_x, scale_y), (offset_x, offset_y) = scale_xy, offset_xy
+        cx_px, cy_px = self.cx_px * scale_x + offset_x, self.cy_px * scale_y + offset_y
+        return Intrinsics(self.fx_px * scale_x, self.fy_px * scale_y, cx_px, cy_px, image_hw)
+
     def resized(self, image_hw: tuple[int, int]) -> Intrinsics:
         """The same camera after its image is resized (stretched, if the aspect ratio changes) to `image_hw`."""
         scale_y, scale_x = image_hw[0] / self.image_hw[0], image_hw[1] / self.image_hw[1]
-        return Intrinsics(
-            self.fx_px * scale_x, self.fy_px * scale_y, self.cx_px * scale_x, self.cy_px * scale_y, image_hw
-        )
+        return self.mapped((scale_x, scale_y), (0.0, 0.0), image_hw)
 
     def cropped(self, top: int, left: int, image_hw: tuple[int, int]) -> Intrinsics:
         """The same camera after a crop of size `image_hw` at (top, left); negative offsets pad."""
-        return Intrinsics(self.fx_px, self.fy_px, self.cx_px - left, self.cy_px - top, image_hw)
+        return self.mapped((1.0, 1.0), (-left, -top), image_hw)
 
     def field_of_view_deg(self) -> tuple[float, float]:
         """(vertical, horizontal) angle in degrees from one border of the image to the other."""
@@ -161,7 +167,7 @@ def principal_point_inside(intrinsics: Intrinsics) -> bool:
     return 0 < intrinsics.cx_px < width and 0 < intrinsics.cy_px < height
 
 
-def same_view(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
+def same_aspect(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
     """Whether one size is the other's resized as a whole: the same aspect ratio, a pixel of rounding aside."""
     (rows, columns), (height, width) = sorted((one_hw, other_hw), key=lambda hw: hw[0] * hw[1])
     return min(abs(columns - rows * width / height), abs(rows - columns * height / width)) <= 1
@@ -197,7 +203,7 @@ def back_project(depth_m: Tensor, intrinsics: Intrinsics) -> Tensor:
 
     Args:
         depth_m: (B, H, W) metres along the optical axis.
-        intrinsics: of any resolution of the same view; rescaled to H x W.
+        intrinsics: of any resolution of the same image; rescaled to H x W.
 
     Returns:
         (B, H, W, 3) metres, x right, y down, z forward.

@@ -14,20 +14,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.depth.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image, same_view
+from spaceclip_plugin.depth.age import LiveAge
+from spaceclip_plugin.depth.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image, same_aspect
 from spaceclip_plugin.depth.colours import colorize_depth
-from spaceclip_plugin.depth.host_steps import LiveAge
 from spaceclip_plugin.depth.image_mapping import ImageMapping
-from spaceclip_plugin.depth.photo_colours import colours_at_pixels
-from spaceclip_plugin.depth.pictures import write_png
-from spaceclip_plugin.depth.ply import write_ply
+from spaceclip_plugin.depth.photo import colours_at_pixels
+from spaceclip_plugin.depth.writing import write_ply, write_png
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers.modeling_outputs import DepthEstimatorOutput
 
 IntrinsicsLike = Intrinsics | MatrixLike
-"""`Intrinsics` of the view at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
+"""`Intrinsics` of the image at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
 
 _DEPTH_FLOOR_M = 1e-6
 _WIDEST = 30.0  # in ln depth: beyond any world, and finite
@@ -40,7 +39,7 @@ class DepthMap:
     Attributes:
         depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
         valid: (B, H, W) bool, False where there is no depth (padding, masked patches, what the tower never read).
-        view: name of the camera, or None where the host does not tell.
+        camera: its name, or None where the host does not tell.
         frame: number of the image call since attaching, from 0.
         image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
         trained: False where the head has random weights and the numbers mean nothing.
@@ -61,7 +60,7 @@ class DepthMap:
 
     depth_m: Tensor
     valid: Tensor
-    view: str | None
+    camera: str | None
     frame: int
     image_hw: tuple[int, int]
     trained: bool
@@ -105,15 +104,19 @@ class DepthMap:
 
     def _take(self, mapping: ImageMapping) -> None:
         """Make that the mapping, and empty its padding; of a new object only."""
-        if self.image_sizes or tuple(mapping.tower_hw) != tuple(self.image_hw):
-            raise ConfigError(
-                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}"
-                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this view"
-            )
+        self._check_mapping(mapping)
         self._set(mapping=mapping, unmapped=None)
         for name in ("depth_m", "valid", "uncertainty_m"):
             values: Tensor | None = getattr(self, name)
             self._set(**{name: None if values is None else mapping.without_padding(values)})
+
+    def _check_mapping(self, mapping: ImageMapping) -> None:
+        if self.image_sizes or mapping.tower_hw != tuple(self.image_hw):
+            raise ConfigError(
+                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}"
+                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this camera (of a batch of "
+                "several sizes, one of each: depth[i])"
+            )
 
     def _set(self, **changes: Any) -> None:
         for name, value in changes.items():
@@ -172,7 +175,7 @@ class DepthMap:
         depth = self.depth_m[self.valid]
         median = f"median {depth.median():.2f} m" if depth.numel() else "no depth"
         share = 100 * depth.numel() / max(1, self.valid.numel())
-        name = f"view={self.view!r}, frame={self.frame}, age={self.age}, trained={self.trained}"
+        name = f"camera={self.camera!r}, frame={self.frame}, age={self.age}, trained={self.trained}"
         return f"DepthMap({shape}, {median}, {share:.0f} % valid, {name})"
 
     def to(self, device: torch.device | str) -> DepthMap:
@@ -180,12 +183,12 @@ class DepthMap:
         uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m.to(device)
         return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
 
-    def relabelled(self, *, view: str | None = None, age: int | None = None) -> DepthMap:
+    def relabelled(self, *, camera: str | None = None, age: int | None = None) -> DepthMap:
         """The same depth under a camera's name or another age; shares memory, and what is None stays.
 
         An age that is a number stays what it is, unless it is one of `HostSteps.age_of`, which counts on.
         """
-        given = {"view": view, "age": age}
+        given = {"camera": camera, "age": age}
         return self._with(**{name: value for name, value in given.items() if value is not None})
 
     def with_mapping(self, mapping: ImageMapping) -> DepthMap:
@@ -201,6 +204,8 @@ class DepthMap:
     def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image, whatever the host did to it before its tower.
 
+        Depth is interpolated within surfaces and never between them.
+
         Args:
             mapping: from the camera's image to the tower's; the depth map's own if None.
             size: (H, W) of the depth; that of the camera's image if None.
@@ -210,7 +215,8 @@ class DepthMap:
             take intrinsics of the camera, and refuse those of another image.
 
         Raises:
-            ConfigError: there is no mapping, or it is to a tower image of another size.
+            ConfigError: there is no mapping, it is to a tower image of another size, this is depth of several sizes, or
+                an impossible size.
         """
         mapping = self.mapping if mapping is None else mapping
         if mapping is None and self.unmapped is not None:
@@ -218,10 +224,24 @@ class DepthMap:
         if mapping is None:
             raise ConfigError(
                 "this depth map does not tell how the tower's image was made out of the camera's; give its "
-                "ImageMapping, such as ImageMapping.padded(camera_hw, depth.image_hw)"
+                "ImageMapping, such as ImageMapping.letterboxed(camera_hw, depth.image_hw)"
             )
-        whole = ImageMapping.squashed(mapping.camera_hw, mapping.camera_hw)
-        return replace(mapping.to_camera_depth(self._with(mapping=None), size=size), mapping=whole)
+        self._check_mapping(mapping)
+        known = self.valid & mapping.valid_tower_pixels(
+            (self.valid.shape[1], self.valid.shape[2]), device=self.valid.device
+        )
+        places = mapping.places(mapping.camera_hw if size is None else size, self.depth_m)
+        smooth = places.on_one_surface(self.depth_m, known)
+        valid = places.nearest(known) & places.shown
+        sd_m = self.uncertainty_m
+        return replace(
+            self,
+            depth_m=places.either(self.depth_m, smooth) * valid,
+            valid=valid,
+            uncertainty_m=None if sd_m is None else places.either(sd_m, smooth) * valid,
+            image_hw=mapping.camera_hw,
+            mapping=ImageMapping.stretched(mapping.camera_hw, mapping.camera_hw),
+        )
 
     def to_transformers(self) -> DepthEstimatorOutput:
         """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
@@ -268,9 +288,9 @@ class DepthMap:
         """
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
-        return back_project(self.depth_m, self.camera_of(intrinsics))
+        return back_project(self.depth_m, self.tower_intrinsics(intrinsics))
 
-    def camera_of(self, intrinsics: IntrinsicsLike) -> Intrinsics:
+    def tower_intrinsics(self, intrinsics: IntrinsicsLike) -> Intrinsics:
         """`Intrinsics` of this depth map's image from what `points` takes.
 
         Raises:
@@ -279,7 +299,7 @@ class DepthMap:
         """
         height, width = self.depth_m.shape[1:]
         if self.unmapped is not None and (
-            isinstance(intrinsics, Intrinsics) or not same_view((height, width), self.image_hw)
+            isinstance(intrinsics, Intrinsics) or not same_aspect((height, width), self.image_hw)
         ):  # a matrix of pixels in another aspect ratio than the tower's can only be the camera's
             raise ConfigError(self.unmapped)
         if not isinstance(intrinsics, Intrinsics):
@@ -316,7 +336,7 @@ class DepthMap:
             ConfigError: the map holds more than one image, or without `replace` something is at `path`.
             OSError: the disk refuses the write.
         """
-        self._check_single("save_png16")
+        check_single(self, "save_png16")
         millimetres = np.rint(to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
         known = to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
         write_png(path, np.where(known, millimetres, 0).astype(np.uint16), replace=replace)
@@ -334,8 +354,8 @@ class DepthMap:
         Args:
             path: of the file; missing folders are created.
             intrinsics: as for `points`.
-            image: (H', W', 3) uint8 RGB of the same view, at any resolution; the pixel at each point's centre is taken.
-                With a `mapping` it may be the camera's image or the tower's; its size says which.
+            image: (H', W', 3) uint8 RGB of the same image, at any resolution; the pixel at each point's centre is
+                taken. With a `mapping` it may be the camera's image or the tower's; its size says which.
             replace: whether a file that is there is replaced.
 
         Raises:
@@ -343,18 +363,22 @@ class DepthMap:
                 is at `path`.
             OSError: the disk refuses the write.
         """
-        self._check_single("save_ply")
+        check_single(self, "save_ply")
         valid = to_numpy(self.valid[0])
         points = to_numpy(self.points(intrinsics)[0])[valid]
         hw = (valid.shape[0], valid.shape[1])
         colours = None if image is None else colours_at_pixels(image, hw, self.mapping)[valid]
         write_ply(path, points, colours, trained=self.trained, replace=replace)
 
-    def _check_single(self, method: str) -> None:
-        if len(self) != 1:
-            raise ConfigError(
-                f"{method} writes one image, this depth map holds {len(self)}; pick one: depth[i].{method}(...)"
-            )
+
+def check_single(depth_map: DepthMap, what: str) -> None:
+    """Refuse a batch where `what` takes the depth of one image.
+
+    Raises:
+        ConfigError: the depth map does not hold exactly one image.
+    """
+    if len(depth_map) != 1:
+        raise ConfigError(f"{what} takes one image, this depth map holds {len(depth_map)}; pick one: depth[i]")
 
 
 def interval_factor(level: float) -> float:

@@ -6,21 +6,17 @@ other. `ImageMapping` says where each pixel goes, and brings depth back to the c
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from spaceclip_plugin._checks import choice, integer, size_hw
-from spaceclip_plugin.depth.camera import Intrinsics
-from spaceclip_plugin.depth.resampling import AxisPlaces, Places
+from spaceclip_plugin.depth.camera import Intrinsics, same_aspect
+from spaceclip_plugin.depth.resampling import AxisPlaces, Places, pixel_centres, within
 from spaceclip_plugin.errors import ConfigError
-
-if TYPE_CHECKING:
-    from spaceclip_plugin.depth.depth_map import DepthMap
 
 Anchor = Literal["centre", "bottom-right", "top-left"]
 """Where the camera's image lies in a padded one; "bottom-right" means padding on the left and on the top."""
@@ -35,6 +31,13 @@ class ImageMapping:
 
     Pixel coordinates are in the corner convention of `Intrinsics`: the centre of the first pixel is (0.5, 0.5). The
     constructors are named by what hosts do. They take the camera's size as the host gets it.
+
+    Example:
+        >>> mapping = ImageMapping.letterboxed(camera_hw=(480, 640), tower_hw=(224, 224))
+        >>> mapping.shown  # the rows above 28 and from 196 on are padding
+        (28.0, 0.0, 196.0, 224.0)
+        >>> mapping.to_tower(Intrinsics(600.0, 600.0, 320.0, 240.0, (480, 640)))
+        Intrinsics(fx_px=210.0, fy_px=210.0, cx_px=112.0, cy_px=112.0, image_hw=(224, 224))
 
     Attributes:
         camera_hw: size of the camera's image, (H, W) pixels.
@@ -57,8 +60,8 @@ class ImageMapping:
     shown: tuple[float, float, float, float]
 
     def __post_init__(self) -> None:
+        _check_sizes(camera_hw=self.camera_hw, tower_hw=self.tower_hw)
         for name in ("camera_hw", "tower_hw"):
-            _check_size(name, getattr(self, name))
             object.__setattr__(self, name, size_hw(name, getattr(self, name)))
         numbers = (self.scale_x, self.scale_y, self.offset_x, self.offset_y)
         if not all(map(math.isfinite, numbers)) or min(self.scale_x, self.scale_y) <= 0:
@@ -66,18 +69,17 @@ class ImageMapping:
         top, left, bottom, right = self.shown
         if not (0 <= top <= bottom <= self.tower_hw[0] and 0 <= left <= right <= self.tower_hw[1]):
             raise ConfigError(
-                f"shown is (top, left, bottom, right) inside an image {_shown(self.tower_hw)}, got {self.shown}"
+                f"shown is (top, left, bottom, right) inside an image {_sized(self.tower_hw)}, got {self.shown}"
             )
 
     @classmethod
-    def squashed(cls, camera_hw: tuple[int, int], tower_hw: tuple[int, int]) -> ImageMapping:
+    def stretched(cls, camera_hw: tuple[int, int], tower_hw: tuple[int, int]) -> ImageMapping:
         """Stretched to the tower's size: SigLIP, `data.preparation`, thumbnails, Qwen-VL, InternVL.
 
         Raises:
             ConfigError: an impossible size.
         """
-        _check_size("camera_hw", camera_hw)
-        _check_size("tower_hw", tower_hw)
+        _check_sizes(camera_hw=camera_hw, tower_hw=tower_hw)
         scale_y, scale_x = (tower_hw[i] / camera_hw[i] for i in (0, 1))
         return cls(camera_hw, tower_hw, scale_x, scale_y, 0.0, 0.0, (0.0, 0.0, float(tower_hw[0]), float(tower_hw[1])))
 
@@ -93,8 +95,8 @@ class ImageMapping:
         """Shorter side resized, then the middle cut out: CLIP.
 
         Args:
-            camera_hw: of the camera's image.
-            tower_hw: of the crop.
+            camera_hw: size of the camera's image.
+            tower_hw: size of the crop.
             resize_short: length of the shorter side after resizing (`size.shortest_edge`), where it is not that of the
                 crop.
             rounding: of half a pixel of margin: "down" as transformers' processors do by now, "half-even" as
@@ -103,8 +105,7 @@ class ImageMapping:
         Raises:
             ConfigError: an impossible size, or the resized image is smaller than the crop.
         """
-        _check_size("camera_hw", camera_hw)
-        _check_size("tower_hw", tower_hw)
+        _check_sizes(camera_hw=camera_hw, tower_hw=tower_hw)
         short = min(tower_hw) if resize_short is None else integer("resize_short", resize_short, 1, _LARGEST_SIDE_PX)
         choice("rounding", rounding, ("down", "half-even"))
         height, width = camera_hw
@@ -112,14 +113,14 @@ class ImageMapping:
         margins = [resized_hw[i] - tower_hw[i] for i in (0, 1)]
         if min(margins) < 0:
             raise ConfigError(
-                f"the image {_shown(camera_hw)}, resized to {_shown(resized_hw)}, is smaller than the crop "
-                f"{_shown(tower_hw)}; give the length of the shorter side as resize_short"
+                f"the image {_sized(camera_hw)}, resized to {_sized(resized_hw)}, is smaller than the crop "
+                f"{_sized(tower_hw)}; give the length of the shorter side as resize_short"
             )
         top, left = (margin // 2 if rounding == "down" else round(margin / 2) for margin in margins)
-        return cls.squashed(camera_hw, resized_hw).cropped(top, left, tower_hw)
+        return cls.stretched(camera_hw, resized_hw).cropped(top, left, tower_hw)
 
     @classmethod
-    def padded(
+    def letterboxed(
         cls,
         camera_hw: tuple[int, int],
         tower_hw: tuple[int, int],
@@ -131,19 +132,18 @@ class ImageMapping:
 
         "centre" is what pi0 and its kin do (`resize_with_pad_torch`), "bottom-right" SmolVLA and X-VLA
         (`resize_with_pad`). Hosts that pad to a square before they resize (LLaVA 1.5, OpenVLA's letterbox):
-        `padded(camera_hw, (side, side)).compose(squashed((side, side), tower_hw))` with the longer side.
+        `letterboxed(camera_hw, (side, side)).compose(stretched((side, side), tower_hw))` with the longer side.
 
         Args:
-            camera_hw: of the camera's image.
-            tower_hw: of the image with its padding.
+            camera_hw: size of the camera's image.
+            tower_hw: size of the image with its padding.
             anchor: where the camera's image lies; an odd pixel of padding goes to the right or the bottom.
             rounding: of the resized shorter side; LLaVA-NeXT rounds up, LeRobot and openpi down.
 
         Raises:
             ConfigError: an impossible size, or one side would shrink to nothing.
         """
-        _check_size("camera_hw", camera_hw)
-        _check_size("tower_hw", tower_hw)
+        _check_sizes(camera_hw=camera_hw, tower_hw=tower_hw)
         choice("anchor", anchor, _ANCHORS)
         choice("rounding", rounding, ("down", "up"))
         if rounding == "down":
@@ -154,9 +154,9 @@ class ImageMapping:
             factor = min(tower_hw[1] / camera_hw[1], tower_hw[0] / camera_hw[0])
             rows, columns = (min(math.ceil(camera_hw[i] * factor), tower_hw[i]) for i in (0, 1))
         if min(rows, columns) < 1:
-            raise ConfigError(f"an image {_shown(camera_hw)} has no pixel left when it fits into {_shown(tower_hw)}")
+            raise ConfigError(f"an image {_sized(camera_hw)} has no pixel left when it fits into {_sized(tower_hw)}")
         top, left = (int(_ANCHORS[anchor] * (tower_hw[i] - (rows, columns)[i])) for i in (0, 1))
-        return cls.squashed(camera_hw, (rows, columns)).cropped(-top, -left, tower_hw)
+        return cls.stretched(camera_hw, (rows, columns)).cropped(-top, -left, tower_hw)
 
     def cropped(self, top: int, left: int, tower_hw: tuple[int, int]) -> ImageMapping:
         """The mapping to a window of size `tower_hw` at (top, left) of the tower's image; what lies beyond is padding.
@@ -164,40 +164,27 @@ class ImageMapping:
         Raises:
             ConfigError: an impossible size.
         """
-        _check_size("tower_hw", tower_hw)
-        edges = zip(self.shown, (top, left) * 2, tower_hw * 2, strict=True)
-        top_shown, left_shown, bottom_shown, right_shown = (
-            min(max(edge - start, 0.0), float(side)) for edge, start, side in edges
-        )
-        return dataclasses.replace(
-            self,
-            tower_hw=tower_hw,
-            offset_x=self.offset_x - left,
-            offset_y=self.offset_y - top,
-            shown=(top_shown, left_shown, bottom_shown, right_shown),
-        )
+        _check_sizes(tower_hw=tower_hw)
+        return self._then((1.0, 1.0), (-top, -left), tower_hw, (0, 0, *tower_hw))
 
     def clipped(self, part: tuple[float, float, float, float]) -> ImageMapping:
         """The mapping with no more shown than lies in the (top, left, bottom, right) of the tower's image."""
-        low, high = part[:2] * 2, part[2:] * 2
-        top, left, bottom, right = (min(max(edge, low[i]), high[i]) for i, edge in enumerate(self.shown))
-        shown = (top, left, bottom, right)
-        return self if shown == self.shown else dataclasses.replace(self, shown=shown)
+        return self._then((1.0, 1.0), (0.0, 0.0), self.tower_hw, part)
 
     def tiles(self, tile_hw: tuple[int, int]) -> tuple[ImageMapping, ...]:
         """One mapping for each tile the tower's image is cut into, row by row: InternVL, Idefics, LLaVA-NeXT.
 
-        The mapping tiled is that to all tiles together: `squashed` for InternVL and Idefics, `padded` with
-        `rounding="up"` for LLaVA-NeXT. Their thumbnail is a `squashed` image of its own.
+        The mapping tiled is that to all tiles together: `stretched` for InternVL and Idefics, `letterboxed` with
+        `rounding="up"` for LLaVA-NeXT. Their thumbnail is a `stretched` image of its own.
 
         Raises:
             ConfigError: tiles of that size do not fill the image.
         """
-        _check_size("tile_hw", tile_hw)
+        _check_sizes(tile_hw=tile_hw)
         (height, width), (rows, columns) = self.tower_hw, tile_hw
         if height % rows or width % columns:
             raise ConfigError(
-                f"an image {_shown(self.tower_hw)} cannot be cut into whole tiles {_shown(tile_hw)}; give the size of "
+                f"an image {_sized(self.tower_hw)} cannot be cut into whole tiles {_sized(tile_hw)}; give the size of "
                 "all tiles together as tower_hw"
             )
         corners = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
@@ -211,21 +198,30 @@ class ImageMapping:
         """
         if later.camera_hw != self.tower_hw:
             raise ConfigError(
-                f"a mapping to {_shown(self.tower_hw)} cannot be followed by one from {_shown(later.camera_hw)}"
+                f"a mapping to {_sized(self.tower_hw)} cannot be followed by one from {_sized(later.camera_hw)}"
             )
-        steps = ((later.scale_y, later.offset_y), (later.scale_x, later.offset_x)) * 2
-        low, high = later.shown[:2] * 2, later.shown[2:] * 2
+        scale, offset = (later.scale_y, later.scale_x), (later.offset_y, later.offset_x)
+        return self._then(scale, offset, later.tower_hw, later.shown)
+
+    def _then(
+        self,
+        scale_yx: tuple[float, float],
+        offset_yx: tuple[float, float],
+        tower_hw: tuple[int, int],
+        part: tuple[float, float, float, float],
+    ) -> ImageMapping:
+        """This mapping and a step to an image of size `tower_hw`, which shows no more than lies in that part of it."""
         top, left, bottom, right = (
-            min(max(scale * edge + offset, low[i]), high[i])
-            for i, (edge, (scale, offset)) in enumerate(zip(self.shown, steps, strict=True))
+            float(min(max(scale_yx[i % 2] * edge + offset_yx[i % 2], part[i % 2]), part[i % 2 + 2]))
+            for i, edge in enumerate(self.shown)
         )
         return ImageMapping(
             self.camera_hw,
-            later.tower_hw,
-            self.scale_x * later.scale_x,
-            self.scale_y * later.scale_y,
-            self.offset_x * later.scale_x + later.offset_x,
-            self.offset_y * later.scale_y + later.offset_y,
+            tower_hw,
+            self.scale_x * scale_yx[1],
+            self.scale_y * scale_yx[0],
+            self.offset_x * scale_yx[1] + offset_yx[1],
+            self.offset_y * scale_yx[0] + offset_yx[0],
             (top, left, bottom, right),
         )
 
@@ -265,14 +261,8 @@ class ImageMapping:
         Raises:
             ConfigError: they are of an image of another aspect ratio than the camera's.
         """
-        camera = _of_image(intrinsics, self.camera_hw, "camera")
-        return Intrinsics(
-            camera.fx_px * self.scale_x,
-            camera.fy_px * self.scale_y,
-            camera.cx_px * self.scale_x + self.offset_x,
-            camera.cy_px * self.scale_y + self.offset_y,
-            self.tower_hw,
-        )
+        camera = _whole_image(intrinsics, self.camera_hw, "camera")
+        return camera.mapped((self.scale_x, self.scale_y), (self.offset_x, self.offset_y), self.tower_hw)
 
     def to_camera(self, intrinsics: Intrinsics) -> Intrinsics:
         """Intrinsics of the camera's image from those of the tower's, given at any resolution of the whole image.
@@ -280,7 +270,7 @@ class ImageMapping:
         Raises:
             ConfigError: they are of an image of another aspect ratio than the tower's.
         """
-        tower = _of_image(intrinsics, self.tower_hw, "tower")
+        tower = _whole_image(intrinsics, self.tower_hw, "tower")
         return Intrinsics(
             tower.fx_px / self.scale_x,
             tower.fy_px / self.scale_y,
@@ -289,11 +279,12 @@ class ImageMapping:
             self.camera_hw,
         )
 
-    def valid_tower_pixels(self, size: tuple[int, int] | None = None) -> Tensor:
+    def valid_tower_pixels(self, size: tuple[int, int] | None = None, *, device: torch.device | str = "cpu") -> Tensor:
         """Which pixels of the tower's image show the camera's: False for padding.
 
         Args:
             size: (h, w) of the mask over the whole tower image; the tower's own size if None.
+            device: of the mask.
 
         Returns:
             (h, w) bool; True where a pixel's centre is shown.
@@ -301,60 +292,35 @@ class ImageMapping:
         Raises:
             ConfigError: an impossible size.
         """
-        rows, columns = self._shown_along(self.tower_hw if size is None else size)
-        return rows[:, None] & columns
-
-    def to_camera_depth(self, depth_map: DepthMap, *, size: tuple[int, int] | None = None) -> DepthMap:
-        """The same depth over the camera's image.
-
-        It is interpolated within surfaces and never between them; see `depth_resampling`.
-
-        Args:
-            depth_map: of the tower's image, at any resolution.
-            size: (H, W) of the result; that of the camera's image if None.
-
-        Returns:
-            A depth map whose `image_hw` is the camera's. What the host cropped away is not `valid`.
-
-        Raises:
-            ConfigError: the depth map is of an image of another size than the tower's, or of several, or an
-                impossible size.
-        """
-        _check_size("size", self.camera_hw if size is None else size)
-        if depth_map.image_sizes is not None or tuple(depth_map.image_hw) != tuple(self.tower_hw):
-            raise ConfigError(
-                f"the mapping is to a tower image {_shown(self.tower_hw)}, the depth map is of "
-                f"{_shown(depth_map.image_hw)}{' and several sizes' if depth_map.image_sizes else ''}; give the "
-                "mapping of this view (of a batch of several sizes, one of each: depth[i])"
-            )
-        height, width = depth_map.depth_m.shape[1:]
-        known = depth_map.valid & self.valid_tower_pixels((height, width)).to(depth_map.valid.device)
-        places = self._places(self.camera_hw if size is None else size, depth_map.depth_m)
-        smooth = places.on_one_surface(depth_map.depth_m, known)
-        valid = places.nearest(known) & places.shown
-        return dataclasses.replace(
-            depth_map,
-            depth_m=places.either(depth_map.depth_m, smooth) * valid,
-            valid=valid,
-            uncertainty_m=None if (sd := depth_map.uncertainty_m) is None else places.either(sd, smooth) * valid,
-            image_hw=self.camera_hw,
+        size = self.tower_hw if size is None else size
+        _check_sizes(size=size)
+        rows, columns = (
+            within(pixel_centres(size[i], self.tower_hw[i]), self.shown[i], self.shown[i + 2]).to(device)
+            for i in (0, 1)
         )
+        return rows[:, None] & columns
 
     def without_padding(self, values: Tensor) -> Tensor:
         """(B, H, W) maps of the tower's image, 0 or False in the padding; the maps themselves where there is none."""
         if self.shown == (0, 0, *self.tower_hw):
             return values
-        rows, columns = (line.to(values.device) for line in self._shown_along((values.shape[1], values.shape[2])))
-        return torch.where(rows[:, None] & columns, values, torch.zeros((), dtype=values.dtype, device=values.device))
+        shown = self.valid_tower_pixels((values.shape[1], values.shape[2]), device=values.device)
+        return torch.where(shown, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
-    def _shown_along(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(h,) and (w,) bool: which rows and columns of a mask of that size have their centre in what is shown."""
-        _check_size("size", size)
-        lines = []
-        for axis in (0, 1):
-            centres = (torch.arange(size[axis], dtype=torch.float64) + 0.5) * (self.tower_hw[axis] / size[axis])
-            lines.append((centres >= self.shown[axis]) & (centres < self.shown[axis + 2]))
-        return lines[0], lines[1]
+    def places(self, camera_hw: tuple[int, int], tower_map: Tensor) -> Places:
+        """Where the pixels of the camera's image, at that size, lie in a map (B, h, w) of the tower's.
+
+        Raises:
+            ConfigError: an impossible size.
+        """
+        _check_sizes(size=camera_hw)
+        axes = []
+        for i, (scale, offset) in enumerate(((self.scale_y, self.offset_y), (self.scale_x, self.offset_x))):
+            place = scale * pixel_centres(camera_hw[i], self.camera_hw[i]) + offset
+            shown = within(place, self.shown[i], self.shown[i + 2])
+            count = tower_map.shape[i + 1]
+            axes.append(AxisPlaces.at(place * (count / self.tower_hw[i]), shown, count=count, like=tower_map))
+        return Places(*axes)
 
     def _affine(self, uv: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(uv, Tensor) or uv.shape[-1:] != (2,) or not uv.is_floating_point():
@@ -362,35 +328,23 @@ class ImageMapping:
             raise ConfigError(f"pixels are a floating-point tensor (..., 2) of u (right) and v (down), got {given}")
         return uv.new_tensor([self.scale_x, self.scale_y]), uv.new_tensor([self.offset_x, self.offset_y])
 
-    def _places(self, hw: tuple[int, int], depth_m: Tensor) -> Places:
-        """Where the pixels of a camera image of size `hw` lie in a depth map of the tower's image."""
-        axes = []
-        for axis, (scale, offset) in enumerate(((self.scale_y, self.offset_y), (self.scale_x, self.offset_x))):
-            centres = (torch.arange(hw[axis], dtype=torch.float64) + 0.5) * (self.camera_hw[axis] / hw[axis])
-            place = scale * centres + offset
-            shown = (place >= self.shown[axis]) & (place < self.shown[axis + 2])
-            count = depth_m.shape[axis + 1]
-            axes.append(AxisPlaces.at(place * (count / self.tower_hw[axis]), shown, count=count, like=depth_m))
-        return Places(*axes)
 
-
-def _of_image(intrinsics: Intrinsics, hw: tuple[int, int], whose: str) -> Intrinsics:
-    """The intrinsics at size `hw`, if they are of an image of that aspect ratio, a pixel of rounding aside."""
-    (height, width), (rows, columns) = hw, intrinsics.image_hw
-    off_px = min(abs(columns - rows * width / height), abs(rows - columns * height / width))
-    if off_px > 1:
+def _whole_image(intrinsics: Intrinsics, hw: tuple[int, int], whose: str) -> Intrinsics:
+    """The intrinsics at size `hw`, if they are of a whole image of that aspect ratio."""
+    if not same_aspect(intrinsics.image_hw, hw):
         raise ConfigError(
-            f"intrinsics of an image {_shown(intrinsics.image_hw)} are not those of the {whose}'s image "
-            f"{_shown(hw)} at any resolution; give those of the whole image"
+            f"intrinsics of an image {_sized(intrinsics.image_hw)} are not those of the {whose}'s image "
+            f"{_sized(hw)} at any resolution; give those of the whole image"
         )
-    return intrinsics if tuple(intrinsics.image_hw) == tuple(hw) else intrinsics.resized(hw)
+    return intrinsics if intrinsics.image_hw == hw else intrinsics.resized(hw)
 
 
-def _check_size(name: str, hw: tuple[int, int]) -> None:
-    if not isinstance(hw, tuple):
-        raise ConfigError(f"{name} is (height, width) of at least 1x1 pixels, a tuple, got {hw!r}")
-    size_hw(name, hw)
+def _check_sizes(**sizes: tuple[int, int]) -> None:
+    for name, hw in sizes.items():
+        if not isinstance(hw, tuple):
+            raise ConfigError(f"{name} is (height, width) of at least 1x1 pixels, a tuple, got {hw!r}")
+        size_hw(name, hw)
 
 
-def _shown(hw: tuple[int, int]) -> str:
+def _sized(hw: tuple[int, int]) -> str:
     return f"{hw[0]}x{hw[1]} (HxW)"

@@ -1,9 +1,8 @@
-"""Pictures of depth for people: PNG files, and panels of photo, truth, prediction and error."""
+"""Pictures of depth for people: one depth map, and panels of photo, truth, prediction and error."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,53 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.colours import DEPTH_TABLE, ERROR_TABLE, Colours, Floats, Mask, depth_range, paint
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.photo import ImageLike, is_of_camera, photo_pixels
 from spaceclip_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-    from spaceclip_plugin.depth.depth_map import DepthMap
-    from spaceclip_plugin.depth.single_view import ImageLike
 
-
-_ORIENTATION = 0x0112  # the tag that data.orientation reads
 _INK = (32, 32, 36)
 _RULE = (150, 150, 155)
 _PAPER = (255, 255, 255)
-
-
-def write_png(
-    path: str | os.PathLike[str],
-    array: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
-    *,
-    replace: bool = True,
-) -> None:
-    """Write a PNG file atomically. It says that its rows are upright as they are (EXIF orientation 1).
-
-    Args:
-        path: of the file; missing folders are created.
-        array: (H, W, 3) uint8 RGB, (H, W) uint8 grey, or (H, W) uint16.
-        replace: whether a file that is there is replaced.
-
-    Raises:
-        ConfigError: the array is none of these, or without `replace` something is at `path`.
-        OSError: the disk refuses the write.
-    """
-    from PIL import Image
-
-    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
-    colour = array.ndim == 3 and array.shape[-1] == 3 and array.dtype == np.uint8
-    if not (grey or colour) or array.size == 0:
-        raise ConfigError(
-            f"cannot write {array.dtype} of shape {array.shape} as PNG; expected uint8 (H, W, 3), uint8 (H, W) or "
-            "uint16 (H, W), not empty"
-        )
-    exif = Image.Exif()
-    exif[_ORIENTATION] = 1
-    with atomic_path(path, replace=replace) as temporary:
-        Image.fromarray(np.ascontiguousarray(array)).save(temporary, format="PNG", exif=exif)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +108,7 @@ def depth_picture(
 
     Args:
         depth_map: of one image.
-        image: (H', W', 3) uint8 RGB of the same view, at any resolution; it gives the picture its proportions. The
+        image: (H', W', 3) uint8 RGB of the same image, at any resolution; it gives the picture its proportions. The
             camera's, where the depth map has a mapping, has the depth over the camera's image beside it.
         depth_range_m: (near, far) at the ends of the scale; None: what shows this depth well. Give it where pictures
             are to be compared.
@@ -157,24 +122,21 @@ def depth_picture(
     """
     from PIL import Image
 
-    from spaceclip_plugin.depth.photo_colours import is_of_camera, photo_pixels
-    from spaceclip_plugin.depth.single_view import UNNAMED, single_view
-
     pen = _Pen(_checked_width(tile_width_px))
     if image is not None and is_of_camera(photo_pixels(image).shape[:2], depth_map.mapping):
         depth_map = depth_map.in_camera()  # side by side with the camera's photo, depth lies where the photo shows it
-    view = single_view(depth_map, image=image)
-    limits = depth_range(view.depth_m, view.valid, depth_range_m)
-    rows, columns = depth_map.image_hw if view.photo is None else view.photo.shape[:2]
+    shown = DepthArrays.of(depth_map, image=image)
+    limits = depth_range(shown.depth_m, shown.valid, depth_range_m)
+    rows, columns = depth_map.image_hw if shown.photo is None else shown.photo.shape[:2]
     size = (pen.tile, max(1, round(pen.tile * rows / columns)))
-    depth = Image.fromarray(paint(DEPTH_TABLE, *_resample(view.depth_m, view.valid, size), limits))
-    notes = [UNNAMED if depth_map.view is None else depth_map.view]
+    depth = Image.fromarray(paint(DEPTH_TABLE, *_resample(shown.depth_m, shown.valid, size), limits))
+    notes = [shown.camera]
     notes += [] if depth_map.age == 0 else [f"{depth_map.age} step{'' if depth_map.age == 1 else 's'} old"]
     notes += [] if depth_map.trained else ["untrained head"]
-    notes += [] if view.valid.any() else ["no depth"]
+    notes += [] if shown.valid.any() else ["no depth"]
     cells = {"Depth": depth, "m": pen.scale(DEPTH_TABLE, limits, size[1])}
-    if view.photo is not None:
-        cells["Photo"] = Image.fromarray(view.photo).resize(size, Image.Resampling.LANCZOS)
+    if shown.photo is not None:
+        cells["Photo"] = Image.fromarray(shown.photo).resize(size, Image.Resampling.LANCZOS)
     return pen.page([cells], footer=notes)
 
 

@@ -1,7 +1,7 @@
 """Depth between the pixels of a depth map: interpolated within a surface, never between two.
 
 Plain bilinear depth hangs points in the air between an object and what is behind it; plain nearest depth makes stairs
-of slanted surfaces. `tests/test_image_geometry.py` compares all three.
+of slanted surfaces. `tests/depth/test_image_mapping.py` compares all three.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from typing_extensions import Self
 
 _ONE_SURFACE = 1.05
 """Neighbours that differ by more than this factor are taken to lie on two surfaces."""
+
+
+def pixel_centres(count: int, extent: float) -> Tensor:
+    """(count,) float64 centres of that many pixels along a side of length `extent`, in its unit."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * (extent / count)
+
+
+def within(places: Tensor, first: float | Tensor, last: float | Tensor) -> Tensor:
+    """Which places lie in [first, last), bool."""
+    return (places >= first) & (places < last)
 
 
 @dataclass(frozen=True, eq=False)

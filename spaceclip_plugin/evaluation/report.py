@@ -231,7 +231,7 @@ def _picture_name(rank: int, worst: WorstImage) -> str:
 
 def _write_picture(path: Path, worst: WorstImage) -> None:
     """Photo, ground truth where it counts, prediction where the host saw the photo, and error where both are."""
-    from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
+    from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 
     row = PanelRow(
         worst.image,

@@ -162,7 +162,7 @@ def test_two_cameras_are_two_frames_in_order(tiny: TinyHost) -> None:
         for pixels in cameras:
             tiny.run(host, pixels)
         frames = depth.read()
-    assert [(frame.view, frame.age) for frame in frames] == [("scene", 0), ("wrist", 0)]
+    assert [(frame.camera, frame.age) for frame in frames] == [("scene", 0), ("wrist", 0)]
     for frame, expected in zip(frames, apart, strict=True):
         assert torch.equal(frame.depth_m, expected.depth_m)
     assert not torch.equal(frames[0].depth_m, frames[1].depth_m)

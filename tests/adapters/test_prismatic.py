@@ -145,7 +145,7 @@ def test_two_cameras_in_the_channels_are_two_calls(host: nn.Module) -> None:
         attach_depth_head(host, head_for(host, 0), tower=DINO, views=("scene", "wrist")) as depth,
     ):
         host(pixels(cameras=2))
-        assert [frame.view for frame in depth.read()] == ["scene", "wrist"]
+        assert [frame.camera for frame in depth.read()] == ["scene", "wrist"]
 
 
 class Modulated(nn.Module):

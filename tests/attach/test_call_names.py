@@ -81,9 +81,9 @@ def test_no_name_is_wrong_whatever_is_missing_or_dark(
                     depth.given(batch)
                 policy.select_action(batch)
                 maps = depth.read((1, 1))
-                names = [found.view for found in maps[: len(there)]]
+                names = [found.camera for found in maps[: len(there)]]
                 assert names in ([*there], [None] * len(there))
-                assert all(found.view not in there for found in maps[len(there) :])
+                assert all(found.camera not in there for found in maps[len(there) :])
                 assert names == [*there] or not told
                 named += names == [*there]
                 if there == cameras and (kind is SmolVLAPolicy or dark != there[-1:]):
@@ -95,7 +95,7 @@ def test_the_camera_that_is_there_is_named_beside_a_placeholder(head: DepthHead)
     policy = PI0Policy("top", EMPTY)
     with attach_depth_head(policy, head) as depth:
         policy.select_action(observation("top", dark=["top"]))
-        assert [(found.view, bool(found.valid.any())) for found in depth.read()] == [("top", False), (EMPTY, False)]
+        assert [(found.camera, bool(found.valid.any())) for found in depth.read()] == [("top", False), (EMPTY, False)]
 
 
 class TestWhatIsTold:
@@ -105,7 +105,7 @@ class TestWhatIsTold:
             for camera in ("wrist", "front"):
                 depth.given(observation(camera))
                 policy.select_action(observation(camera))
-                assert [found.view for found in depth.read()] == [camera, None]
+                assert [found.camera for found in depth.read()] == [camera, None]
                 assert depth.latest_of(camera).age == 0
         assert depth.latest_of("wrist").age == 1
 
@@ -115,7 +115,7 @@ class TestWhatIsTold:
             depth.given(["wrist"])
             depth.step()
             policy.select_action(observation("wrist"))
-            assert [found.view for found in depth.read()] == [None, None]
+            assert [found.camera for found in depth.read()] == [None, None]
 
     def test_in_the_background_it_goes_with_the_step(self, head: DepthHead) -> None:
         policy = PI0Policy("front", "wrist")
@@ -125,22 +125,22 @@ class TestWhatIsTold:
             reader.step()
             depth.given(["front"])
             reader.wait()
-            assert [(found.view, found.valid.any().item()) for found in reader.step()] == [
+            assert [(found.camera, found.valid.any().item()) for found in reader.step()] == [
                 ("wrist", True),
                 ("front", False),  # the image that stands for it
             ]
-            assert [found.view for found in reader.latest_of_each] == ["wrist"]
+            assert [found.camera for found in reader.latest_of_each] == ["wrist"]
 
     def test_it_is_no_reason_to_name_other_calls(self, head: DepthHead) -> None:
         policy = PI0Policy("front", "wrist")
         with attach_depth_head(policy, head) as depth:
             depth.given(["wrist"])
             policy.select_action(observation("front", "wrist"))  # not what was told
-            assert [found.view for found in depth.read()] == [None, None]
+            assert [found.camera for found in depth.read()] == [None, None]
             depth.given(["wrist"])
             policy.select_action(observation("wrist"))
             policy.select_action(observation("wrist"))  # two chunks
-            assert [found.view for found in depth.read()] == [None] * 4
+            assert [found.camera for found in depth.read()] == [None] * 4
 
     @pytest.mark.parametrize(
         ("cameras", "named"),
@@ -162,12 +162,12 @@ class TestViewsOfThoseThatAreThere:
         with attach_depth_head(policy, head, views=["wrist", "side"]) as depth:
             policy.select_action(observation("wrist", "side"))
             wrist, side, *others = depth.read()
-            assert (wrist.view, side.view) == ("wrist", "side")
-            assert [other.view for other in others] == [None] * (2 if kind is PI0Policy else 1)
+            assert (wrist.camera, side.camera) == ("wrist", "side")
+            assert [other.camera for other in others] == [None] * (2 if kind is PI0Policy else 1)
             policy.select_action(observation("side"))
-            assert {found.view for found in depth.read()} == {None}
+            assert {found.camera for found in depth.read()} == {None}
             policy.select_action(observation("front", "wrist", "side"))
-            assert {found.view for found in depth.read()} == {None}
+            assert {found.camera for found in depth.read()} == {None}
 
 
 def test_the_log_says_once_that_names_are_missing_and_how_to_have_them(

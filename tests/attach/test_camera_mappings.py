@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, DepthMap, Intrinsics, attach_depth_head
 from spaceclip_plugin.attach.cameras import declared_mappings
 from spaceclip_plugin.depth.image_mapping import ImageMapping
-from spaceclip_plugin.depth.seen_padding import blank_and_borders, verdict
+from spaceclip_plugin.depth.padding import blank_and_borders, verdict
 from spaceclip_plugin.errors import CaptureError, ConfigError
 
 __all__ = ["head", "host"]  # fixtures
 
-SQUASHED = ImageMapping.squashed((60, 80), (32, 32))
-PADDED = ImageMapping.padded((480, 640), (32, 32), anchor="bottom-right")
+SQUASHED = ImageMapping.stretched((60, 80), (32, 32))
+PADDED = ImageMapping.letterboxed((480, 640), (32, 32), anchor="bottom-right")
 VIEWS = ("top", "wrist")
 
 
@@ -74,7 +74,7 @@ class TestNames:
         with attach_depth_head(host, head, views=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
             depth.refresh(images(0), view="wrist")
             [found] = depth.read()
-            assert (found.view, found.mapping) == ("wrist", PADDED)
+            assert (found.camera, found.mapping) == ("wrist", PADDED)
             depth.refresh(images(0), view="top", mapping=PADDED)
             depth.refresh(images(0), mapping=None)
             assert [one.mapping for one in depth.read()] == [PADDED, None]
@@ -98,7 +98,7 @@ class TestPadding:
         assert not found.depth_m[:, :8].any()
         camera = Intrinsics.from_fovy(1.0, image_hw=(480, 640))
         assert not found.points(camera)[:, :8].any()
-        tower = found.camera_of(camera)
+        tower = found.tower_intrinsics(camera)
         assert tower.fx_px == pytest.approx(tower.fy_px) == pytest.approx(21.97, abs=0.005)
 
     def test_any_map_with_a_mapping(self) -> None:
@@ -110,7 +110,7 @@ class TestPadding:
             assert found[1].depth_m.data_ptr() == found.depth_m[1].data_ptr()
             assert found[1].mapping == PADDED
         assert bool(bare.valid.all())
-        whole = bare.with_mapping(ImageMapping.squashed((480, 640), (32, 32)))
+        whole = bare.with_mapping(ImageMapping.stretched((480, 640), (32, 32)))
         assert whole.depth_m is bare.depth_m
 
     def test_a_bad_value_in_the_padding_is_still_refused(self) -> None:
@@ -177,7 +177,7 @@ class TestBorders:
         ],
     )
     def test_they_are_compared(self, anchor: Any, borders: tuple[int, int, int, int], expected: str) -> None:
-        mapping = ImageMapping.padded((12, 16), (16, 16), anchor=anchor)
+        mapping = ImageMapping.letterboxed((12, 16), (16, 16), anchor=anchor)
         assert verdict(borders, mapping, anchor) == expected
 
 
@@ -196,8 +196,8 @@ class SmolVLAPolicy(nn.Module):
                 self.eye(torch.where(mapping.valid_tower_pixels(), images(seed), torch.tensor(-1.0)))
 
 
-WIDE = ImageMapping.padded((360, 640), (32, 32), anchor="bottom-right")
-TALL = ImageMapping.padded((640, 480), (32, 32), anchor="bottom-right")
+WIDE = ImageMapping.letterboxed((360, 640), (32, 32), anchor="bottom-right")
+TALL = ImageMapping.letterboxed((640, 480), (32, 32), anchor="bottom-right")
 
 
 class TestDeclared:

@@ -53,7 +53,7 @@ class TestAge:
             for step in range(2 * CHUNK):
                 policy.select_action(batch("top", "wrist", seed=step))
                 frames = depth.read()
-                counts.append([(frame.view, frame.age, frame.step) for frame in frames])
+                counts.append([(frame.camera, frame.age, frame.step) for frame in frames])
                 ages.append(depth.latest.age)
                 steps.append(depth.latest.step)
         fresh = [[("top", 0, step), ("wrist", 0, step)] for step in (0, CHUNK)]
@@ -98,7 +98,7 @@ class TestAge:
             assert depth.latest.age == 1
             depth.refresh(images(5))
             [frame] = depth.read()
-            assert (frame.age, frame.view, depth.latest.age) == (0, "top", 0)
+            assert (frame.age, frame.camera, depth.latest.age) == (0, "top", 0)
 
 
 class TestViews:
@@ -107,7 +107,7 @@ class TestViews:
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("wrist"))  # the calls are wrist, then the stand-in for top
             wrist, stand_in = depth.read()
-        assert (wrist.view, stand_in.view) == (None, None)
+        assert (wrist.camera, stand_in.camera) == (None, None)
         assert bool(wrist.valid.any())
         assert not bool(stand_in.valid.any())
         assert bool((stand_in.depth_m >= 0).all())
@@ -117,7 +117,7 @@ class TestViews:
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("top"))
             frames = depth.read()
-        assert [frame.view for frame in frames] == ["top", "empty_camera_0"]
+        assert [frame.camera for frame in frames] == ["top", "empty_camera_0"]
         assert [bool(frame.valid.any()) for frame in frames] == [True, False]
 
     def test_one_blank_image_of_a_batch_is_not_valid(self, host: nn.Module, head: DepthHead) -> None:
@@ -132,9 +132,9 @@ class TestViews:
             for pair in ((0, 1), (2, 3)):
                 for seed in pair:
                     host(images(seed))
-                assert [frame.view for frame in depth.read()] == ["left", "right"]
+                assert [frame.camera for frame in depth.read()] == ["left", "right"]
             host(images(4))  # one call is not the two cameras
-            assert [frame.view for frame in depth.read()] == [None]
+            assert [frame.camera for frame in depth.read()] == [None]
 
     def test_two_policies_in_one_host_keep_their_cameras(self, head: DepthHead) -> None:
         host = nn.ModuleDict({"a": PI0Policy("left", "right"), "b": PI0Policy("top", "wrist")})
@@ -146,7 +146,7 @@ class TestViews:
         policy, names = PI0Policy("top", "wrist"), []
         with attach_depth_head(policy, head) as depth:
             policy.select_action(batch("top", "wrist"))
-            reader = threading.Thread(target=lambda: names.extend(frame.view for frame in depth.read()))
+            reader = threading.Thread(target=lambda: names.extend(frame.camera for frame in depth.read()))
             reader.start()
             reader.join()
             assert names == [None, None]
@@ -158,7 +158,7 @@ class TestViews:
             host(buffer)
             buffer.fill_(-1)
             host(buffer)
-            assert [frame.view for frame in depth.read()] == [None, None]
+            assert [frame.camera for frame in depth.read()] == [None, None]
 
     @pytest.mark.parametrize("views", [[], [1, 2], ["top", "top"], [""], ["top", None]])
     def test_views_that_are_no_names(self, host: nn.Module, head: DepthHead, views: list[object]) -> None:

@@ -34,8 +34,8 @@ def test_smolvla_pads_on_the_left_and_on_the_top() -> None:
         [nn.Identity(), policy("SmolVLAPolicy", resize_imgs_with_padding=(512, 256), image_features=PHOTOS)]
     )
     assert found == {  # SmolVLA's field is (width, height)
-        "top": ImageMapping.padded((480, 640), (256, 512), anchor="bottom-right"),
-        "wrist": ImageMapping.padded((240, 424), (256, 512), anchor="bottom-right"),
+        "top": ImageMapping.letterboxed((480, 640), (256, 512), anchor="bottom-right"),
+        "wrist": ImageMapping.letterboxed((240, 424), (256, 512), anchor="bottom-right"),
     }
     assert found["top"].shown == (0.0, 171.0, 256.0, 512.0)  # 640 * 256 / 480 = 341 columns of 512
 
@@ -43,13 +43,13 @@ def test_smolvla_pads_on_the_left_and_on_the_top() -> None:
 @pytest.mark.parametrize("name", ["PI0Policy", "PI05Policy", "PI0FastPolicy"])
 def test_the_pi0_family_pads_around_the_middle(name: str) -> None:
     found = declared_mappings([policy(name, image_resolution=[224, 224], image_features=PHOTOS)])
-    assert found["top"] == ImageMapping.padded((480, 640), (224, 224))
+    assert found["top"] == ImageMapping.letterboxed((480, 640), (224, 224))
     assert found["top"].shown == (28.0, 0.0, 196.0, 224.0)
 
 
 def test_xvla_pads_like_smolvla_and_counts_rows_first() -> None:
     found = declared_mappings([policy("XVLAPolicy", resize_imgs_with_padding=(256, 512), image_features=PHOTOS)])
-    assert found["top"] == ImageMapping.padded((480, 640), (256, 512), anchor="bottom-right")
+    assert found["top"] == ImageMapping.letterboxed((480, 640), (256, 512), anchor="bottom-right")
 
 
 def test_a_subclass_of_a_policy_pads_like_it() -> None:
@@ -61,7 +61,7 @@ def test_placeholders_and_cameras_of_unknown_size_have_none() -> None:
     features = cameras(top=(480, 640, 3), empty_camera_0=(3, 480, 640), depth=(1, 480, 640), broken=(3, 0, 640))
     features["observation.image"] = SimpleNamespace(shape=None)
     found = declared_mappings([policy("PI0Policy", image_resolution=(224, 224), image_features=features)])
-    assert found == {"top": ImageMapping.padded((480, 640), (224, 224))}
+    assert found == {"top": ImageMapping.letterboxed((480, 640), (224, 224))}
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ class TestBackground:
             see(host, 0, 1)
             reader.step()
             reader.wait()
-            assert [found.view for found in reader.step()] == names
+            assert [found.camera for found in reader.step()] == names
 
     def test_a_fault_is_raised_in_the_hosts_thread_and_the_next_step_works(
         self, host: nn.Module, head: DepthHead, depth: DepthAttachment
@@ -297,7 +297,7 @@ class TestSeveralCameras:
             depth.given(["left"])
             see(host, 3)
             reader.step()
-            each = [(seen.view, seen.frame, seen.age) for seen in reader.latest_of_each]
+            each = [(seen.camera, seen.frame, seen.age) for seen in reader.latest_of_each]
             assert each == [("top", 0, 1), ("left", 3, 0), ("wrist", 2, 1)]
             wrist = reader.latest_of("wrist")
             assert wrist is not None

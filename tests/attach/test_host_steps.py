@@ -15,7 +15,7 @@ from clip_world import head, host, images, see
 from torch import nn
 
 from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
-from spaceclip_plugin.depth.host_steps import HostSteps
+from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.guard import DepthGuard, NewestDepth
@@ -44,11 +44,11 @@ DERIVED: dict[str, Callable[[DepthMap], DepthMap]] = {
     "itself": lambda depth: depth,
     "an image": lambda depth: depth[1],
     "moved": lambda depth: depth.to("cpu"),
-    "named": lambda depth: depth.relabelled(view="wrist"),
+    "named": lambda depth: depth.relabelled(camera="wrist"),
     "copied": copy.copy,
     "changed": lambda depth: dataclasses.replace(depth, trained=False),
-    "mapped": lambda depth: depth.with_mapping(ImageMapping.squashed((8, 12), (4, 6))),
-    "over the camera's image": lambda depth: depth.in_camera(ImageMapping.squashed((8, 12), (4, 6))),
+    "mapped": lambda depth: depth.with_mapping(ImageMapping.stretched((8, 12), (4, 6))),
+    "over the camera's image": lambda depth: depth.in_camera(ImageMapping.stretched((8, 12), (4, 6))),
 }
 
 
@@ -150,7 +150,7 @@ class TestOfAnAttachment:
         assert [each.age for each in found] == [0, 0, 0, 0]
 
     def test_depth_that_could_not_be_handed_out_ends_its_step(self, host: nn.Module, head: DepthHead) -> None:
-        wrong = ImageMapping.squashed((8, 8), (16, 16))  # the tower sees 32x32
+        wrong = ImageMapping.stretched((8, 8), (16, 16))  # the tower sees 32x32
         with attach_depth_head(host, head, mapping=wrong) as depth, torch.no_grad():
             host(images(0))
             with pytest.raises(ValueError, match="16"):

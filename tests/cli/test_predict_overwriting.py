@@ -202,7 +202,7 @@ class TestNewFilesOnly:
 
 def test_the_values_are_the_same_with_the_tag(tmp_path: Path) -> None:
     from spaceclip_plugin.data.files.image_files import read_depth_png, read_rgb
-    from spaceclip_plugin.depth.pictures import write_png
+    from spaceclip_plugin.depth import write_png
 
     millimetres = np.arange(1, 97, dtype=np.uint16).reshape(8, 12) * 600
     write_png(tmp_path / "depth.png", millimetres)

@@ -28,7 +28,7 @@ from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
 from spaceclip_plugin.depth.camera import Intrinsics, back_project
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.robust_scale import largest_cluster
+from spaceclip_plugin.depth.robust_fit import largest_cluster
 from spaceclip_plugin.errors import ConfigError, DataError
 
 __all__ = ["tables"]  # fixture
@@ -259,7 +259,7 @@ class TestApply:
         assert aligned.uncertainty_m is not None
         torch.testing.assert_close(aligned.uncertainty_m, torch.tensor([[[0.15, 0.3]], [[0.45, 0.6]]]))
         assert torch.equal(aligned.valid, depth.valid)
-        assert (aligned.view, aligned.frame, aligned.image_hw) == ("wrist", 5, (4, 8))
+        assert (aligned.camera, aligned.frame, aligned.image_hw) == ("wrist", 5, (4, 8))
 
     def test_what_a_shift_brings_behind_the_camera_is_unknown(self) -> None:
         shifted = dataclasses.replace(self.PLAIN, shift_m=-1.5).apply(depth_map(torch.tensor([[0.5, 1.0, 2.0]])))

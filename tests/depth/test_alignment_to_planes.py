@@ -172,7 +172,7 @@ class TestContacts:
 class TestPadding:
     """A camera of 480x640 in a tower's image of 64x64, whose upper and lower eight rows are padding."""
 
-    MAPPING = ImageMapping.padded((480, 640), (64, 64))
+    MAPPING = ImageMapping.letterboxed((480, 640), (64, 64))
     TOUCHED = torch.tensor([[0.0, (144 - 240) / 500 * 46, 46.0]])  # in the camera's row 144, the tower's 22.4
 
     def depth(self) -> DepthMap:

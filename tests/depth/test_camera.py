@@ -14,7 +14,7 @@ from spaceclip_plugin.depth.camera import (
     intrinsics_of_whole_image,
     principal_point_inside,
     questionable,
-    same_view,
+    same_aspect,
 )
 from spaceclip_plugin.errors import ConfigError
 
@@ -248,4 +248,4 @@ class TestMatrixWithoutASize:
     ],
 )
 def test_sizes_of_one_view(one: tuple[int, int], other: tuple[int, int], same: bool) -> None:
-    assert same_view(one, other) is same_view(other, one) is same
+    assert same_aspect(one, other) is same_aspect(other, one) is same

@@ -16,7 +16,7 @@ from spaceclip_plugin.errors import ConfigError
 __all__ = ["head", "host"]  # fixtures
 
 CAMERA = Intrinsics(500.0, 510.0, 320.0, 250.0, (480, 640))
-PADDED = ImageMapping.padded((480, 640), (224, 224))
+PADDED = ImageMapping.letterboxed((480, 640), (224, 224))
 
 
 def wall() -> DepthMap:
@@ -91,7 +91,7 @@ def test_an_attachment_gives_its_depth_the_mapping(host: torch.nn.Module, head: 
 def test_every_view_has_its_own(host: torch.nn.Module, head: DepthHead) -> None:
     mappings = {
         "top": ImageMapping.centre_cropped((480, 640), (32, 32)),
-        "wrist": ImageMapping.squashed((60, 80), (32, 32)),
+        "wrist": ImageMapping.stretched((60, 80), (32, 32)),
     }
     with attach_depth_head(host, head, views=["top", "wrist"], mapping=mappings) as depth, torch.no_grad():
         for seed in range(2):

@@ -96,7 +96,7 @@ class TestPreprocessors:
         image, step = ramp(hw)
         processor = transformers.SiglipImageProcessor(size={"height": SIDE, "width": 42}, **STATISTICS)
         pixels = processor(image, return_tensors="pt")["pixel_values"]
-        check_ramp(ImageMapping.squashed(hw, (SIDE, 42)), pixels[0], step)
+        check_ramp(ImageMapping.stretched(hw, (SIDE, 42)), pixels[0], step)
 
     @pytest.mark.parametrize("hw", SIZES)
     def test_llava_next_pads_and_tiles(self, hw: tuple[int, int]) -> None:
@@ -107,13 +107,13 @@ class TestPreprocessors:
             image_grid_pinpoints=[list(grid_hw)],
             **STATISTICS,
         )
-        whole = ImageMapping.padded(hw, grid_hw, rounding="up")
+        whole = ImageMapping.letterboxed(hw, grid_hw, rounding="up")
         top, left, bottom, right = whole.shown
         if transformers.__version__ < "5" and (bottom - top - grid_hw[0]) % 2 + (right - left - grid_hw[1]) % 2:
             pytest.skip("transformers before 5 may lose the odd pixel of padding, and with it the last tile's width")
         image, step = ramp(hw)
         thumbnail, *tiles = processor(image, return_tensors="pt")["pixel_values"][0]
-        check_ramp(ImageMapping.squashed(hw, (SIDE, SIDE)), thumbnail, step)
+        check_ramp(ImageMapping.stretched(hw, (SIDE, SIDE)), thumbnail, step)
         check_tiles(whole, tiles, step)
 
     @pytest.mark.parametrize("hw", SIZES)
@@ -124,7 +124,7 @@ class TestPreprocessors:
         size = {"size": {"height": SIDE, "width": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
         image, step = ramp(hw)
         square = (max(hw), max(hw))
-        mapping = ImageMapping.padded(hw, square).compose(ImageMapping.squashed(square, (SIDE, SIDE)))
+        mapping = ImageMapping.letterboxed(hw, square).compose(ImageMapping.stretched(square, (SIDE, SIDE)))
         check_ramp(
             mapping, kind(do_pad=True, **size, **STATISTICS)(image, return_tensors="pt")["pixel_values"][0], step
         )
@@ -137,8 +137,8 @@ class TestPreprocessors:
         processor = kind(size={"longest_edge": 4 * SIDE}, max_image_size={"longest_edge": SIDE}, **STATISTICS)
         image, step = ramp((51, 77))
         *tiles, thumbnail = processor([image], return_tensors="pt")["pixel_values"][0]
-        check_tiles(ImageMapping.squashed((51, 77), (3 * SIDE, 4 * SIDE)), tiles, step)
-        check_ramp(ImageMapping.squashed((51, 77), (SIDE, SIDE)), thumbnail, step)
+        check_tiles(ImageMapping.stretched((51, 77), (3 * SIDE, 4 * SIDE)), tiles, step)
+        check_ramp(ImageMapping.stretched((51, 77), (SIDE, SIDE)), thumbnail, step)
 
     def test_internvl_stretches_and_tiles(self) -> None:
         kind = getattr(transformers, "GotOcr2ImageProcessor", None)
@@ -147,8 +147,8 @@ class TestPreprocessors:
         processor = kind(size={"height": SIDE, "width": SIDE}, crop_to_patches=True, max_patches=6, **STATISTICS)
         image, step = ramp((51, 77))
         *tiles, thumbnail = processor(image, return_tensors="pt")["pixel_values"]
-        check_tiles(ImageMapping.squashed((51, 77), (2 * SIDE, 3 * SIDE)), tiles, step)
-        check_ramp(ImageMapping.squashed((51, 77), (SIDE, SIDE)), thumbnail, step)
+        check_tiles(ImageMapping.stretched((51, 77), (2 * SIDE, 3 * SIDE)), tiles, step)
+        check_ramp(ImageMapping.stretched((51, 77), (SIDE, SIDE)), thumbnail, step)
 
 
 def check_tiles(whole: ImageMapping, tiles: Sequence[Tensor], step: int) -> None:
@@ -183,18 +183,18 @@ class TestLeRobotSizes:
     def test_centred(
         self, camera_hw: tuple[int, int], tower_hw: tuple[int, int], shown: tuple[int, int, int, int]
     ) -> None:
-        mapping = ImageMapping.padded(camera_hw, tower_hw)
+        mapping = ImageMapping.letterboxed(camera_hw, tower_hw)
         assert mapping.shown == shown
         assert (mapping.offset_y, mapping.offset_x) == shown[:2]
         rows, columns = shown[2] - shown[0], shown[3] - shown[1]
         assert (mapping.scale_y, mapping.scale_x) == (rows / camera_hw[0], columns / camera_hw[1])
 
     def test_left_and_top(self) -> None:
-        assert ImageMapping.padded((480, 640), (512, 512), anchor="bottom-right").shown == (128, 0, 512, 512)
-        assert ImageMapping.padded((640, 480), (512, 512), anchor="bottom-right").shown == (0, 128, 512, 512)
+        assert ImageMapping.letterboxed((480, 640), (512, 512), anchor="bottom-right").shown == (128, 0, 512, 512)
+        assert ImageMapping.letterboxed((640, 480), (512, 512), anchor="bottom-right").shown == (0, 128, 512, 512)
 
     def test_right_and_bottom(self) -> None:
-        mapping = ImageMapping.padded((480, 640), (512, 512), anchor="top-left")
+        mapping = ImageMapping.letterboxed((480, 640), (512, 512), anchor="top-left")
         assert (mapping.shown, mapping.offset_x, mapping.offset_y) == ((0, 0, 384, 512), 0, 0)
 
 
@@ -207,16 +207,16 @@ def mappings(draw: st.DrawFn) -> ImageMapping:
     camera_hw, tower_hw = draw(sizes), draw(sizes)
     kind = draw(st.sampled_from(["squashed", "cropped", "centre", "bottom-right", "top-left", "twice"]))
     if kind == "squashed":
-        return ImageMapping.squashed(camera_hw, tower_hw)
+        return ImageMapping.stretched(camera_hw, tower_hw)
     if kind == "cropped":
         side = draw(sides)
         return ImageMapping.centre_cropped(camera_hw, (side, side))
     if min(camera_hw) * 100 < max(camera_hw) or min(tower_hw) * 100 < max(tower_hw):
-        return ImageMapping.squashed(camera_hw, tower_hw)
+        return ImageMapping.stretched(camera_hw, tower_hw)
     if kind == "twice":
-        between = ImageMapping.padded(camera_hw, tower_hw, rounding="up")
+        between = ImageMapping.letterboxed(camera_hw, tower_hw, rounding="up")
         return between.compose(ImageMapping.centre_cropped(tower_hw, (20, 20)))
-    return ImageMapping.padded(camera_hw, tower_hw, rounding="up", anchor=kind)  # type: ignore[arg-type]
+    return ImageMapping.letterboxed(camera_hw, tower_hw, rounding="up", anchor=kind)  # type: ignore[arg-type]
 
 
 class TestProperties:
@@ -252,7 +252,7 @@ def project(camera: Intrinsics, x: float, y: float, z: float) -> Tensor:
 
 class TestIntrinsics:
     CAMERA = Intrinsics(500.0, 510.0, 320.0, 250.0, (480, 640))
-    PADDED = ImageMapping.padded((480, 640), (224, 224))
+    PADDED = ImageMapping.letterboxed((480, 640), (224, 224))
 
     def test_by_hand(self) -> None:
         # 480x640 becomes 168x224 (a factor of 0.35) with 28 rows above.
@@ -286,15 +286,15 @@ def depth_map(depth_m: Tensor, *, image_hw: tuple[int, int] | None = None, **fie
 class TestDepth:
     def test_unchanged_where_the_tower_sees_the_camera_image(self) -> None:
         depth = depth_map(torch.rand(2, 6, 9) + 0.5, uncertainty_m=torch.rand(2, 6, 9))
-        back = ImageMapping.squashed((6, 9), (6, 9)).to_camera_depth(depth)
+        back = depth.in_camera(ImageMapping.stretched((6, 9), (6, 9)))
         for name in ("depth_m", "valid", "uncertainty_m"):
             assert torch.equal(getattr(back, name), getattr(depth, name)), name
-        assert (back.image_hw, back.view, back.frame) == ((6, 9), "front", 3)
+        assert (back.image_hw, back.camera, back.frame) == ((6, 9), "front", 3)
 
     def test_crop_leaves_the_margins_unknown(self) -> None:
         # 4x10 is shown as its columns 3 to 6.
         mapping = ImageMapping.centre_cropped((4, 10), (4, 4))
-        back = mapping.to_camera_depth(depth_map(torch.arange(1.0, 17).reshape(1, 4, 4)))
+        back = depth_map(torch.arange(1.0, 17).reshape(1, 4, 4)).in_camera(mapping)
         assert back.image_hw == (4, 10)
         assert back.valid[0].all(dim=0).tolist() == [False] * 3 + [True] * 4 + [False] * 3
         assert torch.equal(back.depth_m[0, :, 3:7], torch.arange(1.0, 17).reshape(4, 4))
@@ -302,38 +302,38 @@ class TestDepth:
 
     @pytest.mark.parametrize(("anchor", "top"), [("centre", 3), ("bottom-right", 6), ("top-left", 0)])
     def test_padding_is_unknown_and_left_behind(self, anchor: str, top: int) -> None:
-        mapping = ImageMapping.padded((4, 10), (10, 10), anchor=anchor)  # type: ignore[arg-type]
+        mapping = ImageMapping.letterboxed((4, 10), (10, 10), anchor=anchor)  # type: ignore[arg-type]
         rows = [top <= row < top + 4 for row in range(10)]
         assert mapping.valid_tower_pixels().all(dim=1).tolist() == rows
         assert mapping.valid_tower_pixels().any(dim=1).tolist() == rows
         depth = torch.full((1, 10, 10), 9.0)
         depth[:, top : top + 4] = torch.tensor([1.0, 1.01, 1.02, 1.03])[:, None]
-        back = mapping.to_camera_depth(depth_map(depth))
+        back = depth_map(depth).in_camera(mapping)
         assert back.valid.all()
         assert back.depth_m[0, :, 0].tolist() == pytest.approx([1.0, 1.01, 1.02, 1.03])
 
     def test_padding_does_not_bleed_into_the_borders(self) -> None:
         depth = torch.full((1, 20, 20), 1.03)
-        mapping = ImageMapping.padded((8, 40), (20, 20))
+        mapping = ImageMapping.letterboxed((8, 40), (20, 20))
         depth[:, 8:12] = 1.0
-        assert torch.equal(mapping.to_camera_depth(depth_map(depth)).depth_m, torch.ones(1, 8, 40))
+        assert torch.equal(depth_map(depth).in_camera(mapping).depth_m, torch.ones(1, 8, 40))
 
     def test_a_mask_of_another_size(self) -> None:
-        mapping = ImageMapping.padded((4, 10), (10, 10))
+        mapping = ImageMapping.letterboxed((4, 10), (10, 10))
         assert mapping.valid_tower_pixels((5, 5)).any(dim=1).tolist() == [False, True, True, False, False]
 
     def test_depth_at_another_resolution_than_the_tower(self) -> None:
         """A head's map of 7x7 over a tower image of 28x28, and a result of a chosen size."""
-        mapping = ImageMapping.squashed((56, 112), (28, 28))
+        mapping = ImageMapping.stretched((56, 112), (28, 28))
         coarse = 2.0 ** torch.arange(49.0).reshape(1, 7, 7)
-        back = mapping.to_camera_depth(depth_map(coarse, image_hw=(28, 28)), size=(7, 14))
+        back = depth_map(coarse, image_hw=(28, 28)).in_camera(mapping, size=(7, 14))
         assert torch.equal(back.depth_m, coarse.repeat_interleave(2, dim=2))
         assert (back.image_hw, tuple(back.depth_m.shape)) == ((56, 112), (1, 7, 14))
 
     def test_surfaces_are_interpolated_and_edges_are_not(self) -> None:
         depth = torch.tensor([1.0, 1.04, 5.0, 5.2]).expand(1, 4, 4).clone()
         sd = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(1, 4, 4).clone()
-        back = ImageMapping.squashed((4, 8), (4, 4)).to_camera_depth(depth_map(depth, uncertainty_m=sd))
+        back = depth_map(depth, uncertainty_m=sd).in_camera(ImageMapping.stretched((4, 8), (4, 4)))
         assert back.depth_m[0, 1].tolist() == pytest.approx([1.0, 1.01, 1.03, 1.04, 5.0, 5.05, 5.15, 5.2])
         assert back.uncertainty_m is not None
         assert back.uncertainty_m[0, 1].tolist() == pytest.approx([0.1, 0.125, 0.175, 0.2, 0.3, 0.325, 0.375, 0.4])
@@ -341,17 +341,17 @@ class TestDepth:
     def test_unknown_neighbours_are_not_mixed_in(self) -> None:
         depth = torch.tensor([1.0, 1.0, 0.99, 1.0]).expand(1, 4, 4).clone()
         known = depth > 0.995
-        back = ImageMapping.squashed((4, 8), (4, 4)).to_camera_depth(depth_map(depth, valid=known))
+        back = depth_map(depth, valid=known).in_camera(ImageMapping.stretched((4, 8), (4, 4)))
         assert back.valid[0, 0].tolist() == [True] * 4 + [False] * 2 + [True] * 2
         assert (back.depth_m[back.valid] == 1.0).all()
 
     def test_points_are_those_of_the_camera(self) -> None:
         """A slanted plane survives a padded tower as a plane, where the camera sees it."""
         camera = Intrinsics(60.0, 62.0, 33.0, 20.0, (48, 64))
-        mapping = ImageMapping.padded((48, 64), (56, 56), anchor="bottom-right")
+        mapping = ImageMapping.letterboxed((48, 64), (56, 56), anchor="bottom-right")
         rays = back_project(torch.ones(1, 56, 56), mapping.to_tower(camera))
         normal = torch.tensor([0.1, -0.3, 1.0])
-        back = mapping.to_camera_depth(depth_map(2.0 / (rays @ normal)))
+        back = depth_map(2.0 / (rays @ normal)).in_camera(mapping)
         offsets = (back.points(camera) @ normal)[back.valid]
         assert back.valid.all()
         assert (offsets - 2.0).abs().max() < 0.02
@@ -359,14 +359,14 @@ class TestDepth:
 
     def test_better_than_nearest_and_than_bilinear(self) -> None:
         """Rendered scenes, whose depth is exact: error of each way, and points that hang in the air."""
-        mapping = ImageMapping.squashed((240, 320), (112, 112))
+        mapping = ImageMapping.stretched((240, 320), (112, 112))
         mean, flying = {}, {}
         for seed in range(3):
             scene = random_tabletop(np.random.default_rng(seed))
             truth = torch.from_numpy(render(scene, (240, 320), shadows=False).depth_m)[None]
             tower = F.interpolate(truth[:, None], size=(112, 112), mode="nearest-exact")[:, 0]
             ways = {
-                "ours": mapping.to_camera_depth(depth_map(tower)).depth_m,
+                "ours": depth_map(tower).in_camera(mapping).depth_m,
                 "nearest": F.interpolate(tower[:, None], size=(240, 320), mode="nearest-exact")[:, 0],
                 "bilinear": F.interpolate(tower[:, None], size=(240, 320), mode="bilinear")[:, 0],
             }
@@ -378,21 +378,21 @@ class TestDepth:
         assert mean["ours"] < 0.9 * min(mean["nearest"], mean["bilinear"])
         assert flying["ours"] < 1e-4 < 0.005 < flying["bilinear"]
 
-    def test_of_another_view(self) -> None:
-        mapping = ImageMapping.padded((48, 64), (56, 56))
-        with pytest.raises(ConfigError, match=r"tower image 56x56 .*is of 28x28"):
-            mapping.to_camera_depth(depth_map(torch.ones(1, 56, 56), image_hw=(28, 28)))
+    def test_of_another_image(self) -> None:
+        mapping = ImageMapping.letterboxed((48, 64), (56, 56))
+        with pytest.raises(ConfigError, match=r"\(56, 56\).*\(28, 28\)"):
+            depth_map(torch.ones(1, 56, 56), image_hw=(28, 28)).in_camera(mapping)
         several = depth_map(torch.ones(1, 56, 56), image_sizes=((40, 56),))
         with pytest.raises(ConfigError, match=r"several sizes.*depth\[i\]"):
-            mapping.to_camera_depth(several)
+            several.in_camera(mapping)
         with pytest.raises(ConfigError, match="size is"):
-            mapping.to_camera_depth(depth_map(torch.ones(1, 56, 56)), size=(0, 5))
+            depth_map(torch.ones(1, 56, 56)).in_camera(mapping, size=(0, 5))
 
 
 class TestRefusals:
     @pytest.mark.parametrize("hw", [(0, 5), (5, -1), (5,), (5.0, 5.0), [5, 5]])
     def test_sizes(self, hw: tuple[int, int]) -> None:
-        for make in (ImageMapping.squashed, ImageMapping.centre_cropped, ImageMapping.padded):
+        for make in (ImageMapping.stretched, ImageMapping.centre_cropped, ImageMapping.letterboxed):
             with pytest.raises(ConfigError, match="camera_hw is"):
                 make(hw, (5, 5))
             with pytest.raises(ConfigError, match="tower_hw is"):
@@ -404,9 +404,9 @@ class TestRefusals:
 
     def test_unknown_ways(self) -> None:
         with pytest.raises(ConfigError, match="anchor must be one of centre, bottom-right, top-left"):
-            ImageMapping.padded((4, 6), (8, 8), anchor="center")  # type: ignore[arg-type]
+            ImageMapping.letterboxed((4, 6), (8, 8), anchor="center")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="rounding"):
-            ImageMapping.padded((4, 6), (8, 8), rounding="half-even")  # type: ignore[arg-type]
+            ImageMapping.letterboxed((4, 6), (8, 8), rounding="half-even")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="rounding"):
             ImageMapping.centre_cropped((4, 6), (4, 4), rounding="up")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="resize_short"):
@@ -414,20 +414,20 @@ class TestRefusals:
 
     def test_an_image_too_narrow_to_be_padded(self) -> None:
         with pytest.raises(ConfigError, match="no pixel left"):
-            ImageMapping.padded((1, 900), (224, 224))
+            ImageMapping.letterboxed((1, 900), (224, 224))
 
     def test_tiles_that_do_not_fill(self) -> None:
         with pytest.raises(ConfigError, match="whole tiles 28x30"):
-            ImageMapping.squashed((9, 9), (56, 56)).tiles((28, 30))
+            ImageMapping.stretched((9, 9), (56, 56)).tiles((28, 30))
 
     def test_mappings_that_do_not_follow(self) -> None:
         with pytest.raises(ConfigError, match=r"to 8x8 .*from 9x9"):
-            ImageMapping.squashed((4, 4), (8, 8)).compose(ImageMapping.squashed((9, 9), (8, 8)))
+            ImageMapping.stretched((4, 4), (8, 8)).compose(ImageMapping.stretched((9, 9), (8, 8)))
 
     @pytest.mark.parametrize("uv", [torch.ones(3), torch.ones(4, 2, dtype=torch.int64), [0.5, 0.5], torch.tensor(1.0)])
     def test_pixels(self, uv: Tensor) -> None:
         with pytest.raises(ConfigError, match="pixels are"):
-            ImageMapping.squashed((4, 4), (8, 8)).tower_pixels(uv)
+            ImageMapping.stretched((4, 4), (8, 8)).tower_pixels(uv)
 
     @pytest.mark.parametrize(
         "changed",
@@ -435,9 +435,9 @@ class TestRefusals:
     )
     def test_numbers(self, changed: dict[str, float]) -> None:
         with pytest.raises(ConfigError, match="positive scales"):
-            dataclasses.replace(ImageMapping.squashed((4, 4), (8, 8)), **changed)
+            dataclasses.replace(ImageMapping.stretched((4, 4), (8, 8)), **changed)
 
     @pytest.mark.parametrize("shown", [(-1, 0, 8, 8), (0, 0, 9, 8), (5, 0, 4, 8), (0, 0, 8, math.nan)])
     def test_shown(self, shown: tuple[float, float, float, float]) -> None:
         with pytest.raises(ConfigError, match="shown is"):
-            dataclasses.replace(ImageMapping.squashed((4, 4), (8, 8)), shown=shown)
+            dataclasses.replace(ImageMapping.stretched((4, 4), (8, 8)), shown=shown)

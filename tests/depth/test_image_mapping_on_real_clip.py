@@ -61,24 +61,24 @@ class Host:
 
 
 HOSTS = {
-    "squash": Host(ImageMapping.squashed(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 224))),
+    "squash": Host(ImageMapping.stretched(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 224))),
     "centre crop": Host(
         ImageMapping.centre_cropped(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 336))[..., 56:280]
     ),
     "centred padding": Host(
-        ImageMapping.padded(CAMERA_HW, (224, 224)), lambda depth: F.pad(resized(depth, (149, 224)), (0, 0, 37, 38))
+        ImageMapping.letterboxed(CAMERA_HW, (224, 224)), lambda depth: F.pad(resized(depth, (149, 224)), (0, 0, 37, 38))
     ),
     "padding left and top": Host(
-        ImageMapping.padded(CAMERA_HW, (512, 512), anchor="bottom-right"),
+        ImageMapping.letterboxed(CAMERA_HW, (512, 512), anchor="bottom-right"),
         lambda depth: F.pad(resized(depth, (341, 512)), (0, 0, 171, 0)),
     ),
     "square, then resized": Host(
-        ImageMapping.padded(CAMERA_HW, (540, 540)).compose(ImageMapping.squashed((540, 540), (336, 336))),
+        ImageMapping.letterboxed(CAMERA_HW, (540, 540)).compose(ImageMapping.stretched((540, 540), (336, 336))),
         lambda depth: resized(F.pad(depth, (0, 0, 90, 90)), (336, 336)),
     ),
-    "thumbnail": Host(ImageMapping.squashed(CAMERA_HW, (448, 448)), lambda depth: resized(depth, (448, 448))),
+    "thumbnail": Host(ImageMapping.stretched(CAMERA_HW, (448, 448)), lambda depth: resized(depth, (448, 448))),
     "tile": Host(
-        ImageMapping.padded(CAMERA_HW, (672, 672), rounding="up").tiles((336, 336))[2],
+        ImageMapping.letterboxed(CAMERA_HW, (672, 672), rounding="up").tiles((336, 336))[2],
         lambda depth: F.pad(resized(depth, (448, 672)), (0, 0, 112, 112))[..., 336:, :336],
     ),
 }
@@ -113,9 +113,9 @@ def compared(clip: Clip, host: Host) -> tuple[float, float]:
     """Median errors of raw depth and of depth that went through the host, over the same part of the image."""
 
     def through_host(frame: int) -> DepthMap:
-        return host.mapping.to_camera_depth(as_map(host.preprocess(clip.depth_m[frame : frame + 1])))
+        return as_map(host.preprocess(clip.depth_m[frame : frame + 1])).in_camera(host.mapping)
 
-    shown = host.mapping.to_camera_depth(as_map(torch.ones(1, 1, *host.mapping.tower_hw))).valid
+    shown = as_map(torch.ones(1, 1, *host.mapping.tower_hw)).in_camera(host.mapping).valid
 
     def raw(frame: int) -> DepthMap:
         return as_map(clip.depth_m[frame : frame + 1] * shown[:, None])
@@ -141,15 +141,15 @@ def test_points_of_the_tower_with_mapped_intrinsics(clip: Clip, name: str) -> No
 
 
 WRONG = {
-    "centred padding forgotten": ("centred padding", ImageMapping.squashed(CAMERA_HW, (224, 224))),
+    "centred padding forgotten": ("centred padding", ImageMapping.stretched(CAMERA_HW, (224, 224))),
     "padding on the other side": (
         "padding left and top",
-        ImageMapping.padded(CAMERA_HW, (512, 512), anchor="top-left"),
+        ImageMapping.letterboxed(CAMERA_HW, (512, 512), anchor="top-left"),
     ),
-    "centred instead of left and top": ("padding left and top", ImageMapping.padded(CAMERA_HW, (512, 512))),
-    "crop forgotten": ("centre crop", ImageMapping.squashed(CAMERA_HW, (224, 224))),
+    "centred instead of left and top": ("padding left and top", ImageMapping.letterboxed(CAMERA_HW, (512, 512))),
+    "crop forgotten": ("centre crop", ImageMapping.stretched(CAMERA_HW, (224, 224))),
     "squash taken for a crop": ("squash", ImageMapping.centre_cropped(CAMERA_HW, (224, 224))),
-    "the next tile": ("tile", ImageMapping.padded(CAMERA_HW, (672, 672), rounding="up").tiles((336, 336))[3]),
+    "the next tile": ("tile", ImageMapping.letterboxed(CAMERA_HW, (672, 672), rounding="up").tiles((336, 336))[3]),
     "axes swapped": ("squash", None),
 }
 
@@ -161,12 +161,12 @@ def test_a_wrong_mapping_shows(clip: Clip, name: str) -> None:
     def seen(frame: int) -> DepthMap:
         tower = host.preprocess(clip.depth_m[frame : frame + 1])
         if mapping is None:
-            return host.mapping.to_camera_depth(as_map(tower.mT))
-        return mapping.to_camera_depth(as_map(tower))
+            return as_map(tower.mT).in_camera(host.mapping)
+        return as_map(tower).in_camera(mapping)
 
     right = median_error(
         clip,
-        lambda frame: host.mapping.to_camera_depth(as_map(host.preprocess(clip.depth_m[frame : frame + 1]))),
+        lambda frame: as_map(host.preprocess(clip.depth_m[frame : frame + 1])).in_camera(host.mapping),
         clip.camera,
     )
     assert median_error(clip, seen, clip.camera) > 3 * right

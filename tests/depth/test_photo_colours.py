@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
-from spaceclip_plugin.depth.photo_colours import colours_at_pixels, is_of_camera
+from spaceclip_plugin.depth.photo import colours_at_pixels, is_of_camera
 from spaceclip_plugin.depth.pictures import depth_picture
-from spaceclip_plugin.depth.single_view import single_view
 from spaceclip_plugin.errors import ConfigError
 
 CAMERA = Intrinsics(40.0, 40.0, 32.0, 16.0, (32, 64))
-PADDED = ImageMapping.padded((32, 64), (16, 16))  # a quarter of the size, in rows 4 to 11
+PADDED = ImageMapping.letterboxed((32, 64), (16, 16))  # a quarter of the size, in rows 4 to 11
 CROPPED = ImageMapping.centre_cropped((32, 64), (16, 16))  # half the size, columns 16 to 47 of the camera
 
 
@@ -60,7 +60,7 @@ def test_the_towers_photo_is_known_by_its_size() -> None:
 
 
 def test_a_stretched_photo_is_the_same_either_way() -> None:
-    squashed = ImageMapping.squashed((32, 64), (16, 16))
+    squashed = ImageMapping.stretched((32, 64), (16, 16))
     with_mapping = colours_at_pixels(numbered(32, 64), (16, 16), squashed)
     np.testing.assert_array_equal(with_mapping, colours_at_pixels(numbered(32, 64), (16, 16)))
 
@@ -75,7 +75,7 @@ def test_which_image_a_photo_is(hw: tuple[int, int], of_camera: bool) -> None:
 
 def test_a_photo_of_neither_is_refused_by_size(tmp_path: Path) -> None:
     for call in (
-        lambda: single_view(wall(PADDED), CAMERA, image=numbered(30, 40)),
+        lambda: DepthArrays.of(wall(PADDED), CAMERA, image=numbered(30, 40)),
         lambda: wall(PADDED).save_ply(tmp_path / "x.ply", CAMERA, image=numbered(30, 40)),
         lambda: depth_picture(wall(PADDED), numbered(30, 40)),
     ):
@@ -85,19 +85,19 @@ def test_a_photo_of_neither_is_refused_by_size(tmp_path: Path) -> None:
 
 
 def test_points_and_both_cameras_of_a_view() -> None:
-    view = single_view(wall(PADDED), CAMERA, image=numbered(64, 128))
-    assert view.photo_camera == CAMERA.resized((64, 128))
-    assert view.camera == PADDED.to_tower(CAMERA)
-    assert view.points_m is not None
-    assert view.point_colours is not None
+    shown = DepthArrays.of(wall(PADDED), CAMERA, image=numbered(64, 128))
+    assert shown.photo_intrinsics == CAMERA.resized((64, 128))
+    assert shown.intrinsics == PADDED.to_tower(CAMERA)
+    assert shown.points_m is not None
+    assert shown.point_colours is not None
     # Back through the camera's own matrix every point lies in the photo where its colour says.
-    u = 40 * view.points_m[:, 0] / view.points_m[:, 2] + 32
-    v = 40 * view.points_m[:, 1] / view.points_m[:, 2] + 16
+    u = 40 * shown.points_m[:, 0] / shown.points_m[:, 2] + 32
+    v = 40 * shown.points_m[:, 1] / shown.points_m[:, 2] + 16
     assert len(u) == 8 * 16
-    np.testing.assert_array_equal(np.floor(v + 1e-4), view.point_colours[:, 0])
-    np.testing.assert_array_equal(np.floor(u + 1e-4), view.point_colours[:, 1])
-    tower = single_view(wall(PADDED), CAMERA, image=np.zeros((16, 16, 3), np.uint8))
-    assert tower.photo_camera == PADDED.to_tower(CAMERA)
+    np.testing.assert_array_equal(np.floor(v + 1e-4), shown.point_colours[:, 0])
+    np.testing.assert_array_equal(np.floor(u + 1e-4), shown.point_colours[:, 1])
+    tower = DepthArrays.of(wall(PADDED), CAMERA, image=np.zeros((16, 16, 3), np.uint8))
+    assert tower.photo_intrinsics == PADDED.to_tower(CAMERA)
 
 
 def test_a_picture_has_the_depth_where_the_photo_shows_it() -> None:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from spaceclip_plugin.depth import colours, pictures
+from spaceclip_plugin.depth import PanelRow, colours, depth_panel, depth_picture, pictures, write_png
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, depth_picture, write_png
 from spaceclip_plugin.errors import ConfigError
 
 GREY = (48, 48, 48)
@@ -37,7 +36,7 @@ def depth_map(depth_m: np.ndarray, *, invalid: int = 0, **changed: Any) -> Depth
     depth = torch.from_numpy(depth_m)[None]
     valid = torch.ones_like(depth, dtype=torch.bool)
     valid[:, :, :invalid] = False
-    settings = {"view": None, "frame": 0, "image_hw": depth_m.shape, "trained": True, **changed}
+    settings = {"camera": None, "frame": 0, "image_hw": depth_m.shape, "trained": True, **changed}
     return DepthMap(depth, valid, **settings)
 
 
@@ -308,7 +307,7 @@ class TestDepthPicture:
         ("changed", "said"),
         [
             ({}, "camera"),
-            ({"view": "wrist", "age": 1}, "wrist, 1 step old"),
+            ({"camera": "wrist", "age": 1}, "wrist, 1 step old"),
             ({"age": 2, "trained": False}, "camera, 2 steps old, untrained head"),
             ({"invalid": 40}, "camera, no depth"),
         ],
@@ -322,7 +321,7 @@ class TestDepthPicture:
     def test_a_long_name_keeps_its_ends_and_stays_on_the_paper(self, monkeypatch: pytest.MonkeyPatch) -> None:
         texts: list[str] = []
         monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
-        depth = depth_map(ramp(1, 5), view="observation" * 30 + "left", age=7, trained=False)
+        depth = depth_map(ramp(1, 5), camera="observation" * 30 + "left", age=7, trained=False)
         picture = depth_picture(depth, tile_width_px=320)
         assert texts[-1].startswith("obs")
         start, end = texts[-1].split(",")[0].split("...")
@@ -331,7 +330,7 @@ class TestDepthPicture:
         assert pictures._Pen(320).font.getbbox(texts[-1])[2] <= picture.shape[1] - 36
 
     def test_text_stands_below_the_depth_not_on_it(self) -> None:
-        picture = depth_picture(depth_map(np.full((30, 40), 2.0, np.float32), view="wrist"), tile_width_px=320)
+        picture = depth_picture(depth_map(np.full((30, 40), 2.0, np.float32), camera="wrist"), tile_width_px=320)
         inked = (picture != 255).any(axis=(1, 2)).nonzero()[0]
         assert inked[-1] > picture.shape[0] - 40
         colour = picture[60:250, 100]

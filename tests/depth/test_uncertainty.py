@@ -26,7 +26,7 @@ def mixer(host: nn.Module, **options: object) -> DepthHead:
 
 def depth_map(depth_m: Tensor, uncertainty_m: Tensor | None) -> DepthMap:
     return DepthMap(
-        depth_m, depth_m > 0, view=None, frame=0, image_hw=(8, 8), trained=True, uncertainty_m=uncertainty_m
+        depth_m, depth_m > 0, camera=None, frame=0, image_hw=(8, 8), trained=True, uncertainty_m=uncertainty_m
     )
 
 

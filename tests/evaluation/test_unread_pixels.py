@@ -101,7 +101,7 @@ def test_ground_truth_in_the_strip_alone_cannot_be_scored(attachment: DepthAttac
 
 def test_photos_of_a_prediction_have_no_mapping_of_the_hosts() -> None:
     host = siglip()
-    mapping = ImageMapping.padded((480, 640), (48, 48))
+    mapping = ImageMapping.letterboxed((480, 640), (48, 48))
     with attach_depth_head(host, ramp_head(host), mapping=mapping) as depth:
         found = predict(depth, [photo()], output_hw=HW)
     assert found.mapping is None

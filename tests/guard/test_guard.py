@@ -18,7 +18,7 @@ GUARD = DepthGuard(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, least_fac
 def depth_of(depth_m: Any, **fields: Any) -> DepthMap:
     """Of one or more images of 4x5 pixels, from a number or a tensor (B, 4, 5)."""
     depth = depth_m if isinstance(depth_m, torch.Tensor) else torch.full((1, 4, 5), float(depth_m))
-    given: dict[str, Any] = {"valid": torch.ones_like(depth, dtype=torch.bool), "view": None, "frame": 0}
+    given: dict[str, Any] = {"valid": torch.ones_like(depth, dtype=torch.bool), "camera": None, "frame": 0}
     given |= {"image_hw": (4, 5), "trained": True, **fields}
     return DepthMap(depth, **given)
 
@@ -40,15 +40,15 @@ class TestNothingToActOn:
 
     def test_a_camera_is_missing(self) -> None:
         guard = dataclasses.replace(GUARD, cameras=("top", "wrist"))
-        top, wrist = depth_of(4.0, view="top"), depth_of(4.0, view="wrist")
+        top, wrist = depth_of(4.0, camera="top"), depth_of(4.0, camera="wrist")
         assert reaction(guard, top, wrist) == "pass"
         missing = guard.decide([top, depth_of(4.0)])
         assert missing == GuardDecision("stop", 0.0, "no depth of camera 'wrist' (1 image(s) without a name)")
 
     def test_other_cameras_do_not_count(self) -> None:
         guard = dataclasses.replace(GUARD, cameras=("top",))
-        assert reaction(guard, depth_of(4.0, view="top"), depth_of(0.1, view="wrist")) == "pass"
-        assert reaction(GUARD, depth_of(4.0, view="top"), depth_of(0.1, view="wrist")) == "stop"
+        assert reaction(guard, depth_of(4.0, camera="top"), depth_of(0.1, camera="wrist")) == "pass"
+        assert reaction(GUARD, depth_of(4.0, camera="top"), depth_of(0.1, camera="wrist")) == "stop"
 
     def test_fewer_images_than_expected(self) -> None:
         guard = dataclasses.replace(GUARD, least_images=2)
@@ -75,7 +75,7 @@ class TestNothingToActOn:
         assert reaction(dataclasses.replace(GUARD, max_age=0), depth_of(4.0)) == "pass"
 
     def test_nothing_is_valid(self) -> None:
-        blank = depth_of(4.0, valid=torch.zeros(1, 4, 5, dtype=torch.bool), view="top")
+        blank = depth_of(4.0, valid=torch.zeros(1, 4, 5, dtype=torch.bool), camera="top")
         guard = dataclasses.replace(GUARD, least_valid=0.0)
         decision = guard.decide([blank])
         assert (decision.reaction, decision.factor) == ("stop", 0.0)
@@ -234,7 +234,7 @@ class TestSeveralImages:
 
     def test_each_has_its_own_count_of_repeats(self) -> None:
         guard = dataclasses.replace(GUARD, frozen_after=3, cameras=("b",))
-        a, b = depth_of(4.0, view="a"), depth_of(4.0, view="b")
+        a, b = depth_of(4.0, camera="a"), depth_of(4.0, camera="b")
         assert reaction(guard, a, b, repeats=(9, 0)) == "pass"
         assert reaction(guard, a, b, repeats=(0, 9)) == "stop"
         with pytest.raises(ConfigError, match="one of repeats for each depth, got 1 for 2"):
@@ -310,7 +310,7 @@ class TestNewest:
         newest = NewestDepth()
         counts = []
         for live_m in (1.0, 2.0, 3.0, 3.0):
-            newest.end_step([depth_of(5.0, view="frozen"), depth_of(live_m, view="live")])
+            newest.end_step([depth_of(5.0, camera="frozen"), depth_of(live_m, camera="live")])
             newest.end_step([])  # a queued action in between is no image call
             counts.append(newest.repeats)
         assert counts == [(0, 0), (1, 0), (2, 0), (3, 1)]
@@ -323,10 +323,10 @@ class TestNewest:
 
     def test_other_cameras_are_no_repeat(self) -> None:
         newest = NewestDepth()
-        newest.end_step([depth_of(5.0, view="a")])
-        newest.end_step([depth_of(5.0, view="b")])
+        newest.end_step([depth_of(5.0, camera="a")])
+        newest.end_step([depth_of(5.0, camera="b")])
         assert newest.repeats == (0,)
-        newest.end_step([depth_of(5.0, view="b"), depth_of(5.0, view="b")])
+        newest.end_step([depth_of(5.0, camera="b"), depth_of(5.0, camera="b")])
         assert newest.repeats == (0, 0)
 
     def test_forgotten(self) -> None:

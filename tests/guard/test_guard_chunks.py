@@ -12,9 +12,9 @@ from spaceclip_plugin.guard import MAX_AGE, DepthGuard, NewestDepth
 GUARD = DepthGuard(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, max_age=3)
 
 
-def depth_of(depth_m: float, *, age: int = 0, view: str | None = None) -> DepthMap:
+def depth_of(depth_m: float, *, age: int = 0, camera: str | None = None) -> DepthMap:
     depth = torch.full((1, 4, 5), depth_m)
-    return DepthMap(depth, torch.ones(1, 4, 5, dtype=torch.bool), view, 0, (4, 5), True, age=age)
+    return DepthMap(depth, torch.ones(1, 4, 5, dtype=torch.bool), camera, 0, (4, 5), True, age=age)
 
 
 def along(guard: DepthGuard, rows: int, *depths: DepthMap, repeats: tuple[int, ...] = ()) -> str:
@@ -39,7 +39,7 @@ class TestChunk:
         assert {decision.reason for decision in stopped} == {"the image: 0.400 m, below 0.5 m"}
 
     def test_the_oldest_camera_counts(self) -> None:
-        a, b = depth_of(4.0, age=0, view="a"), depth_of(4.0, age=2, view="b")
+        a, b = depth_of(4.0, age=0, camera="a"), depth_of(4.0, age=2, camera="b")
         assert along(GUARD, 4, a, b) == "ppss"
         only_a = DepthGuard(max_age=3, cameras=("a",), stop_below_m=0.5)
         assert along(only_a, 6, a, b) == "ppppss"

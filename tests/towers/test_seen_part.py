@@ -150,7 +150,7 @@ def test_every_head_and_its_auxiliary_depth(architecture: str, dtype: torch.dtyp
 
 def test_points_lie_on_the_rays_of_the_pixels_that_were_seen() -> None:
     camera = Intrinsics(500.0, 500.0, 320.0, 240.0, (480, 640))
-    found = read_ramp(mapping=ImageMapping.squashed((480, 640), (IMAGE, IMAGE)))
+    found = read_ramp(mapping=ImageMapping.stretched((480, 640), (IMAGE, IMAGE)))
     points = found.points(camera)[0]
     row, column = 30, 17  # camera pixel (u, v) = (17.5 * 640 / 48, 30.5 * 480 / 48) = (233.3, 305)
     z = 30.5 / PATCH + 10
@@ -160,7 +160,7 @@ def test_points_lie_on_the_rays_of_the_pixels_that_were_seen() -> None:
 
 
 def test_in_the_camera_too() -> None:
-    mapping = ImageMapping.squashed((480, 640), (IMAGE, IMAGE))
+    mapping = ImageMapping.stretched((480, 640), (IMAGE, IMAGE))
     found = read_ramp(mapping=mapping)
     assert found.mapping == dataclasses.replace(mapping, shown=(0.0, 0.0, READ, READ))
     whole = found.in_camera()
@@ -170,7 +170,7 @@ def test_in_the_camera_too() -> None:
 
 
 def test_padding_and_what_is_never_read_add_up() -> None:
-    padded = ImageMapping.padded((480, 640), (IMAGE, IMAGE), anchor="bottom-right")
+    padded = ImageMapping.letterboxed((480, 640), (IMAGE, IMAGE), anchor="bottom-right")
     found = read_ramp(mapping=padded)
     assert torch.equal(found.valid[0].nonzero().amin(0), torch.tensor([12, 0]))
     assert int(found.valid.sum()) == (READ - 12) * READ

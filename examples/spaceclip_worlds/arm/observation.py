@@ -48,7 +48,7 @@ class Observation:
         values = torch.from_numpy(np.array(self.depth_m if depth_m is None else depth_m, dtype=np.float32))[None]
         valid = torch.ones_like(values, dtype=torch.bool)
         height, width = self.image.shape[:2]
-        return DepthMap(values, valid, view=None, frame=0, image_hw=(height, width), trained=True)
+        return DepthMap(values, valid, camera=None, frame=0, image_hw=(height, width), trained=True)
 
     def sample(self, name: str) -> DepthSample:
         """For training and scoring depth."""

@@ -71,7 +71,7 @@ def look(policy: ArmPolicy, attachment: DepthAttachment, seen: Mapping[str, Obse
         CaptureError: the attachment does not tell which depth is which camera's.
     """
     policy.select_action([observation.image for observation in seen.values()])
-    depths = {frame.view or "": frame for frame in attachment.read()}
+    depths = {frame.camera or "": frame for frame in attachment.read()}
     if depths.keys() != seen.keys():
         raise CaptureError(
             f"depth of the cameras {', '.join(seen)} was expected, got {', '.join(depths) or 'none'}; "

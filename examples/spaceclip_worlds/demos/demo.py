@@ -18,8 +18,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics
 

@@ -70,7 +70,7 @@ def true_depth(observation: Observation) -> DepthMap:
     depth_m = torch.from_numpy(observation.depth_m.astype(np.float32))[None]
     height, width = observation.depth_m.shape
     valid = torch.ones_like(depth_m, dtype=torch.bool)
-    return DepthMap(depth_m, valid, view=None, frame=0, image_hw=(height, width), trained=True)
+    return DepthMap(depth_m, valid, camera=None, frame=0, image_hw=(height, width), trained=True)
 
 
 def drive(

@@ -72,11 +72,13 @@ class CameraGeometry:
         if camera_hw is None:
             return None
         if self._as_they_are:
-            return ImageMapping.squashed(camera_hw, camera_hw)
+            return ImageMapping.stretched(camera_hw, camera_hw)
         if not isinstance(self.declared, DeclaredMappings):
             return None
         sizes = {mapping.tower_hw for mapping in self._configured.values()}
-        return ImageMapping.padded(camera_hw, sizes.pop(), anchor=self.declared.anchor) if len(sizes) == 1 else None
+        return (
+            ImageMapping.letterboxed(camera_hw, sizes.pop(), anchor=self.declared.anchor) if len(sizes) == 1 else None
+        )
 
 
 class Preparation:
@@ -133,7 +135,7 @@ class Preparation:
 
     def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
         """From the camera's image, of that size, to what this makes of it; None where that is not known."""
-        return ImageMapping.squashed(camera_hw, self._spec.image_hw) if self.own is None else geometry.measured(camera)
+        return ImageMapping.stretched(camera_hw, self._spec.image_hw) if self.own is None else geometry.measured(camera)
 
     def _checked(self, prepared: object, image: Tensor, mapping: ImageMapping | None, *, name: str) -> Tensor:
         """The images, if there is one for each robot, and where the mapping says that there is padding, there is."""

@@ -198,7 +198,7 @@ class DepthLink:
             own: list[DepthMap] = []
             for depth in maps:
                 each = len(depth) // robots
-                images = [depth[robot * each + place].relabelled(view=lone[0]) for place in range(each)]
+                images = [depth[robot * each + place].relabelled(camera=lone[0]) for place in range(each)]
                 own += images if placed else map(self._over_camera, images, self._mappings(images))
             newest.end_step(own, steps=self.rows)
 
@@ -209,7 +209,7 @@ class DepthLink:
             HostError: the policy pads its images, and the padding of this one is not known: what was measured of its
                 camera decides, else its configuration, as far as the pixels bear it out.
         """
-        names: list[str | None] = [image.view for image in images]
+        names: list[str | None] = [image.camera for image in images]
         # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.
         shows = [bool(image.valid.any()) for image in images]
         cameras = [*self.cameras.values()]

@@ -149,7 +149,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             link.forget()
             _logger.warning("no depth: %s", error)
             found = {key: [None] * robots for key in images}
-        unnamed = any(image.view is None for newest in link.newest for image in newest.images)
+        unnamed = any(image.camera is None for newest in link.newest for image in newest.images)
         if not self.fresh and not self._told and unnamed and not any(map(any, found.values())):
             self._told = True
             _logger.warning(
@@ -375,7 +375,7 @@ def _newest(link: DepthLink, camera: str, robots: int, *, like: Tensor) -> list[
     """A camera's newest depth over its present images, for each robot, by now older by the last actions' steps."""
     found: list[DepthMap | None] = []
     for newest in link.newest:
-        depth = next((image for image in newest.images if image.view == camera), None)
+        depth = next((image for image in newest.images if image.camera == camera), None)
         lies_there = depth is not None and depth.mapping is not None and depth.image_hw == tuple(like.shape[-2:])
         found.append(depth.relabelled(age=depth.age + link.rows) if depth is not None and lies_there else None)
     return found if len(found) == robots else [None] * robots

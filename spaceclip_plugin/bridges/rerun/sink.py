@@ -12,10 +12,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.bridges.optional import imported
+from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
-from spaceclip_plugin.depth.single_view import ImageLike, single_view
+from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
 PoseLike = Tensor | npt.NDArray[np.floating[Any]]
@@ -98,25 +99,25 @@ class RerunSink:
         """
         if self._closed:
             raise ConfigError("this RerunSink is closed; make another one, with another path")
-        view = single_view(depth_map, intrinsics, image=image)
+        shown = DepthArrays.of(depth_map, intrinsics, image=image)
         world_from_camera = None if pose is None else _rigid(pose)
-        rr, recording, camera = self._rerun, self._recording, view.name
+        rr, recording, camera = self._rerun, self._recording, shown.camera
         recording.set_time("step", sequence=depth_map.step)
         recording.set_time("frame", sequence=depth_map.frame)
         # Entities are lists of names, not strings: Rerun then escapes what a camera's name may hold.
         if world_from_camera is not None:
             rotation, translation = world_from_camera[:3, :3], world_from_camera[:3, 3]
             recording.log([camera], rr.Transform3D(translation=translation, mat3x3=rotation))
-        if view.photo is not None:
-            recording.log([camera, "image"], rr.Image(view.photo), *self._pinhole(view.photo_camera))
-        recording.log([camera, "depth"], rr.DepthImage(view.depth_m, meter=1.0), *self._pinhole(view.camera))
-        if view.uncertainty_m is not None:
-            recording.log([camera, "uncertainty"], rr.DepthImage(view.uncertainty_m, meter=1.0))
-        if view.points_m is not None:
-            colours = view.point_colours
+        if shown.photo is not None:
+            recording.log([camera, "image"], rr.Image(shown.photo), *self._pinhole(shown.photo_intrinsics))
+        recording.log([camera, "depth"], rr.DepthImage(shown.depth_m, meter=1.0), *self._pinhole(shown.intrinsics))
+        if shown.uncertainty_m is not None:
+            recording.log([camera, "uncertainty"], rr.DepthImage(shown.uncertainty_m, meter=1.0))
+        if shown.points_m is not None:
+            colours = shown.point_colours
             if colours is None:
-                colours = colorize_depth(view.depth_m[view.valid], view.valid[view.valid])
-            recording.log([camera, "points"], rr.Points3D(view.points_m, colors=colours))
+                colours = colorize_depth(shown.depth_m[shown.valid], shown.valid[shown.valid])
+            recording.log([camera, "points"], rr.Points3D(shown.points_m, colors=colours))
         recording.log([camera, "age"], rr.Scalars([float(depth_map.age)]))
         if not depth_map.trained:
             recording.log([camera, "notes"], rr.TextLog("untrained head: its metres mean nothing", level="WARN"))

@@ -14,8 +14,9 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import choice
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.bridges.ros import messages
+from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
-from spaceclip_plugin.depth.single_view import ImageLike, single_view
+from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
 
@@ -89,18 +90,18 @@ class McapWriter:
         """
         if self._closed:
             raise ConfigError("this McapWriter is closed; make another one, with another path")
-        view = single_view(depth_map, intrinsics, image=image)
-        if view.camera is None:
+        shown = DepthArrays.of(depth_map, intrinsics, image=image)
+        if shown.intrinsics is None:
             raise ConfigError("a ROS depth image needs intrinsics, got None; give Intrinsics or a 3x3 matrix")
-        name = self._topic_name(view.name)
+        name = self._topic_name(shown.camera)
         header = messages.header(stamp_ns, f"{name}_optical_frame" if frame_id is None else frame_id)
         sent = {
             "depth/image_rect_raw": messages.depth_image(depth_map, header, encoding=self._encoding),
-            "depth/camera_info": messages.camera_info(view.camera, header),
+            "depth/camera_info": messages.camera_info(shown.intrinsics, header),
         }
-        if view.photo is not None and view.photo_camera is not None:
-            sent["color/image_raw"] = messages.colour_image(view.photo, header)
-            sent["color/camera_info"] = messages.camera_info(view.photo_camera, header)
+        if shown.photo is not None and shown.photo_intrinsics is not None:
+            sent["color/image_raw"] = messages.colour_image(shown.photo, header)
+            sent["color/camera_info"] = messages.camera_info(shown.photo_intrinsics, header)
         for topic, message in sent.items():
             data = bytes(messages.typestore().serialize_cdr(message, message.__msgtype__))
             channel = self._channel(f"/{name}/{topic}", message.__msgtype__)
@@ -125,7 +126,7 @@ class McapWriter:
         if other != camera:
             raise ConfigError(
                 f"the cameras {other!r} and {camera!r} would both be written to /{name}; rename one of them: "
-                "depth_map.relabelled(view=…)"
+                "depth_map.relabelled(camera=…)"
             )
         return name
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.bridges.optional import imported
+from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike
-from spaceclip_plugin.depth.single_view import ImageLike, single_view
+from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
 METRES, MILLIMETRES = ENCODINGS = ("32FC1", "16UC1")
@@ -78,10 +79,10 @@ def depth_image(depth_map: DepthMap, header: Any, *, encoding: str = METRES) -> 
         ('16UC1', [1500, 0])
     """
     _checks.choice("encoding", encoding, ENCODINGS)
-    view = single_view(depth_map)
+    shown = DepthArrays.of(depth_map)
     if encoding == METRES:
-        return _image(np.where(view.valid, view.depth_m, np.float32(np.nan)).astype("<f4"), encoding, header)
-    millimetres = np.rint(view.depth_m.astype(np.float64) * 1000)
+        return _image(np.where(shown.valid, shown.depth_m, np.float32(np.nan)).astype("<f4"), encoding, header)
+    millimetres = np.rint(shown.depth_m.astype(np.float64) * 1000)
     return _image(np.where(millimetres <= np.iinfo(np.uint16).max, millimetres, 0).astype("<u2"), encoding, header)
 
 
@@ -136,15 +137,15 @@ def point_cloud(depth_map: DepthMap, intrinsics: IntrinsicsLike, header: Any, *,
         >>> cloud.width, [field.name for field in cloud.fields]
         (24, ['x', 'y', 'z'])
     """
-    view = single_view(depth_map, intrinsics, image=image)
-    if view.points_m is None:
+    shown = DepthArrays.of(depth_map, intrinsics, image=image)
+    if shown.points_m is None:
         raise ConfigError("a point cloud needs intrinsics, got None; give the camera's Intrinsics or its 3x3 matrix")
-    names, columns = ["x", "y", "z"], [view.points_m.astype("<f4")]
-    if view.point_colours is not None:
+    names, columns = ["x", "y", "z"], [shown.points_m.astype("<f4")]
+    if shown.point_colours is not None:
         # PCL's convention: the bytes of a float32 are blue, green, red and nothing.
         names.append("rgb")
-        packed = np.zeros((len(view.points_m), 4), np.uint8)
-        packed[:, :3] = view.point_colours[:, ::-1]
+        packed = np.zeros((len(shown.points_m), 4), np.uint8)
+        packed[:, :3] = shown.point_colours[:, ::-1]
         columns.append(packed.view("<f4"))
     values = np.concatenate(columns, axis=1)
     float32 = typestore().types["sensor_msgs/msg/PointField"].FLOAT32

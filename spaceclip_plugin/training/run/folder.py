@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from spaceclip_plugin._files import atomic_path, is_temporary, read_json_object, write_json
-from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, write_png
+from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME as HEAD_CONFIG_NAME

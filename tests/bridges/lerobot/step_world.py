@@ -46,7 +46,7 @@ def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any
 def padding_of(tiny: TinyPolicy, camera_hw: tuple[int, int] = CAMERA_HW) -> ImageMapping:
     """How that policy lays 3:4 images in its square: pi0 in the middle, SmolVLA and X-VLA at the bottom."""
     anchor = "centre" if tiny.name.startswith("pi0") else "bottom-right"
-    return ImageMapping.padded(camera_hw, tiny.image_hw, anchor=anchor)
+    return ImageMapping.letterboxed(camera_hw, tiny.image_hw, anchor=anchor)
 
 
 def known_m(depth: DepthMap) -> Tensor:

@@ -54,7 +54,7 @@ def act(policy: Any, batch: dict[str, Any]) -> Tensor:
 
 
 def views(maps: list[DepthMap]) -> list[str | None]:
-    return [depth.view for depth in maps]
+    return [depth.camera for depth in maps]
 
 
 def without(batch: dict[str, Any], camera: str) -> dict[str, Any]:
@@ -75,9 +75,9 @@ def test_the_name_is_that_of_the_image(tiny: TinyPolicy) -> None:
     changed = {**batch, CAMERAS[1]: 1 - batch[CAMERAS[1]]}
     with attached(policy) as depth:
         act(policy, batch)
-        before = {seen.view: seen.depth_m for seen in depth.read()}
+        before = {seen.camera: seen.depth_m for seen in depth.read()}
         act(policy, changed)
-        after = {seen.view: seen.depth_m for seen in depth.read()}
+        after = {seen.camera: seen.depth_m for seen in depth.read()}
     assert torch.equal(before["top"], after["top"])
     assert not torch.equal(before["wrist"], after["wrist"])
 
@@ -112,8 +112,8 @@ def test_a_missing_camera_is_a_blank_last_call(tiny: TinyPolicy, missing: str) -
     assert seen.valid.any()
     assert not filled.valid.any()
     # The camera that is there comes first, whichever it is.
-    assert seen.view in (None, "wrist" if missing == CAMERAS[0] else "top")
-    assert filled.view in (None, "top" if missing == CAMERAS[0] else "wrist")
+    assert seen.camera in (None, "wrist" if missing == CAMERAS[0] else "top")
+    assert filled.camera in (None, "top" if missing == CAMERAS[0] else "wrist")
 
 
 @pytest.mark.parametrize("missing", CAMERAS)
@@ -124,7 +124,7 @@ def test_smolvla_leaves_a_missing_camera_out(missing: str) -> None:
         assert torch.equal(act(policy, batch), plain)
         [seen] = depth.read()
     assert seen.valid.any()
-    assert seen.view in (None, "wrist" if missing == CAMERAS[0] else "top")
+    assert seen.camera in (None, "wrist" if missing == CAMERAS[0] else "top")
 
 
 @one_call_per_camera
@@ -139,7 +139,7 @@ def test_the_present_cameras_bear_their_names_once_they_are_told(
         depth.given(batch)
         act(policy, batch)
         maps = depth.read()
-        each = {seen.view: seen.age for seen in depth.latest_of_each}
+        each = {seen.camera: seen.age for seen in depth.latest_of_each}
     there = [view for view, camera in zip(VIEWS, CAMERAS, strict=True) if camera != missing]
     assert views(maps[: len(there)]) == there
     assert [bool(seen.valid.any()) for seen in maps] == [True] * len(there) + [False] * (len(maps) - len(there))
@@ -309,7 +309,7 @@ def test_fresh_depth_between_chunks(tiny: TinyPolicy) -> None:
                     depth.refresh(image)
                     [fresh] = depth.read()
                     assert fresh.depth_m.shape == image[:, 0].shape
-                    assert (fresh.age, fresh.view) == (0, None)
+                    assert (fresh.age, fresh.camera) == (0, None)
                     assert depth.latest is not None
                     assert depth.latest.age == 0
         return torch.stack(taken)

@@ -52,7 +52,7 @@ def ramp(hw: tuple[int, int]) -> Tensor:
 def test_the_image_lies_where_the_mapping_says(
     camera_hw: tuple[int, int], tower_hw: tuple[int, int], anchor: str
 ) -> None:
-    mapping = ImageMapping.padded(camera_hw, tower_hw, anchor=anchor)  # type: ignore[arg-type]
+    mapping = ImageMapping.letterboxed(camera_hw, tower_hw, anchor=anchor)  # type: ignore[arg-type]
     image = padded(ramp(camera_hw), tower_hw, anchor=anchor)[0]
     shown = mapping.valid_tower_pixels()
     assert torch.equal(image[2] > 0.5, shown)

@@ -46,7 +46,7 @@ def read(policy: Any, depth: Any, given: dict[str, Any]) -> list[DepthMap]:
 class TestAsDeclared:
     def test_padding_is_not_valid_and_pixels_stay_square(self, tiny: TinyPolicy) -> None:
         policy = tiny.seeded()
-        expected = ImageMapping.padded(CAMERA_HW, tiny.image_hw, anchor=ANCHORS[tiny.name])  # type: ignore[arg-type]
+        expected = ImageMapping.letterboxed(CAMERA_HW, tiny.image_hw, anchor=ANCHORS[tiny.name])  # type: ignore[arg-type]
         with attach_depth_head(policy, head(policy)) as depth:
             maps = read(policy, depth, batch(tiny))
         assert [found.mapping for found in maps] == [expected] * tiny.calls
@@ -56,14 +56,14 @@ class TestAsDeclared:
             assert int(found.valid.sum()) == len(found) * 3 * bar * tiny.image_hw[1]
             assert bool(found.valid[:, top : top + 3 * bar].all())
             assert not found.depth_m[~found.valid].any()
-            tower = found.camera_of(CAMERA)
+            tower = found.tower_intrinsics(CAMERA)
             assert tower.fx_px == tower.fy_px == 50 * tiny.image_hw[1] / CAMERA_HW[1]
             assert found.in_camera().image_hw == CAMERA_HW
             assert bool(found.in_camera().valid.all())
 
     def test_what_a_user_says_holds(self, tiny: TinyPolicy) -> None:
         policy = tiny.seeded()
-        mine = ImageMapping.squashed((36, 64), tiny.image_hw)
+        mine = ImageMapping.stretched((36, 64), tiny.image_hw)
         with attach_depth_head(policy, head(policy), mapping=mine) as depth:
             assert [found.mapping for found in read(policy, depth, batch(tiny))] == [mine] * tiny.calls
 
@@ -77,7 +77,7 @@ class TestAsDeclared:
             again = read(policy, depth, given)
         said = [record.message for record in caplog.records if "mapping=" in record.message]
         assert len(said) == tiny.calls  # once for each camera, or for the call of all of them
-        true = ImageMapping.padded(hw, tiny.image_hw, anchor=ANCHORS[tiny.name])  # type: ignore[arg-type]
+        true = ImageMapping.letterboxed(hw, tiny.image_hw, anchor=ANCHORS[tiny.name])  # type: ignore[arg-type]
         for found in maps + again:
             assert found.mapping is None
             assert torch.equal(found.valid, true.valid_tower_pixels().expand_as(found.valid))
@@ -116,6 +116,8 @@ def test_a_camera_that_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     del given[CAMERAS[0]]
     with attach_depth_head(policy, head(policy)) as depth:
         wrist, stand_in = read(policy, depth, given)
-    assert wrist.mapping == ImageMapping.padded(CAMERA_HW, tiny.image_hw)  # both cameras are alike: whichever it is
+    assert wrist.mapping == ImageMapping.letterboxed(
+        CAMERA_HW, tiny.image_hw
+    )  # both cameras are alike: whichever it is
     assert not bool(stand_in.valid.any())
     assert not [record for record in caplog.records if "mapping=" in record.message]

@@ -59,7 +59,7 @@ class TestDepthStep:
         with attach_depth_head(policy, head) as attachment:
             act(policy, batch)
             expected = {
-                f"observation.images.{depth.view}": depth.in_camera(padding_of(tiny)) for depth in attachment.read()
+                f"observation.images.{depth.camera}": depth.in_camera(padding_of(tiny)) for depth in attachment.read()
             }
         policy.reset()
         step = DepthProcessorStep(head, fresh=fresh)
@@ -162,7 +162,7 @@ class TestDepthStep:
             [expected] = attachment.read()
         step = DepthProcessorStep(head, fresh=True)
         step.connect(policy)
-        stretched = expected.in_camera(ImageMapping.squashed(CAMERA_HW, SMOLVLA.image_hw))
+        stretched = expected.in_camera(ImageMapping.stretched(CAMERA_HW, SMOLVLA.image_hw))
         assert torch.equal(step.observation(batch)[f"{TOP}_depth"][:, 0], known_m(stretched))
 
     @each_freshness

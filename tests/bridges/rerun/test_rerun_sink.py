@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from spaceclip_plugin.bridges.rerun import RerunSink
+from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.host_steps import HostSteps
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import ConfigError
 
@@ -23,7 +23,7 @@ def depth_map(*, batch: int = 1, **changed: Any) -> DepthMap:
     depth_m = torch.rand((batch, 4, 6), generator=torch.Generator().manual_seed(0)) + 1
     valid = torch.ones_like(depth_m, dtype=torch.bool)
     valid[:, 0, 0] = False
-    settings = {"view": None, "frame": 0, "image_hw": (4, 6), "trained": True, **changed}
+    settings = {"camera": None, "frame": 0, "image_hw": (4, 6), "trained": True, **changed}
     return DepthMap(depth_m, valid, uncertainty_m=0.1 * depth_m, **settings)
 
 
@@ -136,9 +136,9 @@ class TestRoundTrip:
 
     def test_every_frame_has_its_step_its_age_and_its_camera(self, file: Path) -> None:
         with RerunSink(file) as sink:
-            sink.log(depth_map(view="observation.images/wrist cam", frame=5, step=2, age=3))
-            sink.log(depth_map(view="observation.images/wrist cam", frame=8, step=3, age=0))
-            sink.log(depth_map(view="front", frame=9, step=3, age=1))
+            sink.log(depth_map(camera="observation.images/wrist cam", frame=5, step=2, age=3))
+            sink.log(depth_map(camera="observation.images/wrist cam", frame=8, step=3, age=0))
+            sink.log(depth_map(camera="front", frame=9, step=3, age=1))
         recording = Recording(file)
         ages = {entity: column for (entity, name), column in recording.columns.items() if name == "Scalars:scalars"}
         assert ages == {
@@ -149,7 +149,7 @@ class TestRoundTrip:
     def test_depth_that_was_kept_has_its_age_of_now(self, file: Path) -> None:
         steps = HostSteps()
         steps.end()
-        kept = depth_map(view="a", frame=np.int64(5), step=np.int64(0), age=steps.age_of(0))
+        kept = depth_map(camera="a", frame=np.int64(5), step=np.int64(0), age=steps.age_of(0))
         steps.end()
         with RerunSink(file) as sink:
             sink.log(kept)
@@ -157,8 +157,8 @@ class TestRoundTrip:
 
     def test_an_untrained_head_says_so(self, file: Path) -> None:
         with RerunSink(file) as sink:
-            sink.log(depth_map(view="a", trained=False))
-            sink.log(depth_map(view="b"))
+            sink.log(depth_map(camera="a", trained=False))
+            sink.log(depth_map(camera="b"))
         recording = Recording(file)
         assert "untrained" in str(recording.one("/a/notes", "TextLog:text"))
         assert "/b/notes" not in recording.entities
@@ -174,7 +174,7 @@ class TestRoundTrip:
     def test_an_old_file_is_replaced(self, file: Path) -> None:
         for view in ("old", "new"):
             with RerunSink(file) as sink:
-                sink.log(depth_map(view=view))
+                sink.log(depth_map(camera=view))
         assert Recording(file).entities == {"/new/depth", "/new/uncertainty", "/new/age"}
 
     def test_no_valid_pixel_is_no_point(self, file: Path) -> None:
@@ -204,7 +204,7 @@ class TestRefusals:
         with RerunSink(file) as sink:
             with pytest.raises(ConfigError, match=said):
                 sink.log(depth_map(), **changed)
-            sink.log(depth_map(view="good"))
+            sink.log(depth_map(camera="good"))
         assert Recording(file).entities == {"/good/depth", "/good/uncertainty", "/good/age"}
 
     def test_several_images(self, file: Path) -> None:
@@ -212,7 +212,7 @@ class TestRefusals:
             sink.log(depth_map(batch=2))
 
     def test_intrinsics_of_another_image(self, file: Path) -> None:
-        depth = depth_map(mapping=ImageMapping.squashed((40, 30), (4, 6)))
+        depth = depth_map(mapping=ImageMapping.stretched((40, 30), (4, 6)))
         with RerunSink(file) as sink, pytest.raises(ConfigError, match="40"):
             sink.log(depth, CAMERA)
 

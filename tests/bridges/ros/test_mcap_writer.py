@@ -18,11 +18,11 @@ CAMERA = Intrinsics(fx_px=5.0, fy_px=4.5, cx_px=3.25, cy_px=1.75, image_hw=(4, 6
 STAMP_NS = 1_700_000_000_123_456_789
 
 
-def depth_map(*, batch: int = 1, view: str | None = None) -> DepthMap:
+def depth_map(*, batch: int = 1, camera: str | None = None) -> DepthMap:
     depth_m = torch.rand((batch, 4, 6), generator=torch.Generator().manual_seed(0)) * 5 + 0.5
     valid = torch.ones_like(depth_m, dtype=torch.bool)
     valid[:, 0, 0] = False
-    return DepthMap(depth_m, valid, view, 0, (4, 6), True)
+    return DepthMap(depth_m, valid, camera, 0, (4, 6), True)
 
 
 def photo() -> np.ndarray:
@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, list[Received]]:
 
 class TestRoundTrip:
     def test_metres_bit_for_bit(self, file: Path) -> None:
-        depth = depth_map(view="wrist")
+        depth = depth_map(camera="wrist")
         with McapWriter(file) as writer:
             writer.write(depth, CAMERA, stamp_ns=STAMP_NS)
         topics = read(file)
@@ -77,7 +77,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("integer", [np.int64, np.uint64, torch.tensor])
     def test_stamps_of_any_integer_type(self, file: Path, integer: Any) -> None:
         with McapWriter(file) as writer:
-            writer.write(depth_map(view="wrist"), CAMERA, stamp_ns=integer(STAMP_NS))
+            writer.write(depth_map(camera="wrist"), CAMERA, stamp_ns=integer(STAMP_NS))
         [read_back] = read(file)["/wrist/depth/image_rect_raw"]
         assert read_back.log_time_ns == STAMP_NS
         assert (read_back.ros_msg.header.stamp.sec, read_back.ros_msg.header.stamp.nanosec) == divmod(STAMP_NS, 10**9)
@@ -122,7 +122,7 @@ class TestRoundTrip:
     def test_frames_in_their_order(self, file: Path) -> None:
         with McapWriter(file) as writer:
             for index, view in enumerate(["left", "right", "left"]):
-                writer.write(depth_map(view=view), CAMERA, stamp_ns=100 + index)
+                writer.write(depth_map(camera=view), CAMERA, stamp_ns=100 + index)
         topics = read(file)
         assert [each.log_time_ns for each in topics["/left/depth/camera_info"]] == [100, 102]
         assert [each.log_time_ns for each in topics["/right/depth/camera_info"]] == [101]
@@ -135,14 +135,14 @@ class TestNames:
     )
     def test_views_become_topics(self, file: Path, view: str, topic: str) -> None:
         with McapWriter(file) as writer:
-            writer.write(depth_map(view=view), CAMERA, stamp_ns=0)
+            writer.write(depth_map(camera=view), CAMERA, stamp_ns=0)
         assert f"/{topic}/depth/image_rect_raw" in read(file)
 
     def test_two_cameras_never_share_a_topic(self, file: Path) -> None:
         with McapWriter(file) as writer:
-            writer.write(depth_map(view="a.b"), CAMERA, stamp_ns=0)
+            writer.write(depth_map(camera="a.b"), CAMERA, stamp_ns=0)
             with pytest.raises(ConfigError, match=r"'a\.b'.*'a/b'.*/a_b"):
-                writer.write(depth_map(view="a/b"), CAMERA, stamp_ns=1)
+                writer.write(depth_map(camera="a/b"), CAMERA, stamp_ns=1)
         assert len(read(file)["/a_b/depth/camera_info"]) == 1
 
 

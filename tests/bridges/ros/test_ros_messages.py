@@ -25,7 +25,7 @@ def depth_map(depth_m: Any = DEPTH_M, **changed: Any) -> DepthMap:
     depth = torch.tensor([depth_m])
     valid = torch.ones_like(depth, dtype=torch.bool)
     valid[:, 0, 0] = False
-    return DepthMap(depth, valid, **{"view": None, "frame": 0, "image_hw": (2, 3), "trained": True, **changed})
+    return DepthMap(depth, valid, **{"camera": None, "frame": 0, "image_hw": (2, 3), "trained": True, **changed})
 
 
 def stamp(stamp_ns: Any) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def test_the_policy_looks_once_per_camera() -> None:
         assert attachment.verify_call(lambda: policy.select_action(images)).identical
     assert action.shape == (7,)
     assert not torch.equal(action, policy.select_action(images[:1]))
-    assert [frame.view for frame in frames] == ["left", "right"]
+    assert [frame.camera for frame in frames] == ["left", "right"]
     assert not any(parameter.requires_grad for parameter in policy.parameters())
 
 

@@ -39,7 +39,7 @@ def steer(
     depth = torch.from_numpy(rendering.depth_m)[None] * scale
     known = torch.zeros_like(depth, dtype=torch.bool)
     known[:] = torch.as_tensor(valid)
-    depth_map = DepthMap(depth, known, view=None, frame=0, image_hw=(112, 112), trained=True, age=age)
+    depth_map = DepthMap(depth, known, camera=None, frame=0, image_hw=(112, 112), trained=True, age=age)
     return guard(action, depth_map, intrinsics=rendering.intrinsics, camera=camera, pose=pose)
 
 

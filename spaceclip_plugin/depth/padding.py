@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth.resampling import pixel_centres, within
 
 Borders: TypeAlias = tuple[int, int, int, int]
 """Rows or columns of one value at the (top, left, bottom, right) of an image, in pixels."""
@@ -66,11 +67,10 @@ def verdict(borders: Borders, mapping: ImageMapping, anchor: Anchor) -> Verdict:
 def inside(borders: Sequence[Borders], image_hw: tuple[int, int], hw: tuple[int, int]) -> Tensor:
     """(B, H, W) bool: which pixels of a map of size `hw` over the image lie inside the borders of each image."""
     axes = []
-    for axis in (0, 1):
-        centres = (torch.arange(hw[axis], dtype=torch.float64) + 0.5) * (image_hw[axis] / hw[axis])
-        first = torch.tensor([one[axis] for one in borders])[:, None]
-        last = torch.tensor([image_hw[axis] - one[axis + 2] for one in borders])[:, None]
-        axes.append((centres >= first) & (centres < last))
+    for i in (0, 1):
+        first = torch.tensor([one[i] for one in borders])[:, None]
+        last = torch.tensor([image_hw[i] - one[i + 2] for one in borders])[:, None]
+        axes.append(within(pixel_centres(hw[i], image_hw[i]), first, last))
     return axes[0][:, :, None] & axes[1][:, None, :]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from spaceclip_plugin.depth.camera import same_view
+from spaceclip_plugin.depth.camera import same_aspect
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import ConfigError
 
@@ -44,13 +44,13 @@ def is_of_camera(photo_hw: tuple[int, int], mapping: ImageMapping | None) -> boo
     camera_hw, tower_hw = mapping.camera_hw, mapping.tower_hw
     if photo_hw in (camera_hw, tower_hw):
         return photo_hw == camera_hw
-    if not same_view(photo_hw, camera_hw) and not same_view(photo_hw, tower_hw):
+    if not same_aspect(photo_hw, camera_hw) and not same_aspect(photo_hw, tower_hw):
         raise ConfigError(
             f"a photo of {photo_hw[0]}x{photo_hw[1]} pixels (HxW) is not the camera's image of "
             f"{camera_hw[0]}x{camera_hw[1]}, nor the tower's of {tower_hw[0]}x{tower_hw[1]}, at any resolution; give "
             "the whole image of one of them"
         )
-    return same_view(photo_hw, camera_hw)
+    return same_aspect(photo_hw, camera_hw)
 
 
 def colours_at_pixels(
