@@ -23,16 +23,8 @@ from torch.nn.functional import smooth_l1_loss
 
 from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.attach.attachment import attach_depth_head
-<<<<<<< HEAD
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.evaluation import Protocol, evaluate, mean_metrics, predict
-=======
-from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
-from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.evaluation.metrics import mean_metrics
-from spaceclip_plugin.evaluation.prediction import predict
-from spaceclip_plugin.evaluation.protocols import Protocol
->>>>>>> 3523e0a (A depth map names its camera, mappings stretch and letterbox, and the circle around DepthMap is cut)
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.trainer import DepthTrainer

@@ -27,7 +27,7 @@ class Decoded:
     Attributes:
         depth: of all its images, under a camera's name only where whoever ran the tower gave one.
         blank: whether all its images are of one value; None where that cannot be told any more.
-        borders: of each image, where they were asked for and can still be told; see `seen_padding`.
+        borders: of each image, where they were asked for and can still be told; see `depth.padding`.
         seen: what of the images the tower read; None for all of it.
         mapping: see `RawFrame.mapping`.
     """
