@@ -17,7 +17,7 @@ from lerobot_env_rover.tiny_policies import build
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.bridges.lerobot.steps import add_depth
-from spaceclip_plugin.guard import DepthGuard
+from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 
 def main(kind: str, folder: str) -> None:
@@ -37,7 +37,7 @@ def main(kind: str, folder: str) -> None:
     with attach_depth_head(policy, head) as depth:
         expected = first_action(preprocessor(seen(env.reset(seed=0)[0])))
         near_m = float(depth.read()[0].depth_m.quantile(0.02))
-    guard = DepthGuard(stop_below_m=0.99 * near_m, slow_below_m=1.02 * near_m, allow_untrained=True)
+    guard = DepthGuard(GuardLimits(stop_below_m=0.99 * near_m, slow_below_m=1.02 * near_m, allow_untrained=True))
     add_depth(preprocessor, postprocessor, head, guard=guard, actions="velocity", fresh=True, policy=policy)
     for part in (policy, preprocessor, postprocessor):
         part.save_pretrained(folder)

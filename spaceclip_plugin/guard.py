@@ -6,9 +6,11 @@ about the way ahead, the robot stops.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,14 @@ MAX_AGE = 10
 """Host steps after which depth is too old where a guard does not say: a third of a second at 30 steps a second."""
 
 _FARTHEST_M = 1000.0
-_MOST_STEPS = 10**6
+_MAX_STEPS = 10**6
+_IN_FILES = {
+    "min_valid": "least_valid",
+    "min_factor": "least_factor",
+    "max_uncertainty": "most_uncertain",
+    "min_images": "least_images",
+}
+"""Fields of `GuardLimits` that saved steps call by other names."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +51,11 @@ class GuardDecision:
     reason: str
 
 
-@dataclass(frozen=True)
-class DepthGuard:
+@dataclass(frozen=True, kw_only=True)
+class GuardLimits:
     """What is too near, too old or too little to act on.
 
-    | Case | Reaction |
-    |---|---|
-    | no depth yet, a camera missing, or fewer images than `least_images` | stop |
-    | the depth could not be read (`unreadable`) | stop |
-    | a head that was not trained, unless `allow_untrained` | stop |
-    | older than `max_age` host steps | stop |
-    | a black or blank image, or one without a valid pixel in the region | stop |
-    | a smaller share of the region valid than `least_valid` | stop |
-    | the very same depth in more than `frozen_after` image calls in a row: a frozen camera | stop |
-    | the near distance below `stop_below_m` | stop |
-    | the near distance below `slow_below_m` | slow, the nearer the slower |
-    | uncertainty at the near distance above `most_uncertain` | `when_uncertain` |
-    | an uncertainty asked for that the head does not give | stop |
-    | none of these | pass |
-
-    The near distance is the depth within which `near_share` of the region's valid pixels lie. Of several images the
-    gravest reaction counts. NaN is no case: no `DepthMap` holds any, reading raises CaptureError instead.
-
-    Every share is of the depth map that is given. Where a host pads its camera's image, give the camera's
-    (`DepthMap.in_camera`): in the tower's, the region and `least_valid` would be shares of the padding too.
+    Every share is of the depth map that is given.
 
     Attributes:
         stop_below_m, slow_below_m: near distances in metres, the second not below the first.
@@ -73,13 +63,13 @@ class DepthGuard:
         region: (top, left, bottom, right) as shares of the image's height and width; None is all of it.
         max_age: host steps; None: `MAX_AGE`. A policy that serves queued actions sees nothing meanwhile: LeRobot's
             steps refuse one that queues more than that, until someone says a `max_age`.
-        least_valid: share of the region's pixels.
-        least_factor: of a motion that is slowed down, at `stop_below_m`; it grows to 1 at `slow_below_m`.
-        most_uncertain: standard deviation over depth, median of the pixels within the near distance; None: not asked.
-        when_uncertain: "slow" (by `least_factor`), "hold" or "stop".
+        min_valid: share of the region's pixels that must be valid.
+        min_factor: of a motion that is slowed down, at `stop_below_m`; it grows to 1 at `slow_below_m`.
+        max_uncertainty: standard deviation over depth, median of the pixels within the near distance; None: any.
+        when_uncertain: "slow" (by `min_factor`), "hold" or "stop".
         frozen_after: image calls; None where pictures have no noise, as in simulation, and a robot may stand still.
         cameras: names of those that must be there, and no others count; empty: all that are there count.
-        least_images: so many of them, counted without names.
+        min_images: how many images must be there, counted without names.
         allow_untrained: take the depth of random weights for depth, as tests do.
 
     Raises:
@@ -91,31 +81,30 @@ class DepthGuard:
     near_share: float = 0.02
     region: tuple[float, float, float, float] | None = None
     max_age: int | None = None
-    least_valid: float = 0.5
-    least_factor: float = 0.2
-    most_uncertain: float | None = None
+    min_valid: float = 0.5
+    min_factor: float = 0.2
+    max_uncertainty: float | None = None
     when_uncertain: str = STOP
     frozen_after: int | None = 10
     cameras: tuple[str, ...] = ()
-    least_images: int = 1
+    min_images: int = 1
     allow_untrained: bool = False
 
     def __post_init__(self) -> None:
         for name in ("stop_below_m", "slow_below_m"):
             _checks.real(name, getattr(self, name), 0.0, _FARTHEST_M)
-        for name in ("near_share", "least_valid", "least_factor"):
+        for name in ("near_share", "min_valid", "min_factor"):
             _checks.real(name, getattr(self, name), 0.0, 1.0)
         if self.slow_below_m < self.stop_below_m:
             raise ConfigError(
                 f"slow_below_m must not be below stop_below_m, got {self.slow_below_m} and {self.stop_below_m}"
             )
-        if self.max_age is not None:
-            _checks.whole("max_age", self.max_age, 0, _MOST_STEPS)
-        _checks.whole("least_images", self.least_images, 1, 1000)
-        if self.frozen_after is not None:
-            _checks.whole("frozen_after", self.frozen_after, 1, _MOST_STEPS)
-        if self.most_uncertain is not None:
-            _checks.real("most_uncertain", self.most_uncertain, 0.0, 1000.0)
+        for name, low, high in (("max_age", 0, _MAX_STEPS), ("frozen_after", 1, _MAX_STEPS)):
+            if getattr(self, name) is not None:
+                _checks.whole(name, getattr(self, name), low, high)
+        _checks.whole("min_images", self.min_images, 1, 1000)
+        if self.max_uncertainty is not None:
+            _checks.real("max_uncertainty", self.max_uncertainty, 0.0, 1000.0)
         _checks.choice("when_uncertain", self.when_uncertain, REACTIONS[1:])
         _checks.truth("allow_untrained", self.allow_untrained)
         if self.region is not None:
@@ -126,6 +115,75 @@ class DepthGuard:
         if not isinstance(self.cameras, (list, tuple)) or len(set(map(str, self.cameras))) != len(self.cameras):
             raise ConfigError(f"cameras must be a list of different names, got {_checks.shown(self.cameras)}")
         object.__setattr__(self, "cameras", tuple(_checks.text("cameras", name) for name in self.cameras))
+
+    @property
+    def oldest_allowed(self) -> int:
+        """Host steps: `max_age`, or `MAX_AGE` where that is not said."""
+        return MAX_AGE if self.max_age is None else self.max_age
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; `from_dict` reads it."""
+        values = dataclasses.asdict(self)
+        return {
+            _IN_FILES.get(name, name): [*value] if isinstance(value, tuple) else value for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GuardLimits:
+        """From JSON; what is missing has its default.
+
+        Raises:
+            ConfigError: an unknown key, or a value out of bounds.
+        """
+        names = {_IN_FILES.get(field.name, field.name): field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in names:
+                raise _checks.unknown_key(key, [*names], where="guard")
+        return cls(**{names[key]: value for key, value in values.items()})
+
+
+@dataclass(frozen=True)
+class DepthGuard:
+    """Decides by the newest depth whether an action may pass.
+
+    | Case | Reaction |
+    |---|---|
+    | no depth yet, a camera missing, or fewer images than `min_images` | stop |
+    | the depth could not be read (`unreadable`) | stop |
+    | a head that was not trained, unless `allow_untrained` | stop |
+    | older than `max_age` host steps | stop |
+    | a black or blank image, or one without a valid pixel in the region | stop |
+    | a smaller share of the region valid than `min_valid` | stop |
+    | the very same depth in more than `frozen_after` image calls in a row: a frozen camera | stop |
+    | the near distance below `stop_below_m` | stop |
+    | the near distance below `slow_below_m` | slow, the nearer the slower |
+    | uncertainty at the near distance above `max_uncertainty` | `when_uncertain` |
+    | an uncertainty asked for that the head does not give | stop |
+    | none of these | pass |
+
+    The near distance is the depth within which `near_share` of the region's valid pixels lie. Of several images the
+    gravest reaction counts. NaN is no case: no `DepthMap` holds any, reading raises CaptureError instead.
+
+    Where a host pads its camera's image, give depth over the camera's (`DepthMap.in_camera`): in the tower's, the
+    region and `min_valid` would be shares of the padding too.
+
+    Example:
+        >>> from spaceclip_plugin import DepthMap
+        >>> guard = DepthGuard(GuardLimits(stop_below_m=0.3, slow_below_m=1.0))
+        >>> for near_m in (0.2, 0.65, 3.0):
+        ...     depth_m = torch.full((1, 4, 6), near_m)
+        ...     depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(4, 6), trained=True)
+        ...     decision = guard.decide([depth])
+        ...     print(f"{decision.reaction} {decision.factor:.1f}")
+        stop 0.0
+        slow 0.6
+        pass 1.0
+
+    Attributes:
+        limits: what is too near, too old or too little; the names in the table are its fields.
+    """
+
+    limits: GuardLimits = GuardLimits()
 
     def decide(self, depths: Sequence[DepthMap] | None, *, repeats: Sequence[int] = ()) -> GuardDecision:
         """The gravest reaction to the newest depth of every camera; see the table.
@@ -139,18 +197,19 @@ class DepthGuard:
         """
         if repeats and len(repeats) != len(depths or ()):
             raise ConfigError(f"give one of repeats for each depth, got {len(repeats)} for {len(depths or ())}")
+        limits = self.limits
         counted = [*zip(depths or (), repeats or [0] * len(depths or ()), strict=True)]
         if not counted:
             return _stop("there is no depth yet")
-        if self.cameras:
+        if limits.cameras:
             unnamed = sum(depth.camera is None for depth, _ in counted)
-            for camera in self.cameras:
+            for camera in limits.cameras:
                 if all(depth.camera != camera for depth, _ in counted):
                     return _stop(f"no depth of camera {camera!r} ({unnamed} image(s) without a name)")
-            counted = [(depth, count) for depth, count in counted if depth.camera in self.cameras]
+            counted = [(depth, count) for depth, count in counted if depth.camera in limits.cameras]
         images = sum(len(depth) for depth, _ in counted)
-        if images < self.least_images:
-            return _stop(f"{images} image(s), {self.least_images} expected: a camera is missing")
+        if images < limits.min_images:
+            return _stop(f"{images} image(s), {limits.min_images} expected: a camera is missing")
         decisions = [self._of_image(depth[i], count) for depth, count in counted for i in range(len(depth))]
         return max(decisions, key=lambda one: (REACTIONS.index(one.reaction), -one.factor))
 
@@ -172,63 +231,61 @@ class DepthGuard:
         Raises:
             ConfigError: see `decide`, or no row.
         """
-        _checks.whole("rows", rows, 1, _MOST_STEPS)
+        _checks.whole("rows", rows, 1, _MAX_STEPS)
         first = self.decide(depths, repeats=repeats)
         if not depths or first.reaction == STOP:
             return (first,) * rows
         oldest = max(depth.age for depth in depths)
-        young = max(1, min(rows, self.oldest_allowed - oldest + 1))
+        young = max(1, min(rows, self.limits.oldest_allowed - oldest + 1))
         late = [
             self.decide([depth.relabelled(age=depth.age + row) for depth in depths], repeats=repeats)
             for row in range(young, rows)
         ]
         return (first,) * young + tuple(late)
 
-    @property
-    def oldest_allowed(self) -> int:
-        """Host steps: `max_age`, or `MAX_AGE` where that is not said."""
-        return MAX_AGE if self.max_age is None else self.max_age
-
     def unreadable(self, error: Exception) -> GuardDecision:
         """The reaction to depth that could not be read, as `CaptureError` tells."""
         return _stop(f"the depth could not be read: {error}")
 
     def _of_image(self, depth: DepthMap, repeats: int) -> GuardDecision:
+        limits = self.limits
         whose = "the image" if depth.camera is None else f"camera {depth.camera!r}"
-        if not depth.trained and not self.allow_untrained:
+        if not depth.trained and not limits.allow_untrained:
             return _stop("the head was not trained: its depth means nothing")
-        if depth.age > self.oldest_allowed:
-            return _stop(f"{whose}: the depth is {depth.age} host steps old, at most {self.oldest_allowed} are allowed")
+        if depth.age > limits.oldest_allowed:
+            return _stop(
+                f"{whose}: the depth is {depth.age} host steps old, at most {limits.oldest_allowed} are allowed"
+            )
         valid = self._in_region(depth.valid)
         count = int(valid.sum())
-        if count == 0 or count < self.least_valid * valid.numel():
+        if count == 0 or count < limits.min_valid * valid.numel():
             blank = " (a black or blank image?)" if count == 0 else ""
             return _stop(f"{whose}: {count} of {valid.numel()} pixels have depth{blank}")
-        if self.frozen_after is not None and repeats >= self.frozen_after:
+        if limits.frozen_after is not None and repeats >= limits.frozen_after:
             return _stop(f"{whose}: the very same depth {repeats + 1} times in a row: is the camera frozen?")
         depth_m = self._in_region(depth.depth_m)[valid]
-        near_m = float(depth_m.kthvalue(max(1, math.ceil(self.near_share * count))).values)
-        if near_m < self.stop_below_m:
-            return _stop(f"{whose}: {near_m:.3f} m, below {self.stop_below_m} m")
-        if self.most_uncertain is not None:
+        near_m = float(depth_m.kthvalue(max(1, math.ceil(limits.near_share * count))).values)
+        if near_m < limits.stop_below_m:
+            return _stop(f"{whose}: {near_m:.3f} m, below {limits.stop_below_m} m")
+        if limits.max_uncertainty is not None:
             if depth.uncertainty_m is None:
-                return _stop(f"{whose}: the head gives no uncertainty; train one that does, or set most_uncertain=None")
+                return _stop(
+                    f"{whose}: the head gives no uncertainty; train one that does, or set max_uncertainty=None"
+                )
             within = depth_m <= near_m
             relative = float((self._in_region(depth.uncertainty_m)[valid][within] / depth_m[within]).median())
-            if not relative <= self.most_uncertain:
-                factor = self.least_factor if self.when_uncertain == SLOW else 0.0
-                reason = f"{whose}: {near_m:.3f} m, uncertain by {relative:.0%}, above {self.most_uncertain:.0%}"
-                return GuardDecision(self.when_uncertain, factor, reason)
-        if near_m < self.slow_below_m:
-            share = (near_m - self.stop_below_m) / (self.slow_below_m - self.stop_below_m)
-            factor = self.least_factor + (1.0 - self.least_factor) * share
-            return GuardDecision(SLOW, factor, f"{whose}: {near_m:.3f} m, below {self.slow_below_m} m")
+            if not relative <= limits.max_uncertainty:
+                factor = limits.min_factor if limits.when_uncertain == SLOW else 0.0
+                reason = f"{whose}: {near_m:.3f} m, uncertain by {relative:.0%}, above {limits.max_uncertainty:.0%}"
+                return GuardDecision(limits.when_uncertain, factor, reason)
+        if near_m < limits.slow_below_m:
+            share = (near_m - limits.stop_below_m) / (limits.slow_below_m - limits.stop_below_m)
+            factor = limits.min_factor + (1.0 - limits.min_factor) * share
+            return GuardDecision(SLOW, factor, f"{whose}: {near_m:.3f} m, below {limits.slow_below_m} m")
         return GuardDecision(PASS, 1.0, f"{whose}: {near_m:.3f} m")
 
     def _in_region(self, values: Tensor) -> Tensor:
-        if self.region is None:
-            return values
-        top, left, bottom, right = self.region
+        top, left, bottom, right = self.limits.region or (0.0, 0.0, 1.0, 1.0)
         height, width = values.shape[-2:]
         rows = slice(math.floor(top * height), math.ceil(bottom * height))
         return values[..., rows, math.floor(left * width) : math.ceil(right * width)]
@@ -237,11 +294,16 @@ class DepthGuard:
 class NewestDepth:
     """The newest depth of every camera of one robot, image by image, with its age and how often it came again.
 
-        newest, guard = NewestDepth(), DepthGuard()
-        while True:
-            action = policy.select_action(observation)
-            newest.end_step(attachment.read())
-            decision = guard.decide(newest.images, repeats=newest.repeats)
+    Example:
+        >>> from spaceclip_plugin import DepthMap
+        >>> newest = NewestDepth()
+        >>> depth_m = torch.ones(1, 4, 6)
+        >>> newest.end_step([DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(4, 6), trained=True)])
+        >>> newest.end_step([])  # a queued action: the tower saw nothing new
+        >>> newest.images[0].age
+        1
+        >>> DepthGuard().decide(newest.images, repeats=newest.repeats).reaction
+        'pass'
 
     Attributes:
         images: one depth map of one image each, with its age in host steps by now.

@@ -18,11 +18,11 @@ from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
 from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.evaluation.prediction import predict
-from spaceclip_plugin.guard import DepthGuard, NewestDepth
+from spaceclip_plugin.guard import DepthGuard, GuardLimits, NewestDepth
 
 __all__ = ["head", "host"]  # fixtures
 
-GUARD = DepthGuard(stop_below_m=0.0, slow_below_m=0.0, max_age=2, frozen_after=None)
+GUARD = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_age=2, frozen_after=None))
 
 
 def depth_map(age: int, *, batch: int = 2) -> DepthMap:
@@ -122,7 +122,7 @@ class TestOfAnAttachment:
         assert kept.age == 4
 
     def test_a_guard_given_what_was_kept_sees_it_grow_old(self, host: nn.Module, head: DepthHead) -> None:
-        guard = dataclasses.replace(GUARD, allow_untrained=True, least_valid=0.0)
+        guard = DepthGuard(dataclasses.replace(GUARD.limits, allow_untrained=True, min_valid=0.0))
         reactions = []
         with attach_depth_head(host, head) as depth:
             see(host, 0)

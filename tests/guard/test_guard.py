@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -10,9 +11,14 @@ import torch
 
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError
-from spaceclip_plugin.guard import DepthGuard, GuardDecision, NewestDepth
+from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits, NewestDepth
 
-GUARD = DepthGuard(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, least_factor=0.2)
+GUARD = DepthGuard(GuardLimits(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, min_factor=0.2))
+
+
+def changed(**limits: Any) -> DepthGuard:
+    """The guard of these tests with other limits."""
+    return DepthGuard(dataclasses.replace(GUARD.limits, **limits))
 
 
 def depth_of(depth_m: Any, **fields: Any) -> DepthMap:
@@ -39,19 +45,19 @@ class TestNothingToActOn:
         assert GUARD.decide(depths) == GuardDecision("stop", 0.0, "there is no depth yet")
 
     def test_a_camera_is_missing(self) -> None:
-        guard = dataclasses.replace(GUARD, cameras=("top", "wrist"))
+        guard = changed(cameras=("top", "wrist"))
         top, wrist = depth_of(4.0, camera="top"), depth_of(4.0, camera="wrist")
         assert reaction(guard, top, wrist) == "pass"
         missing = guard.decide([top, depth_of(4.0)])
         assert missing == GuardDecision("stop", 0.0, "no depth of camera 'wrist' (1 image(s) without a name)")
 
     def test_other_cameras_do_not_count(self) -> None:
-        guard = dataclasses.replace(GUARD, cameras=("top",))
+        guard = changed(cameras=("top",))
         assert reaction(guard, depth_of(4.0, camera="top"), depth_of(0.1, camera="wrist")) == "pass"
         assert reaction(GUARD, depth_of(4.0, camera="top"), depth_of(0.1, camera="wrist")) == "stop"
 
     def test_fewer_images_than_expected(self) -> None:
-        guard = dataclasses.replace(GUARD, least_images=2)
+        guard = changed(min_images=2)
         assert reaction(guard, depth_of(4.0)) == "stop"
         assert reaction(guard, depth_of(4.0), depth_of(4.0)) == "pass"
         assert reaction(guard, depth_of(torch.full((2, 4, 5), 4.0))) == "pass"
@@ -64,19 +70,19 @@ class TestNothingToActOn:
         random = depth_of(4.0, trained=False)
         assert GUARD.decide([random]).reason == "the head was not trained: its depth means nothing"
         assert reaction(GUARD, random) == "stop"
-        assert reaction(dataclasses.replace(GUARD, allow_untrained=True), random) == "pass"
+        assert reaction(changed(allow_untrained=True), random) == "pass"
 
     def test_stale(self) -> None:
-        guard = dataclasses.replace(GUARD, max_age=3)
+        guard = changed(max_age=3)
         assert reaction(guard, depth_of(4.0, age=3)) == "pass"
         assert guard.decide([depth_of(4.0, age=4)]) == GuardDecision(
             "stop", 0.0, "the image: the depth is 4 host steps old, at most 3 are allowed"
         )
-        assert reaction(dataclasses.replace(GUARD, max_age=0), depth_of(4.0)) == "pass"
+        assert reaction(changed(max_age=0), depth_of(4.0)) == "pass"
 
     def test_nothing_is_valid(self) -> None:
         blank = depth_of(4.0, valid=torch.zeros(1, 4, 5, dtype=torch.bool), camera="top")
-        guard = dataclasses.replace(GUARD, least_valid=0.0)
+        guard = changed(min_valid=0.0)
         decision = guard.decide([blank])
         assert (decision.reaction, decision.factor) == ("stop", 0.0)
         assert decision.reason == "camera 'top': 0 of 20 pixels have depth (a black or blank image?)"
@@ -84,23 +90,23 @@ class TestNothingToActOn:
     @pytest.mark.parametrize(("known", "expected"), [(9, "stop"), (10, "pass")])
     def test_too_little_is_valid(self, known: int, expected: str) -> None:
         valid = (torch.arange(20) < known).reshape(1, 4, 5)
-        assert reaction(dataclasses.replace(GUARD, least_valid=0.5), depth_of(4.0, valid=valid)) == expected
+        assert reaction(changed(min_valid=0.5), depth_of(4.0, valid=valid)) == expected
 
     def test_only_the_region_has_to_be_valid(self) -> None:
         valid = torch.ones(1, 4, 5, dtype=torch.bool)
         valid[:, :2] = False
         lower, upper = (0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 1.0)
         depth = depth_of(4.0, valid=valid)
-        assert reaction(dataclasses.replace(GUARD, least_valid=1.0, region=lower), depth) == "pass"
-        assert reaction(dataclasses.replace(GUARD, least_valid=0.0, region=upper), depth) == "stop"
+        assert reaction(changed(min_valid=1.0, region=lower), depth) == "pass"
+        assert reaction(changed(min_valid=0.0, region=upper), depth) == "stop"
 
     @pytest.mark.parametrize(("repeats", "expected"), [(0, "pass"), (2, "pass"), (3, "stop")])
     def test_a_frozen_camera(self, repeats: int, expected: str) -> None:
-        guard = dataclasses.replace(GUARD, frozen_after=3)
+        guard = changed(frozen_after=3)
         decision = guard.decide([depth_of(4.0)], repeats=(repeats,))
         assert decision.reaction == expected
         assert ("4 times in a row" in decision.reason) == (expected == "stop")
-        assert reaction(dataclasses.replace(GUARD, frozen_after=None), depth_of(4.0), repeats=(repeats,)) == "pass"
+        assert reaction(changed(frozen_after=None), depth_of(4.0), repeats=(repeats,)) == "pass"
 
 
 class TestNear:
@@ -134,14 +140,14 @@ class TestNear:
     def test_so_many_pixels_must_be_near(self, share: float, expected: str) -> None:
         depth = torch.full((1, 4, 5), 4.0)
         depth[0, 0, :3] = 0.1
-        assert reaction(dataclasses.replace(GUARD, near_share=share), depth_of(depth)) == expected
+        assert reaction(changed(near_share=share), depth_of(depth)) == expected
 
     def test_the_share_is_of_valid_pixels(self) -> None:
         depth = torch.full((1, 4, 5), 4.0)
         depth[0, 0, :3] = 0.1
         valid = torch.ones(1, 4, 5, dtype=torch.bool)
         valid[0, 3] = False  # three of fifteen are a fifth
-        guard = dataclasses.replace(GUARD, near_share=0.19)
+        guard = changed(near_share=0.19)
         assert reaction(guard, depth_of(depth)) == "pass"
         assert reaction(guard, depth_of(depth, valid=valid)) == "stop"
 
@@ -156,7 +162,7 @@ class TestNear:
         ],
     )
     def test_the_region(self, region: Any, expected: str) -> None:
-        assert reaction(dataclasses.replace(GUARD, region=region), with_pixel(0.1, at=(3, 4))) == expected
+        assert reaction(changed(region=region), with_pixel(0.1, at=(3, 4))) == expected
 
     @pytest.mark.parametrize(
         ("region", "at"),
@@ -168,10 +174,10 @@ class TestNear:
         ],
     )
     def test_a_pixel_that_the_region_cuts_is_in_it(self, region: Any, at: tuple[int, int]) -> None:
-        assert reaction(dataclasses.replace(GUARD, region=region), with_pixel(0.1, at=at)) == "stop"
+        assert reaction(changed(region=region), with_pixel(0.1, at=at)) == "stop"
 
     def test_never_slow(self) -> None:
-        guard = dataclasses.replace(GUARD, slow_below_m=0.5)
+        guard = changed(slow_below_m=0.5)
         assert reaction(guard, depth_of(0.49)) == "stop"
         assert guard.decide([depth_of(0.5)]).factor == 1.0
 
@@ -181,14 +187,14 @@ class TestUncertain:
         ("when", "factor"), [("slow", 0.2), ("hold", 0.0), ("stop", 0.0)]
     )  # fmt: skip
     def test_above_the_bound(self, when: str, factor: float) -> None:
-        guard = dataclasses.replace(GUARD, most_uncertain=0.25, when_uncertain=when)
+        guard = changed(max_uncertainty=0.25, when_uncertain=when)
         decision = guard.decide([depth_of(4.0, uncertainty_m=torch.full((1, 4, 5), 1.01))])
         assert (decision.reaction, decision.factor) == (when, factor)
         assert reaction(guard, depth_of(4.0, uncertainty_m=torch.full((1, 4, 5), 1.0))) == "pass"
 
     def test_only_the_near_pixels_are_asked(self) -> None:
         near = with_pixel(2.0)
-        guard = dataclasses.replace(GUARD, most_uncertain=0.25)
+        guard = changed(max_uncertainty=0.25)
         sure_near = torch.where(near.depth_m < 3, 0.1, 9.0)
         assert reaction(guard, dataclasses.replace(near, uncertainty_m=sure_near)) == "pass"
         assert reaction(guard, dataclasses.replace(near, uncertainty_m=9.1 - sure_near)) == "stop"
@@ -198,20 +204,20 @@ class TestUncertain:
         depth, relative = torch.full((1, 4, 5), 8.0), torch.full((1, 4, 5), 9.0)
         depth[0, 0, :3] = 2.0
         relative[0, 0, :3] = torch.tensor([0.1, second, 0.9])
-        guard = dataclasses.replace(GUARD, most_uncertain=0.25, near_share=0.15)
+        guard = changed(max_uncertainty=0.25, near_share=0.15)
         assert reaction(guard, depth_of(depth, uncertainty_m=relative * depth)) == expected
 
     def test_near_and_uncertain_is_the_graver(self) -> None:
-        guard = dataclasses.replace(GUARD, most_uncertain=0.25, when_uncertain="slow")
+        guard = changed(max_uncertainty=0.25, when_uncertain="slow")
         unsure = torch.full((1, 4, 5), 9.0)
         assert reaction(guard, depth_of(0.4, uncertainty_m=unsure)) == "stop"
         assert guard.decide([depth_of(1.25, uncertainty_m=unsure)]).factor == 0.2
 
     def test_a_head_without_uncertainty(self) -> None:
-        assert reaction(dataclasses.replace(GUARD, most_uncertain=1.0), depth_of(4.0)) == "stop"
+        assert reaction(changed(max_uncertainty=1.0), depth_of(4.0)) == "stop"
 
     def test_a_depth_of_zero_is_uncertain(self) -> None:
-        guard = DepthGuard(stop_below_m=0.0, slow_below_m=0.0, most_uncertain=1.0)
+        guard = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_uncertainty=1.0))
         assert reaction(guard, depth_of(0.0, uncertainty_m=torch.zeros(1, 4, 5))) == "stop"
 
 
@@ -227,13 +233,13 @@ class TestSeveralImages:
         assert reaction(GUARD, depth_of(batch)) == "stop"
 
     def test_hold_is_graver_than_slow(self) -> None:
-        guard = dataclasses.replace(GUARD, most_uncertain=0.25, when_uncertain="hold")
+        guard = changed(max_uncertainty=0.25, when_uncertain="hold")
         sure, unsure = torch.zeros(1, 4, 5), torch.full((1, 4, 5), 9.0)
         slow, hold = depth_of(1.0, uncertainty_m=sure), depth_of(4.0, uncertainty_m=unsure)
         assert reaction(guard, slow, hold) == reaction(guard, hold, slow) == "hold"
 
     def test_each_has_its_own_count_of_repeats(self) -> None:
-        guard = dataclasses.replace(GUARD, frozen_after=3, cameras=("b",))
+        guard = changed(frozen_after=3, cameras=("b",))
         a, b = depth_of(4.0, camera="a"), depth_of(4.0, camera="b")
         assert reaction(guard, a, b, repeats=(9, 0)) == "pass"
         assert reaction(guard, a, b, repeats=(0, 9)) == "stop"
@@ -252,13 +258,13 @@ class TestSettings:
             ("slow_below_m", 0.2),
             ("near_share", 1.1),
             ("near_share", -0.1),
-            ("least_valid", 1.1),
-            ("least_factor", -0.1),
+            ("min_valid", 1.1),
+            ("min_factor", -0.1),
             ("max_age", -1),
             ("max_age", 2.0),
-            ("least_images", 0),
+            ("min_images", 0),
             ("frozen_after", 0),
-            ("most_uncertain", -0.1),
+            ("max_uncertainty", -0.1),
             ("when_uncertain", "pass"),
             ("when_uncertain", "brake"),
             ("region", (0.5, 0.0, 0.5, 1.0)),
@@ -273,11 +279,36 @@ class TestSettings:
     )
     def test_out_of_bounds(self, field: str, value: Any) -> None:
         with pytest.raises(ConfigError, match=field):
-            DepthGuard(**{field: value})
+            GuardLimits(**{field: value})
 
     def test_lists_as_json_gives_them(self) -> None:
-        guard = DepthGuard(region=[0, 0, 1, 0.5], cameras=["top"])  # type: ignore[arg-type]
-        assert guard == DepthGuard(region=(0.0, 0.0, 1.0, 0.5), cameras=("top",))
+        limits = GuardLimits.from_dict({"region": [0, 0, 1, 0.5], "cameras": ["top"], "least_valid": 0.25})
+        assert limits == GuardLimits(region=(0.0, 0.0, 1.0, 0.5), cameras=("top",), min_valid=0.25)
+
+    def test_there_and_back_as_json(self) -> None:
+        limits = GuardLimits(min_images=2, min_factor=0.5, max_uncertainty=0.1, cameras=("a", "b"))
+        written = limits.to_dict()
+        assert GuardLimits.from_dict(json.loads(json.dumps(written))) == limits
+        assert [*written] == [
+            "stop_below_m",
+            "slow_below_m",
+            "near_share",
+            "region",
+            "max_age",
+            "least_valid",
+            "least_factor",
+            "most_uncertain",
+            "when_uncertain",
+            "frozen_after",
+            "cameras",
+            "least_images",
+            "allow_untrained",
+        ]
+
+    @pytest.mark.parametrize("key", ["stop_below", "min_valid"])
+    def test_unknown_keys(self, key: str) -> None:
+        with pytest.raises(ConfigError, match=key):
+            GuardLimits.from_dict({key: 0.5})
 
 
 class TestNewest:

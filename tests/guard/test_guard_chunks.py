@@ -7,9 +7,9 @@ import torch
 
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.guard import MAX_AGE, DepthGuard, NewestDepth
+from spaceclip_plugin.guard import MAX_AGE, DepthGuard, GuardLimits, NewestDepth
 
-GUARD = DepthGuard(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, max_age=3)
+GUARD = DepthGuard(GuardLimits(stop_below_m=0.5, slow_below_m=1.5, near_share=0.0, max_age=3))
 
 
 def depth_of(depth_m: float, *, age: int = 0, camera: str | None = None) -> DepthMap:
@@ -41,11 +41,11 @@ class TestChunk:
     def test_the_oldest_camera_counts(self) -> None:
         a, b = depth_of(4.0, age=0, camera="a"), depth_of(4.0, age=2, camera="b")
         assert along(GUARD, 4, a, b) == "ppss"
-        only_a = DepthGuard(max_age=3, cameras=("a",), stop_below_m=0.5)
+        only_a = DepthGuard(GuardLimits(max_age=3, cameras=("a",), stop_below_m=0.5))
         assert along(only_a, 6, a, b) == "ppppss"
 
     def test_a_frozen_camera_is_counted_by_image_calls(self) -> None:
-        guard = DepthGuard(frozen_after=2, max_age=100)
+        guard = DepthGuard(GuardLimits(frozen_after=2, max_age=100))
         assert along(guard, 50, depth_of(4.0), repeats=(1,)) == "p" * 50
         assert along(guard, 50, depth_of(4.0), repeats=(2,)) == "s" * 50
 
@@ -54,8 +54,8 @@ class TestChunk:
         assert GUARD.decide_chunk(None, 2)[1].reason == "there is no depth yet"
 
     def test_the_default_age(self) -> None:
-        assert DepthGuard().max_age is None
-        assert (MAX_AGE, DepthGuard().oldest_allowed, DepthGuard(max_age=0).oldest_allowed) == (10, 10, 0)
+        assert GuardLimits().max_age is None
+        assert (MAX_AGE, GuardLimits().oldest_allowed, GuardLimits(max_age=0).oldest_allowed) == (10, 10, 0)
         assert along(DepthGuard(), 50, depth_of(4.0)) == "p" * 11 + "s" * 39
 
     @pytest.mark.parametrize("rows", [0, -1, 2.0])

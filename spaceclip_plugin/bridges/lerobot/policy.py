@@ -106,13 +106,13 @@ class ActionChunks:
             ConfigError: the policy acts on one look for longer than that, and nobody said a `max_age`.
         """
         name, count = ("chunk_size", self.chunk) if self.overlapping else ("n_action_steps", self.queued)
-        young = guard.oldest_allowed + 1
+        young = guard.limits.oldest_allowed + 1
         if count <= young or (fresh and not self.overlapping):
             return
-        if guard.max_age is not None:
+        if guard.limits.max_age is not None:
             _logger.warning(
                 "%s looks once for %s=%d actions: with max_age=%d the guard stops the robot at the last %d of them",
-                self.policy, name, count, guard.max_age, count - young,
+                self.policy, name, count, guard.limits.max_age, count - young,
             )  # fmt: skip
             return
         given = (

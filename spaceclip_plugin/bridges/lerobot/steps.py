@@ -1,7 +1,7 @@
 """Depth for LeRobot's policies as two processor steps: one adds depth to observations, one guards actions by it.
 
     preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=stats)
-    add_depth(preprocessor, postprocessor, head, guard=DepthGuard(stop_below_m=0.2), actions="velocity")
+    add_depth(preprocessor, postprocessor, head, guard=DepthGuard(GuardLimits(stop_below_m=0.2)), actions="velocity")
     preprocessor.save_pretrained(folder), postprocessor.save_pretrained(folder)  # the head travels along
 
 `make_pre_post_processors(config, pretrained_path=folder)` loads them again where this module was imported; LeRobot's
@@ -31,7 +31,7 @@ from spaceclip_plugin.bridges.lerobot.link import DepthLink, stacked
 from spaceclip_plugin.bridges.lerobot.policy import camera_name
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
-from spaceclip_plugin.guard import DepthGuard, GuardDecision
+from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
 
 DEPTH_SUFFIX, AGE_SUFFIX = "_depth", "_depth_age"
 
@@ -217,10 +217,8 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             CheckpointError: the folder holds no head.
             HostError: `policy` is no module.
         """
-        self.guard = (
-            _checks.build(DepthGuard, guard, where="guard") if isinstance(guard, Mapping) else guard or DepthGuard()
-        )
-        super().__init__(head, allow_untrained=self.guard.allow_untrained, policy=policy)
+        self.guard = DepthGuard(GuardLimits.from_dict(guard)) if isinstance(guard, Mapping) else guard or DepthGuard()
+        super().__init__(head, allow_untrained=self.guard.limits.allow_untrained, policy=policy)
         self._actions = ActionsSent(actions, stop_action)
         self.counts: Counter[str] = Counter()
         self.decisions: tuple[GuardDecision, ...] = ()
@@ -257,11 +255,10 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON, the head as its config."""
-        guard = dataclasses.asdict(self.guard)
         return {
             "head": self.head.config.to_dict(),
             "actions": self.actions,
-            "guard": {name: [*value] if isinstance(value, tuple) else value for name, value in guard.items()},
+            "guard": self.guard.limits.to_dict(),
             "stop_action": None if self.stop_action is None else [*self.stop_action],
         }
 
@@ -286,10 +283,11 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         """For every row of a chunk of actions, robot by robot."""
         link = self._linked()
         guard = self.guard
-        if not guard.cameras and link.names_images:
-            guard = dataclasses.replace(guard, cameras=tuple(link.cameras.values()))
-        elif not guard.cameras:
-            guard = dataclasses.replace(guard, least_images=max(guard.least_images, len(link.cameras)))
+        limits = guard.limits
+        if not limits.cameras and link.names_images:
+            guard = DepthGuard(dataclasses.replace(limits, cameras=tuple(link.cameras.values())))
+        elif not limits.cameras:
+            guard = DepthGuard(dataclasses.replace(limits, min_images=max(limits.min_images, len(link.cameras))))
         try:
             link.end_step(robots, rows=rows)
         except HostError as error:
@@ -301,14 +299,15 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
     def _tell_of_stale(self, link: DepthLink, rows: int) -> None:
         """Warn once where depth gets too old for actions: nothing is near, and the robot stops all the same."""
         oldest = max((image.age for newest in link.newest for image in newest.images), default=0) + rows - 1
-        if self._told or oldest <= self.guard.oldest_allowed:
+        if self._told or oldest <= self.guard.limits.oldest_allowed:
             return
         self._told = True
         _logger.warning(
             "the guard stops the robot because its depth is up to %d host steps old when an action is executed, and "
             "max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk (%s), or "
             "say a larger max_age",
-            oldest, self.guard.oldest_allowed, f"{rows} were given at once" if rows > 1 else "they came one by one",
+            oldest, self.guard.limits.oldest_allowed,
+            f"{rows} were given at once" if rows > 1 else "they came one by one",
         )  # fmt: skip
 
 
@@ -355,14 +354,15 @@ def add_depth(
             f"the preprocessor has no {_BEFORE!r} to put depth before: insert DepthProcessorStep by hand, behind every "
             "step that takes all of observation.images for cameras, or use DepthGuardStep alone"
         )
-    allowed = allow_untrained or (guard is not None and guard.allow_untrained)
+    allowed = allow_untrained or (guard is not None and guard.limits.allow_untrained)
     depth = DepthProcessorStep(head, cameras=cameras, fresh=fresh, allow_untrained=allowed)
     before.insert(places[0], depth)
     added: list[HeadStep] = [depth]
     if guard is not None:
         if actions is None:
             raise ConfigError("say what actions are: actions='velocity' or 'position'; a stop depends on it")
-        guard = dataclasses.replace(guard, cameras=depth.cameras or guard.cameras, allow_untrained=allowed)
+        cameras = depth.cameras or guard.limits.cameras
+        guard = DepthGuard(dataclasses.replace(guard.limits, cameras=cameras, allow_untrained=allowed))
         added.append(DepthGuardStep(depth.head, actions=actions, guard=guard, stop_action=stop_action))
         behind.append(added[1])
     if policy is not None:

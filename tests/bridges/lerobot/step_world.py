@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spaceclip_plugin import DepthHead, DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
-from spaceclip_plugin.guard import DepthGuard
+from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 SMALL = {
     "architecture": "space-clip",
@@ -30,7 +30,7 @@ SMALL = {
     "structural_taps": (0,),
     "film_hidden": 4,
 }
-LENIENT = DepthGuard(stop_below_m=0.0, slow_below_m=0.0, max_age=1000, frozen_after=None)
+LENIENT = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_age=1000, frozen_after=None))
 """Lets everything pass that has depth."""
 
 TOP, WRIST = CAMERAS
@@ -55,7 +55,7 @@ def known_m(depth: DepthMap) -> Tensor:
 
 
 def guard(**settings: Any) -> DepthGuard:
-    return dataclasses.replace(LENIENT, **settings)
+    return DepthGuard(dataclasses.replace(LENIENT.limits, **settings))
 
 
 def pipelines(policy: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.policy import ActionChunks
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.guard import DepthGuard, GuardDecision
+from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
 
 PASS, HOLD, STOP = (GuardDecision(word, float(word == "pass"), "because") for word in ("pass", "hold", "stop"))
 HALF = GuardDecision("slow", 0.5, "near")
@@ -162,11 +162,11 @@ class TestDefaults:
         chunks = ActionChunks.of(Policy(**{**REAL_TIME, "n_action_steps": 1}))
         with pytest.raises(ConfigError, match=r"chunk_size=50.*say max_age"):
             chunks.check(DepthGuard(), fresh=fresh)
-        chunks.check(DepthGuard(max_age=49), fresh=fresh)
+        chunks.check(DepthGuard(GuardLimits(max_age=49)), fresh=fresh)
         assert not caplog.records
 
     def test_an_explicit_age_is_taken_and_what_it_means_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
-        ActionChunks.of(Policy(**ONE_BY_ONE)).check(DepthGuard(max_age=10), fresh=False)
+        ActionChunks.of(Policy(**ONE_BY_ONE)).check(DepthGuard(GuardLimits(max_age=10)), fresh=False)
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert "max_age=10" in record.getMessage()

@@ -366,7 +366,7 @@ class TestAddDepth:
         assert preprocessor.steps[2].allow_untrained
         preprocessor, postprocessor = pipelines(policy)
         add_depth(preprocessor, postprocessor, head, guard=LENIENT, actions="velocity", allow_untrained=True)
-        assert postprocessor.steps[-1].guard.allow_untrained
+        assert postprocessor.steps[-1].guard.limits.allow_untrained
 
 
 def test_importing_registers_both_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.guard import DepthGuard
+from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
@@ -161,7 +161,7 @@ class TestOneByOne:
 class TestDefaults:
     """SmolVLA's chunk of 50 against an age of 10 that nobody chose: refused before any robot moves."""
 
-    DEFAULT = DepthGuard(stop_below_m=0.0, slow_below_m=0.0)
+    DEFAULT = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0))
 
     def test_refused_when_the_pipeline_is_built(self) -> None:
         policy = long_chunks(SMOLVLA.seeded())
@@ -191,7 +191,7 @@ class TestDefaults:
 
     @pytest.mark.parametrize(
         ("options", "steps"),
-        [({"fresh": True}, LONG), ({}, 11), ({"guard": DepthGuard(max_age=49, stop_below_m=0.0)}, LONG)],
+        [({"fresh": True}, LONG), ({}, 11), ({"guard": DepthGuard(GuardLimits(max_age=49, stop_below_m=0.0))}, LONG)],
         ids=["fresh", "fewer steps", "an age of its own"],
     )
     def test_the_three_remedies(self, options: Any, steps: int, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +204,7 @@ class TestDefaults:
     @pytest.mark.parametrize("tiny", [XVLA, SMOLVLA], ids=lambda tiny: tiny.name)
     def test_the_default_that_is_refused_would_have_stopped_the_robot(self, tiny: TinyPolicy) -> None:
         policy = tiny.seeded()
-        step = guarding(policy, DepthGuard(stop_below_m=0.0, slow_below_m=0.0, max_age=10))
+        step = guarding(policy, DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_age=10)))
         act(policy, tiny.batch(1))
         for _ in range(LONG):
             step.action(torch.ones(1, ACTIONS))

@@ -132,7 +132,7 @@ class TestGuard:
             return torch.where(rows, CLEAR_M, 0.0).expand(hw)
 
         for share, expected in ((0.5, "pass"), (0.51, "stop")):
-            decision = decided(tiny, upper_half, both=False, least_valid=share)
+            decision = decided(tiny, upper_half, both=False, min_valid=share)
             assert decision.reaction == expected
         assert f"{height * width // 2} of {height * width} pixels have depth" in decision.reason
 

@@ -160,7 +160,7 @@ class TestReactions:
         head = DepthHead.for_tower(policy, trained_on="noise", **MIXER).eval()
         for bound, expected in ((0.0, "hold"), (1000.0, "pass")):
             policy.reset()
-            step = DepthGuardStep(head, actions="velocity", guard=guard(most_uncertain=bound, when_uncertain="hold"))
+            step = DepthGuardStep(head, actions="velocity", guard=guard(max_uncertainty=bound, when_uncertain="hold"))
             step.connect(policy)
             step.action(act(policy, observation(1)))
             assert reactions(step) == [expected]

@@ -19,7 +19,7 @@ from step_world import LENIENT, TOP, act, guard, head_for, images_of, loaded, pi
 from tiny_policy import observation
 
 from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
-from spaceclip_plugin.guard import DepthGuard
+from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 
 @pytest.fixture
@@ -124,7 +124,9 @@ def test_no_policy(policy: Any, given: Any) -> None:
 
 def test_a_refused_policy_is_not_connected(policy: Any) -> None:
     policy.config.n_action_steps = 50
-    step = DepthGuardStep(head_for(policy), actions="velocity", guard=DepthGuard(stop_below_m=0.0, slow_below_m=0.0))
+    step = DepthGuardStep(
+        head_for(policy), actions="velocity", guard=DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0))
+    )
     for _ in range(2):
         with pytest.raises(ConfigError, match="n_action_steps=50"):
             step.connect(policy)

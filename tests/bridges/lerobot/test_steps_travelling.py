@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spaceclip_plugin.errors import CheckpointError
-from spaceclip_plugin.guard import DepthGuard
+from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
@@ -77,7 +77,7 @@ class TestTravelling:
         _, postprocessor = loaded(
             policy, tmp_path, postprocessor_overrides={"spaceclip_depth_guard": {"guard": {"stop_below_m": 0.5}}}
         )
-        assert postprocessor.steps[-1].guard == DepthGuard(stop_below_m=0.5)
+        assert postprocessor.steps[-1].guard == DepthGuard(GuardLimits(stop_below_m=0.5))
         with pytest.raises(ValueError, match=r"unknown key 'stop_belw_m' \(did you mean 'stop_below_m'\?\)"):
             loaded(policy, tmp_path, postprocessor_overrides={"spaceclip_depth_guard": {"guard": {"stop_belw_m": 1}}})
 
