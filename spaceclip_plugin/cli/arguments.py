@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from spaceclip_plugin.attach.tower_match import OTHER_TOWER, WARN
-from spaceclip_plugin.data.files.ray_distance import RAY
+from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.mixture import Mixture
-from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source
+from spaceclip_plugin.data.sources.registry import parse_source
 from spaceclip_plugin.data.sources.selective import SelectiveSource
-from spaceclip_plugin.data.sources.spec_fields import unit
+from spaceclip_plugin.data.sources.spec import SourceSpec, checked_units
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.towers.hosts import RANDOM, load_host, say_statistics
@@ -232,7 +232,8 @@ def measured(
     Raises:
         ConfigError: a flag that no data given can follow, or no such unit.
     """
-    if unit(units_per_metre) is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
+    unitless = any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs)
+    if checked_units(units_per_metre) is not None and not unitless:
         raise ConfigError(
             f"--units-per-metre {units_per_metre:g} is for lists and folders without a unit of their own, and no data "
             "given is one; leave it out"

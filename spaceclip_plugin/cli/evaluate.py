@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import arguments
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.data.files.ray_distance import RAY
+from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
 

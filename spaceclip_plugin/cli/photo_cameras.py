@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from spaceclip_plugin.data.files.images import PhotoHeader
 from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
-from spaceclip_plugin.data.files.photo_header import PhotoHeader
 from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_aspect
 from spaceclip_plugin.depth.camera_file import Calibration
 from spaceclip_plugin.errors import ConfigError

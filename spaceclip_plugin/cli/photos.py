@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from spaceclip_plugin.data.files.image_files import PHOTO_SUFFIXES
-from spaceclip_plugin.data.files.photo_header import PhotoHeader, read_header
+from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES, PhotoHeader, read_header
 from spaceclip_plugin.errors import ConfigError, DataError
 
 _logger = logging.getLogger(__name__)

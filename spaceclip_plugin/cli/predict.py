@@ -157,7 +157,7 @@ def _predicted(
     job: _Job, attachment: DepthAttachment, recorded: Recordings, *, flip: bool, replace: bool
 ) -> dict[str, Any]:
     """Predict a photo, write its files, and say what they are."""
-    from spaceclip_plugin.data.files.image_files import read_rgb
+    from spaceclip_plugin.data.files.images import read_rgb
     from spaceclip_plugin.evaluation import predict
 
     photo = read_rgb(job.photo)

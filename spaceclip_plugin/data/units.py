@@ -14,10 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.data.files.depth_garbage import looks_like, too_flat
-from spaceclip_plugin.data.files.depth_stretched import float_looks_like
 from spaceclip_plugin.data.files.depth_values import COMMON_UNITS_PER_METRE as COMMON_UNITS_PER_METRE
 from spaceclip_plugin.data.files.depth_values import StoredDepth
+from spaceclip_plugin.data.files.suspicious import float_looks_like, looks_like, too_flat
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import ConfigError, DataError

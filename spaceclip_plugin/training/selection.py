@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from spaceclip_plugin.data.sources.registry import SourceSpec
+from spaceclip_plugin.data.sources.spec import SourceSpec
 
 _WORDS = {"test", "testing", "testset"}
 _FOLDERS = ("root", "images", "depth")

@@ -201,13 +201,14 @@ class TestNewFilesOnly:
 
 
 def test_the_values_are_the_same_with_the_tag(tmp_path: Path) -> None:
-    from spaceclip_plugin.data.files.image_files import read_depth_png, read_rgb
+    from spaceclip_plugin.data.files.depth_formats import read_depth
+    from spaceclip_plugin.data.files.images import read_rgb
     from spaceclip_plugin.depth import write_png
 
     millimetres = np.arange(1, 97, dtype=np.uint16).reshape(8, 12) * 600
     write_png(tmp_path / "depth.png", millimetres)
     np.testing.assert_array_equal(
-        np.rint(1000 * read_depth_png(tmp_path / "depth.png", units_per_metre=1000.0)), millimetres
+        np.rint(1000 * read_depth(tmp_path / "depth.png", units_per_metre=1000.0)), millimetres
     )
     with Image.open(tmp_path / "depth.png") as image:
         assert image.getexif()[0x0112] == 1

@@ -23,7 +23,7 @@ from alignment_world import (
 )
 from torch import Tensor
 
-from spaceclip_plugin.data.files.image_files import read_depth
+from spaceclip_plugin.data.files.depth_formats import read_depth
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
 from spaceclip_plugin.depth.camera import Intrinsics, back_project

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from spaceclip_plugin.data.files.image_files import read_depth_png, read_rgb
+from spaceclip_plugin.data.files.depth_formats import read_depth
+from spaceclip_plugin.data.files.images import read_rgb
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
 
@@ -37,7 +38,7 @@ EIGEN = ("0.3324324", "0.91351351", "0.0359477", "0.96405229")
 
 @functools.cache
 def sample_of(folder: Path, pair: tuple[str, str], units_per_metre: float) -> DepthSample:
-    depth_m = read_depth_png(folder / pair[1], units_per_metre=units_per_metre)
+    depth_m = read_depth(folder / pair[1], units_per_metre=units_per_metre)
     return DepthSample(read_rgb(folder / pair[0]), depth_m, pair[1])
 
 

@@ -10,7 +10,7 @@ import pytest
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import SourceSpec
+from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
 from spaceclip_plugin.training.selection import named_like_a_test_set

@@ -17,12 +17,10 @@ from typing_extensions import Self
 from spaceclip_plugin._checks import shown, text, whole
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
-from spaceclip_plugin.data.files.pair_size import same_view
-from spaceclip_plugin.data.files.ray_distance import AXIS, RAY
-from spaceclip_plugin.data.files.ray_distance import distance as checked_distance
+from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.selective import SelectiveSource
-from spaceclip_plugin.data.sources.spec_fields import absolute, last_name, path_text
+from spaceclip_plugin.data.sources.spec import absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
 _MOST = 10**9
@@ -63,7 +61,7 @@ class LeRobotData:
                 f"distance {RAY!r} is converted by the camera's intrinsics, which a LeRobot data set does not keep; "
                 f"convert the depth to {AXIS!r} when it is recorded, or export a folder with intrinsics.json"
             )
-        path_text("path of a LeRobot data set", self.path)
+        checked_path("path of a LeRobot data set", self.path)
         if self.camera is not None:
             text("camera", self.camera)
         whole("stride", self.stride, 1, _MOST)
@@ -153,7 +151,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
         where = f"{self.place} episode {int(item['episode_index'])} frame {int(item['frame_index'])} {self.camera}"
         image, depth_m = rgb(item, self.camera, where), self._depth.metres(item, where)
         height, width = depth_m.shape
-        if not same_view((height, width), (image.shape[0], image.shape[1])):
+        if not sizes_agree((height, width), (image.shape[0], image.shape[1])):
             raise DataError(
                 f"{where}: depth is {height}x{width} (HxW) but the photo is {image.shape[0]}x{image.shape[1]}; "
                 "a pair must be registered to one view: of one size, or scaled alike in both sides"

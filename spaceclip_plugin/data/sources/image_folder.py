@@ -14,16 +14,12 @@ from typing_extensions import Self
 
 from spaceclip_plugin._checks import real, unknown_key, whole
 from spaceclip_plugin._files import read_json_object
-from spaceclip_plugin.data.files.depth_pair import DepthPair, Lens
-from spaceclip_plugin.data.files.depth_values import StoredDepth
-from spaceclip_plugin.data.files.image_files import DEPTH_FORMATS, DEPTH_SUFFIXES, PHOTO_SUFFIXES
-from spaceclip_plugin.data.files.names import composed
-from spaceclip_plugin.data.files.ray_distance import AXIS
-from spaceclip_plugin.data.files.ray_distance import distance as checked_distance
-from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.data.sources.pair_reader import PairReader
-from spaceclip_plugin.data.sources.selective import SelectiveSource
-from spaceclip_plugin.data.sources.spec_fields import absolute, last_name, path_text, unit
+from spaceclip_plugin.data.files.depth_formats import DEPTH_FORMATS, DEPTH_SUFFIXES
+from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES
+from spaceclip_plugin.data.files.pairs import AXIS, DepthPair, Lens, checked_distance
+from spaceclip_plugin.data.files.paths import composed
+from spaceclip_plugin.data.sources.pair_source import PairSource
+from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, checked_units
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
 INTRINSICS_NAME = "intrinsics.json"
@@ -32,7 +28,7 @@ _MAX_PX = 1e6
 
 
 @dataclass(frozen=True)
-class FolderData:
+class FolderData(PathSpec):
     """A folder as a config or a command line names it; see `ImageFolder`.
 
     Attributes:
@@ -52,18 +48,8 @@ class FolderData:
     def __post_init__(self) -> None:
         checked_distance(self.distance)
         for name in ("path", "images", "depth"):
-            path_text(f"{name} of a data folder", getattr(self, name))
-        object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """The folder at a path, with photos in `rgb` and depth in `depth`."""
-        return cls(text)
-
-    @property
-    def title(self) -> str:
-        """The folder's own name."""
-        return last_name(self.path)
+            checked_path(f"{name} of a data folder", getattr(self, name))
+        object.__setattr__(self, "units_per_metre", checked_units(self.units_per_metre))
 
     def resolved(self, base: Path) -> Self:
         """With `path` made absolute, starting from `base`."""
@@ -71,18 +57,17 @@ class FolderData:
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
         """The pairs of the folder; see `ImageFolder` for errors."""
-        units = units_per_metre if self.units_per_metre is None else self.units_per_metre
         return ImageFolder(
             self.path,
             images=self.images,
             depth=self.depth,
-            units_per_metre=units,
+            units_per_metre=self.units_per_metre or units_per_metre,
             distance=self.distance,
             skip_bad=skip_bad,
         )
 
 
-class ImageFolder(SelectiveSource[DepthPair, str]):
+class ImageFolder(PairSource[str]):
     """A `DepthSource` over photos and depth maps of the same names.
 
         kitchen/
@@ -92,25 +77,35 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
 
     A photo belongs to the depth map whose path within its folder is the same but for the suffix, whether accents are
     composed or not (NFC, NFD). Pairs come in the order of these paths. Files that are neither, and hidden ones, are
-    ignored. Distillation needs nothing else: a
-    folder that a teacher model filled with its depth is a depth folder.
+    ignored. Distillation needs nothing else: a folder that a teacher model filled with its depth is a depth folder.
 
     The intrinsics are those of every depth map, in its pixels as its file stores them (with a width and a height, those
     of an image of that size, and rescaled), with cx and cy in the corner convention (`camera.py`). How photo and depth
-    are turned and which sizes go together stands in `depth_pair.py`, what counts as unknown depth in `depth_values.py`.
+    are turned and which sizes go together stands in `files/pairs.py`, what counts as unknown depth in
+    `files/depth_values.py`.
 
     Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
 
     Attributes:
-        path: as given.
+        path: the folder.
         units_per_metre: of integer depth; None where all depth files hold metres.
         skipped: (name, reason) of everything dropped because of `skip_bad`, in order.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile
+        >>> from PIL import Image
+        >>> from spaceclip_plugin.data import ImageFolder
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for kind, image in (("rgb", Image.new("RGB", (4, 3))), ("depth", np.full((3, 4), 900, np.uint16))):
+        ...         (pathlib.Path(name) / kind).mkdir()
+        ...         Image.fromarray(np.asarray(image)).save(pathlib.Path(name) / kind / "table.png")
+        ...     sample = ImageFolder(name, units_per_metre=1000)[0]
+        >>> sample.name, sample.image.shape, round(float(sample.depth_m.max()), 3)
+        ('table.png', (3, 4, 3), 0.9)
     """
 
     _noun = "images"
     _expected = "photos, each with a depth map of the same name"
-
-    units_per_metre: float | None
 
     def __init__(
         self,
@@ -140,42 +135,21 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
                 depth maps do not match (without `skip_bad`) or not at all.
         """
         self.path = Path(path)
-        self.place = str(self.path)
-        self._reader = PairReader(self.place, units_per_metre=units_per_metre, distance_along=distance)
-        self.skip_bad = skip_bad
+        super().__init__(str(self.path), units_per_metre=units_per_metre, distance=distance, skip_bad=skip_bad)
         self._roots = (self.path / images, self.path / depth)
         _check_roots(*self._roots, path=self.path)
         lens = _lens(self.path / INTRINSICS_NAME)
         photos, maps = _files(self._roots[0], PHOTO_SUFFIXES), _files(self._roots[1], DEPTH_SUFFIXES)
-        good: list[DepthPair] = []
+        good: list[DepthPair[str]] = []
         bad: list[tuple[str, str]] = []
         for stem in sorted({*photos, *maps}):
             try:
                 good.append(self._pair(stem, photos.get(stem, []), maps.get(stem, []), lens))
             except DataError as error:
                 bad.append((str(PurePosixPath(*stem)), str(error)))
-        self._keep(good, bad)
-        self.units_per_metre = units_per_metre if any(pair.in_units for pair in self._entries) else None
+        self._take(good, bad)
 
-    def fingerprint(self, index: int) -> str:
-        """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
-        return self._reader.fingerprint(self._entries[index])
-
-    def stored_depth(self, index: int) -> StoredDepth:
-        """The depth of a pair as its file holds it; see `DepthPair.stored_depth`."""
-        return self._reader.stored(self._entries[index])
-
-    def units_of(self, index: int) -> float | None:
-        """The unit of a pair's depth; None where its file holds metres."""
-        return self._reader.units_of(self._entries[index])
-
-    def _read(self, entry: DepthPair) -> DepthSample:
-        return self._reader.read(entry)
-
-    def _label(self, entry: DepthPair) -> str:
-        return entry.name
-
-    def _pair(self, stem: tuple[str, ...], photos: list[Path], maps: list[Path], lens: Lens | None) -> DepthPair:
+    def _pair(self, stem: tuple[str, ...], photos: list[Path], maps: list[Path], lens: Lens | None) -> DepthPair[str]:
         name = str(PurePosixPath(*stem))
         for kind, other, files, root in (
             ("photo", "depth map", photos, self._roots[0]),
@@ -189,8 +163,8 @@ class ImageFolder(SelectiveSource[DepthPair, str]):
                 raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
         photo, depth = photos[0], maps[0]
         relative = photo.relative_to(self._roots[0]).as_posix()
-        pair = DepthPair(photo, depth, relative, self.path.name, lens)
-        return self._reader.check(pair, f"put them into {self.path / INTRINSICS_NAME}")
+        pair = DepthPair(photo, depth, relative, self.path.name, label=relative, lens=lens)
+        return self._checked(pair, f"put them into {self.path / INTRINSICS_NAME}")
 
 
 def _unread(root: Path, stem: tuple[str, ...]) -> str:
@@ -198,11 +172,8 @@ def _unread(root: Path, stem: tuple[str, ...]) -> str:
     folder = root.joinpath(*stem[:-1])
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     found = [name for name in names if composed(Path(name).stem) == stem[-1] and not name.startswith(".")]
-    return f"; {', '.join(found)} is not read: photos are {_listed(PHOTO_SUFFIXES)}; {DEPTH_FORMATS}" if found else ""
-
-
-def _listed(suffixes: frozenset[str]) -> str:
-    return ", ".join(sorted(suffixes))
+    photos = ", ".join(sorted(PHOTO_SUFFIXES))
+    return f"; {', '.join(found)} is not read: photos are {photos}; {DEPTH_FORMATS}" if found else ""
 
 
 def _check_roots(images: Path, depth: Path, *, path: Path) -> None:

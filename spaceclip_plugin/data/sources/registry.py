@@ -12,12 +12,9 @@ import logging
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-from typing_extensions import Self
 
 from spaceclip_plugin._checks import build, shown
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_plugin.errors import ConfigError, nearest
 
 GROUP = "spaceclip_plugin.sources"
@@ -25,45 +22,6 @@ GROUP = "spaceclip_plugin.sources"
 _log = logging.getLogger(__name__)
 _DEFAULT = "list"
 _KEY = "source"
-
-
-class SourceSpec(Protocol):
-    """Which data, without having looked at it: a frozen dataclass of strings, numbers and None, checked when made."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    kind: ClassVar[str]
-    """The name of its entry point."""
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """From what follows `KIND:` on the command line.
-
-        Raises:
-            ConfigError: the text is not of this kind.
-        """
-        ...
-
-    @property
-    def title(self) -> str:
-        """One line for records, without the folders around it: "train.txt", "scenes (400)"."""
-        ...
-
-    def resolved(self, base: Path) -> Self:
-        """The same data with relative paths made absolute, starting from `base`."""
-        ...
-
-    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
-        """The samples.
-
-        Args:
-            units_per_metre: of integer depth maps where the spec has no unit of its own.
-            skip_bad: leave out what cannot be used and record it in `skipped`, instead of an error.
-
-        Raises:
-            DataError: the data is absent, empty or bad. Names it.
-        """
-        ...
 
 
 @functools.lru_cache(maxsize=1)

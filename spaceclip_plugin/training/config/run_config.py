@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source, source_mapping
-from spaceclip_plugin.data.sources.spec_fields import unit
+from spaceclip_plugin.data.sources.registry import parse_source, source_mapping
+from spaceclip_plugin.data.sources.spec import SourceSpec, checked_units
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
@@ -154,7 +154,7 @@ class RunConfig:
             if low_m >= high_m:
                 raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
             object.__setattr__(self, "depth_range_m", (low_m, high_m))
-        object.__setattr__(self, "units_per_metre", unit(self.units_per_metre))
+        object.__setattr__(self, "units_per_metre", checked_units(self.units_per_metre))
         _checks.choice("protocol", self.protocol, PROTOCOLS)
         for name, kind in (("head", HeadChoice), ("recipe", Recipe)):
             if not isinstance(getattr(self, name), kind):

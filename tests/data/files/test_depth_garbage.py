@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from exif_files import save
 
-from spaceclip_plugin.data.files.depth_garbage import looks_like
-from spaceclip_plugin.data.files.depth_stretched import float_looks_like
-from spaceclip_plugin.data.files.image_files import read_stored_depth
+from spaceclip_plugin.data.files.depth_formats import read_stored_depth
+from spaceclip_plugin.data.files.suspicious import float_looks_like, looks_like
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.image_folder import ImageFolder
 from spaceclip_plugin.data.units import check_depth_units

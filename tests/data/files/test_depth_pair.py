@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exif_files import ORIENTATIONS, save, stored
 
-from spaceclip_plugin.data.files.image_files import read_rgb
+from spaceclip_plugin.data.files.images import read_rgb
 from spaceclip_plugin.data.fingerprint import fingerprint
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.image_folder import ImageFolder

@@ -7,7 +7,7 @@ import pytest
 from exif_files import save
 from PIL import Image
 
-from spaceclip_plugin.data.files.image_files import read_depth
+from spaceclip_plugin.data.files.depth_formats import read_depth
 from spaceclip_plugin.data.sources.image_folder import ImageFolder
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.protocols import get_protocol

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spaceclip_plugin.data.files.names import composed, existing
+from spaceclip_plugin.data.files.paths import composed, existing
 
 NFC, NFD = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spaceclip_plugin.data.files.pair_size import same_view
+from spaceclip_plugin.data.files.pairs import sizes_agree
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from spaceclip_plugin.data.files.pair_size import same_view
     ],
 )
 def test_scaled_alike(one: tuple[int, int], other: tuple[int, int]) -> None:
-    assert same_view(one, other)
-    assert same_view(other, one)
-    assert same_view(one[::-1], other[::-1])
+    assert sizes_agree(one, other)
+    assert sizes_agree(other, one)
+    assert sizes_agree(one[::-1], other[::-1])
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_scaled_alike(one: tuple[int, int], other: tuple[int, int]) -> None:
     ],
 )
 def test_other_views(one: tuple[int, int], other: tuple[int, int]) -> None:
-    assert not same_view(one, other)
-    assert not same_view(other, one)
+    assert not sizes_agree(one, other)
+    assert not sizes_agree(other, one)

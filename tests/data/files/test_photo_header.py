@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spaceclip_plugin.data.files.image_files import read_rgb
-from spaceclip_plugin.data.files.photo_header import PhotoHeader, read_header
+from spaceclip_plugin.data.files.images import PhotoHeader, read_header, read_rgb
 from spaceclip_plugin.errors import DataError
 
 

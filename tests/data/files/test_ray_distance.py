@@ -7,7 +7,7 @@ import pytest
 from exif_files import save
 
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
-from spaceclip_plugin.data.files.ray_distance import along_axis
+from spaceclip_plugin.data.files.pairs import along_axis
 from spaceclip_plugin.data.sources.depth_list import DepthList, ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData, ImageFolder
 from spaceclip_plugin.data.sources.registry import parse_source

@@ -13,7 +13,7 @@ from PIL import Image
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import SourceSpec
+from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_worlds.render.tabletop import SceneData
 
 COUNT = 4

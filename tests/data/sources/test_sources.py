@@ -24,7 +24,8 @@ from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources import registry
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import SourceSpec, parse_source, source_mapping, spec_class
+from spaceclip_plugin.data.sources.registry import parse_source, source_mapping, spec_class
+from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_worlds.render.tabletop import SceneData, TabletopScenes
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.registry import SourceSpec
+from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe

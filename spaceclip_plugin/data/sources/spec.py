@@ -1,0 +1,106 @@
+"""What a kind of data is before anything was read: a frozen dataclass that says which data, and opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from typing_extensions import Self
+
+from spaceclip_plugin._checks import real, text
+from spaceclip_plugin.data.sample import DepthSource
+
+_LONGEST_PATH = 4096
+_UNITS = (1e-3, 1e6)
+
+
+class SourceSpec(Protocol):
+    """Which data, without having looked at it: a frozen dataclass of strings, numbers and None, checked when made.
+
+    A package registers its kind in the entry-point group `spaceclip_plugin.sources`.
+
+    Example:
+        >>> from spaceclip_plugin.data import parse_source
+        >>> spec = parse_source("folder:data/kitchen")
+        >>> spec.kind, spec.title
+        ('folder', 'kitchen')
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    kind: ClassVar[str]
+    """The name of its entry point."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """From what follows `KIND:` on the command line.
+
+        Raises:
+            ConfigError: the text is not of this kind.
+        """
+        ...
+
+    @property
+    def title(self) -> str:
+        """One line for records, without the folders around it: "train.txt", "scenes (400)"."""
+        ...
+
+    def resolved(self, base: Path) -> Self:
+        """The same data with relative paths made absolute, starting from `base`."""
+        ...
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
+        """The samples.
+
+        Args:
+            units_per_metre: of integer depth maps where the spec has no unit of its own.
+            skip_bad: leave out what cannot be used and record it in `skipped`, instead of an error.
+
+        Raises:
+            DataError: the data is absent, empty or bad. Names it.
+        """
+        ...
+
+
+class PathSpec:
+    """What specs share whose text is the path of a file or folder."""
+
+    path: str
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The data at a path, everything else as it is by default."""
+        return cls(text)  # type: ignore[call-arg]  # subclasses are dataclasses whose first field is the path
+
+    @property
+    def title(self) -> str:
+        """The name of the file or folder itself."""
+        return last_name(self.path)
+
+
+def checked_path(name: str, value: object) -> str:
+    """`value` if it can be the path of something.
+
+    Raises:
+        ConfigError: not a string of one line, or an empty one.
+    """
+    return text(name, value, most=_LONGEST_PATH)
+
+
+def checked_units(value: object) -> float | None:
+    """`units_per_metre` of a spec: None, or a number as a float.
+
+    Raises:
+        ConfigError: anything else, or a number that no depth map is written with.
+    """
+    return None if value is None else real("units_per_metre", value, *_UNITS)
+
+
+def absolute(path: str, base: Path) -> str:
+    """`path`, starting from `base` where it is relative; links and `..` stay as they are written."""
+    return str(base.absolute() / path)
+
+
+def last_name(path: str) -> str:
+    """The name of a file or folder itself, also of `.` and `data/`."""
+    return Path(path).name or Path(path).absolute().name or "data"
