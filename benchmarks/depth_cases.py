@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from turns import IMAGES, Case
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.bridges.onnx import export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, named_inputs
-from spaceclip_plugin.bridges.onnx.export import export_onnx
 from spaceclip_plugin.errors import ExportError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from spaceclip_plugin.towers.spec import TowerFeatures

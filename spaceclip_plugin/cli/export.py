@@ -11,7 +11,7 @@ from spaceclip_plugin.cli import arguments, outputs
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.bridges.onnx.export import OnnxFile
+    from spaceclip_plugin.bridges.onnx import OnnxFile
     from spaceclip_plugin.head.config import DepthHeadConfig
 
 NAME = "export"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Read, write, compare."""
-    from spaceclip_plugin.bridges.onnx.export import export_onnx
+    from spaceclip_plugin.bridges.onnx import export_onnx
     from spaceclip_plugin.head.depth_head import DepthHead
 
     outputs.check_apart({args.out: "the ONNX file"}, inputs=outputs.files_of_head(args.head))

@@ -9,7 +9,7 @@ import torch
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin._files import write_json
-from spaceclip_plugin.bridges.onnx import export as onnx_module
+from spaceclip_plugin.bridges import onnx as onnx_module
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.demos import policy_demo, training_demo

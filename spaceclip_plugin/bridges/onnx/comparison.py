@@ -31,6 +31,10 @@ class Comparison:
         difference_m: largest difference of a pixel, in metres.
         allowed_m: the largest that would still have passed.
         std_m: standard deviation of torch's depth.
+
+    Example:
+        >>> Comparison(batch=1, grid_hw=(14, 14), difference_m=2e-6, allowed_m=1e-4, std_m=0.9).grid_hw
+        (14, 14)
     """
 
     batch: int
@@ -65,13 +69,7 @@ def named_inputs(features: TowerFeatures) -> dict[str, Tensor]:
 
 
 def compare(head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxruntime: Any) -> tuple[Comparison, ...]:
-    """Run every case through the file and through `head.forward`.
-
-    Args:
-        head: on the CPU, in float32 and eval mode.
-        path: the ONNX file.
-        cases: features, each with the size its depth shall have.
-        onnxruntime: the package.
+    """Run every case through the file and through `head.forward`; the head is on the CPU, in float32 and eval mode.
 
     Raises:
         ExportError: ONNX Runtime refuses the file, or depth differs, in shape or by more than `TOLERANCE` of its
@@ -100,8 +98,8 @@ def _compared(head: DepthHead, session: Any, features: TowerFeatures) -> Compari
         expected = head(features).depth_m
     inputs = {name: value.numpy() for name, value in named_inputs(features).items()}
     found = torch.from_numpy(session.run([OUTPUT], inputs)[0])
-    batch, _, *grid = features.hidden[head.taps[-1]].shape
-    where = f"for {batch} images on a grid of {grid[0]}x{grid[1]}"
+    batch, _, rows, columns = features.hidden[head.taps[-1]].shape
+    where = f"for {batch} images on a grid of {rows}x{columns}"
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise ExportError(
             f"{where} the file gives {found.dtype} depth of shape {tuple(found.shape)}, torch gives {expected.dtype} "
@@ -115,4 +113,4 @@ def _compared(head: DepthHead, session: Any, features: TowerFeatures) -> Compari
             f"{where} the file's depth differs from torch's by up to {difference:.3g} m, allowed are {allowed:.3g} m "
             f"at a standard deviation of {std:.3g} m; nothing was written"
         )
-    return Comparison(batch, (grid[0], grid[1]), difference, allowed, std)
+    return Comparison(batch, (rows, columns), difference, allowed, std)

@@ -7,11 +7,8 @@ with.
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from spaceclip_plugin import __version__, _checks
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
+from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, DepthHead, checked_size
 from spaceclip_plugin.head.fused_head import FusedDepthHead
@@ -31,8 +29,6 @@ OPSET = 18
 """The oldest operator set that torch's exporter writes, and so the one that most runtimes read."""
 OLDEST_TORCH = "2.11"
 """Seen to work. 2.9 refuses a fixed output size on a free grid, 2.6 every resize to a size known only at run time."""
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-CONFIG_KEY = "spaceclip_config"
 
 _MOST_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
 _TRACED_BATCH, _TRACED_GRID = 2, (5, 7)  # neither 1, which the exporter takes for a constant, nor two alike
@@ -49,6 +45,11 @@ class OnnxFile:
         opset: version of the operator set.
         file_bytes: size of the file.
         comparisons: what ONNX Runtime was seen to give.
+
+    Example:
+        >>> shapes = {"hidden_5": ("batch", 768, "h", "w")}
+        >>> OnnxFile(Path("head.onnx"), shapes, ("batch", "14*h", "14*w"), 18, 4096, ()).inputs["hidden_5"]
+        ('batch', 768, 'h', 'w')
     """
 
     path: Path
@@ -107,13 +108,21 @@ def export_onnx(
         patch_size: H and W are this multiple of the grid of the deepest tap: pixels per patch, for depth of the pixels
             that the tower reads. Either this or `output_hw`.
         output_hw: (H, W) in pixels, whatever the grid: for depth at another size.
-        grid_hw: grid to compare at; a second one has one row more.
+        grid_hw: grid to compare at; a second comparison has one row more.
+
+    Returns:
+        What was written, and what ONNX Runtime was seen to give.
 
     Raises:
         ConfigError: not just one of `patch_size` and `output_hw`, an impossible size, a path that cannot be written, or
             a fused head.
         ExportError: torch is too old, a package is missing, the head cannot be converted, or the file does not give
             torch's depth. What was at `path` before is still there.
+
+    Example:
+        >>> head = DepthHead.from_pretrained("head")  # doctest: +SKIP
+        >>> export_onnx(head, "head.onnx", patch_size=14).output  # doctest: +SKIP
+        ('batch', '14*h', '14*w')
     """
     if isinstance(head, FusedDepthHead):  # ONNX Runtime took 1.9 times as long for one as for the head it was made from
         raise ConfigError(
@@ -121,7 +130,7 @@ def export_onnx(
         )
     size = OutputSize(patch_size, output_hw)
     rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, least=2, most=2)
-    onnxruntime = _packages()["onnxruntime"]
+    onnxruntime = _onnxruntime()
     plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
     if sum(4 * value.numel() for value in plain.state_dict().values()) > _MOST_BYTES:
         raise ExportError("the weights of the head are more than one ONNX file can hold (2 GiB)")
@@ -140,7 +149,7 @@ def export_onnx(
 
 
 class _Graph(nn.Module):
-    """A head's decoder from tensors to a tensor. What `DepthHead.forward` checks before needs values, not symbols."""
+    """A head's decoder from tensors to a tensor; the checks of `DepthHead.forward` need values, not symbols."""
 
     def __init__(self, head: DepthHead, size: OutputSize) -> None:
         super().__init__()
@@ -154,17 +163,14 @@ class _Graph(nn.Module):
         return depth_m
 
 
-def _packages() -> dict[str, Any]:
+def _onnxruntime() -> Any:
+    """ONNX Runtime, where everything that an export needs is there."""
     if torch.__version__ < OLDEST_TORCH:
         raise ExportError(
             f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
         )
-    try:
-        return {name: importlib.import_module(name) for name in PACKAGES}
-    except ImportError as error:
-        raise ExportError(
-            f"writing ONNX needs {', '.join(PACKAGES)} ({error}); pip install 'spaceclip-plugin[export]'"
-        ) from error
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    return imported(*needed, needed_for="writing ONNX", extra="export", error=ExportError)[-1]
 
 
 def _converted(head: DepthHead, size: OutputSize) -> Any:
@@ -179,7 +185,9 @@ def _converted(head: DepthHead, size: OutputSize) -> Any:
     if example.context is not None:  # a None among the arguments would cost the sizes their names
         dynamic["context"], arguments = {0: batch}, (*arguments, example.context)
     try:
-        with _quiet():
+        with warnings.catch_warnings():  # about what is meant (taps share one grid), and about torch's own code
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             program = torch.onnx.export(
                 _Graph(head, size).eval(),
                 arguments,
@@ -206,22 +214,13 @@ def _converted(head: DepthHead, size: OutputSize) -> Any:
     return model
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings about what is meant, and about torch's own code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)  # taps share one grid
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-        yield
-
-
 def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
     """Say in the file what it is; take out where the Python files lie that it came from."""
     for node in model.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     metadata = {
-        CONFIG_KEY: json.dumps(head.config.to_dict()),
+        "spaceclip_config": json.dumps(head.config.to_dict()),
         "spaceclip_version": __version__,
         "opset": str(OPSET),
         "units": "metres along the optical axis",
@@ -236,9 +235,8 @@ def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
         given.doc_string = "patch map of a hidden state: prefix tokens dropped, rows as in the image"
         if given.name == "context":
             given.doc_string = f"global vector of the tower: {head.config.context}"
-    model.graph.output[
-        0
-    ].doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
+    [output] = model.graph.output
+    output.doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
 
 
 def _shape(value: Any) -> tuple[int | str, ...]:

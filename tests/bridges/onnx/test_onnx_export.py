@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
-from spaceclip_plugin.bridges.onnx import export
+from spaceclip_plugin.bridges.onnx import OnnxFile, export, export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import ROUNDING, TOLERANCE, named_inputs, random_features
-from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH, OPSET, OnnxFile, export_onnx
+from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH, OPSET
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.decoder import HeadOutput
@@ -182,7 +182,7 @@ class TestTheFile:
         assert not [value.name for value in model.graph.initializer if "auxiliary" in value.name]
         assert not {node.op_type for node in model.graph.node} & {"BatchNormalization", "Dropout"}
         content = exported.written.path.read_bytes()
-        for place in ("site-packages", "onnx_export.py", str(Path(export.__file__).parent)):
+        for place in ("site-packages", "export.py", str(Path(export.__file__).parent)):
             assert place.encode() not in content
         assert exported.written.file_bytes == len(content)
         assert list(exported.written.path.parent.iterdir()) == [exported.written.path]
@@ -333,7 +333,7 @@ class TestRefusals:
 
     def test_a_path_that_cannot_be_written(self, tmp_path: Path, instant: list[DepthHead]) -> None:
         (tmp_path / "file").write_text("")
-        with pytest.raises(ConfigError, match="it is a folder"):
+        with pytest.raises(ConfigError, match="folder"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path, patch_size=4)
         with pytest.raises(ConfigError, match="cannot create the folder"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "file" / "head.onnx", patch_size=4)
