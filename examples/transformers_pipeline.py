@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation, register
+from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation, register
 
 
 def small_clip() -> nn.Module:

@@ -94,7 +94,7 @@ def test_the_model_for_pipelines_puts_depth_in_the_same_place() -> None:
     """
     from ramp_world import siglip
 
-    from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation
+    from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation
 
     host = siglip()
     head = ramp_head(host)

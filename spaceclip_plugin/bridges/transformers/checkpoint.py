@@ -41,7 +41,7 @@ _NEVER_IN_A_TOWER = frozenset({"auto_map", "attn_implementation", "experts_imple
 
 
 class SpaceClipDepthConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """What a saved model is made of, as plain values.
+    """What a saved model is made of, as plain values; transformers asks for the keyword arguments of any config.
 
     Attributes:
         tower: the tower's own config with its model type, one of `TOWER_TYPES`; None where the tower is of no such
@@ -50,6 +50,11 @@ class SpaceClipDepthConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         adapter: name of the adapter that reads the tower; None for the one that finds it.
         statistics: "mean" and "std", three numbers each, that images in [0, 1] are normalised with, where the host
             declared them; None: those of the tower's family.
+
+    Example:
+        >>> config = SpaceClipDepthConfig(tower={"model_type": "clip_vision_model"}, adapter="clip")
+        >>> config.parts["adapter"]
+        'clip'
     """
 
     model_type = "spaceclip_depth"
@@ -62,10 +67,7 @@ class SpaceClipDepthConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
         statistics: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.tower = tower
-        self.head = head
-        self.adapter = adapter
-        self.statistics = statistics
+        self.tower, self.head, self.adapter, self.statistics = tower, head, adapter, statistics
         super().__init__(**kwargs)
 
     @property
@@ -103,10 +105,8 @@ def build_tower(config: SpaceClipDepthConfig) -> Tower:
         )
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in TOWER_TYPES:
-        raise CheckpointError(
-            f"the tower is of type {shown(kind)}{nearest(str(kind), TOWER_TYPES)}, expected one of "
-            f"{', '.join(TOWER_TYPES)}"
-        )
+        hint = f"{nearest(str(kind), TOWER_TYPES)}, expected one of {', '.join(TOWER_TYPES)}"
+        raise CheckpointError(f"the tower is of type {shown(kind)}{hint}")
     for key in values:
         if key in _NEVER_IN_A_TOWER or key.startswith("_"):
             raise CheckpointError(f"the tower's config holds {shown(key)}, which no saved tower has; save it again")
@@ -120,25 +120,16 @@ def build_tower(config: SpaceClipDepthConfig) -> Tower:
             f"transformers cannot build the {kind!r} tower of the config: {type(error).__name__}: {error}"
         ) from error
     if config.statistics is not None:
-        declare(model, _statistics(config.statistics))
+        try:
+            declare(model, ImageStatistics(**config.statistics))
+        except (TypeError, ConfigError) as error:
+            given = shown(config.statistics)
+            raise CheckpointError(f"the config's statistics must be mean and std, got {given}: {error}") from error
     return registry.find_tower(model, adapter=config.adapter)
 
 
-def _statistics(values: object) -> ImageStatistics:
-    if not isinstance(values, Mapping) or values.keys() != {"mean", "std"}:
-        raise CheckpointError(f"the config's statistics must be mean and std, got {shown(values)}; save it again")
-    try:
-        return ImageStatistics(values["mean"], values["std"])
-    except ConfigError as error:
-        raise CheckpointError(f"the config's statistics: {error}") from error
-
-
 def head_config(config: SpaceClipDepthConfig) -> DepthHeadConfig:
-    """The config of the head.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
+    """The config of the head; CheckpointError where it is none."""
     try:
         return DepthHeadConfig.from_dict(config.head or {})
     except ConfigError as error:
@@ -151,7 +142,7 @@ def image_processor_class() -> Any:
 
 
 def image_processor(spec: TowerSpec) -> Any:
-    """What squashes photos to the tower's input size and normalises them, as `data.preparation.prepare` does."""
+    """What stretches photos to the tower's input size and normalises them, as `data.preparation.prepare` does."""
     height, width = spec.image_hw
     return image_processor_class()(
         size={"height": height, "width": width},
@@ -164,11 +155,7 @@ def image_processor(spec: TowerSpec) -> Any:
 
 
 def read_config(folder: Path) -> SpaceClipDepthConfig:
-    """The config of the model in `folder`.
-
-    Raises:
-        CheckpointError: there is none, or it is another model's.
-    """
+    """The config of the model in `folder`; CheckpointError where there is none, or it is another model's."""
     values: dict[str, Any] = read_json_object(folder / CONFIG_NAME)
     if values.get("model_type") != SpaceClipDepthConfig.model_type:
         raise CheckpointError(

@@ -1,7 +1,4 @@
-"""A tower and its head as a model of transformers, for `pipeline("depth-estimation")` and the Auto classes.
-
-Nothing else of this package imports this file; `register()` makes the Auto classes know the model.
-"""
+"""A tower and its head as a model of transformers, for `pipeline("depth-estimation")` and the Auto classes."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.towers.token_adapter import declared_statistics
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = ("float32", "float16", "bfloat16")
 # What AutoModel and pipeline hand down and what changes nothing where a local folder is read and no code is loaded.
 _WITHOUT_EFFECT = """
 _commit_hash _from_auto _from_pipeline adapter_kwargs cache_dir code_revision force_download local_files_only
@@ -55,6 +52,16 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
     reach the head alone. Hooks stay on the tower until the model is gone; another attachment to that host sees what
     this model runs, and the host must not run in another thread meanwhile. Made by `from_pretrained`, the tower is the
     model's own. A copied or unpickled model never shares its tower.
+
+    Example:
+        >>> import torch
+        >>> from transformers import CLIPVisionConfig, CLIPVisionModel
+        >>> from spaceclip_plugin import DepthHead
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+        >>> host = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=28, patch_size=14))
+        >>> model = SpaceClipForDepthEstimation.from_host(host, DepthHead.for_tower(host))
+        >>> model(torch.zeros(1, 3, 28, 28)).predicted_depth.shape
+        torch.Size([1, 28, 28])
     """
 
     config_class = SpaceClipDepthConfig
@@ -98,12 +105,8 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         elif not isinstance(head, DepthHead):
             raise ConfigError(f"head must be a DepthHead or the folder of one, got {type(head).__name__}")
         declared = declared_statistics(host, live.spec.path)
-        config = SpaceClipDepthConfig(
-            tower_config(live.module),
-            head.config.to_dict(),
-            live.spec.adapter,
-            None if declared is None else asdict(declared),
-        )
+        statistics = None if declared is None else asdict(declared)
+        config = SpaceClipDepthConfig(tower_config(live.module), head.config.to_dict(), live.spec.adapter, statistics)
         model = cls(config, live=live, head=head)
         model._linked()
         return model
@@ -155,7 +158,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         return output.to_tuple() if return_dict is False else output
 
     def image_processor(self) -> Any:
-        """An image processor of transformers that squashes photos to the tower's input size, as heads are trained.
+        """An image processor of transformers that stretches photos to the tower's input size, as heads are trained.
 
         It gives the pixels of `data.preparation.prepare`; the one that transformers 5 makes of the saved file resizes
         with torchvision, up to one grey level off. The host's own may crop: a pipeline then stretches the depth of the
@@ -188,9 +191,10 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             raise ConfigError("this model is saved as safetensors only; leave safe_serialization at True")
         self.config.head = self.head.config.to_dict()
         self.config.architectures = [type(self).__name__]
-        parts = {"tower": self._tower, "head": self.head}
         state = {
-            f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
+            f"{part}.{name}": value
+            for part, module in (("tower", self._tower), ("head", self.head))
+            for name, value in module.state_dict().items()
         }
         write_model(Path(save_directory), self.config, state)
         self.image_processor().save_pretrained(save_directory)
@@ -292,7 +296,13 @@ class _Known:
 
 
 def register() -> None:
-    """Have AutoConfig, AutoModelForDepthEstimation and AutoImageProcessor know the model; may be called again."""
+    """Have AutoConfig, AutoModelForDepthEstimation and AutoImageProcessor know the model; may be called again.
+
+    Example:
+        >>> register()
+        >>> type(AutoConfig.for_model("spaceclip_depth")).__name__
+        'SpaceClipDepthConfig'
+    """
     AutoConfig.register(SpaceClipDepthConfig.model_type, SpaceClipDepthConfig, exist_ok=True)
     AutoModelForDepthEstimation.register(SpaceClipDepthConfig, SpaceClipForDepthEstimation, exist_ok=True)
     names = inspect.signature(AutoImageProcessor.register).parameters
@@ -306,4 +316,5 @@ def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return None
     if name not in _DTYPES:
         raise ConfigError(f"dtype must be {', '.join(_DTYPES)} or auto, got {dtype!r}")
-    return _DTYPES[name]
+    found: torch.dtype = getattr(torch, name)
+    return found

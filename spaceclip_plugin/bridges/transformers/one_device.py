@@ -8,7 +8,7 @@ import torch
 
 from spaceclip_plugin.errors import ConfigError
 
-_ANY = ("auto", "balanced", "balanced_low_0", "sequential")
+_STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def one_device(device_map: object) -> torch.device | None:
@@ -23,21 +23,23 @@ def one_device(device_map: object) -> torch.device | None:
     """
     if device_map is None:
         return None
-    places = set(device_map.values()) if isinstance(device_map, Mapping) else {device_map}
-    if len(places) != 1:
-        raise _refused(device_map, f"{len(places)} devices")
-    (place,) = places
-    if isinstance(place, str) and place in _ANY:
-        return _accelerator()
-    if isinstance(place, bool) or not isinstance(place, int | str | torch.device):
-        raise _refused(device_map, f"a {type(place).__name__}")
+    places = [*set(device_map.values())] if isinstance(device_map, Mapping) else [device_map]
     try:
-        device = torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+        if len(places) != 1 or isinstance(places[0], bool) or not isinstance(places[0], int | str | torch.device):
+            raise TypeError(f"expected one device, got {places}")
+        if places[0] in _STRATEGIES:
+            return _accelerator()
+        device = torch.device("cuda", places[0]) if isinstance(places[0], int) else torch.device(places[0])
         torch.empty(0, device=device)  # a name can be well-formed and its device absent
-    except (RuntimeError, AssertionError) as error:
-        raise _refused(device_map, str(error).split("\n", maxsplit=1)[0]) from error
-    if device.type == "meta":
-        raise _refused(device_map, "no device that computes")
+        if device.type == "meta":
+            raise TypeError("the meta device computes nothing")
+    except (TypeError, RuntimeError, AssertionError) as error:
+        why = str(error).split("\n", maxsplit=1)[0]
+        raise ConfigError(
+            f"device_map {device_map!r} does not put the model on one device that is here: {why}. A tower and its head "
+            "are not split: give one device, such as 'cuda:0', 'cpu' or 'auto', or leave it out and move the model "
+            "with .to(device)"
+        ) from error
     return device
 
 
@@ -45,10 +47,3 @@ def _accelerator() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _refused(device_map: object, why: str) -> ConfigError:
-    return ConfigError(
-        f"device_map {device_map!r} does not put the model on one device that is here: {why}. A tower and its head are "
-        "not split: give one device, as 'cuda:0', 'cpu' or 'auto', or leave it out and move the model with .to(device)"
-    )

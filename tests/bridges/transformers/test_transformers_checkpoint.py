@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers_world import folder, host, load, model, of, small_head
 
-from spaceclip_plugin.bridges.transformers.checkpoint import SpaceClipDepthConfig
-from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation, register
+from spaceclip_plugin.bridges.transformers import SpaceClipDepthConfig, SpaceClipForDepthEstimation, register
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.weights import write_weights
 

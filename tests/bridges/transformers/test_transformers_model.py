@@ -26,7 +26,7 @@ from transformers_world import FAMILIES, folder, host, load, model, seeded, smal
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation, register
+from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation, register
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import AmbiguousTowerError, CaptureError, CheckpointError, ConfigError, HeadMismatchError
 from spaceclip_plugin.towers.registry import find_tower, find_towers

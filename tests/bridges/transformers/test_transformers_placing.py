@@ -14,7 +14,7 @@ from torch import nn
 from transformers_world import clip_host
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation, register
+from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation, register
 from spaceclip_plugin.bridges.transformers.one_device import one_device
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.towers.image_statistics import ImageStatistics, declare

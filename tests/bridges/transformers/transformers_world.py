@@ -14,7 +14,7 @@ from llava_world import llava_host
 from torch import nn
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.bridges.transformers.model import SpaceClipForDepthEstimation
+from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation
 
 
 def of(model: str, config: str, **changes: Any) -> Callable[[], nn.Module]:
