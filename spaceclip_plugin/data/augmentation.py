@@ -32,6 +32,12 @@ class Augmentation:
 
     Raises:
         ConfigError: a value out of bounds, a range that falls, or crops of both kinds.
+
+    Example:
+        >>> from spaceclip_plugin.data import Augmentation
+        >>> version = Augmentation.named("recommended").version(7, seed=0, index=12, image_hw=(480, 640))
+        >>> 0.7 <= version.scale <= 1.0
+        True
     """
 
     smallest_crop: float = 1.0

@@ -1,4 +1,4 @@
-"""Photos as a tower wants them: squashed to its input size, scaled and normalised."""
+"""Photos as a tower wants them: stretched to its input size, scaled and normalised."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREPARATION = "bicubic-squash-1"
 
 
 def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
-    """A batch of photos as the published recipe feeds a tower: bicubic squash, then the tower's mean and deviation.
+    """Photos as the published recipe feeds a tower: stretched (bicubic), then normalised by its statistics.
 
     The aspect ratio is not kept: every pixel of the photo stays in view, and depth is resized back to the photo.
 
@@ -30,18 +30,27 @@ def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
 
     Raises:
         DataError: no image, or one that is not (H, W, 3) uint8.
+
+    Example:
+        >>> import numpy as np, timm
+        >>> from spaceclip_plugin.towers.registry import find_towers
+        >>> from spaceclip_plugin.data import prepare
+        >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
+        >>> [tower] = find_towers(host)
+        >>> prepare([np.zeros((48, 64, 3), np.uint8)], tower.spec).shape
+        torch.Size([1, 3, 32, 32])
     """
     from PIL import Image
 
     if not images:
         raise DataError("no image to prepare: the batch is empty")
     height, width = spec.image_hw
-    squashed = []
+    stretched = []
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise DataError(f"an image must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}")
         photo = Image.fromarray(np.ascontiguousarray(image))
-        squashed.append(np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC)))
-    pixels = torch.from_numpy(np.stack(squashed)).permute(0, 3, 1, 2).to(torch.float32) / 255
+        stretched.append(np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC)))
+    pixels = torch.from_numpy(np.stack(stretched)).permute(0, 3, 1, 2).to(torch.float32) / 255
     mean, std = torch.tensor(spec.image_mean), torch.tensor(spec.image_std)
     return (pixels - mean[:, None, None]) / std[:, None, None]

@@ -1,14 +1,17 @@
-"""One RGB-D sample, and what every data source is."""
+"""One RGB-D sample, what every data source is, and what tells the content of one sample from that of another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.depth.camera import Intrinsics
+
+_DIGITS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +20,17 @@ class DepthSample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, upright.
-        depth_m: (h, w) float32 metres along the optical axis, of the same view, at any resolution; it is compared and
-            learnt at its own. 0 where unknown, never NaN.
+        depth_m: (h, w) float32 metres along the optical axis, of what the image shows, at any resolution; it is
+            compared and learnt at its own. 0 where unknown, never NaN.
         name: where it comes from, for messages ("train.txt:12 rgb/00012.jpg").
         intrinsics: of `depth_m`, where known.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import DepthSample
+        >>> sample = DepthSample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 1.5, np.float32), "a wall")
+        >>> float(sample.depth_m.mean())
+        1.5
     """
 
     image: npt.NDArray[np.uint8]
@@ -30,10 +40,18 @@ class DepthSample:
 
 
 class DepthSource(Protocol):
-    """Random access to RGB-D samples.
+    """Random access to RGB-D samples: a list of them is one.
 
-    A source may also have `fingerprint(index)` (see `data/fingerprint.py`) and `units_per_metre` of its integer depth
-    maps (see `data/depth_units.py`); those that can leave out bad samples are in `data/selective.py`.
+    A source may also have `fingerprint(index)`, see `fingerprint`, and `units_per_metre` of its integer depth maps, see
+    `check_depth_units`; those that can leave out bad samples are a `SelectiveSource`.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import DepthSample, DepthSource
+        >>> wall = DepthSample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 1.5, np.float32), "a wall")
+        >>> source: DepthSource = [wall, wall]
+        >>> source[len(source) - 1].name
+        'a wall'
     """
 
     def __len__(self) -> int: ...
@@ -41,3 +59,39 @@ class DepthSource(Protocol):
     def __getitem__(self, index: int) -> DepthSample:
         """Raises IndexError past the end, and DataError, naming the sample, where it cannot be read."""
         ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that knows a cheaper way than decoding, such as hashing the bytes of its files."""
+
+    def fingerprint(self, index: int) -> str:
+        """SHA-256 (hex) of what decides the image of sample `index`, then of what decides depth and intrinsics."""
+        ...
+
+
+def fingerprint(source: DepthSource, index: int) -> str:
+    """SHA-256 (hex) of a sample's image, then that of depth and intrinsics; its name does not count.
+
+    Sources that read files hash their bytes and what gives these a meaning, so that one pair of files has one
+    fingerprint in every list. Of any other source the decoded sample is hashed: two sources that give the same arrays
+    in different ways may differ.
+
+    Raises:
+        IndexError: no such sample.
+        DataError: the sample cannot be read.
+    """
+    if isinstance(source, Fingerprinted):
+        return source.fingerprint(index)
+    sample = source[index]
+    image, depth = (_array_digest(array) for array in (sample.image, sample.depth_m))
+    return image + sha256_of(f"{depth}{sample.intrinsics!r}")
+
+
+def photo_of(fingerprint: str) -> str:
+    """The part of a fingerprint that tells the image, whatever depth it goes with."""
+    return fingerprint[:_DIGITS]
+
+
+def _array_digest(array: npt.NDArray[Any]) -> str:
+    return sha256_of(f"{array.dtype.str} {array.shape}".encode() + array.tobytes())

@@ -75,6 +75,14 @@ def check_depth_units(source: DepthSource, protocol: PlausibleRange, *, samples:
         DataError: the files hold no depth; says what they look like and how to convert it. Or the median is out of
             range; lists the common units in which it would be in range, with the median of each. Or a sample cannot be
             read, or there is none.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import DepthSample, check_depth_units
+        >>> from spaceclip_plugin.evaluation import get_protocol
+        >>> wall = DepthSample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 1.5, np.float32), "a wall")
+        >>> check_depth_units([wall, wall], get_protocol("nyu-eigen"))
+        1.5
     """
     if samples < 1:
         raise ConfigError(f"the check of depth units needs at least 1 sample, got {samples}")

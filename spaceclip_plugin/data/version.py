@@ -32,6 +32,14 @@ class Version:
         gamma: exponent of the pixels' values, between 0 and 1.
         brightness, contrast, saturation: factors, in that order after gamma, as Pillow's ImageEnhance takes them.
         gains: factors of red, green and blue, at last.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import Version
+        >>> photo, depth_m = np.zeros((8, 12, 3), np.uint8), np.full((8, 12), 2.0, np.float32)
+        >>> half = Version(top=0.25, left=0.25, height=0.5, width=0.5, mirrored=True)
+        >>> half.image(photo).shape, float(half.target(depth_m, (4, 6)).max())
+        ((4, 6, 3), 1.0)
     """
 
     top: float = 0.0

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
-from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.sample import DepthSource, fingerprint, photo_of
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import DataError

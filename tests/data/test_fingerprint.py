@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sample import DepthSample, fingerprint, photo_of
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.image_folder import ImageFolder
 from spaceclip_plugin.depth.camera import Intrinsics

@@ -12,8 +12,7 @@ from torch import nn
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import Augmentation
-from spaceclip_plugin.data.fingerprint import fingerprint
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sample import DepthSample, fingerprint
 from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.key import CacheSettings

@@ -8,8 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spaceclip_plugin.data.fingerprint import fingerprint
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint
 from spaceclip_plugin.errors import ConfigError, DataError
 
 
@@ -34,6 +33,14 @@ class Mixture:
     Attributes:
         parts: as given.
         shares: one of each part, in order; their weights sum to 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import DepthSample, Mixture
+        >>> wall = DepthSample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 1.5, np.float32), "a wall")
+        >>> mixture = Mixture([[wall], [wall, wall]], weights=[3, 1])
+        >>> len(mixture), [share.weight for share in mixture.shares]
+        (3, [0.75, 0.25])
     """
 
     parts: tuple[DepthSource, ...]

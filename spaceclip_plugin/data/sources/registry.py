@@ -75,6 +75,11 @@ def parse_source(named: str | Mapping[str, object]) -> SourceSpec:
     Raises:
         ConfigError: no or an unknown kind, an unknown or missing key, or a value that cannot be; nothing follows the
             colon, or not what the kind expects; or a folder of something else.
+
+    Example:
+        >>> from spaceclip_plugin.data import parse_source
+        >>> parse_source("list:nyu/train.txt") == parse_source({"source": "list", "path": "nyu/train.txt"})
+        True
     """
     if not isinstance(named, str):
         return _from_mapping(named)

@@ -31,6 +31,24 @@ class SelectiveSource(ABC, Generic[Entry, Label]):
         place: the list, folder or data set, for messages.
         skip_bad: whether unusable entries are dropped instead of being an error.
         skipped: (label, reason) of every entry dropped because of `skip_bad`, in order.
+
+    Example:
+        >>> import numpy as np
+        >>> from spaceclip_plugin.data import DepthSample, SelectiveSource
+        >>> from spaceclip_plugin.errors import DataError
+        >>> class Walls(SelectiveSource[float, float]):
+        ...     _noun, _expected, place = "walls", "distances of walls", "a corridor"
+        ...     def __init__(self, *distances_m, skip_bad=False):
+        ...         self.skip_bad = skip_bad
+        ...         self._keep(distances_m, [])
+        ...     def _label(self, entry):
+        ...         return entry
+        ...     def _read(self, entry):
+        ...         if entry <= 0:
+        ...             raise DataError(f"a wall at {entry} m")
+        ...         return DepthSample(np.zeros((4, 6, 3), np.uint8), np.full((4, 6), entry, np.float32), "a wall")
+        >>> Walls(1.5, 0.0, 2.0, skip_bad=True).validated().skipped
+        ((0.0, 'a wall at 0.0 m'),)
     """
 
     _noun: ClassVar[str]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData, LeRobotDepth
-from spaceclip_plugin.data.fingerprint import fingerprint
+from spaceclip_plugin.data.sample import fingerprint
 from spaceclip_plugin.errors import DataError
 
 WHY = "needs lerobot 0.6 or newer with its data sets: pip install lerobot[dataset]"

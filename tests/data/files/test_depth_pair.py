@@ -11,8 +11,7 @@ import pytest
 from exif_files import ORIENTATIONS, save, stored
 
 from spaceclip_plugin.data.files.images import read_rgb
-from spaceclip_plugin.data.fingerprint import fingerprint
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data.sample import DepthSample, fingerprint
 from spaceclip_plugin.data.sources.image_folder import ImageFolder
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.errors import DataError

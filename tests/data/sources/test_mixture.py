@@ -6,8 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from spaceclip_plugin.data.fingerprint import fingerprint
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint
 from spaceclip_plugin.data.sources.mixture import Mixture, Share, shares_of
 from spaceclip_plugin.errors import ConfigError, DataError
 

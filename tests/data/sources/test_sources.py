@@ -19,8 +19,7 @@ import pytest
 from source_places import COUNT, NO_PLACE, PLACES, image
 
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
-from spaceclip_plugin.data.fingerprint import fingerprint, photo_of
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint, photo_of
 from spaceclip_plugin.data.sources import registry
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
