@@ -6,8 +6,7 @@ its parts; the older `CLIPVisionModel` has none of them itself and is passed ove
 
 from __future__ import annotations
 
-from spaceclip_plugin.towers.spec import CLS
-from spaceclip_plugin.towers.token_adapter import ImageStatistics, TokenTowerAdapter
+from spaceclip_plugin.towers import ImageStatistics, TokenAdapter
 
 OPENAI_CLIP = ImageStatistics(
     mean=(0.48145466, 0.4578275, 0.40821073),
@@ -15,13 +14,13 @@ OPENAI_CLIP = ImageStatistics(
 )
 """Statistics of the images OpenAI trained CLIP on, kept by nearly every CLIP since."""
 
-adapter = TokenTowerAdapter(
+adapter = TokenAdapter(
     name="clip",
     tower_classes=("CLIPVisionTransformer", "CLIPVisionModel"),
     patch_embedding="embeddings.patch_embedding",
     blocks=("encoder.layers",),
     context_source="post_layernorm",
-    context=CLS,
+    context="cls",
     prefix_tokens=1,
     image_size=("config.image_size",),
     statistics=OPENAI_CLIP,

@@ -18,28 +18,49 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from spaceclip_plugin.towers.seen_part import SeenPart, convolved_size
-from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
-from spaceclip_plugin.towers.token_adapter import IMAGENET, attribute_at, declared_statistics, is_named, is_stack
-from spaceclip_plugin.towers.token_reader import convolution_call, known, unexpected
+from spaceclip_plugin.towers import (
+    Adapter,
+    ImageCall,
+    ImageStatistics,
+    RawFrame,
+    SeenPart,
+    Tower,
+    TowerFeatures,
+    TowerParts,
+)
 
-_CLASSES = ("Florence2VisionBackbone", "DaViT")
 _USUAL_SIDE = 224
+_Stack = nn.ModuleList | nn.Sequential
 
 
-class DavitAdapter:
+class DavitAdapter(Adapter):
     """Maps of several widths and strides; the grid of each stage follows from the convolutions before it."""
 
     name = "davit"
+    tower_classes = ("Florence2VisionBackbone", "DaViT")
 
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every DaViT in `host`; runs nothing and changes nothing."""
-        modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The convolution that opens each stage, and the blocks of all stages."""
+        stages = self._stages(module)
+        if not stages:
+            return None
+        widths = [convolution.out_channels for convolution, blocks in stages for _ in blocks]
+        blocks = [block for _, stage in stages for block in stage]
+        return TowerParts(
+            entry=stages[0][0],
+            blocks=blocks,
+            context="raw-mean",
+            context_source=blocks[-1],
+            width=widths[-1],
+            patch_size=math.prod(convolution.stride[0] for convolution, _ in stages),
+            image_hw=(_USUAL_SIDE, _USUAL_SIDE),
+            statistics=ImageStatistics.IMAGENET,
+            widths=(widths[0], *widths),
+        )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """Batch and first grid of the pixels that the first convolution is called with."""
-        return convolution_call(tower.entry, args[0] if args else kwargs.get("input"))
+        return ImageCall.of_convolution(tower.entry, args[0] if args else kwargs.get("input"))
 
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Run the tower alone on images (B, 3, H, W)."""
@@ -48,7 +69,8 @@ class DavitAdapter:
 
     def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
         """The maps of a captured frame, each of its stage's width and grid, all over the same part of the image."""
-        grids = self._grids(known(frame.call.image_hw, "image size"), tower)
+        _, image_hw = frame.call.sizes()
+        grids = self._grids(image_hw, tower)
         hidden = {
             index: _as_map(f"hidden state {index}", raw, frame, tower, index, grids[index])
             for index, raw in frame.hidden.items()
@@ -57,16 +79,15 @@ class DavitAdapter:
         if context is not None:
             last = tower.spec.blocks
             context = _as_map("the context", context, frame, tower, last, grids[last]).mean(dim=(2, 3))
-        image_hw = known(frame.call.image_hw, "image size")
         seen = self.seen(tower, image_hw)
         if seen is not None:
-            strides = _strides(tower.module)
+            strides = self._strides(tower)
             hidden = {index: _continued(one, seen, strides[index]) for index, one in hidden.items()}
         return TowerFeatures(hidden, context, image_hw, seen=seen)
 
     def seen(self, tower: Tower, image_hw: tuple[int, int]) -> SeenPart | None:
         """The whole strides that the maps of all stages reach over; None where those are the image."""
-        strides = _strides(tower.module)
+        strides = self._strides(tower)
         coarsest, grids = strides[-1], self._grids(image_hw, tower)
         reached = [max(grid[i] * stride for grid, stride in zip(grids, strides, strict=True)) for i in (0, 1)]
         height, width = (-(-side // coarsest) * coarsest for side in reached)
@@ -75,55 +96,29 @@ class DavitAdapter:
     def _grids(self, image_hw: tuple[int, int], tower: Tower) -> list[tuple[int, int]]:
         """The grid of every hidden state, for images of that size."""
         size, grids = image_hw, []
-        for convolution, stage in zip(_convolutions(tower.module), _stages(tower.module), strict=True):
-            size = convolved_size(convolution, size)
-            grids += [size] * len(stage)
+        for convolution, blocks in self._stages(tower.module):
+            size = SeenPart.grid_of(convolution, size)
+            grids += [size] * len(blocks)
         return [grids[0], *grids]
 
-    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
-        convolutions, depths = _convolutions(module), [len(stage) for stage in _stages(module)]
-        if not convolutions or len(convolutions) != len(depths):
-            return None
-        widths = [conv.out_channels for conv, depth in zip(convolutions, depths, strict=True) for _ in range(depth)]
-        blocks = tuple(block for stage in _stages(module) for block in stage)
-        statistics = declared_statistics(host, path) or IMAGENET
-        spec = TowerSpec(
-            adapter=self.name,
-            path=path,
-            width=widths[-1],
-            blocks=len(blocks),
-            patch_size=math.prod(convolution.stride[0] for convolution in convolutions),
-            image_hw=(_USUAL_SIDE, _USUAL_SIDE),
-            context=RAW_MEAN,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-            widths=(widths[0], *widths),
-        )
-        return Tower(spec, self, module, entry=convolutions[0], blocks=blocks, context_source=blocks[-1])
+    def _strides(self, tower: Tower) -> list[int]:
+        """Pixels of the image between two cells of every hidden state's grid."""
+        stride, strides = 1, []
+        for convolution, blocks in self._stages(tower.module):
+            stride *= convolution.stride[0]
+            strides += [stride] * len(blocks)
+        return [strides[0], *strides]
 
-
-def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    """The convolution that opens each stage; empty where one is missing."""
-    stages = attribute_at(module, "convs")
-    found = [attribute_at(stage, "conv") or attribute_at(stage, "proj") for stage in stages] if is_stack(stages) else []
-    convolutions = [part for part in found if isinstance(part, nn.Conv2d)]
-    return convolutions if len(convolutions) == len(found) else []
-
-
-def _stages(module: nn.Module) -> list[nn.ModuleList | nn.Sequential]:
-    """The blocks of each stage; empty where one is no stack."""
-    parts = attribute_at(module, "blocks")
-    stages = [stage for stage in parts if is_stack(stage)] if is_stack(parts) else []
-    return stages if is_stack(parts) and len(stages) == len(parts) else []
-
-
-def _strides(module: nn.Module) -> list[int]:
-    """Pixels of the image between two cells of every hidden state's grid."""
-    stride, strides = 1, []
-    for convolution, stage in zip(_convolutions(module), _stages(module), strict=True):
-        stride *= convolution.stride[0]
-        strides += [stride] * len(stage)
-    return [strides[0], *strides]
+    def _stages(self, module: nn.Module) -> list[tuple[nn.Conv2d, _Stack]]:
+        """The convolution and the blocks of each stage; empty where one is missing."""
+        openings, stacks = list(self.stack_at(module, "convs") or ()), list(self.stack_at(module, "blocks") or ())
+        convolutions = [self.module_at(part, "conv") or self.module_at(part, "proj") for part in openings]
+        stages = [
+            (convolution, blocks)
+            for convolution, blocks in zip(convolutions, stacks, strict=False)
+            if isinstance(convolution, nn.Conv2d) and isinstance(blocks, _Stack) and len(blocks)
+        ]
+        return stages if len(stages) == len(convolutions) == len(stacks) else []
 
 
 def _continued(values: Tensor, seen: SeenPart, stride: int) -> Tensor:
@@ -137,7 +132,7 @@ def _as_map(tap: str, raw: Tensor, frame: RawFrame, tower: Tower, index: int, gr
         raw = rearrange(raw, "b (h w) c -> b c h w", h=grid_hw[0])
     wanted = (frame.call.batch, tower.spec.width_of(index), *grid_hw)
     if tuple(raw.shape) != wanted:
-        raise unexpected(tap, raw, str(wanted), tower, "A layout of its own needs an adapter of its own.")
+        raise tower.unexpected(tap, raw, str(wanted), "A layout of its own needs an adapter of its own.")
     return raw
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from spaceclip_plugin.towers.spec import CLS, Tower
-from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.towers import ImageStatistics, TokenAdapter, Tower
 
 
-class RegisterAdapter(TokenTowerAdapter):
+class RegisterAdapter(TokenAdapter):
     """Towers whose configuration counts register tokens, which follow the class token."""
 
-    def least_prefix(self, tower: Tower) -> int:
+    def min_prefix(self, tower: Tower) -> int:
         """Class token and registers."""
-        registers = attribute_at(tower.module, "config.num_register_tokens")
+        registers = self.attribute_at(tower.module, "config.num_register_tokens")
         return self.prefix_tokens + (registers if isinstance(registers, int) else 0)
 
 
@@ -21,8 +20,8 @@ adapter = RegisterAdapter(
     patch_embedding="embeddings.patch_embeddings.projection",
     blocks=("encoder.layer", "encoder.layers", "layers"),
     context_source="layernorm",
-    context=CLS,
+    context="cls",
     prefix_tokens=1,
     image_size=("config.image_size",),
-    statistics=IMAGENET,
+    statistics=ImageStatistics.IMAGENET,
 )

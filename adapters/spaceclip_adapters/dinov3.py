@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from spaceclip_adapters.dinov2 import RegisterAdapter
-from spaceclip_plugin.towers.spec import CLS
-from spaceclip_plugin.towers.token_adapter import IMAGENET
+from spaceclip_plugin.towers import ImageStatistics
 
 adapter = RegisterAdapter(
     name="dinov3",
@@ -12,8 +11,8 @@ adapter = RegisterAdapter(
     patch_embedding="embeddings.patch_embeddings",
     blocks=("model.layer", "layer"),  # moved in transformers 5.5
     context_source="norm",
-    context=CLS,
+    context="cls",
     prefix_tokens=1,
     image_size=("config.image_size",),
-    statistics=IMAGENET,
+    statistics=ImageStatistics.IMAGENET,
 )

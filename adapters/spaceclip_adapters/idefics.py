@@ -13,30 +13,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.spec import MEAN, ImageCall, RawFrame, Tower
-from spaceclip_plugin.towers.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
-from spaceclip_plugin.towers.token_reader import convolution_call
+from spaceclip_plugin.towers import ImageCall, ImageStatistics, RawFrame, TokenAdapter, Tower
 
 
-class IdeficsAdapter(TokenTowerAdapter):
+class IdeficsAdapter(TokenAdapter):
     """The embeddings, not the convolution inside, are told which patches are real."""
 
     def entry_of(self, module: nn.Module, embedding: nn.Conv2d) -> nn.Module:
         """The embeddings around the convolution."""
-        embeddings = attribute_at(module, "embeddings")
-        return embeddings if isinstance(embeddings, nn.Module) else embedding
+        return self.module_at(module, "embeddings") or embedding
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The padded pixels, and the mask of their patches."""
         pixels = args[0] if args else kwargs.get("pixel_values")
         mask = args[1] if len(args) > 1 else kwargs.get("patch_attention_mask")
-        call = convolution_call(self.convolution(tower), pixels)
+        call = ImageCall.of_convolution(self.convolution(tower), pixels)
         return dataclasses.replace(call, layout=mask) if isinstance(mask, Tensor) else call
 
     def convolution(self, tower: Tower) -> nn.Module:
         """The convolution inside the embeddings."""
-        convolution = attribute_at(tower.entry, "patch_embedding")
-        return convolution if isinstance(convolution, nn.Module) else tower.entry
+        return self.module_at(tower.entry, "patch_embedding") or tower.entry
 
     def valid(self, frame: RawFrame, tower: Tower) -> Tensor | None:
         """The patch mask (B, h, w), or None where it masks nothing."""
@@ -55,8 +51,8 @@ adapter = IdeficsAdapter(
     patch_embedding="embeddings.patch_embedding",
     blocks=("encoder.layers",),
     context_source="post_layernorm",
-    context=MEAN,
+    context="mean",
     prefix_tokens=0,
     image_size=("config.image_size",),
-    statistics=SYMMETRIC,
+    statistics=ImageStatistics.SYMMETRIC,
 )

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from spaceclip_plugin.towers.spec import CLS, RAW_CLS
-from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.towers import ImageStatistics, TokenAdapter
 
 
-class InternVLAdapter(TokenTowerAdapter):
+class InternVLAdapter(TokenAdapter):
     """The final norm is an identity where the model averages its patches."""
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
         """The class token, normalised or not."""
-        norm = attribute_at(module, self.context_source)
-        return RAW_CLS if isinstance(norm, nn.Identity) else CLS, norm if isinstance(norm, nn.Module) else None
+        norm = self.module_at(module, self.context_source)
+        return "raw-cls" if isinstance(norm, nn.Identity) else "cls", norm
 
 
 adapter = InternVLAdapter(
@@ -26,8 +25,8 @@ adapter = InternVLAdapter(
     patch_embedding="embeddings.patch_embeddings.projection",
     blocks=("encoder.layer",),
     context_source="layernorm",
-    context=CLS,
+    context="cls",
     prefix_tokens=1,
     image_size=("config.image_size",),
-    statistics=IMAGENET,
+    statistics=ImageStatistics.IMAGENET,
 )

@@ -14,18 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, Tower, TowerSpec
-from spaceclip_plugin.towers.token_adapter import (
-    SYMMETRIC,
-    attribute_at,
-    declared_statistics,
-    is_named,
-    is_stack,
-    size_at,
-)
-from spaceclip_plugin.towers.token_reader import TokenReader
+from spaceclip_plugin.towers import ImageCall, ImageStatistics, TokenReader, Tower, TowerParts
 
-_CLASSES = ("Molmo2VisionModel", "MolmoAct2VisionTransformer")
 _STACKS = ("layers", "transformer.resblocks")
 _PATCH_SIZES = ("config.patch_size", "config.image_patch_size")
 
@@ -34,11 +24,29 @@ class MolmoAdapter(TokenReader):
     """Tokens without prefix; the grid is the tower's own, for packed patches do not tell it."""
 
     name = "molmo"
+    tower_classes = ("Molmo2VisionModel", "MolmoAct2VisionTransformer")
 
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every Molmo tower in `host`; runs nothing and changes nothing."""
-        modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The linear patch embedding and the blocks; the grid of a crop is declared, or else that of the positions."""
+        embedding, blocks = self.attribute_at(module, "patch_embedding"), self.stack_at(module, *_STACKS)
+        sizes = (self.attribute_at(module, path) for path in _PATCH_SIZES)
+        patch = next((size for size in sizes if isinstance(size, int)), None)
+        grid = self.size_at(module, "config.image_num_patch")
+        positions = self.attribute_at(module, "config.num_position_embeddings")
+        if grid is None and isinstance(positions, int):
+            grid = (int(positions**0.5),) * 2
+        if not isinstance(embedding, nn.Linear) or blocks is None or patch is None or grid is None:
+            return None
+        return TowerParts(
+            entry=embedding,
+            blocks=blocks,
+            context="raw-mean",
+            context_source=blocks[-1],
+            width=embedding.out_features,
+            patch_size=patch,
+            image_hw=(grid[0] * patch, grid[1] * patch),
+            statistics=ImageStatistics.SYMMETRIC,
+        )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The crops that the patch embedding is called with."""
@@ -53,36 +61,6 @@ class MolmoAdapter(TokenReader):
             raise CaptureError(f"the {tower.spec} takes {tower.spec.image_hw} pixels, got {tuple(pixels.shape)}")
         patch = tower.spec.patch_size
         tower.module(rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch))
-
-    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
-        embedding = attribute_at(module, "patch_embedding")
-        stack = next((part for name in _STACKS if is_stack(part := attribute_at(module, name))), None)
-        patch = next((size for name in _PATCH_SIZES if isinstance(size := attribute_at(module, name), int)), None)
-        grid = _grid_hw(module)
-        if not isinstance(embedding, nn.Linear) or stack is None or patch is None or grid is None:
-            return None
-        statistics = declared_statistics(host, path) or SYMMETRIC
-        spec = TowerSpec(
-            adapter=self.name,
-            path=path,
-            width=embedding.out_features,
-            blocks=len(stack),
-            patch_size=patch,
-            image_hw=(grid[0] * patch, grid[1] * patch),
-            context=RAW_MEAN,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-        )
-        return Tower(spec, self, module, entry=embedding, blocks=tuple(stack), context_source=stack[-1])
-
-
-def _grid_hw(module: nn.Module) -> tuple[int, int] | None:
-    """The patch grid of a crop: declared, or else that of the positions."""
-    declared = size_at(module, ("config.image_num_patch",))
-    positions = attribute_at(module, "config.num_position_embeddings")
-    if declared is None and isinstance(positions, int):
-        declared = (int(positions**0.5),) * 2
-    return declared
 
 
 adapter = MolmoAdapter()

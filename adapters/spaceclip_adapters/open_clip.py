@@ -13,21 +13,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from spaceclip_adapters.clip import OPENAI_CLIP
-from spaceclip_plugin.towers.spec import CLS, MEAN, RAW_MEAN, RawFrame, Tower
-from spaceclip_plugin.towers.token_adapter import (
-    TokenTowerAdapter,
-    attribute_at,
-)
+from spaceclip_plugin.towers import RawFrame, TokenAdapter, Tower
 
 
-class OpenClipAdapter(TokenTowerAdapter):
+class OpenClipAdapter(TokenAdapter):
     """CLIP towers whose token layout and pooling depend on version and model."""
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """The raw activation of a block as (B, N, C)."""
-        declared = attribute_at(tower.blocks[0], "attn.batch_first")
+        declared = self.attribute_at(tower.blocks[0], "attn.batch_first")
         if declared is None:
-            declared = attribute_at(tower.module, "transformer.batch_first")
+            declared = self.attribute_at(tower.module, "transformer.batch_first")
         return raw.transpose(0, 1) if declared is False and raw.ndim == 3 else raw
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
@@ -35,13 +31,14 @@ class OpenClipAdapter(TokenTowerAdapter):
 
         CoCa's pool leaves the tower's width for the embedding's, and nothing normalises the tokens before it.
         """
-        if attribute_at(module, "attn_pool") is not None:
-            stack = self.stack_of(module)
-            return RAW_MEAN, None if stack is None else stack[-1]
-        norm = attribute_at(module, self.context_source)
+        if self.attribute_at(module, "attn_pool") is not None:
+            stack = self.stack_at(module, *self.blocks)
+            return "raw-mean", None if stack is None else stack[-1]
         # `pool_type` from 2.23 on, `global_average_pool` before.
-        averages = attribute_at(module, "pool_type") == "avg" or attribute_at(module, "global_average_pool") is True
-        return MEAN if averages else self.context, norm if isinstance(norm, nn.Module) else None
+        averages = (
+            self.attribute_at(module, "pool_type") == "avg" or self.attribute_at(module, "global_average_pool") is True
+        )
+        return "mean" if averages else self.context, self.module_at(module, self.context_source)
 
 
 adapter = OpenClipAdapter(
@@ -50,7 +47,7 @@ adapter = OpenClipAdapter(
     patch_embedding="conv1",
     blocks=("transformer.resblocks",),
     context_source="ln_post",
-    context=CLS,
+    context="cls",
     prefix_tokens=1,
     # OpenAI's original calls it the input resolution.
     image_size=("image_size", "input_resolution"),

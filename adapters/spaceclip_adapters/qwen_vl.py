@@ -16,23 +16,13 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.clip import OPENAI_CLIP
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.towers.spec import RAW_MEAN, ImageCall, RawFrame, Tower, TowerSpec
-from spaceclip_plugin.towers.token_adapter import (
-    IMAGENET,
-    SYMMETRIC,
-    ImageStatistics,
-    attribute_at,
-    declared_statistics,
-    is_named,
-    is_stack,
-)
+from spaceclip_plugin.towers import ImageCall, ImageStatistics, PackedReader, RawFrame, Tower, TowerParts
 
-_CLASSES: Mapping[str, ImageStatistics] = {
+_STATISTICS = {
     "Qwen2VisionTransformerPretrainedModel": OPENAI_CLIP,
     "Qwen2_5_VisionTransformerPretrainedModel": OPENAI_CLIP,
-    "Qwen3VLVisionModel": SYMMETRIC,
-    "Qwen3VLMoeVisionModel": SYMMETRIC,
+    "Qwen3VLVisionModel": ImageStatistics.SYMMETRIC,
+    "Qwen3VLMoeVisionModel": ImageStatistics.SYMMETRIC,
 }
 _USUAL_SIDE = 448
 
@@ -41,11 +31,24 @@ class QwenVLAdapter(PackedReader):
     """One sequence for all images, in merge order, and for Qwen 2.5 in window order."""
 
     name = "qwen-vl"
+    tower_classes = tuple(_STATISTICS)
 
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every Qwen-VL tower in `host`; runs nothing and changes nothing."""
-        modules = ((path, module) for path, module in host.named_modules() if is_named(module, _CLASSES))
-        return [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The patch convolution over frames and the blocks; the tower itself is told the grids."""
+        blocks, embedding = self.stack_at(module, "blocks"), self.attribute_at(module, "patch_embed.proj")
+        if blocks is None or not isinstance(embedding, nn.Conv3d):
+            return None
+        family = next(cls.__name__ for cls in type(module).__mro__ if cls.__name__ in _STATISTICS)
+        return TowerParts(
+            entry=module,
+            blocks=blocks,
+            context="raw-mean",
+            context_source=blocks[-1],
+            width=embedding.out_channels,
+            patch_size=embedding.stride[1],
+            image_hw=(_USUAL_SIDE, _USUAL_SIDE),
+            statistics=_STATISTICS[family],
+        )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The grids (frames, rows, columns) that the tower is called with."""
@@ -56,30 +59,30 @@ class QwenVLAdapter(PackedReader):
 
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Cut images of one size into patches, as the processor does for still images, and run the tower."""
-        patch, merge = tower.spec.patch_size, _merge(tower)
+        patch, merge = tower.spec.patch_size, self._merge(tower)
         rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
         whole = (rows // merge * merge * patch, columns // merge * merge * patch)
         if pixels.shape[2:] != whole or 0 in whole:
             raise CaptureError(
                 f"the {tower.spec} takes sides that are multiples of {patch * merge}, got {tuple(pixels.shape)}"
             )
-        frames = attribute_at(tower.module, "config.temporal_patch_size")
+        frames = self.attribute_at(tower.module, "config.temporal_patch_size")
         patches = rearrange(pixels, "b c (h m p) (w n q) -> (b h w m n) c p q", m=merge, n=merge, p=patch, q=patch)
         packed = repeat(patches, "n c p q -> n (c t p q)", t=frames)
         tower.module(packed, grid_thw=torch.tensor([[1, rows, columns]] * len(pixels), device=pixels.device))
 
     def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
         """`grid_thw`, every frame of a video an image of its own."""
-        rows = grid_sizes(frame.call.layout, 3)
+        rows = self.grid_sizes(frame.call.layout, 3)
         return [(height, width) for frames, height, width in rows for _ in range(frames)]
 
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
         """Units back from window order, patches back from merge order, images apart."""
-        merge = _merge(tower)
+        merge = self._merge(tower)
         units = raw.reshape(-1, merge * merge, raw.shape[-1])
-        window = attribute_at(tower.module, "window_size")
+        window = self.attribute_at(tower.module, "window_size")
         if isinstance(window, int):
-            order = window_order(grids, merge, window // merge // tower.spec.patch_size)
+            order = _window_order(grids, merge, window // merge // tower.spec.patch_size)
             if len(order) == len(units):  # else the split below names the sizes
                 units = units[torch.argsort(order).to(raw.device)]
         images = torch.split(units, [height * width // merge**2 for height, width in grids])
@@ -88,27 +91,12 @@ class QwenVLAdapter(PackedReader):
             for image, (height, _) in zip(images, grids, strict=True)
         ]
 
-    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
-        stack, embedding = attribute_at(module, "blocks"), attribute_at(module, "patch_embed.proj")
-        if not is_stack(stack) or not isinstance(embedding, nn.Conv3d):
-            return None
-        family = next((known for name, known in _CLASSES.items() if is_named(module, [name])), IMAGENET)
-        statistics = declared_statistics(host, path) or family
-        spec = TowerSpec(
-            adapter=self.name,
-            path=path,
-            width=embedding.out_channels,
-            blocks=len(stack),
-            patch_size=embedding.stride[1],
-            image_hw=(_USUAL_SIDE, _USUAL_SIDE),
-            context=RAW_MEAN,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-        )
-        return Tower(spec, self, module, entry=module, blocks=tuple(stack), context_source=stack[-1])
+    def _merge(self, tower: Tower) -> int:
+        merge = self.attribute_at(tower.module, "spatial_merge_size")
+        return merge if isinstance(merge, int) else 1
 
 
-def window_order(grids: Sequence[tuple[int, int]], merge: int, side: int) -> Tensor:
+def _window_order(grids: Sequence[tuple[int, int]], merge: int, side: int) -> Tensor:
     """The order in which Qwen 2.5 feeds merged units to its blocks: image by image, window by window, row by row.
 
     Args:
@@ -126,11 +114,6 @@ def window_order(grids: Sequence[tuple[int, int]], merge: int, side: int) -> Ten
         ]
         first += units.numel()
     return torch.cat(order)
-
-
-def _merge(tower: Tower) -> int:
-    merge = attribute_at(tower.module, "spatial_merge_size")
-    return merge if isinstance(merge, int) else 1
 
 
 adapter = QwenVLAdapter()

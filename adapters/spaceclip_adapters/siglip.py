@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from torch import nn
 
-from spaceclip_plugin.towers.spec import ATTENTION_POOL, MEAN
-from spaceclip_plugin.towers.token_adapter import SYMMETRIC, TokenTowerAdapter, attribute_at
+from spaceclip_plugin.towers import ImageStatistics, TokenAdapter
 
 
-class SiglipAdapter(TokenTowerAdapter):
+class SiglipAdapter(TokenAdapter):
     """SigLIP pools with an attention head; vision-language models often build the tower without it."""
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
         """The pooling head, or where there is none the mean of the normalised patches."""
-        head = attribute_at(module, self.context_source)
-        if isinstance(head, nn.Module) and not isinstance(head, nn.Identity):
+        head = self.module_at(module, self.context_source)
+        if head is not None and not isinstance(head, nn.Identity):
             return self.context, head
-        norm = attribute_at(module, "post_layernorm")
-        return MEAN, norm if isinstance(norm, nn.Module) else None
+        return "mean", self.module_at(module, "post_layernorm")
 
 
 adapter = SiglipAdapter(
@@ -30,8 +28,8 @@ adapter = SiglipAdapter(
     patch_embedding="embeddings.patch_embedding",
     blocks=("encoder.layers",),
     context_source="head",
-    context=ATTENTION_POOL,
+    context="attention-pool",
     prefix_tokens=0,
     image_size=("config.image_size",),
-    statistics=SYMMETRIC,
+    statistics=ImageStatistics.SYMMETRIC,
 )

@@ -14,24 +14,35 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.packed_reader import PackedReader, grid_sizes
-from spaceclip_plugin.towers.spec import ATTENTION_POOL, MEAN, ImageCall, RawFrame, Tower, TowerSpec
-from spaceclip_plugin.towers.token_adapter import SYMMETRIC, attribute_at, declared_statistics, is_named, is_stack
-
-_CLASSES = ("Siglip2VisionTransformer", "Siglip2VisionModel")
+from spaceclip_plugin.towers import ImageCall, ImageStatistics, PackedReader, RawFrame, Tower, TowerParts
 
 
 class Siglip2Adapter(PackedReader):
     """Sequences with a padded tail; the call's `spatial_shapes` tell the grid of every image."""
 
     name = "siglip2"
+    tower_classes = ("Siglip2VisionTransformer", "Siglip2VisionModel")
 
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every NaFlex tower in `host`; runs nothing and changes nothing."""
-        modules = [(path, module) for path, module in host.named_modules() if is_named(module, _CLASSES)]
-        towers = [tower for path, module in modules if (tower := self._read(host, path, module)) is not None]
-        # Up to transformers 5.5 the model holds the transformer, and both are named: the outer forwards no attribute.
-        return [tower for i, tower in enumerate(towers) if all(tower.entry is not other.entry for other in towers[:i])]
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The embeddings, which are told the grids, and the blocks; None for a model around the transformer."""
+        embeddings, blocks = self.module_at(module, "embeddings"), self.stack_at(module, "encoder.layers")
+        linear = self.attribute_at(embeddings, "patch_embedding")
+        patch, patches = (self.attribute_at(module, f"config.{name}") for name in ("patch_size", "num_patches"))
+        if not isinstance(patch, int) or not isinstance(patches, int):
+            return None
+        if embeddings is None or blocks is None or not isinstance(linear, nn.Linear):
+            return None
+        head, side = self.module_at(module, "head"), patch * int(patches**0.5)
+        return TowerParts(
+            entry=embeddings,
+            blocks=blocks,
+            context="mean" if head is None else "attention-pool",
+            context_source=self.module_at(module, "post_layernorm") if head is None else head,
+            width=linear.out_features,
+            patch_size=patch,
+            image_hw=(side, side),
+            statistics=ImageStatistics.SYMMETRIC,
+        )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """The grids that the embeddings are called with."""
@@ -53,7 +64,7 @@ class Siglip2Adapter(PackedReader):
 
     def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
         """`spatial_shapes`, row by row."""
-        return [(rows, columns) for rows, columns in grid_sizes(frame.call.layout, 2)]
+        return [(rows, columns) for rows, columns in self.grid_sizes(frame.call.layout, 2)]
 
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
         """The head of every sequence; its tail is padding."""
@@ -61,33 +72,7 @@ class Siglip2Adapter(PackedReader):
 
     def pooled(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> Tensor:
         """The pooling head's vector, or the mean of the normalised patches."""
-        return super().pooled(raw, grids, tower) if tower.spec.context == MEAN else raw
-
-    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
-        embeddings, stack = attribute_at(module, "embeddings"), attribute_at(module, "encoder.layers")
-        linear = attribute_at(embeddings, "patch_embedding")
-        match attribute_at(module, "config.patch_size"), attribute_at(module, "config.num_patches"):
-            case int(patch), int(patches):
-                side = patch * int(patches**0.5)
-            case _:
-                return None
-        if not isinstance(embeddings, nn.Module) or not is_stack(stack) or not isinstance(linear, nn.Linear):
-            return None
-        head, norm = attribute_at(module, "head"), attribute_at(module, "post_layernorm")
-        source = head if isinstance(head, nn.Module) else norm
-        statistics = declared_statistics(host, path) or SYMMETRIC
-        spec = TowerSpec(
-            adapter=self.name,
-            path=path,
-            width=linear.out_features,
-            blocks=len(stack),
-            patch_size=patch,
-            image_hw=(side, side),
-            context=ATTENTION_POOL if isinstance(head, nn.Module) else MEAN,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-        )
-        return Tower(spec, self, module, embeddings, tuple(stack), source if isinstance(source, nn.Module) else None)
+        return super().pooled(raw, grids, tower) if tower.spec.context == "mean" else raw
 
 
 adapter = Siglip2Adapter()

@@ -31,9 +31,9 @@ from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
 from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.adapter import Adapter, lineage
 from spaceclip_plugin.towers.seen_part import SeenPart
-from spaceclip_plugin.towers.spec import Adapter, RawFrame, TowerFeatures, TowerSpec
-from spaceclip_plugin.towers.token_adapter import lineage
+from spaceclip_plugin.towers.spec import RawFrame, TowerFeatures, TowerSpec
 
 T = TypeVar("T")
 
@@ -270,9 +270,8 @@ class DepthAttachment:
 
         A tower whose patches do not divide its image leaves a strip at the right and at the bottom unread.
         """
-        look = getattr(self._recorder.tower.adapter, "seen", None)  # packed towers take whole patches alone
-        found: SeenPart | None = None if look is None else look(self._recorder.tower, image_hw or self.tower.image_hw)
-        return found
+        tower = self._recorder.tower
+        return tower.adapter.seen(tower, image_hw or tower.spec.image_hw)
 
     def features(self) -> list[TowerFeatures]:
         """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.

@@ -25,7 +25,7 @@ from spaceclip_plugin.data.sources.spec import SourceSpec, checked_units
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.towers.hosts import RANDOM, load_host, say_statistics
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, from_pair
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.training.config.run_config import CODE
 
 SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
@@ -90,7 +90,7 @@ def host_from(args: argparse.Namespace) -> nn.Module:
         args.host,
         weights=args.host_weights,
         image_hw=args.image_size,
-        statistics=from_pair(args.image_mean, args.image_std),
+        statistics=ImageStatistics.from_pair(args.image_mean, args.image_std),
         device_name=args.device,
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from spaceclip_plugin.errors import HostError, nearest
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, declare, from_pair
+from spaceclip_plugin.towers.adapter import declared_statistics
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.registry import find_towers
-from spaceclip_plugin.towers.token_adapter import declared_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +43,24 @@ def load_host(
             seed (a file that is called so is "./random", or a `Path`); None: its own, from the Hub or its cache.
         image_hw: (height, width) in pixels of the images it shall take, its positions interpolated; None: its own.
         image_mean, image_std: three numbers each in the order R, G, B that images in [0, 1] are normalised with,
-            instead of what the host declares; None: what it declares. `image_statistics.declare` says the same of a
+            instead of what the host declares; None: what it declares. `ImageStatistics.declare` says the same of a
             host that was built otherwise.
 
     Raises:
         HostError: an unknown scheme or model, weights that do not fit or cannot be had, or a size it cannot be built
             for.
         ConfigError: mean and deviation that cannot be, or one without the other.
+
+    Example:
+        >>> from spaceclip_plugin.towers import find_towers, load_host
+        >>> host = load_host("timm:vit_tiny_patch16_224", weights="random")
+        >>> find_towers(host)[0].spec.grid_hw
+        (14, 14)
     """
-    statistics = from_pair(image_mean, image_std)
+    statistics = ImageStatistics.from_pair(image_mean, image_std)
     loaders = {point.name: point for point in metadata.entry_points(group=GROUP)}
-    scheme, separator, model = name.partition(":")
-    if not separator or not model or scheme not in loaders:
+    scheme, _, model = name.partition(":")
+    if not model or scheme not in loaders:
         kinds = [*sorted(loaders), "python"]
         known = ", ".join(f"{known}:NAME" for known in kinds[:-1])
         raise HostError(
@@ -62,7 +68,7 @@ def load_host(
             "python:MODULE:FUNCTION, a function of yours that returns one"
         )
     load = loaders[scheme].load()
-    takes: Mapping[str, inspect.Parameter] = inspect.signature(load).parameters
+    takes = inspect.signature(load).parameters
     options: dict[str, Any] = {}
     if image_hw is not None:
         if "image_hw" not in takes:
@@ -91,12 +97,12 @@ def load_host(
 
 def say_statistics(host: nn.Module, statistics: ImageStatistics) -> None:
     """Have every tower of a host take the statistics that a user says; a warning where the host declares others."""
-    with contextlib.suppress(HostError):  # which towers there are is asked again, and answered, when one is chosen
+    with suppress(HostError):  # which towers there are is asked again, and answered, when one is needed
         for tower in find_towers(host):
             path, own = tower.spec.path, ImageStatistics.of(tower.spec)
             if not own.agrees(statistics) and declared_statistics(host, path) is not None:
                 logger.warning("%s: the host declares %s; %s is taken, as was said", tower.spec, own, statistics)
-    declare(host, statistics)
+    statistics.declare(host)
 
 
 def revision_of(host: nn.Module) -> str | None:

@@ -1,14 +1,16 @@
 """The statistics that images are normalised with: what a family usually takes, what a host declares, what a user says.
 
 Wrong statistics raise no error anywhere, they shift every activation. Three can know them, in this order: the user
-(`declare`), the host (`declared`), and the family of the tower. Whatever says them, they are of images in [0, 1].
+(`ImageStatistics.declare`), the host (`declared`), and the family of the tower. They are always of images in [0, 1].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,33 +18,42 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.towers.spec import TowerSpec
 
 _TOLERANCE = 1e-4  # configs round: 0.4815, 0.4814547 and 0.48145466 are one number
-_MOST_MEAN = 10.0  # far beyond what images in [0, 1] have, and below what bytes do
+_MAX_MEAN = 10.0  # far beyond what images in [0, 1] have, and below what bytes do
 _USERS = "_spaceclip_image_statistics"
-
-
-def _triple(values: object) -> tuple[float, float, float] | None:
-    match values:
-        case [int() | float() as red, int() | float() as green, int() | float() as blue]:
-            triple = float(red), float(green), float(blue)
-            return triple if all(map(math.isfinite, triple)) else None
-    return None
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
     """Per-channel mean and standard deviation that images in [0, 1] are normalised with, in RGB order.
 
+    Attributes:
+        mean, std: three numbers each.
+        IMAGENET: what most towers outside the CLIP and SigLIP families were trained with.
+        SYMMETRIC: images in [-1, 1], as the SigLIP family takes them.
+
     Raises:
         ConfigError: not three finite numbers each, or a deviation that is not positive.
+
+    Example:
+        >>> from spaceclip_plugin.towers import ImageStatistics
+        >>> print(ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+        mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    IMAGENET: ClassVar[ImageStatistics]
+    SYMMETRIC: ClassVar[ImageStatistics]
+
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = _triple(getattr(self, name))
-            if value is None or (name == "std" and min(value) <= 0):
+            match getattr(self, name):
+                case [int() | float() as red, int() | float() as green, int() | float() as blue]:
+                    value = (float(red), float(green), float(blue))
+                case _:
+                    value = (math.nan,) * 3
+            if not all(map(math.isfinite, value)) or (name == "std" and min(value) <= 0):
                 positive = "positive " if name == "std" else ""
                 raise ConfigError(
                     f"image_{name} must be three finite {positive}numbers in the order R, G, B, for images in [0, 1], "
@@ -52,57 +63,54 @@ class ImageStatistics:
 
     @classmethod
     def of(cls, spec: TowerSpec) -> ImageStatistics:
-        """Those of a tower."""
+        """The statistics of a tower."""
         return cls(spec.image_mean, spec.image_std)
+
+    @classmethod
+    def from_pair(cls, mean: object, std: object) -> ImageStatistics | None:
+        """The statistics that two values mean; None where both are None.
+
+        Raises:
+            ConfigError: one without the other, values that cannot be, or numbers of bytes from 0 to 255.
+        """
+        if mean is None and std is None:
+            return None
+        if mean is None or std is None:
+            absent, given = ("image_mean", "image_std") if mean is None else ("image_std", "image_mean")
+            raise ConfigError(
+                f"{given} is given without {absent}; give both (--image-mean and --image-std), or neither"
+            )
+        return cls(mean, std).in_unit_range()  # type: ignore[arg-type]  # it checks them
+
+    def in_unit_range(self) -> ImageStatistics:
+        """The same statistics; ConfigError where they are of bytes from 0 to 255, as some libraries have them."""
+        if max(self.mean + self.std) <= _MAX_MEAN:
+            return self
+        mean, std = (",".join(f"{value / 255:.4g}" for value in values) for values in (self.mean, self.std))
+        raise ConfigError(
+            f"{self} are numbers for bytes from 0 to 255; for images in [0, 1] they are divided by 255: mean {mean}, "
+            f"std {std}"
+        )
 
     def agrees(self, other: ImageStatistics) -> bool:
         """Whether both are the same but for rounding in a config (1e-4)."""
         pairs = zip(self.mean + self.std, other.mean + other.std, strict=True)
         return all(math.isclose(ours, theirs, rel_tol=0.0, abs_tol=_TOLERANCE) for ours, theirs in pairs)
 
+    def declare(self, host: nn.Module) -> None:
+        """Have every tower of `host` take these statistics, whatever the host and the family say.
+
+        They are kept as a plain attribute of the host: no parameter, no buffer, no part of its state.
+        """
+        setattr(host, _USERS, self)
+
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"mean ({mean}), std ({std})"
 
 
-IMAGENET = ImageStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What most towers outside the CLIP and SigLIP families were trained with."""
-SYMMETRIC = ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""Images in [-1, 1], as the SigLIP family takes them."""
-
-
-def from_pair(mean: object, std: object) -> ImageStatistics | None:
-    """The statistics that two values mean; None where both are None.
-
-    Raises:
-        ConfigError: one without the other, or values that cannot be.
-    """
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        absent, given = ("image_mean", "image_std") if mean is None else ("image_std", "image_mean")
-        raise ConfigError(f"{given} is given without {absent}; give both (--image-mean and --image-std), or neither")
-    statistics = ImageStatistics(mean, std)  # type: ignore[arg-type]  # it checks them
-    check_scale(statistics)
-    return statistics
-
-
-def check_scale(statistics: ImageStatistics) -> None:
-    """Raise ConfigError where the numbers are of bytes from 0 to 255, as some libraries have them."""
-    if max(statistics.mean) > _MOST_MEAN or max(statistics.std) > _MOST_MEAN:
-        mean, std = (",".join(f"{value / 255:.4g}" for value in row) for row in (statistics.mean, statistics.std))
-        raise ConfigError(
-            f"{statistics} are numbers for bytes from 0 to 255; for images in [0, 1] they are divided by 255: "
-            f"mean {mean}, std {std}"
-        )
-
-
-def declare(host: nn.Module, statistics: ImageStatistics) -> None:
-    """Have every tower of `host` take these statistics, whatever the host and the family say.
-
-    The word is kept as a plain attribute of the host: no parameter, no buffer, no part of its state.
-    """
-    setattr(host, _USERS, statistics)
+ImageStatistics.IMAGENET = ImageStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+ImageStatistics.SYMMETRIC = ImageStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def said_by_user(holders: Iterable[nn.Module]) -> ImageStatistics | None:
@@ -123,11 +131,7 @@ def declared(holders: Iterable[nn.Module]) -> ImageStatistics | None:
         return users
     configs = [config for module in holders if isinstance(config := getattr(module, "pretrained_cfg", None), Mapping)]
     pairs = [(getattr(module, "image_mean", None), getattr(module, "image_std", None)) for module in holders]
-    pairs += [(config.get("mean"), config.get("std")) for config in configs]
-    return next((found for mean, std in pairs if (found := _statistics(mean, std)) is not None), None)
-
-
-def _statistics(mean: object, std: object) -> ImageStatistics | None:
-    mean_rgb, std_rgb = _triple(mean), _triple(std)
-    usable = mean_rgb is not None and std_rgb is not None and min(std_rgb) > 0
-    return ImageStatistics(mean_rgb, std_rgb) if usable and mean_rgb and std_rgb else None
+    for mean, std in [*pairs, *((config.get("mean"), config.get("std")) for config in configs)]:
+        with suppress(ConfigError):  # a host may keep something else under these names
+            return ImageStatistics(mean, std)  # type: ignore[arg-type]  # it checks them
+    return None

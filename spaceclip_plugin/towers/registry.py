@@ -11,11 +11,11 @@ from importlib import metadata
 from torch import nn
 
 from spaceclip_plugin.errors import AdapterError, AmbiguousTowerError, HostError, TowerNotFoundError, nearest
+from spaceclip_plugin.towers.adapter import Adapter, lineage
 from spaceclip_plugin.towers.convolutional import convolutional_networks
 from spaceclip_plugin.towers.image_statistics import said_by_user
-from spaceclip_plugin.towers.spec import Adapter, Tower
+from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.towers.structural import StructuralAdapter
-from spaceclip_plugin.towers.token_adapter import lineage
 
 GROUP = "spaceclip_plugin.adapters"
 STRUCTURAL = StructuralAdapter()
@@ -62,6 +62,15 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
     Raises:
         AdapterError: an unknown adapter, or two that claim the same tower.
         HostError: `host` is not a module.
+
+    Example:
+        >>> from transformers import CLIPVisionConfig, CLIPVisionModel
+        >>> from spaceclip_plugin.towers import find_towers
+        >>> size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        >>> host = CLIPVisionModel(CLIPVisionConfig(image_size=64, patch_size=16, **size))
+        >>> [tower] = find_towers(host)
+        >>> tower.spec.adapter, tower.spec.blocks, tower.spec.grid_hw, tower.spec.context
+        ('clip', 2, (4, 4), 'cls')
     """
     if not isinstance(host, nn.Module):
         raise HostError(

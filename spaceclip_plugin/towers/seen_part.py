@@ -32,6 +32,13 @@ class SeenPart:
 
     Raises:
         ConfigError: an empty grid, or pixels beyond the image.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.towers import SeenPart
+        >>> patches = torch.nn.Conv2d(3, 8, kernel_size=14, stride=14)
+        >>> print(SeenPart.of_convolution(patches, (384, 384)))
+        rows 0 to 378 of 384 and columns 0 to 378 of 384
     """
 
     image_hw: tuple[int, int]
@@ -73,6 +80,12 @@ class SeenPart:
             return None
         (height, width), (rows, columns) = image_hw, grid_px
         return cls(image_hw, (0.0, 0.0, float(rows), float(columns)), (0, 0, min(rows, height), min(columns, width)))
+
+    @staticmethod
+    def grid_of(convolution: nn.Conv2d, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what a convolution gives for an input of this size."""
+        rows, columns = (_count(convolution, side, axis) for axis, side in enumerate(image_hw))
+        return rows, columns
 
     def grid_size(self, output_hw: tuple[int, int]) -> tuple[int, int]:
         """Pixels (h, w) of the grid alone in depth of size `output_hw` over the whole image, rounded up."""
@@ -132,20 +145,10 @@ class SeenPart:
         return AxisPlaces.at((centres - start) * (cells / (end - start)), shown, count=cells, like=like)
 
 
-def convolved_size(convolution: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what a convolution gives for an input of this size."""
-    height, width = (
-        (side + padding - _reach(convolution, axis)) // convolution.stride[axis] + 1
-        for axis, side in enumerate(size)
-        for padding in [sum(_padding(convolution, axis))]
-    )
-    return height, width
-
-
 def _axis(convolution: nn.Conv2d, side: int, axis: int) -> tuple[float, float, int, int] | None:
     """Start and end of the grid, first pixel read and the one after the last; None where patches just fill the side."""
     stride, reach, padding = convolution.stride[axis], _reach(convolution, axis), _padding(convolution, axis)[0]
-    count = convolved_size(convolution, (side, side))[axis]
+    count = _count(convolution, side, axis)
     if count < 1:
         raise ConfigError(f"an image of {side} pixels along a side is smaller than a patch of {reach}")
     start = (reach - stride) / 2 - padding
@@ -153,6 +156,11 @@ def _axis(convolution: nn.Conv2d, side: int, axis: int) -> tuple[float, float, i
     fills = (start, start + count * stride) == (0, side)
     overlaps = reach > stride and padding > 0 and count * stride == side
     return None if fills or overlaps else (start, start + count * stride, first, last)
+
+
+def _count(convolution: nn.Conv2d, side: int, axis: int) -> int:
+    """Patches along a side of an image."""
+    return (side + sum(_padding(convolution, axis)) - _reach(convolution, axis)) // convolution.stride[axis] + 1
 
 
 def _reach(convolution: nn.Conv2d, axis: int) -> int:

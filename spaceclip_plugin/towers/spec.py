@@ -8,27 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.seen_part import SeenPart
 
 if TYPE_CHECKING:
     from spaceclip_plugin.depth.image_mapping import ImageMapping
+    from spaceclip_plugin.towers.adapter import Adapter
 
 CLS = "cls"
-"""Context: the class token after the tower's final norm (CLIP's pooled vector)."""
+"""The class token after the tower's final norm (CLIP's pooled vector)."""
 ATTENTION_POOL = "attention-pool"
-"""Context: the output of an attention-pooling head (SigLIP's pooled vector)."""
+"""The output of an attention-pooling head (SigLIP's pooled vector)."""
 MEAN = "mean"
-"""Context: the mean patch token after the tower's final norm (towers without a pooled vector)."""
+"""The mean patch token after the tower's final norm (towers without a pooled vector)."""
 RAW_CLS = "raw-cls"
-"""Context: the class token after the last block, where the host runs no final norm."""
+"""The class token after the last block, where the host runs no final norm."""
 RAW_MEAN = "raw-mean"
-"""Context: the mean patch token after the last block, where the host runs no final norm."""
+"""The mean patch token after the last block, where the host runs no final norm."""
 CONTEXT_KINDS = (CLS, ATTENTION_POOL, MEAN, RAW_CLS, RAW_MEAN)
+"""Kinds of a tower's global vector."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ class TowerSpec:
         context: kind of the global vector, one of `CONTEXT_KINDS`.
         image_mean, image_std: per-channel statistics the host's images are normalised with.
         widths: channels of every hidden state from 0 on where they differ (a tower of several stages), else None.
+
+    Example:
+        >>> from spaceclip_plugin.towers import TowerSpec
+        >>> spec = TowerSpec(adapter="clip", path="vision_model", width=768, blocks=12, patch_size=16,
+        ...                  image_hw=(224, 224), context="cls", image_mean=(0.5,) * 3, image_std=(0.5,) * 3)
+        >>> spec.grid_hw
+        (14, 14)
     """
 
     adapter: str
@@ -85,6 +95,13 @@ class Tower:
             one, for it runs even where a host bypasses the tower's own `__call__`.
         blocks: the transformer blocks in order.
         context_source: module whose output holds the context, or None where there is none.
+
+    Example:
+        >>> import timm
+        >>> from spaceclip_plugin.towers import find_towers
+        >>> [tower] = find_towers(timm.create_model("vit_tiny_patch16_224", depth=2))
+        >>> tower.spec.path, len(tower.blocks), type(tower.entry).__name__
+        ('', 2, 'Conv2d')
     """
 
     spec: TowerSpec
@@ -102,6 +119,10 @@ class Tower:
             found = host
         return found is self.module or any(part is self.entry for part in host.modules())
 
+    def unexpected(self, tap: str, seen: Tensor, expected: str, advice: str) -> CaptureError:
+        """The error for an activation of another shape than its family's."""
+        return CaptureError(f"{tap} of the {self.spec} has shape {tuple(seen.shape)}, expected {expected}. {advice}")
+
 
 @dataclass(frozen=True, eq=False)
 class ImageCall:
@@ -114,6 +135,12 @@ class ImageCall:
         pixels: the images as the tower takes them, (B, 3, H, W) or packed patches (B, N, …), a reference; None where
             they are not a row per image.
         layout: what tells the images apart where shapes do not (grid sizes, a patch mask), a reference.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.towers import ImageCall
+        >>> ImageCall.of_convolution(torch.nn.Conv2d(3, 8, 16, 16), torch.zeros(2, 3, 64, 96)).grid_hw
+        (4, 6)
     """
 
     batch: int | None
@@ -121,6 +148,29 @@ class ImageCall:
     image_hw: tuple[int, int] | None
     pixels: Tensor | None = None
     layout: Tensor | None = None
+
+    @classmethod
+    def of_convolution(cls, convolution: nn.Module, pixels: object) -> ImageCall:
+        """The image call in the pixels (B, 3, H, W) that a patch convolution is about to cut into patches.
+
+        Raises:
+            CaptureError: not such pixels.
+        """
+        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or not isinstance(convolution, nn.Conv2d):
+            given = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise CaptureError(f"the patch embedding must be called with images (B, 3, H, W), it was with {given}")
+        image_hw = (pixels.shape[2], pixels.shape[3])
+        return cls(pixels.shape[0], SeenPart.grid_of(convolution, image_hw), image_hw, pixels)
+
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Grid (h, w) and image (H, W), of a tower whose calls always tell them.
+
+        Raises:
+            CaptureError: only `layout` tells them.
+        """
+        if self.grid_hw is None or self.image_hw is None:
+            raise CaptureError("this image call does not tell grid and image size; its adapter must read its layout")
+        return self.grid_hw, self.image_hw
 
 
 @dataclass(eq=False)
@@ -139,6 +189,13 @@ class RawFrame:
         view: camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.towers import ImageCall, RawFrame
+        >>> call = ImageCall(batch=1, grid_hw=(2, 2), image_hw=(32, 32))
+        >>> RawFrame(index=0, call=call, hidden={12: torch.zeros(1, 5, 8)}).held_bytes()
+        160
     """
 
     index: int
@@ -191,6 +248,13 @@ class TowerFeatures:
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
         image_sizes: (H, W) of every image where they differ, each in the upper left corner of `image_hw`; else None.
         seen: where in the image the maps lie and what of it was read; None where they just fill it.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.towers import TowerFeatures
+        >>> features = TowerFeatures(hidden={12: torch.zeros(1, 8, 2, 2)}, context=None, image_hw=(32, 32))
+        >>> features.to(torch.device("cpu")).hidden[12].shape
+        torch.Size([1, 8, 2, 2])
     """
 
     hidden: Mapping[int, Tensor]
@@ -216,43 +280,3 @@ class TowerFeatures:
             context=None if self.context is None else change(self.context),
             valid=None if self.valid is None else change(self.valid),
         )
-
-
-class Adapter(Protocol):
-    """What knows one family of towers. Stateless; one instance serves every host.
-
-    One whose patches need not fill the image may also have `seen(tower, image_hw) -> SeenPart | None`: what the tower
-    reads of an image of that size, without running it. It gives what `TowerFeatures.seen` of such an image would hold.
-    """
-
-    name: str
-
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every tower of this family in `host`, in module order; runs nothing and changes nothing."""
-        ...
-
-    def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
-        """What the arguments of `tower.entry` tell of an image call.
-
-        Runs inside the host's forward: shapes and references only, no arithmetic on tensors and no reading of them.
-
-        Raises:
-            CaptureError: the arguments are not those this family's towers take.
-        """
-        ...
-
-    def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
-        """The patch maps and context of a captured frame.
-
-        Raises:
-            CaptureError: the activations do not have the shape this family's towers give.
-        """
-        ...
-
-    def run(self, tower: Tower, pixels: Tensor) -> None:
-        """Run the tower alone on images (B, 3, H, W), as its host calls it.
-
-        Raises:
-            CaptureError: a size this tower cannot take. What the tower itself raises passes through.
-        """
-        ...

@@ -14,20 +14,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from torch import Tensor, nn
 
-from spaceclip_plugin.towers.spec import CLS, MEAN, RAW_CLS, RAW_MEAN, RawFrame, Tower, TowerSpec
-from spaceclip_plugin.towers.token_adapter import (
-    IMAGENET,
-    declared_statistics,
-    is_patch_embedding,
-    is_stack,
-    lineage,
-    size_at,
-)
+from spaceclip_plugin.towers.adapter import TowerParts, declared_statistics, is_patch_embedding, is_stack, lineage
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
+from spaceclip_plugin.towers.spec import CLS, MEAN, RAW_CLS, RAW_MEAN, RawFrame, Tower
 from spaceclip_plugin.towers.token_reader import TokenReader
 
 logger = logging.getLogger(__name__)
@@ -42,7 +36,7 @@ _IMAGE_SIZES = ("image_size", "img_size", "input_resolution", "config.image_size
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A stack of blocks at `stack`, its nearest `owner`, and that owner's patch convolution at `embedding`."""
+    """A stack of blocks, the path of its nearest owner in the host, and paths inside that owner."""
 
     owner: str
     stack: str
@@ -61,6 +55,10 @@ class StructuralAdapter(TokenReader):
 
     name = "structural"
 
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """None: no class name gives these towers away."""
+        return None
+
     def find(self, host: nn.Module) -> list[Tower]:
         """Every tower that structure gives away, in module order; runs nothing and changes nothing."""
         return self.find_beside(host, [])
@@ -72,7 +70,13 @@ class StructuralAdapter(TokenReader):
         no other stack (a text tower, a resampler, an action expert) is a tower.
         """
         taken = {id(part) for tower in known for part in (*tower.module.modules(), *tower.blocks, tower.entry)}
-        return [self._tower(host, candidate, taken) for candidate in _candidates(host, taken)]
+        found = []
+        for candidate in _candidates(host, taken):
+            if declared_statistics(host, candidate.owner) is None:
+                logger.info("the tower at %r declares no image statistics: ImageNet's are assumed", candidate.owner)
+            owner = host.get_submodule(candidate.owner)
+            found.append(self.tower(host, candidate.owner, _parts(owner, candidate, taken)))
+        return found
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """Tokens as (B, N, C): by shape where it decides, by the blocks' attention where B equals N."""
@@ -84,40 +88,27 @@ class StructuralAdapter(TokenReader):
         attention = next(attentions, None)
         return raw if attention is None or attention.batch_first else raw.transpose(0, 1)
 
-    def least_prefix(self, tower: Tower) -> int:
+    def min_prefix(self, tower: Tower) -> int:
         """1 where there is a class token that goes through the blocks, else 0."""
         late = any(is_stack(getattr(tower.module, name, None)) for name in _CLASS_STACKS)
         return int(tower.spec.context in (CLS, RAW_CLS) and not late)
 
-    def _tower(self, host: nn.Module, candidate: _Candidate, taken: Set[int]) -> Tower:
-        """The tower of a candidate, with the context after its final norm, or after its last block without one."""
-        owner, convolution = host.get_submodule(candidate.owner), candidate.convolution
-        has_class_token = _has_class_token(owner, _relative(candidate.stack, candidate.owner), taken)
-        statistics = declared_statistics(host, candidate.owner)
-        if statistics is None:
-            logger.info("the tower at %r declares no image statistics: ImageNet's are assumed", candidate.owner)
-        spec = TowerSpec(
-            adapter=self.name,
-            path=candidate.owner,
-            width=convolution.out_channels,
-            blocks=len(candidate.blocks),
-            patch_size=convolution.stride[0],
-            image_hw=_image_hw(owner, _relative(candidate.embedding, candidate.owner), convolution.stride[0]),
-            context=CLS if has_class_token else MEAN,
-            image_mean=(statistics or IMAGENET).mean,
-            image_std=(statistics or IMAGENET).std,
-        )
-        norm = _final_norm(owner, _relative(candidate.stack, candidate.owner), width=convolution.out_channels)
-        if norm is None:
-            spec = replace(spec, context=RAW_CLS if spec.context == CLS else RAW_MEAN)
-        return Tower(
-            spec=spec,
-            adapter=self,
-            module=owner,
-            entry=convolution,
-            blocks=candidate.blocks,
-            context_source=candidate.blocks[-1] if norm is None else norm,
-        )
+
+def _parts(owner: nn.Module, candidate: _Candidate, taken: Set[int]) -> TowerParts:
+    """The parts of a candidate; its context is after the final norm, or after the last block where there is none."""
+    convolution = candidate.convolution
+    norm = _final_norm(owner, candidate.stack, width=convolution.out_channels)
+    kinds = (RAW_MEAN, RAW_CLS) if norm is None else (MEAN, CLS)
+    return TowerParts(
+        entry=convolution,
+        blocks=candidate.blocks,
+        context=kinds[_has_class_token(owner, candidate.stack, taken)],
+        context_source=candidate.blocks[-1] if norm is None else norm,
+        width=convolution.out_channels,
+        patch_size=convolution.stride[0],
+        image_hw=_image_hw(owner, candidate.embedding, convolution.stride[0]),
+        statistics=ImageStatistics.IMAGENET,
+    )
 
 
 def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
@@ -147,30 +138,19 @@ def _all_candidates(host: nn.Module, taken: Set[int]) -> Iterator[_Candidate]:
         ):
             stacks[path] = tuple(module)
     for stack, blocks in stacks.items():
-        outside = {path: conv for path, conv in convolutions.items() if not _is_inside(path, stack)}
-        owner = _nearest_owner(stack, outside)
-        if owner is not None:
-            embedding = next(path for path in outside if _is_inside(path, owner))
-            yield _Candidate(owner, stack, embedding, blocks, outside[embedding])
-
-
-def _nearest_owner(stack: str, convolutions: dict[str, nn.Conv2d]) -> str | None:
-    """Path of the innermost module around `stack` that holds one of these convolutions."""
-    owner = stack
-    while owner:
-        owner = owner.rpartition(".")[0]
-        if any(_is_inside(path, owner) for path in convolutions):
-            return owner
-    return None
+        owner = stack
+        while owner:  # outwards, to the nearest module with a patch convolution that is not in the stack
+            owner = owner.rpartition(".")[0]
+            outside = [path for path in convolutions if _is_inside(path, owner) and not _is_inside(path, stack)]
+            if outside:
+                inside, embedding = (path.removeprefix(f"{owner}.") if owner else path for path in (stack, outside[0]))
+                yield _Candidate(owner, inside, embedding, blocks, convolutions[outside[0]])
+                break
 
 
 def _is_inside(path: str, outer: str) -> bool:
     """Whether the module at `path` lies strictly below the one at `outer`."""
     return path != outer and (not outer or path.startswith(f"{outer}."))
-
-
-def _relative(path: str, outer: str) -> str:
-    return path.removeprefix(f"{outer}.") if outer else path
 
 
 def _is_large_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -234,8 +214,7 @@ def _final_norm(owner: nn.Module, stack: str, *, width: int) -> nn.Module | None
 def _image_hw(owner: nn.Module, embedding: str, patch: int) -> tuple[int, int]:
     """The input size declared between the patch convolution and the owner, else the patches nearest to 224 pixels."""
     for module in lineage(owner, embedding):
-        declared = size_at(module, _IMAGE_SIZES)
-        if declared is not None:
+        if (declared := StructuralAdapter.size_at(module, *_IMAGE_SIZES)) is not None:
             return declared
     side = patch * max(1, round(_USUAL_IMAGE_SIDE / patch))
     return side, side

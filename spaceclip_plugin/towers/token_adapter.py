@@ -1,44 +1,53 @@
-"""Towers of (B, N, C) tokens, prefix tokens first and patches in raster order: one adapter, mostly data.
+"""Towers of (B, N, C) tokens, prefix tokens first and patches in raster order: one adapter, all data.
 
-Most vision transformers keep this layout and differ only in where their parts are. `TokenTowerAdapter` takes those
-places as data, relative to the tower: the way from a host down to its tower changes with versions and wrappers.
+Most vision transformers keep this layout and differ only in where their parts are. `TokenAdapter` takes those places
+as data, relative to the tower: the way from a host down to its tower changes with versions and wrappers.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from torch import nn
 
-from spaceclip_plugin.towers.image_statistics import IMAGENET as IMAGENET
-from spaceclip_plugin.towers.image_statistics import SYMMETRIC as SYMMETRIC
-from spaceclip_plugin.towers.image_statistics import ImageStatistics as ImageStatistics
-from spaceclip_plugin.towers.image_statistics import declared
-from spaceclip_plugin.towers.spec import Tower, TowerSpec
+from spaceclip_plugin.towers.adapter import TowerParts, is_patch_embedding
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
+from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.towers.token_reader import TokenReader
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
-class TokenTowerAdapter(TokenReader):
+class TokenAdapter(TokenReader):
     """An adapter that is data: class names of the tower, and the paths of its parts relative to the tower.
 
-    Subclass and override a method where one family needs more than data. Instances hold no state.
+    Subclass it and override a method where one family needs more than data. Instances hold no state.
 
     Attributes:
         name: unique name, also its entry point.
-        tower_classes: class names of the tower module, looked up along the MRO because wrappers rename classes.
+        tower_classes: class names of the tower module; base classes count, for wrappers rename classes.
         patch_embedding: path of the convolution that cuts the image into patches.
         blocks: paths of the stack of transformer blocks, first match wins (libraries move it between versions).
         context_source: path of the module whose output holds the context.
-        context: kind of that context, one of `CONTEXT_KINDS`.
+        context: kind of that context: "cls", "attention-pool", "mean", "raw-cls" or "raw-mean".
         prefix_tokens: tokens that surely precede the patches.
         image_size: attribute paths, first match wins, that hold the input size in pixels: an int or (H, W).
         statistics: image statistics of the family, for hosts that declare none.
+
+    Example:
+        >>> from torch import nn
+        >>> from spaceclip_plugin.towers import ImageStatistics, TokenAdapter, find_towers
+        >>> class LabEye(nn.Module):
+        ...     side = 64
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.cut, self.norm = nn.Conv2d(3, 8, 16, 16), nn.LayerNorm(8)
+        ...         self.layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)])
+        >>> adapter = TokenAdapter(name="lab-eye", tower_classes=("LabEye",), patch_embedding="cut",
+        ...                        blocks=("layers",), context_source="norm", context="mean", prefix_tokens=0,
+        ...                        image_size=("side",), statistics=ImageStatistics.IMAGENET)
+        >>> [tower] = find_towers(nn.Sequential(LabEye()), adapter=adapter)
+        >>> print(tower.spec)
+        tower at '0' (adapter 'lab-eye', width 8, 1 blocks, patch 16, context 'mean')
     """
 
     name: str
@@ -51,22 +60,23 @@ class TokenTowerAdapter(TokenReader):
     image_size: tuple[str, ...]
     statistics: ImageStatistics
 
-    def find(self, host: nn.Module) -> list[Tower]:
-        """Every tower of this family in `host`, in module order; runs nothing and changes nothing.
-
-        A module of a known name with unknown insides is skipped, not refused: libraries share class names, and what
-        is skipped here may be understood by another adapter or by structural discovery. The log (debug) says why.
-        """
-        towers: list[Tower] = []
-        for path, module in host.named_modules():
-            tower = self._read(host, path, module) if is_named(module, self.tower_classes) else None
-            if tower is not None and all(tower.blocks[0] is not known.blocks[0] for known in towers):
-                towers.append(tower)
-        return towers
-
-    def stack_of(self, module: nn.Module) -> nn.ModuleList | nn.Sequential | None:
-        """The stack of blocks of one tower, or None where there is none at any of the known paths."""
-        return next((stack for path in self.blocks if is_stack(stack := attribute_at(module, path))), None)
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The parts at the known paths, or None where one is missing."""
+        embedding = self.attribute_at(module, self.patch_embedding)
+        blocks, image_hw = self.stack_at(module, *self.blocks), self.size_at(module, *self.image_size)
+        if not is_patch_embedding(embedding) or blocks is None or image_hw is None:
+            return None
+        context, source = self.context_of(module)
+        return TowerParts(
+            entry=self.entry_of(module, embedding),
+            blocks=blocks,
+            context=context,
+            context_source=source,
+            width=embedding.out_channels,
+            patch_size=embedding.stride[0],
+            image_hw=image_hw,
+            statistics=self.statistics,
+        )
 
     def entry_of(self, module: nn.Module, embedding: nn.Conv2d) -> nn.Module:
         """The module whose call starts a frame; override where the convolution's arguments do not tell enough."""
@@ -74,89 +84,8 @@ class TokenTowerAdapter(TokenReader):
 
     def context_of(self, module: nn.Module) -> tuple[str, nn.Module | None]:
         """Kind and source of the context of one tower; override where it depends on how the tower was built."""
-        source = attribute_at(module, self.context_source)
-        return self.context, source if isinstance(source, nn.Module) else None
+        return self.context, self.module_at(module, self.context_source)
 
-    def statistics_of(self, host: nn.Module, path: str) -> ImageStatistics:
-        """What is declared for the tower at `path`, else the family's; override where a host records it otherwise."""
-        return declared_statistics(host, path) or self.statistics
-
-    def least_prefix(self, tower: Tower) -> int:
+    def min_prefix(self, tower: Tower) -> int:
         """How many tokens surely precede the patches: `prefix_tokens`, unless overridden."""
         return self.prefix_tokens
-
-    def _read(self, host: nn.Module, path: str, module: nn.Module) -> Tower | None:
-        """The tower at `path`, or None where its insides are not this family's."""
-        embedding = attribute_at(module, self.patch_embedding)
-        stack = self.stack_of(module)
-        image_hw = size_at(module, self.image_size)
-        if not is_patch_embedding(embedding) or stack is None or image_hw is None:
-            wanted = f"a patch convolution at {self.patch_embedding!r}, blocks at {self.blocks}, an input size"
-            logger.debug("adapter %r skips the %s at %r: expected %s", self.name, type(module).__name__, path, wanted)
-            return None
-        context, source = self.context_of(module)
-        statistics = self.statistics_of(host, path)
-        spec = TowerSpec(
-            adapter=self.name,
-            path=path,
-            width=embedding.out_channels,
-            blocks=len(stack),
-            patch_size=embedding.stride[0],
-            image_hw=image_hw,
-            context=context,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-        )
-        entry = self.entry_of(module, embedding)
-        return Tower(spec, self, module, entry=entry, blocks=tuple(stack), context_source=source)
-
-
-def is_named(module: nn.Module, names: Iterable[str]) -> bool:
-    """Whether the module's class, or one it derives from, has one of these names."""
-    return any(cls.__name__ in names for cls in type(module).__mro__)
-
-
-def is_patch_embedding(module: object) -> TypeGuard[nn.Conv2d]:
-    """Whether this is a convolution that cuts RGB images into square patches without overlap."""
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.in_channels == 3
-        and module.kernel_size == module.stride
-        and module.stride[0] == module.stride[1]
-    )
-
-
-def is_stack(module: object) -> TypeGuard[nn.ModuleList | nn.Sequential]:
-    """Whether this is a non-empty list of modules."""
-    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
-
-
-def attribute_at(module: object, path: str) -> object | None:
-    """What lies at a dotted attribute path, or None; sees through wrappers that forward attributes (FSDP, compile)."""
-    found: object | None = module
-    for step in path.split("."):
-        found = getattr(found, step, None)
-    return found
-
-
-def size_at(module: object, paths: Iterable[str]) -> tuple[int, int] | None:
-    """The first (H, W) in pixels found at one of these attribute paths; an int means a square."""
-    for path in paths:
-        match attribute_at(module, path):
-            case int(side):
-                return side, side
-            case [int(height), int(width)]:
-                return height, width
-    return None
-
-
-def lineage(host: nn.Module, path: str) -> Iterator[nn.Module]:
-    """The module at `path` and everything that holds it, innermost first, the host last."""
-    steps = path.split(".") if path else []
-    for length in range(len(steps), -1, -1):
-        yield host.get_submodule(".".join(steps[:length]))
-
-
-def declared_statistics(host: nn.Module, path: str) -> ImageStatistics | None:
-    """What a user, the module at `path` or the nearest that holds it declares; see `image_statistics.declared`."""
-    return declared(lineage(host, path))

@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.seen_part import SeenPart, convolved_size
+from spaceclip_plugin.towers.adapter import Adapter
+from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import (
     ATTENTION_POOL,
     CLS,
@@ -24,19 +24,24 @@ from spaceclip_plugin.towers.spec import (
 )
 
 
-class TokenReader:
-    """The half of an adapter that reads: what an image call was, and what its activations mean.
+class TokenReader(Adapter):
+    """The half of an adapter that reads tokens: what an image call was, and what its activations mean.
+
+    A subclass says where the parts of its towers are (`parts`); `TokenAdapter` does so by data alone.
 
     Every map is a view of what was captured, in the memory order the host left. That is channels last where prefix
     tokens were joined to the patches, and channels first where there are none: then the order of the patch
     convolution's output survives every residual addition.
-    """
 
-    name: str
+    Example:
+        >>> from spaceclip_plugin.towers import TokenAdapter, TokenReader
+        >>> issubclass(TokenAdapter, TokenReader)
+        True
+    """
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
         """Batch and grid of the pixels that a patch convolution is called with; see `Adapter.image_call`."""
-        return convolution_call(tower.entry, args[0] if args else kwargs.get("input"))
+        return ImageCall.of_convolution(tower.entry, args[0] if args else kwargs.get("input"))
 
     def convolution(self, tower: Tower) -> nn.Module:
         """What cuts images into patches; override where it is not the tower's entry."""
@@ -58,16 +63,20 @@ class TokenReader:
             CaptureError: an activation has no room for the patch grid, or the context is not a vector per image.
         """
         valid = self.valid(frame, tower)
-        hidden = {index: self._patch_map(index, raw, frame, tower) for index, raw in frame.hidden.items()}
+        (rows, _), image_hw = frame.call.sizes()
+        hidden = {}
+        for index, raw in frame.hidden.items():
+            tokens = self.batch_first(raw, frame, tower)
+            patches = self._patches(tokens, f"hidden state {index}", frame, tower)
+            hidden[index] = rearrange(patches, "b (h w) c -> b c h w", h=rows)
         context = None if frame.context is None else self._context(frame.context, frame, tower, valid)
-        image_hw = known(frame.call.image_hw, "image size")
         return TowerFeatures(hidden, context, image_hw, valid, seen=self.seen(tower, image_hw))
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
         """The raw activation of a block as (B, N, C); override where blocks carry another layout."""
         return raw
 
-    def least_prefix(self, tower: Tower) -> int:
+    def min_prefix(self, tower: Tower) -> int:
         """How many tokens surely precede the patches; a tower that shows fewer has lost patches."""
         return 0
 
@@ -75,19 +84,13 @@ class TokenReader:
         """(B, h, w) bool, False where a patch is padding; None where every patch is real."""
         return None
 
-    def _patch_map(self, index: int, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
-        """A block's raw activation as a (B, C, h, w) view."""
-        patches = self._patches(self.batch_first(raw, frame, tower), f"hidden state {index}", frame, tower)
-        height, _ = known(frame.call.grid_hw, "grid")
-        return rearrange(patches, "b (h w) c -> b c h w", h=height)
-
     def _patches(self, tokens: Tensor, tap: str, frame: RawFrame, tower: Tower) -> Tensor:
         """The patch tokens (B, h*w, C) of a sequence (B, N, C)."""
-        batch, (height, width) = frame.call.batch, known(frame.call.grid_hw, "grid")
-        least = self.least_prefix(tower)
+        batch, ((height, width), _) = frame.call.batch, frame.call.sizes()
+        least = self.min_prefix(tower)
         expected = f"(B={batch}, N>={least}+{height}*{width}, C={tower.spec.width})"
         if tokens.ndim != 3 or (tokens.shape[0], tokens.shape[2]) != (batch, tower.spec.width):
-            raise unexpected(tap, tokens, expected, tower, "A layout of its own needs an adapter of its own.")
+            raise tower.unexpected(tap, tokens, expected, "A layout of its own needs an adapter of its own.")
         prefix = tokens.shape[1] - height * width
         if prefix < least:
             advice = (
@@ -99,7 +102,7 @@ class TokenReader:
                     " Where nothing drops any, its class token joins only after this block (as in ConViT): such a "
                     "tower needs an adapter that says so (prefix_tokens=0, see adapters/README.md)."
                 )
-            raise unexpected(tap, tokens, expected, tower, advice)
+            raise tower.unexpected(tap, tokens, expected, advice)
         return tokens[:, prefix:]
 
     def _context(self, raw: Tensor, frame: RawFrame, tower: Tower, valid: Tensor | None) -> Tensor:
@@ -109,45 +112,20 @@ class TokenReader:
             raw = self.batch_first(raw, frame, tower)
         vector = raw
         if raw.ndim == 3 and kind in (MEAN, RAW_MEAN):
-            vector = mean_of_valid(self._patches(raw, "the context", frame, tower), valid)
+            vector = _mean_of_valid(self._patches(raw, "the context", frame, tower), valid)
         elif raw.ndim == 3 and (kind in (CLS, RAW_CLS) or raw.shape[1] == 1):
             vector = raw[:, 0]
         if tuple(vector.shape) != (frame.call.batch, tower.spec.width):
             sequence = "1" if kind == ATTENTION_POOL else "N"
             expected = f"(B={frame.call.batch}, C={tower.spec.width}) or (B, {sequence}, C)"
-            raise unexpected("the context", raw, expected, tower, "The host may pool differently; see its adapter.")
+            raise tower.unexpected("the context", raw, expected, "The host may pool differently; see its adapter.")
         return vector
 
 
-def convolution_call(convolution: nn.Module, pixels: object) -> ImageCall:
-    """The image call in the pixels (B, 3, H, W) that a patch convolution is about to cut into patches.
-
-    Raises:
-        CaptureError: not such pixels.
-    """
-    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or not isinstance(convolution, nn.Conv2d):
-        given = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise CaptureError(f"the patch embedding must be called with images (B, 3, H, W), it was with {given}")
-    image_hw = (pixels.shape[2], pixels.shape[3])
-    return ImageCall(pixels.shape[0], convolved_size(convolution, image_hw), image_hw, pixels)
-
-
-def mean_of_valid(patches: Tensor, valid: Tensor | None) -> Tensor:
+def _mean_of_valid(patches: Tensor, valid: Tensor | None) -> Tensor:
     """The mean patch (B, C) of tokens (B, N, C) over the valid ones of a mask (B, h, w); zero where none is."""
     if valid is None:
         return patches.mean(dim=1)
     weight = valid.flatten(1).to(patches.dtype)[:, :, None]
     summed = torch.where(weight > 0, patches, 0).sum(dim=1)
     return summed / weight.sum(dim=1).clamp_min(1)
-
-
-def known(size: tuple[int, int] | None, what: str) -> tuple[int, int]:
-    """A size that this kind of tower always tells."""
-    if size is None:
-        raise CaptureError(f"the {what} of this image call is unknown; its adapter must read it from the layout")
-    return size
-
-
-def unexpected(tap: str, seen: Tensor, expected: str, tower: Tower, advice: str) -> CaptureError:
-    """The error for an activation of another shape than its family's."""
-    return CaptureError(f"{tap} of the {tower.spec} has shape {tuple(seen.shape)}, expected {expected}. {advice}")

@@ -34,8 +34,8 @@ from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.adapter import Adapter
 from spaceclip_plugin.towers.module_state import in_eval_mode
-from spaceclip_plugin.towers.spec import Adapter
 from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import LIVE, Recipe

@@ -29,12 +29,13 @@ from torch import Tensor, nn
 
 from spaceclip_adapters import clip, open_clip, siglip, timm_vit
 from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.packed_reader import PackedReader
 from spaceclip_plugin.towers.registry import find_towers, installed_adapters
 from spaceclip_plugin.towers.spec import ATTENTION_POOL, CLS, MEAN, RawFrame, Tower, TowerFeatures
 from spaceclip_plugin.towers.structural import StructuralAdapter
-from spaceclip_plugin.towers.token_adapter import IMAGENET
 
+IMAGENET = ImageStatistics.IMAGENET
 ADAPTERS: dict[str, Any] = dict(installed_adapters())
 
 
@@ -185,7 +186,10 @@ class TestStatistics:
         host = by_name("timm-cls").seeded()
         host.pretrained_cfg = {}
         (tower,) = timm_vit.adapter.find(host)
-        assert (tower.spec.image_mean, tower.spec.image_std) == (IMAGENET.mean, IMAGENET.std)
+        assert (tower.spec.image_mean, tower.spec.image_std) == (
+            IMAGENET.mean,
+            IMAGENET.std,
+        )
 
     @pytest.mark.parametrize("name", ["open-clip", "open-clip-timm"])
     def test_open_clip_declaration_comes_first(self, name: str) -> None:
@@ -250,17 +254,15 @@ class TestVariants:
     def test_known_name_with_unknown_insides_is_skipped_and_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.DEBUG, logger="spaceclip_plugin"):
             assert clip.adapter.find(nn.ModuleDict({"eye": type("CLIPVisionModel", (nn.Module,), {})()})) == []
-        assert (
-            "skips the CLIPVisionModel at 'eye': expected a patch convolution at 'embeddings.patch_embedding'"
-            in caplog.text
-        )
+        assert "skips the CLIPVisionModel at 'eye'" in caplog.text
 
     @pytest.mark.parametrize("name", ["clip", "siglip", "timm-cls", "open-clip"])
     def test_compiled_hosts_and_blocks_are_seen_through(self, name: str) -> None:
         tiny = by_name(name)
         host = tiny.seeded()
         (bare,) = ADAPTERS[tiny.adapter].find(host)
-        stack = ADAPTERS[tiny.adapter].stack_of(bare.module)
+        adapter = ADAPTERS[tiny.adapter]
+        stack = adapter.stack_at(bare.module, *adapter.blocks)
         for index, block in enumerate(bare.blocks):
             stack[index] = torch.compile(block)
         for adapter in (ADAPTERS[tiny.adapter], StructuralAdapter()):

@@ -21,9 +21,10 @@ from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers.hosts import load_host
-from spaceclip_plugin.towers.image_statistics import IMAGENET, SYMMETRIC, ImageStatistics, declare
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.registry import find_tower
 
+IMAGENET, SYMMETRIC = ImageStatistics.IMAGENET, ImageStatistics.SYMMETRIC
 OWN = ImageStatistics(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66))
 OWN_FILE = {"image_mean": list(OWN.mean), "image_std": list(OWN.std)}
 HOSTS = {
@@ -130,7 +131,7 @@ class TestUsers:
 
     def test_a_live_host_inside_of_another(self) -> None:
         host = clip()
-        declare(host, OWN)
+        OWN.declare(host)
         assert statistics_of(host) == OWN
         assert not any("statistics" in name for name in host.state_dict())
 
@@ -162,7 +163,7 @@ class TestUsers:
         self, shift: float, warned: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         host = clip()
-        declare(host, OWN)
+        OWN.declare(host)
         head = DepthHead.for_tower(host, image_mean=(0.11 + shift, 0.22, 0.33))
         with attach_depth_head(host, head):
             assert ("the head was trained on images normalised with" in caplog.text) == warned
@@ -206,7 +207,11 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("kind", "expected"),
-        [("ViTFeatureExtractor", SYMMETRIC), ("DeiTImageProcessor", IMAGENET), ("SiglipImageProcessor", SYMMETRIC)],
+        [
+            ("ViTFeatureExtractor", SYMMETRIC),
+            ("DeiTImageProcessor", IMAGENET),
+            ("SiglipImageProcessor", SYMMETRIC),
+        ],
     )
     def test_what_a_file_leaves_out_its_class_says(self, kind: str, expected: ImageStatistics) -> None:
         own = transformers.DeiTImageProcessor()

@@ -13,7 +13,7 @@ from torch import nn
 from spaceclip_plugin import DepthHead, DepthMap, Intrinsics, attach_depth_head
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.towers.seen_part import SeenPart, convolved_size
+from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 IMAGE, PATCH, READ = 48, 14, 42
@@ -51,7 +51,7 @@ def test_where_a_convolution_has_its_patches(
 ) -> None:
     convolution = nn.Conv2d(3, 1, kernel, stride=stride, padding=padding, dilation=dilation)
     part = SeenPart.of_convolution(convolution, (side, 2 * side))
-    assert convolved_size(convolution, (side, 2 * side)) == convolution(torch.zeros(1, 3, side, 2 * side)).shape[2:]
+    assert SeenPart.grid_of(convolution, (side, 2 * side)) == convolution(torch.zeros(1, 3, side, 2 * side)).shape[2:]
     if grid is None:
         assert part is None
     else:

@@ -25,8 +25,7 @@ from spaceclip_adapters.hosts.weights import (
     reshaped,
 )
 from spaceclip_plugin.errors import CaptureError, HostError
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.spec import ATTENTION_POOL, Tower
+from spaceclip_plugin.towers import Tower, find_towers
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> lis
     absent = [key for key in absent if not key.startswith(tuple(f"{pool}." for pool in pools))]
     if not absent:
         return pools
-    towers = registry.find_towers(model)
+    towers = find_towers(model)
     within = [key for key in absent if any(key.startswith(f"{tower.spec.path}.") for tower in towers)]
     refusal = (
         f"{source} lacks weights of a {type(model).__name__} that depth needs: missing {few(within or absent)}. "
@@ -115,10 +114,10 @@ def take_out_too(model: nn.Module, parts: Iterable[str], *, like: nn.Module) -> 
 def _without_absent_pools(model: nn.Module, absent: Sequence[str]) -> list[str]:
     """Take out the attention pools of towers that are absent as a whole: adapters then know another context."""
     names, parts, pools = {id(module): path for path, module in model.named_modules()}, set(absent), []
-    for tower in registry.find_towers(model):
+    for tower in find_towers(model):
         path = names.get(id(tower.context_source), "")
         keys = [key for key in model.state_dict() if path and key.startswith(f"{path}.")]
-        if tower.spec.context == ATTENTION_POOL and keys and parts.issuperset(keys):
+        if tower.spec.context == "attention-pool" and keys and parts.issuperset(keys):
             owner, _, name = path.rpartition(".")
             setattr(model.get_submodule(owner), name, nn.Identity())
             logger.warning("no weights for the pool %r of the %s: its context is another now", path, tower.spec)
@@ -133,12 +132,12 @@ def _without(model: nn.Module, parts: Sequence[str], refusal: str) -> list[list[
         owner, _, name = part.rpartition(".")
         setattr(model.get_submodule(owner), name, None)
     try:
-        return [_activations(tower, refusal) for tower in registry.find_towers(model)]
+        return [_activations(tower, refusal) for tower in find_towers(model)]
     except HostError:
         for part in modules.intersection(parts):
             owner, _, name = part.rpartition(".")
             setattr(model.get_submodule(owner), name, nn.Identity())
-        return [_activations(tower, refusal) for tower in registry.find_towers(model)]
+        return [_activations(tower, refusal) for tower in find_towers(model)]
 
 
 def check_unexpected(model: nn.Module, unexpected: Iterable[str], *, source: str) -> None:
@@ -155,7 +154,7 @@ def check_unexpected(model: nn.Module, unexpected: Iterable[str], *, source: str
         return
     names = {id(module): path for path, module in model.named_modules()}
     inner: set[str] = set()
-    for tower in registry.find_towers(model):
+    for tower in find_towers(model):
         inner |= {names[id(block)] for block in tower.blocks if id(block) in names}
         inner |= {path.rpartition(".")[0] for path in list(inner)}  # the stack itself: further blocks
         inner |= {path for path in [names.get(id(tower.entry), "").rpartition(".")[0]] if path.endswith("embeddings")}

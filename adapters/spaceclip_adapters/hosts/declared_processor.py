@@ -17,7 +17,7 @@ from spaceclip_adapters.hosts.image_processors import (
     statistics_of_processor,
 )
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.towers.image_statistics import ImageStatistics
+from spaceclip_plugin.towers import ImageStatistics
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, check_scale
+from spaceclip_plugin.towers import ImageStatistics
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 """Where an image processor's settings may stand; nested ones go first, as in transformers."""
@@ -76,14 +76,10 @@ def statistics_of_processor(values: Mapping[str, Any], *, source: str) -> ImageS
     if abs(scale - 1) < 1e-6:
         scale = 1.0  # 0.00392156862745098 and the like
     try:
-        statistics = ImageStatistics(
-            mean=tuple((value + offset) / scale for value in mean),  # type: ignore[arg-type]  # it checks them
-            std=tuple(value / scale for value in std),  # type: ignore[arg-type]
-        )
-        check_scale(statistics)
+        scaled = tuple((value + offset) / scale for value in mean), tuple(value / scale for value in std)
+        return ImageStatistics(*scaled).in_unit_range()  # type: ignore[arg-type]  # it checks them
     except (ConfigError, ZeroDivisionError) as error:
         raise _not_understood(source, str(error)) from error
-    return statistics
 
 
 def image_size_of_processor(values: Mapping[str, Any]) -> tuple[int, int] | None:

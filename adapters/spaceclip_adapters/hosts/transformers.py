@@ -26,7 +26,7 @@ from spaceclip_adapters.hosts.weights import (
     warn_of_random_weights,
 )
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.towers.image_statistics import ImageStatistics
+from spaceclip_plugin.towers import ImageStatistics
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

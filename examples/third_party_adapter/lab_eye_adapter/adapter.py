@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spaceclip_plugin.towers.spec import MEAN, RawFrame, Tower
-from spaceclip_plugin.towers.token_adapter import IMAGENET, TokenTowerAdapter
+from spaceclip_plugin.towers import ImageStatistics, RawFrame, TokenAdapter, Tower
 
 TASK_TOKENS = 2
 
 
-class LabEyeAdapter(TokenTowerAdapter):
+class LabEyeAdapter(TokenAdapter):
     """LabEye appends its task tokens; readers expect every other token before the patches."""
 
     def batch_first(self, raw: Tensor, frame: RawFrame, tower: Tower) -> Tensor:
@@ -24,8 +23,8 @@ adapter = LabEyeAdapter(
     patch_embedding="cut",
     blocks=("layers",),
     context_source="layers.3",
-    context=MEAN,
+    context="mean",
     prefix_tokens=0,
     image_size=("image_size",),
-    statistics=IMAGENET,
+    statistics=ImageStatistics.IMAGENET,
 )

@@ -25,7 +25,7 @@ from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import NewestDepth
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.token_adapter import lineage
+from spaceclip_plugin.towers.adapter import lineage
 
 _logger = logging.getLogger(__name__)
 _LINKS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DepthLink]] = weakref.WeakKeyDictionary()

@@ -25,7 +25,7 @@ from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME, check_replaceable
 from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, declare
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.spec import Tower, TowerSpec
 
 TOWER_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
@@ -121,7 +121,7 @@ def build_tower(config: SpaceClipDepthConfig) -> Tower:
         ) from error
     if config.statistics is not None:
         try:
-            declare(model, ImageStatistics(**config.statistics))
+            ImageStatistics(**config.statistics).declare(model)
         except (TypeError, ConfigError) as error:
             given = shown(config.statistics)
             raise CheckpointError(f"the config's statistics must be mean and std, got {given}: {error}") from error

@@ -32,8 +32,8 @@ from spaceclip_plugin.bridges.transformers.one_device import one_device
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers.adapter import declared_statistics
 from spaceclip_plugin.towers.spec import Tower
-from spaceclip_plugin.towers.token_adapter import declared_statistics
 
 _DTYPES = ("float32", "float16", "bfloat16")
 # What AutoModel and pipeline hand down and what changes nothing where a local folder is read and no code is loaded.

@@ -17,7 +17,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
 from spaceclip_plugin.towers.hosts import RANDOM
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, from_pair
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.config.strict_yaml import read_mapping, read_mapping_file, write_mapping
 from spaceclip_plugin.training.processes import TRACKERS
@@ -141,7 +141,7 @@ class RunConfig:
         for name in ("image_mean", "image_std"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _checks.reals(name, getattr(self, name), -1e6, 1e6, length=3))
-        from_pair(self.image_mean, self.image_std)
+        ImageStatistics.from_pair(self.image_mean, self.image_std)
         for name in ("skip_bad", "select_on_test"):
             _checks.truth(name, getattr(self, name))
         for name in _LISTS:
@@ -168,7 +168,7 @@ class RunConfig:
     @property
     def statistics(self) -> ImageStatistics | None:
         """What the user says the host's images are normalised with; None: what the host declares."""
-        return from_pair(self.image_mean, self.image_std)
+        return ImageStatistics.from_pair(self.image_mean, self.image_std)
 
     @property
     def evaluation(self) -> Protocol:

@@ -17,7 +17,7 @@ from spaceclip_plugin import DepthHead
 from spaceclip_plugin.bridges.transformers import SpaceClipForDepthEstimation, register
 from spaceclip_plugin.bridges.transformers.one_device import one_device
 from spaceclip_plugin.errors import CheckpointError, ConfigError
-from spaceclip_plugin.towers.image_statistics import ImageStatistics, declare
+from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.registry import find_tower
 
 CPU = torch.device("cpu")
@@ -29,14 +29,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model whose host, around its tower, declared statistics of its own."""
     folder = tmp_path_factory.mktemp("model")
     host = nn.ModuleDict({"eye": clip_host()})
-    declare(host, OWN)
+    OWN.declare(host)
     SpaceClipForDepthEstimation.from_host(host, DepthHead.for_tower(host).eval()).save_pretrained(folder)
     return folder
 
 
 def test_a_live_host_around_the_tower_is_believed(caplog: pytest.LogCaptureFixture) -> None:
     host = nn.ModuleDict({"eye": clip_host()})
-    declare(host, OWN)
+    OWN.declare(host)
     model = SpaceClipForDepthEstimation.from_host(host, DepthHead.for_tower(host).eval())
     assert tuple(model.image_processor().image_std) == OWN.std
     assert "normalised" not in caplog.text

@@ -1,0 +1,214 @@
+"""What knows one family of towers: where their parts are, and what their activations mean."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from torch import Tensor, nn
+
+from spaceclip_plugin._checks import choice
+from spaceclip_plugin.towers.image_statistics import ImageStatistics, declared
+from spaceclip_plugin.towers.seen_part import SeenPart
+from spaceclip_plugin.towers.spec import CONTEXT_KINDS, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TowerParts:
+    """What an adapter reads off a module that is a tower of its family.
+
+    Attributes:
+        entry: the module whose call starts a frame; its arguments tell batch and grid.
+        blocks: the transformer blocks in order.
+        context: kind of the global vector: "cls", "attention-pool", "mean", "raw-cls" or "raw-mean".
+        context_source: the module whose output holds it, or None where there is none.
+        width: channels of the last hidden state and of the context.
+        patch_size: pixels of the tower's input between two cells of the last hidden state's grid.
+        image_hw: input size the tower was built for, in pixels; a usual one where it takes any.
+        statistics: what the family normalises images with, for hosts that declare nothing.
+        widths: channels of every hidden state from 0 on where they differ, else None.
+
+    Raises:
+        ConfigError: no such kind of context.
+
+    Example:
+        >>> from torch import nn
+        >>> from spaceclip_plugin.towers import ImageStatistics, TowerParts
+        >>> cut, block = nn.Conv2d(3, 8, 16, 16), nn.TransformerEncoderLayer(8, 2, 16)
+        >>> parts = TowerParts(entry=cut, blocks=(block,), context="raw-mean", context_source=block, width=8,
+        ...                    patch_size=16, image_hw=(64, 64), statistics=ImageStatistics.IMAGENET)
+        >>> parts.context
+        'raw-mean'
+    """
+
+    entry: nn.Module
+    blocks: Iterable[nn.Module]
+    context: str
+    context_source: nn.Module | None
+    width: int
+    patch_size: int
+    image_hw: tuple[int, int]
+    statistics: ImageStatistics
+    widths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        choice("context", self.context, CONTEXT_KINDS)
+
+
+class Adapter(ABC):
+    """What knows one family of towers. Stateless: one instance serves every host.
+
+    Subclass `TokenAdapter` where data is enough, `TokenReader` or `PackedReader` where the tower's parts must be found
+    in another way, and this class for a tower of another kind.
+
+    Attributes:
+        name: unique name, also the name of the adapter's entry point.
+        tower_classes: class names of the tower module; base classes count, for wrappers rename classes.
+
+    Example:
+        >>> from spaceclip_plugin.towers import Adapter, TokenAdapter
+        >>> issubclass(TokenAdapter, Adapter)
+        True
+    """
+
+    name: str
+    tower_classes: Collection[str] = ()
+
+    @abstractmethod
+    def parts(self, module: nn.Module) -> TowerParts | None:
+        """The parts of a module of one of `tower_classes`, or None where its insides are not this family's."""
+
+    @abstractmethod
+    def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
+        """What the arguments of `tower.entry` tell of an image call.
+
+        Runs inside the host's forward: shapes and references only, no arithmetic on tensors and no reading of them.
+
+        Raises:
+            CaptureError: the arguments are not those this family's towers take.
+        """
+
+    @abstractmethod
+    def features(self, frame: RawFrame, tower: Tower) -> TowerFeatures:
+        """The patch maps and context of a captured frame.
+
+        Raises:
+            CaptureError: the activations do not have the shape this family's towers give.
+        """
+
+    @abstractmethod
+    def run(self, tower: Tower, pixels: Tensor) -> None:
+        """Run the tower alone on images (B, 3, H, W), as its host calls it.
+
+        Raises:
+            CaptureError: a size this tower cannot take. What the tower itself raises passes through.
+        """
+
+    def seen(self, tower: Tower, image_hw: tuple[int, int]) -> SeenPart | None:
+        """What the tower reads of images of that size, without running it; None where patches just fill them."""
+        return None
+
+    def find(self, host: nn.Module) -> list[Tower]:
+        """Every tower of this family in `host`, in module order; runs nothing and changes nothing.
+
+        A module of a known name with unknown insides is skipped, not refused: libraries share class names, and what
+        is skipped here may be understood by another adapter or by structural discovery. The log (debug) says so.
+        """
+        towers: list[Tower] = []
+        for path, module in host.named_modules():
+            if not is_named(module, self.tower_classes):
+                continue
+            parts = self.parts(module)
+            if parts is None:
+                kind = type(module).__name__
+                logger.debug("adapter %r skips the %s at %r: its parts are not this family's", self.name, kind, path)
+                continue
+            tower = self.tower(host, path, parts)
+            if all(tower.blocks[0] is not known.blocks[0] for known in towers):
+                towers.append(tower)
+        return towers
+
+    def tower(self, host: nn.Module, path: str, parts: TowerParts) -> Tower:
+        """The tower at `path` of `host` with these parts, and the image statistics that are declared for it."""
+        statistics = declared_statistics(host, path) or parts.statistics
+        blocks = tuple(parts.blocks)
+        spec = TowerSpec(
+            adapter=self.name,
+            path=path,
+            width=parts.width,
+            blocks=len(blocks),
+            patch_size=parts.patch_size,
+            image_hw=parts.image_hw,
+            context=parts.context,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
+            widths=parts.widths,
+        )
+        return Tower(spec, self, host.get_submodule(path), parts.entry, blocks, parts.context_source)
+
+    @staticmethod
+    def attribute_at(module: object, path: str) -> object | None:
+        """What lies at a dotted attribute path, or None; sees through wrappers that forward attributes."""
+        found: object | None = module
+        for step in path.split("."):
+            found = getattr(found, step, None)
+        return found
+
+    @classmethod
+    def module_at(cls, module: object, path: str) -> nn.Module | None:
+        """The module at an attribute path, or None."""
+        found = cls.attribute_at(module, path)
+        return found if isinstance(found, nn.Module) else None
+
+    @classmethod
+    def stack_at(cls, module: object, *paths: str) -> nn.ModuleList | nn.Sequential | None:
+        """The first non-empty list of modules at one of these attribute paths, or None."""
+        return next((stack for path in paths if is_stack(stack := cls.attribute_at(module, path))), None)
+
+    @classmethod
+    def size_at(cls, module: object, *paths: str) -> tuple[int, int] | None:
+        """The first (H, W) found at one of these attribute paths, or None; an int means a square."""
+        for path in paths:
+            match cls.attribute_at(module, path):
+                case int(side):
+                    return side, side
+                case [int(height), int(width)]:
+                    return height, width
+        return None
+
+
+def is_named(module: nn.Module, names: Collection[str]) -> bool:
+    """Whether the module's class, or one it derives from, has one of these names."""
+    return any(cls.__name__ in names for cls in type(module).__mro__)
+
+
+def is_patch_embedding(module: object) -> TypeGuard[nn.Conv2d]:
+    """Whether this is a convolution that cuts RGB images into square patches without overlap."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.in_channels == 3
+        and module.kernel_size == module.stride
+        and module.stride[0] == module.stride[1]
+    )
+
+
+def is_stack(module: object) -> TypeGuard[nn.ModuleList | nn.Sequential]:
+    """Whether this is a non-empty list of modules."""
+    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
+
+
+def lineage(host: nn.Module, path: str) -> Iterator[nn.Module]:
+    """The module at `path` and everything that holds it, innermost first, the host last."""
+    steps = path.split(".") if path else []
+    for length in range(len(steps), -1, -1):
+        yield host.get_submodule(".".join(steps[:length]))
+
+
+def declared_statistics(host: nn.Module, path: str) -> ImageStatistics | None:
+    """What a user, the module at `path` or the nearest that holds it declares; see `image_statistics.declared`."""
+    return declared(lineage(host, path))
