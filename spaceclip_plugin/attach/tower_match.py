@@ -26,7 +26,8 @@ from spaceclip_plugin.towers.identity.fingerprint import (
     distances,
     precision_of,
 )
-from spaceclip_plugin.towers.identity.tower_reading import CONTEXT, INPUT, Part, read_tower
+from spaceclip_plugin.towers.identity.part_reader import CONTEXT, INPUT, Part
+from spaceclip_plugin.towers.identity.tower_reading import read_tower
 from spaceclip_plugin.towers.spec import Tower, TowerSpec
 
 WARN, ERROR, IGNORE = OTHER_TOWER = ("warn", "error", "ignore")

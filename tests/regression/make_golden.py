@@ -17,8 +17,7 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.head.space_clip.decoder import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 from spaceclip_plugin.towers.identity.fingerprint import TowerFingerprint
-from spaceclip_plugin.towers.identity.part_reader import BIASES, MATRICES, SCALES
-from spaceclip_plugin.towers.identity.tower_reading import Part
+from spaceclip_plugin.towers.identity.part_reader import BIASES, MATRICES, SCALES, Part
 from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker
 from spaceclip_plugin.towers.spec import TowerFeatures
 

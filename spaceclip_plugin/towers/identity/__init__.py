@@ -1,6 +1,7 @@
 """Is this the tower that a head was trained on? A fingerprint of its weights, and what adapters do to them.
 
-`tower_match` asks and answers, `fingerprint` is what a head's config carries, `tower_reading` and `part_reader` read a
-live tower, `resting_weights`, `layer_twin` and `adapted_layers` its weights and layers without touching them, and
-`weight_sketch` makes a few numbers of many.
+`fingerprint` is what a head's config carries. To compare a live tower with it, `tower_reading` goes through the tower
+part by part, `part_reader` sums up the weights of a part, `adapted_layers` finds layers that something was added to and
+asks them what it does, `resting_weights` finds weights wherever they are, and `weight_sketch` makes a few numbers of
+many. Nothing of the host is run as a whole, moved or changed.
 """

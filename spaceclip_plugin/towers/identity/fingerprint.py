@@ -8,8 +8,16 @@ from dataclasses import dataclass
 
 from spaceclip_plugin._checks import choice, shown
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.towers.identity.part_reader import BIASES, KINDS, MATRICES, SCALES
-from spaceclip_plugin.towers.identity.tower_reading import CONTEXT, INPUT, MOST_SHAPES, Part
+from spaceclip_plugin.towers.identity.part_reader import (
+    BIASES,
+    CONTEXT,
+    INPUT,
+    KINDS,
+    MATRICES,
+    MOST_SHAPES,
+    SCALES,
+    Part,
+)
 from spaceclip_plugin.towers.identity.weight_sketch import Sketch, decoded, encoded
 
 MIXED, ADAPTED = "mixed", "adapted"
@@ -17,7 +25,7 @@ PRECISIONS = ("float64", "float32", "bfloat16", "float16", MIXED, ADAPTED)
 MOST_BLOCKS = 256
 """A config has no room for more; such a tower gets no fingerprint."""
 
-_LEAST_BIAS = 0.01
+_MIN_BIAS = 0.01
 """Biases are compared relative to at least this part of the norm of the matrices beside them: where they are next to
 nothing, they may be another nothing."""
 _KEY = re.compile(r"(?:[1-9]\d{0,9}x[1-9]\d{0,9}|scales|biases)", re.ASCII)
@@ -60,15 +68,10 @@ class TowerFingerprint:
         if any(part.trouble for part in parts):
             return None
         by_name = {part.name: part for part in parts}
-        first, context = by_name.pop(INPUT), by_name.pop(CONTEXT, None)
-        if len(by_name) > MOST_BLOCKS:
-            return None
-        return cls(
-            tuple(f"{key} {encoded(sketch)}" for key, sketch in first.sketches.items()),
-            tuple(_line(part) for part in by_name.values()),
-            None if context is None else _line(context),
-            precision_of(parts),
-        )
+        inputs = tuple(f"{key} {encoded(sketch)}" for key, sketch in by_name.pop(INPUT).sketches.items())
+        lines = {name: encoded(*(part.sketches[kind] for kind in KINDS)) for name, part in by_name.items()}
+        context = lines.pop(CONTEXT, None)
+        return None if len(lines) > MOST_BLOCKS else cls(inputs, tuple(lines.values()), context, precision_of(parts))
 
     def sketches(self) -> dict[str, dict[str, Sketch]]:
         """By part, as `tower_reading.read_tower` names them, and by kind of weight."""
@@ -118,22 +121,14 @@ def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[Part
         theirs = known.get(part.name)
         if theirs is None or not part.sketches:
             continue
-        vectors = {key: value for key, value in theirs.items() if key in (SCALES, BIASES)}
-        beside = [value.norm for key, value in theirs.items() if key not in vectors]
-        floor = {BIASES: _LEAST_BIAS * max(beside, default=0.0)}
+        largest = max((value.norm for key, value in theirs.items() if key not in (SCALES, BIASES)), default=0.0)
         by_kind = {
-            kind: part.sketches[kind].distance(sketch, least_norm=floor.get(kind, 0.0))
+            kind: part.sketches[kind].distance(sketch, min_norm=_MIN_BIAS * largest if kind == BIASES else 0.0)
             for kind, sketch in theirs.items()
             if kind in part.sketches
         }
-        if not by_kind:
-            continue
-        kind = max(by_kind, key=by_kind.__getitem__)
-        both = MATRICES in theirs and MATRICES in part.sketches
-        added = part.sketches[MATRICES].count - theirs[MATRICES].count if both else 0
-        found.append(PartDistance(part.name, by_kind[kind], kind, added))
+        if by_kind:
+            kind = max(by_kind, key=by_kind.__getitem__)
+            added = part.sketches[MATRICES].count - theirs[MATRICES].count if MATRICES in by_kind else 0
+            found.append(PartDistance(part.name, by_kind[kind], kind, added))
     return found
-
-
-def _line(part: Part) -> str:
-    return encoded(*(part.sketches[kind] for kind in KINDS))

@@ -15,19 +15,19 @@ from torch.nn.utils import parametrize
 
 from spaceclip_plugin.towers.identity.adapted_layers import (
     AdaptedLayer,
-    Holders,
     adapted_layer,
-    check_readable,
     is_linear,
     is_thin,
     relative,
+    twin,
 )
-from spaceclip_plugin.towers.identity.layer_twin import twin
-from spaceclip_plugin.towers.identity.resting_weights import UnreadableError, is_quantised, readable
+from spaceclip_plugin.towers.identity.resting_weights import RestingWeights, UnreadableError, is_quantised
 from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker
 
+INPUT, CONTEXT = "input", "context"
+"""Names of the parts that are no blocks; a block is "block 1" and so on."""
 MATRICES, SCALES, BIASES = KINDS = ("matrices", "scales", "biases")
-
+MOST_SHAPES = 32
 MOST_EFFECT = 0.001
 """Relative change of a layer's answers up to which what was added to it counts as nothing."""
 
@@ -47,138 +47,158 @@ class Addition:
     counted: bool = True
 
 
-class PartReader:
-    """Sums up the weights of one part of a tower, and notes what was added to its layers.
+@dataclass(frozen=True)
+class Part:
+    """What was read of one part of a tower.
 
     Attributes:
-        additions: to its layers, whether they have an effect or not.
-        trouble: why a weight could not be read, the first time; None where all were.
-        dtypes: of the matrices.
+        name: "input", "block 1" and so on, "context".
+        sketches: by kind of weight, or by shape (of the input's matrices); empty where it could not be read.
+        additions: what was added to its layers.
+        trouble: why it could not be read, for the inside of a sentence; None where it was.
+        dtypes: of its matrices.
     """
 
-    def __init__(self, width: int, *, sketching: bool = True, plain: bool = False) -> None:
-        """Nothing is read yet.
-
-        Args:
-            width: of the tower there.
-            sketching: whether to sum up weights; else additions alone are looked for.
-            plain: whether to leave out of the sums what was added to layers and is not merged.
-        """
-        self.additions: list[Addition] = []
-        self.trouble: str | None = None
-        self.dtypes: set[str] = set()
-        self._width = width
-        self._sketching = sketching
-        self._plain = plain
-        self._makers: dict[str, SketchMaker] = {}
-        self._seen: set[int] = set()
-        self._factors: dict[str, list[_Factor]] = {}
-        self._sides: set[int] = set()
+    name: str
+    sketches: dict[str, Sketch]
+    additions: tuple[Addition, ...] = ()
+    trouble: str | None = None
+    dtypes: frozenset[str] = frozenset()
 
     @property
-    def keys(self) -> list[str]:
-        """What `sketch` can be asked for."""
-        return sorted(self._makers)
+    def is_adapted(self) -> bool:
+        """Whether what was added to its layers has an effect, or may have."""
+        return any(addition.effect is None or addition.effect > MOST_EFFECT for addition in self.additions)
 
-    def sketch(self, key: str) -> Sketch:
-        """Of the weights of a kind, or of the matrices of one shape ("ROWSxCOLUMNS") where they were told apart.
 
-        Raises:
-            UnreadableError: one is not finite.
-        """
-        try:
-            return self._makers.get(key, SketchMaker(self._width)).sketch
-        except ValueError as error:
-            raise UnreadableError(f"one of its weights {error}") from error
+@dataclass(frozen=True)
+class Reading:
+    """How to read a tower.
 
-    def read(self, holders: Holders, *, by_shape: bool = False) -> None:
-        """Add everything below the last of `holders`; matrices of other shapes apart if `by_shape`."""
-        module = holders[-1][1]
+    Attributes:
+        weights: where they rest.
+        sketching: whether to sum up weights; else additions alone are looked for.
+        plain: whether to leave out of the sums what was added to layers and is not merged.
+    """
+
+    weights: RestingWeights
+    sketching: bool = True
+    plain: bool = False
+
+
+class PartReader:
+    """Sums up the weights of one part, and notes what was added to its layers. Ask for `part` when all is read."""
+
+    def __init__(self, name: str, width: int, reading: Reading) -> None:
+        """Nothing is read yet; `width` is the tower's there."""
+        self.additions: list[Addition] = []
+        self._name = name
+        self._width = width
+        self._reading = reading
+        self._weights = reading.weights
+        self._by_shape = name == INPUT
+        self._trouble: str | None = None
+        self._dtypes: set[str] = set()
+        self._makers: dict[str, SketchMaker] = {}
+        self._seen: set[int] = set()
+        self._sides: set[int] = set()
+        self._thin: dict[str, list[tuple[int, bool]]] = {}
+        """By the place of the modules that hold them, the longer sides of thin matrices, and whether they are zero."""
+
+    def read(self, module: nn.Module) -> None:
+        """Add everything in a module."""
         if id(module) in self._seen:  # shared by two places
             return
         self._seen.add(id(module))
-        if (layer := adapted_layer(holders, self._width, in_block=not by_shape)) is not None:
-            self._adapted(layer, by_shape)
+        layer = adapted_layer(module, self._width, self._weights, in_block=not self._by_shape)
+        if layer is not None:
+            self._read_adapted(layer)
             return
-        if _keeps_copies(module):
-            self.read((*holders, ("", self._copy_in_use(holders))), by_shape=by_shape)
+        if all(isinstance(module._modules.get(name), nn.Module) for name in ("modules_to_save", "original_module")):
+            self.read(self._copy_in_use(module))
             return
         if is_quantised(module):
             self._note(f"its weights are quantised ({type(module).__name__})")
         names = own_weights(module)
-        if not by_shape and isinstance(module, nn.Linear) and is_thin(tuple(module.weight.shape), self._width):
+        if not self._by_shape and isinstance(module, nn.Linear) and is_thin(tuple(module.weight.shape), self._width):
             names = ["weight"]  # a bias beside a factor is an adapter's, too
         for name in names:
-            self.add(holders, name, by_shape=by_shape)
+            self.add(module, name)
         for name, child in module.named_children():
             if name != "parametrizations" or not parametrize.is_parametrized(module):
-                self.read((*holders, (name, child)), by_shape=by_shape)
+                self.read(child)
 
-    def add(self, holders: Holders, name: str, *, by_shape: bool = False) -> None:
-        """Add one weight of the last of `holders`."""
+    def add(self, module: nn.Module, name: str) -> None:
+        """Add one weight of a module."""
         try:
-            if parametrize.is_parametrized(holders[-1][1], name):
-                weight: Tensor | None = self._computed(holders, name)
-            else:
-                weight = readable(holders, name)
+            computed = parametrize.is_parametrized(module, name)
+            weight = self._computed(module, name) if computed else self._weights.read(module, name)
             if weight is not None:
-                self._add(holders, name, weight, by_shape)
+                self._add(module, name, weight.detach())
         except UnreadableError as error:
             self._note(str(error))
 
-    def finish(self) -> None:
-        """Note thin matrices that fit the layers' sides: adapters beside the layers. Call it when all is read.
-
-        A table of relative positions is thin, too, but neither side of it is a layer's.
-        """
-        for factors in self._factors.values():
-            fitting = [factor for factor in factors if factor.side in self._sides]
+    def part(self) -> Part:
+        """What was read."""
+        for thin in self._thin.values():
+            # Adapters beside the layers: their sides are the layers'. A table of relative positions is thin, too, but
+            # neither side of it is a layer's. While one factor of a product is zero, the product is.
+            fitting = [is_zero for side, is_zero in thin if side in self._sides]
             if fitting:
-                still = any(factor.is_zero for factor in fitting)  # of a product
-                self.additions.append(Addition("thin matrices", 0.0 if still else None, counted=False))
+                self.additions.append(Addition("thin matrices", 0.0 if any(fitting) else None, counted=False))
+        additions = tuple(self.additions)
+        if not self._reading.sketching or self._trouble is not None:
+            return Part(self._name, {}, additions, self._trouble if self._reading.sketching else None)
+        keys = sorted(self._makers)[:MOST_SHAPES] if self._by_shape else KINDS
+        try:
+            sketches = {key: self._maker(key).sketch for key in keys}
+        except ValueError as error:
+            return Part(self._name, {}, additions, f"one of its weights {error}")
+        return Part(self._name, sketches, additions, None, frozenset(self._dtypes))
 
     def _note(self, trouble: str) -> None:
-        self.trouble = self.trouble or trouble
+        """Keep the first trouble."""
+        self._trouble = self._trouble or trouble
 
-    def _add(self, holders: Holders, name: str, weight: Tensor, by_shape: bool) -> None:
+    def _add(self, module: nn.Module, name: str, weight: Tensor) -> None:
         shape = tuple(side for side in weight.shape if side != 1) or (1,)
-        flat = weight.detach().reshape(shape[0], -1) if len(shape) > 1 else weight.detach().reshape(-1)
-        by_channel = getattr(holders[-1][1], "groups", 1) == shape[0]  # DaViT's: thin, and no factor
-        if flat.ndim == 2 and not by_shape and not by_channel and is_thin(shape, self._width):
-            bias = holders[-1][1]._parameters.get("bias")
+        flat = weight.reshape(shape[0], -1) if len(shape) > 1 else weight.reshape(-1)
+        by_channel = getattr(module, "groups", 1) == shape[0]  # DaViT's: thin, and no factor
+        if flat.ndim == 2 and not self._by_shape and not by_channel and is_thin(shape, self._width):
+            bias = module._parameters.get("bias")
             is_zero = not flat.any() and (bias is None or bias.is_meta or not bias.any())
-            place = ".".join(step for step, _ in holders[:-1])
-            self._factors.setdefault(place, []).append(_Factor(max(flat.shape), is_zero))
+            place = self._weights.path(module).rpartition(".")[0]
+            self._thin.setdefault(place, []).append((max(flat.shape), is_zero))
             return
         if flat.ndim == 2:
             self._sides |= set(flat.shape)
-            self.dtypes.add(_precision(weight.detach()))
-        if self._sketching:
-            self._maker(name, tuple(flat.shape), by_shape).add(flat)
+            self._dtypes.add(_precision(weight))
+        if self._reading.sketching:
+            self._maker_of(name, flat).add(flat)
 
-    def _maker(self, name: str, shape: tuple[int, ...], by_shape: bool) -> SketchMaker:
-        if len(shape) == 1:
-            key = BIASES if name.endswith(("bias", "beta")) else SCALES
-        else:
-            key = f"{shape[0]}x{shape[1]}" if by_shape else MATRICES
+    def _maker_of(self, name: str, weight: Tensor) -> SketchMaker:
+        """The sums that a matrix or vector of this name belongs to."""
+        if weight.ndim == 1:
+            return self._maker(BIASES if name.endswith(("bias", "beta")) else SCALES)
+        return self._maker(f"{len(weight)}x{weight.shape[1]}" if self._by_shape else MATRICES)
+
+    def _maker(self, key: str) -> SketchMaker:
         return self._makers.setdefault(key, SketchMaker(self._width))
 
-    def _computed(self, holders: Holders, name: str) -> Tensor:
+    def _computed(self, module: nn.Module, name: str) -> Tensor:
         """A parametrized weight; an addition where it is not what was parametrized."""
-        module = holders[-1][1]
-        check_readable(holders)
+        self._weights.check(module)
         still = twin(module)  # in eval mode: spectral norm, for one, iterates whenever it is asked in training
         with torch.no_grad():
             weight: Tensor = getattr(still, name)
         original = module.get_submodule(f"parametrizations.{name}")._parameters.get("original")
         if original is not None and original.shape == weight.shape:
             self.additions.append(Addition(f"parametrized {name}", relative(weight, original.detach())))
-            return original if self._plain else weight
+            return original if self._reading.plain else weight
         return weight
 
-    def _copy_in_use(self, holders: Holders) -> nn.Module:
+    def _copy_in_use(self, module: nn.Module) -> nn.Module:
         """A module itself or PEFT's trained copy of it."""
-        module = holders[-1][1]
         original, copies = module.get_submodule("original_module"), module.get_submodule("modules_to_save")
         names = getattr(module, "active_adapters", getattr(module, "active_adapter", ()))  # the older name is one
         active = [name for name in ([names] if isinstance(names, str) else names) if name in copies._modules]
@@ -187,79 +207,72 @@ class PartReader:
         used = copies.get_submodule(active[-1])
         effect: float | None = None
         try:
-            check_readable(holders)
+            self._weights.check(module)
             pairs = zip(used.parameters(), original.parameters(), strict=True)
             effect = max((relative(ours.detach(), theirs.detach()) for ours, theirs in pairs), default=0.0)
         except (UnreadableError, ValueError, RuntimeError) as error:
             self._note(str(error))
         self.additions.append(Addition(type(module).__name__, effect, counted=effect is not None))
-        return original if self._plain else used
+        return original if self._reading.plain else used
 
-    def _adapted(self, layer: AdaptedLayer, by_shape: bool) -> None:
+    def _read_adapted(self, layer: AdaptedLayer) -> None:
         """A layer counts with what it has in effect; one that is merged has it in its own weights."""
         if layer.merged:
             self.additions.append(Addition(layer.kind, None))
             if layer.disabled:
                 self._note("adapters are merged into it and disabled; unmerge them")
-            self._own(layer, by_shape)
+            self._read_plain(layer)
             return
+        counts = self._reading.sketching and not self._reading.plain
         try:
             change = layer.change()
             if change is not None:
-                self._changed(layer, change, by_shape)
+                effect = self._effect_of(change, layer)
+                self.additions.append(Addition(layer.kind, effect))
+                self._read_plain(layer)
+                if effect > MOST_EFFECT and counts:
+                    self._maker_of("weight", change).add(change, counted=False)
                 return
             effect = layer.effect()
             self.additions.append(Addition(layer.kind, effect))
-            if effect > MOST_EFFECT and self._sketching and not self._plain:
-                self._in_effect(layer, by_shape)
+            if effect > MOST_EFFECT and counts:
+                self._add_in_effect(layer)
             else:
-                self._own(layer, by_shape)
+                self._read_plain(layer)
         except Exception as error:  # whatever a foreign layer raises when it is asked alone
             self.additions.append(Addition(layer.kind, None, counted=False))
             self._note(f"what the {layer.kind} in it does cannot be told ({type(error).__name__}: {error})"[:300])
 
-    def _changed(self, layer: AdaptedLayer, change: Tensor, by_shape: bool) -> None:
-        """The weights of a layer, and what is added to one of its matrices."""
-        matrices = [value for value in layer.plain._parameters.values() if value is not None and value.ndim == 2]
-        alike = [value for value in matrices if value.shape == change.shape]
-        effect = relative(alike[0].detach() + change, alike[0].detach()) if alike else 0.0
-        if not alike and change.any():
+    @staticmethod
+    def _effect_of(change: Tensor, layer: AdaptedLayer) -> float:
+        """How far a change moves the matrix of the layer that has its shape."""
+        values = (value for value in layer.plain._parameters.values() if value is not None and value.ndim == 2)
+        alike = next((value.detach() for value in values if value.shape == change.shape), None)
+        if alike is None and change.any():
             raise ValueError(f"a change of shape {tuple(change.shape)}")
-        self.additions.append(Addition(layer.kind, effect))
-        self._own(layer, by_shape)
-        if effect > MOST_EFFECT and self._sketching and not self._plain:
-            self._maker("weight", (len(change), change.shape[1]), by_shape).add(change, counted=False)
+        return 0.0 if alike is None else relative(alike + change, alike)
 
-    def _own(self, layer: AdaptedLayer, by_shape: bool) -> None:
+    def _read_plain(self, layer: AdaptedLayer) -> None:
         """The weights of the layer alone."""
         if layer.plain is layer.module:
             for name in ("weight", "bias"):
-                self.add(layer.base, name, by_shape=by_shape)
+                self.add(layer.plain, name)
         else:
-            self.read(layer.base, by_shape=by_shape)
+            self.read(layer.plain)
 
-    def _in_effect(self, layer: AdaptedLayer, by_shape: bool) -> None:
-        weight = readable(layer.base, "weight")
+    def _add_in_effect(self, layer: AdaptedLayer) -> None:
+        """The weights that the layer computes with."""
+        weight = self._weights.read(layer.plain, "weight")
         if weight is None:
             raise UnreadableError(f"the {layer.kind} in it has no weight")
-        flat = weight.detach().reshape(len(weight), -1)
-        bias = layer.bias()
+        flat, bias = weight.detach().reshape(len(weight), -1), layer.bias()
         if is_linear(layer.plain):
             self._sides |= set(flat.shape)
-            self.dtypes.add(str(weight.dtype).removeprefix("torch."))
-            self._maker("weight", tuple(flat.shape), by_shape).add_products(layer.products, flat)
+            self._maker_of("weight", flat).add_products(layer.products, flat)
         else:
-            self._maker("weight", tuple(weight.shape), by_shape).add(layer.scale())
-        if readable(layer.base, "bias") is not None or bias.any():
-            self._maker("bias", tuple(bias.shape), by_shape).add(bias)
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """A thin matrix: its longer side, and whether it and its bias are zero."""
-
-    side: int
-    is_zero: bool
+            self._maker_of("weight", weight).add(layer.scale())
+        if self._weights.read(layer.plain, "bias") is not None or bias.any():
+            self._maker_of("bias", bias).add(bias)
 
 
 def own_weights(module: nn.Module) -> list[str]:
@@ -276,16 +289,10 @@ def own_weights(module: nn.Module) -> list[str]:
 
 def _precision(weight: Tensor) -> str:
     """A weight's dtype, or float16 where it was rounded to that before: it is often kept in float32 again."""
-    if weight.dtype is torch.float32 and not _fits(weight, torch.bfloat16) and _fits(weight, torch.float16):
+
+    def fits(dtype: torch.dtype) -> bool:  # most are told by their first row
+        return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in (weight[:1], weight))
+
+    if weight.dtype is torch.float32 and not fits(torch.bfloat16) and fits(torch.float16):
         return "float16"
     return str(weight.dtype).removeprefix("torch.")
-
-
-def _fits(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a cast changes nothing; most are told by their first row."""
-    return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in (weight[:1], weight))
-
-
-def _keeps_copies(module: nn.Module) -> bool:
-    """Whether PEFT keeps trained copies of a module in its place."""
-    return all(isinstance(module._modules.get(name), nn.Module) for name in ("modules_to_save", "original_module"))

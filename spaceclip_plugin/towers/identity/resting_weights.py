@@ -6,74 +6,94 @@ attaches alone would wait for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+_FLATTENED = "its weights are flattened and sharded (FSDP)"
 
 
 class UnreadableError(Exception):
     """A weight cannot be read here; the message says why, for the inside of a sentence."""
 
 
-def readable(holders: Sequence[tuple[str, nn.Module]], name: str) -> Tensor | None:
-    """The weight of that name of the innermost module, or None where it has none.
+class RestingWeights:
+    """The weights of a tower and of everything in it."""
 
-    Args:
-        holders: the module and those around it, outermost first, each with its name inside the one before.
-        name: of the weight ("weight", "bias").
+    def __init__(self, tower: nn.Module) -> None:
+        """Nothing is read yet."""
+        self._paths: dict[int, str] = {id(part): path for path, part in tower.named_modules()}
+        hooks = {path: getattr(part, "_hf_hook", None) for path, part in tower.named_modules()}
+        self._maps = {path: list(_maps(hook)) for path, hook in hooks.items() if hook is not None}
 
-    Raises:
-        UnreadableError: there is one, and it is sharded, quantised, or on no device.
-    """
-    module = holders[-1][1]
-    weight: Tensor | None = module._parameters.get(name)
-    if weight is None:
-        weight = vars(module).get(name)
-        if not isinstance(weight, Tensor):
-            return None
-        # torch's older weight norm and its pruning leave the computed weight there
-        if not {f"{name}_g", f"{name}_orig"} & module._parameters.keys():
-            raise UnreadableError("its weights are flattened and sharded (FSDP)")
-    if getattr(weight, "_fsdp_flattened", False):
-        raise UnreadableError("its weights are flattened and sharded (FSDP)")
-    kind = type(weight)
-    if kind.__name__ == "DTensor":
-        return _whole(weight)
-    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        raise UnreadableError(f"its weights are kept as {kind.__name__}")
-    if weight.is_meta:
-        return _checked(_offloaded(holders, name))
-    return _checked(weight)
+    def path(self, module: nn.Module) -> str:
+        """Where the module is in the tower; "" where it is the tower, or beside it."""
+        return self._paths.get(id(module), "")
+
+    def read(self, module: nn.Module, name: str) -> Tensor | None:
+        """The weight of that name ("weight", "bias") of a module, or None where it has none.
+
+        Raises:
+            UnreadableError: there is one, and it is sharded, quantised, or on no device.
+        """
+        weight: Tensor | None = module._parameters.get(name)
+        if weight is None:
+            weight = vars(module).get(name)
+            if not isinstance(weight, Tensor):
+                return None
+            # torch's older weight norm and its pruning leave the computed weight there
+            if not {f"{name}_g", f"{name}_orig"} & module._parameters.keys():
+                raise UnreadableError(_FLATTENED)
+        if getattr(weight, "_fsdp_flattened", False):
+            raise UnreadableError(_FLATTENED)
+        kind = type(weight)
+        if kind.__name__ == "DTensor":
+            weight = _whole(weight)
+        elif kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise UnreadableError(f"its weights are kept as {kind.__name__}")
+        elif weight.is_meta:
+            weight = self._offloaded(module, name)
+        if not weight.is_floating_point() or weight.dtype.itemsize == 1:
+            raise UnreadableError(f"its weights are quantised ({str(weight.dtype).removeprefix('torch.')})")
+        if weight.numel() == 0 or weight.untyped_storage().nbytes() == 0:
+            raise UnreadableError("this process holds no data of its weights (sharded?)")
+        return weight
+
+    def check(self, module: nn.Module) -> None:
+        """Raise UnreadableError unless every parameter in the module is at hand in this process."""
+        for part in module.modules():
+            for name in part._parameters:
+                self.read(part, name)
+
+    def _offloaded(self, module: nn.Module, name: str) -> Tensor:
+        """The weight in the map that a hook of accelerate, there or further out, loads it from before a forward."""
+        holder, key = self.path(module), name
+        while True:
+            for weights in self._maps.get(holder, ()):
+                try:
+                    found = weights[key]
+                except KeyError:
+                    continue
+                if isinstance(found, Tensor) and not found.is_meta:
+                    return found
+            if not holder:
+                raise UnreadableError("its weights are on the meta device, and nothing says where they rest")
+            holder, _, step = holder.rpartition(".")
+            key = f"{step}.{key}"
 
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether matrices of the module's own are kept as integers or in 8 bits."""
     if "quantized" in type(module).__module__.split("."):  # torch's own keep them out of sight
         return True
-    own = [*module._parameters.values(), *module._buffers.values()]
+    linear = isinstance(module, nn.Linear) or hasattr(module, "in_features")  # integers elsewhere are positions
+    packed = (torch.int8, torch.uint8, torch.int16, torch.int32) if linear else ()
     return any(
-        value is not None and value.ndim >= 2 and type(value).__name__ != "DTensor" and _is_packed(value, module)
-        for value in own
+        value.dtype.itemsize == 1 if value.is_floating_point() else value.dtype in packed
+        for value in (*module._parameters.values(), *module._buffers.values())
+        if value is not None and value.ndim >= 2 and type(value).__name__ != "DTensor"
     )
-
-
-def _is_packed(value: Tensor, module: nn.Module) -> bool:
-    """Integer matrices beside no floating weight, or floating numbers of 8 bits; positions are integers, too."""
-    if value.is_floating_point():
-        return value.dtype.itemsize == 1
-    linear = isinstance(module, nn.Linear) or hasattr(module, "in_features")
-    return linear and value.dtype in (torch.int8, torch.uint8, torch.int16, torch.int32)
-
-
-def _checked(weight: Tensor | None) -> Tensor:
-    if weight is None:
-        raise UnreadableError("its weights are on the meta device, and nothing says where they rest")
-    if not weight.is_floating_point() or weight.dtype.itemsize == 1:
-        raise UnreadableError(f"its weights are quantised ({str(weight.dtype).removeprefix('torch.')})")
-    if weight.numel() == 0 or weight.untyped_storage().nbytes() == 0:
-        raise UnreadableError("this process holds no data of its weights (sharded?)")
-    return weight
 
 
 def _whole(weight: Tensor) -> Tensor:
@@ -83,21 +103,7 @@ def _whole(weight: Tensor) -> Tensor:
         raise UnreadableError("its weights are sharded over several processes")
     if any(type(placement).__name__ == "Partial" for placement in getattr(weight, "placements", ())):
         raise UnreadableError("its weights are sums over several processes")
-    return _checked(local)
-
-
-def _offloaded(holders: Sequence[tuple[str, nn.Module]], name: str) -> Tensor | None:
-    """The weight in the map that a hook of accelerate loads it from before a forward; None where there is none."""
-    path = name
-    for step, module in reversed(holders):
-        for weights in _maps(getattr(module, "_hf_hook", None)):
-            try:
-                found = weights[path]
-            except KeyError:
-                continue
-            return found if isinstance(found, Tensor) and not found.is_meta else None
-        path = f"{step}.{path}"
-    return None
+    return local
 
 
 def _maps(hook: object) -> Iterator[Mapping[str, Tensor]]:

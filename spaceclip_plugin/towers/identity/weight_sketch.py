@@ -52,16 +52,16 @@ class Sketch:
     step: float
     projections: tuple[int, ...]
 
-    def distance(self, other: Sketch, *, least_norm: float = 0.0) -> float:
+    def distance(self, other: Sketch, *, min_norm: float = 0.0) -> float:
         """About how far the two sets lie apart, relative to the longer one: 0 the same, about 1.4 unrelated.
 
         Args:
             other: sketch of other weights of the same arrangement.
-            least_norm: what the distance is relative to where both are shorter.
+            min_norm: what the distance is relative to where both are shorter.
         """
         pairs = zip(self.projections, other.projections, strict=True)
         square = sum((a * self.step - b * other.step) ** 2 for a, b in pairs) / PROJECTIONS
-        longer = max(self.norm, other.norm, least_norm)
+        longer = max(self.norm, other.norm, min_norm)
         return 0.0 if longer == 0 else math.sqrt(square) / longer
 
     def packed(self) -> bytes:
@@ -97,17 +97,15 @@ class SketchMaker:
         """Add a matrix (rows, columns), or a vector; not `counted`: as a change of one that was added before."""
         if weight.ndim == 1:
             value = _wide(weight)
-            self._sums += (_signs(PROJECTIONS, self._width, len(value), "vector", value.device) @ value).cpu().numpy()
+            self._sums += (self._signs("vector", PROJECTIONS, len(value), value.device) @ value).cpu().numpy()
             self._square += counted * float(torch.dot(value, value))
-            self._count += counted * len(value)
-            return
-        rows = max(1, _CHUNK // weight.shape[1])
-        for first in range(0, len(weight), rows):
-            chunk = _wide(weight[first : first + rows])
-            flat = chunk.reshape(-1)
-            self._square += counted * float(torch.dot(flat, flat))
-            columns = _signs(SIDE, self._width, weight.shape[1], "columns", chunk.device)
-            self._add_products(chunk @ columns.T, first)
+        else:
+            rows = max(1, _CHUNK // weight.shape[1])
+            for first in range(0, len(weight), rows):
+                chunk = _wide(weight[first : first + rows])
+                flat = chunk.reshape(-1)
+                self._square += counted * float(torch.dot(flat, flat))
+                self._project(chunk @ self._signs("columns", SIDE, weight.shape[1], chunk.device).T, first)
         self._count += counted * weight.numel()
 
     def add_products(self, product: Callable[[Tensor], Tensor], like: Tensor) -> None:
@@ -117,8 +115,7 @@ class SketchMaker:
             product: vectors (n, columns) to their products with the matrix, (n, rows), in float64.
             like: a matrix of the same shape and about the same norm, on the product's device.
         """
-        columns = _signs(SIDE, self._width, like.shape[1], "columns", like.device)
-        self._add_products(product(columns).T, 0)
+        self._project(product(self._signs("columns", SIDE, like.shape[1], like.device)).T, 0)
         self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
         self._count += like.numel()
 
@@ -136,10 +133,13 @@ class SketchMaker:
         units = np.zeros(PROJECTIONS) if step == 0 else np.rint(self._sums / step).clip(-_LARGEST, _LARGEST)
         return Sketch(self._count, norm, step, tuple(int(unit) for unit in units))
 
-    def _add_products(self, products: Tensor, first_row: int) -> None:
+    def _project(self, products: Tensor, first_row: int) -> None:
         """Add aᵢᵀ P of the products P (rows, SIDE) with the columns' signs."""
-        rows = _signs(SIDE, self._width, first_row + len(products), "rows", products.device)[:, first_row:]
+        rows = self._signs("rows", SIDE, first_row + len(products), products.device)[:, first_row:]
         self._sums += (rows @ products).cpu().numpy().reshape(-1)
+
+    def _signs(self, what: str, count: int, length: int, device: torch.device) -> Tensor:
+        return _signs(what, count, self._width, length, device)
 
 
 def encoded(*sketches: Sketch) -> str:
@@ -175,7 +175,7 @@ def _wide(weight: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _signs(count: int, period: int, length: int, what: str, device: torch.device) -> Tensor:
+def _signs(what: str, count: int, period: int, length: int, device: torch.device) -> Tensor:
     """(count, length) of +1 and -1, the same for ever, repeating after `period`."""
     bits = hashlib.shake_128(f"spaceclip {what}".encode()).digest(count * math.ceil(period / 8))
     signs = np.unpackbits(np.frombuffer(bits, dtype=np.uint8)).reshape(count, -1)[:, :period] * 2.0 - 1.0

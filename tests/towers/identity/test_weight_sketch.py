@@ -78,7 +78,7 @@ class TestDistance:
     def test_next_to_nothing_is_compared_with_a_floor(self) -> None:
         small, other = sketch(1e-6 * random(WIDTH)), sketch(1e-6 * random(WIDTH, seed=1))
         assert small.distance(other) > 0.5
-        assert small.distance(other, least_norm=1.0) < 1e-4
+        assert small.distance(other, min_norm=1.0) < 1e-4
 
 
 class TestArrangement:
