@@ -9,27 +9,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import choice, real
+from spaceclip_plugin._checks import real
 from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike, check_single
-from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift, largest_cluster, shift_error_m
+from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift, largest_cluster
 from spaceclip_plugin.errors import ConfigError, DataError
-
-ShiftChoice = Literal["auto", "never", "always"]
 
 SCALE_RANGE = (0.25, 4.0)
 """Scales beyond these are taken for a mistake: another unit, another camera, another frame."""
 
 _MAJORITY = 0.5
-_LEAST_PLANE_PIXELS = 50
+_MIN_PLANE_PIXELS = 50
 _GRAZING = math.sin(math.radians(5.0))
 _AMBIGUOUS = 0.7
-_LEAST_FOR_SHIFT = {"auto": 12, "always": 4}
+_MIN_FOR_SHIFT = 12
 _SPREAD_FOR_SHIFT = 1.5
 _CLEAR_SHIFT = 4.0
 
@@ -37,6 +34,13 @@ _CLEAR_SHIFT = 4.0
 @dataclass(frozen=True)
 class Alignment:
     """How depth has to be changed to agree with what is known: `scale * depth + shift_m`.
+
+    Example:
+        >>> depth_m = torch.full((1, 4, 6), 2.0)
+        >>> depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(4, 6), trained=True)
+        >>> found = align_to_ranges(depth, torch.tensor([[3.0, 2.0]]), ranges_m=torch.tensor([2.5]))
+        >>> float(found.apply(depth).depth_m.mean())
+        2.5
 
     Attributes:
         scale: factor of the depth.
@@ -77,6 +81,10 @@ class Alignment:
 class Plane:
     """The points x of the camera frame with `normal . x = distance_m`.
 
+    Example:
+        >>> Plane.through((0.0, 0.4, 1.0), (0.0, -2.0, 0.0))
+        Plane(normal=(0.0, -1.0, 0.0), distance_m=-0.4)
+
     Attributes:
         normal: of length 1, pointing either way; x right, y down, z forward.
         distance_m: from the camera's centre along the normal, not 0; negative where the normal points to the camera.
@@ -114,42 +122,47 @@ def align_to_ranges(
     pixels_uv: Tensor,
     *,
     ranges_m: Tensor,
-    shift: ShiftChoice = "auto",
     tolerance: float = 0.25,
     scale_range: tuple[float, float] = SCALE_RANGE,
 ) -> Alignment:
     """Align to known depths at a few pixels: a range finder, markers, sparse LiDAR.
 
-    One range is believed as it is; of several, more than half have to agree.
+    One range is believed as it is; of several, more than half have to agree. A shift is added where at least 12 ranges
+    of different distances agree on one of more than four standard errors.
+
+    Example:
+        >>> depth_m = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> depth = DepthMap(depth_m, depth_m > 0, camera=None, frame=0, image_hw=(1, 3), trained=True)
+        >>> pixels_uv = torch.tensor([[0.5, 0.5], [1.5, 0.5], [2.5, 0.5]])
+        >>> found = align_to_ranges(depth, pixels_uv, ranges_m=torch.tensor([1.5, 3.0, 1.0]))  # the last is wrong
+        >>> round(found.scale, 6), found.inliers
+        (1.5, 2)
 
     Args:
         depth: of one image.
         pixels_uv: (N, 2) u (right) and v (down) in pixels of `depth.image_hw`, corner convention.
         ranges_m: (N,) metres along the optical axis, not along the ray.
-        shift: whether to add a shift: "auto" where at least 12 ranges of different distances agree on one of more than
-            four standard errors, "never", or "always".
         tolerance: how far an inlier may be off after aligning, as a fraction.
         scale_range: what scales are believed.
 
     Raises:
         DataError: a value is NaN or not positive, a pixel lies beyond the image, no range has valid depth under it, no
-            majority agrees, the scale is out of range, or a shift is asked for and the ranges do not settle one.
+            majority agrees, or the scale is out of range.
         ConfigError: a depth map of several images, or an impossible setting.
     """
-    uv, known = _column("pixels_uv", pixels_uv, 2), _column("ranges_m", ranges_m, None)
+    uv, known = _numbers("pixels_uv", pixels_uv, (2,)), _numbers("ranges_m", ranges_m, ())
     if len(uv) != len(known):
         raise DataError(f"{len(uv)} pixels and {len(known)} ranges were given; give one range for each pixel")
     if not (known > 0).all():
         raise DataError(f"ranges are positive metres along the optical axis, got {known.min().item()} among them")
-    height, width = depth.image_hw
     outside = int((~_inside(uv, depth)).sum())
     if outside:
+        height, width = depth.image_hw
         raise DataError(
             f"{outside} of {len(uv)} pixels lie beyond the image of {height}x{width} (HxW); give (u, v) in pixels of "
             "depth.image_hw, or bring the depth to the camera's image first (DepthMap.in_camera)"
         )
-    predicted, usable = _under(depth, uv, "ranges")
-    return _aligned(predicted, known[usable], shift, tolerance, scale_range, "ranges")
+    return _aligned(depth, uv, known, tolerance, scale_range, "ranges")
 
 
 def align_to_contacts(
@@ -157,31 +170,37 @@ def align_to_contacts(
     intrinsics: IntrinsicsLike,
     *,
     points_m: Tensor,
-    shift: ShiftChoice = "auto",
     tolerance: float = 0.25,
     scale_range: tuple[float, float] = SCALE_RANGE,
 ) -> Alignment:
     """Align to points known in the camera frame: where the gripper touched something, or its own fingertips.
 
+    Example:
+        >>> from spaceclip_plugin.depth import Intrinsics
+        >>> depth_m = torch.full((1, 40, 60), 0.5)
+        >>> depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(40, 60), trained=True)
+        >>> camera = Intrinsics(50.0, 50.0, 30.0, 20.0, (40, 60))
+        >>> round(align_to_contacts(depth, camera, points_m=torch.tensor([[0.1, 0.05, 0.6]])).scale, 6)
+        1.2
+
     Args:
         depth: of one image, in which the points can be seen.
         intrinsics: as for `DepthMap.points`.
         points_m: (N, 3) metres in the camera frame, x right, y down, z forward.
-        shift, tolerance, scale_range: as for `align_to_ranges`.
+        tolerance, scale_range: as for `align_to_ranges`.
 
     Raises:
         DataError: as for `align_to_ranges`, or a point behind the camera.
         ConfigError: a depth map of several images, intrinsics of another camera, or an impossible setting.
     """
-    points = _column("points_m", points_m, 3)
+    points = _numbers("points_m", points_m, (3,))
     behind = int((points[:, 2] <= 0).sum())
     if behind:
         raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
     camera = depth.tower_intrinsics(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
     focal = points.new_tensor([camera.fx_px, camera.fy_px])
     uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
-    predicted, usable = _under(depth, uv, "contact points")
-    return _aligned(predicted, points[usable, 2], shift, tolerance, scale_range, "contact points")
+    return _aligned(depth, uv, points[:, 2], tolerance, scale_range, "contact points")
 
 
 def align_to_plane(
@@ -191,7 +210,7 @@ def align_to_plane(
     plane: Plane,
     mask: Tensor | None = None,
     tolerance: float = 0.1,
-    least_share: float = 0.25,
+    min_share: float = 0.25,
     scale_range: tuple[float, float] = SCALE_RANGE,
 ) -> Alignment:
     """Align to a plane whose place is known, such as the table a robot is bolted to.
@@ -201,13 +220,22 @@ def align_to_plane(
     group of its own: where two are nearly of one size, give a mask. A plane tilted by less than some 30 degrees
     against the real one still finds its group, and gives a wrong scale.
 
+    Example:
+        >>> from spaceclip_plugin.depth import Intrinsics
+        >>> depth_m = torch.full((1, 40, 60), 0.5)
+        >>> depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(40, 60), trained=True)
+        >>> camera = Intrinsics(50.0, 50.0, 30.0, 20.0, (40, 60))
+        >>> wall = Plane((0.0, 0.0, 1.0), distance_m=0.7)
+        >>> round(align_to_plane(depth, camera, plane=wall).scale, 6)
+        1.4
+
     Args:
         depth: of one image.
         intrinsics: as for `DepthMap.points`.
         plane: in the camera frame.
         mask: (h, w) bool of the depth map's own size, True where the plane may be seen; None: anywhere.
         tolerance: how far an inlier may be off after aligning, as a fraction.
-        least_share: of the pixels that look at the plane, how many have to agree.
+        min_share: of the pixels that look at the plane, how many have to agree.
         scale_range: what scales are believed.
 
     Raises:
@@ -215,9 +243,8 @@ def align_to_plane(
             range.
         ConfigError: a depth map of several images, a mask of another size, or an impossible setting.
     """
-    real("least_share", least_share, 0.0, 1.0)
-    low, high = _checked_range(scale_range)
-    half_width = math.log1p(real("tolerance", tolerance, 1e-4, 1.0))
+    real("min_share", min_share, 0.0, 1.0)
+    half_width = _checked_half_width(tolerance, scale_range)
     check_single(depth, "alignment")
     points = depth.points(intrinsics)[0].detach().cpu().double()
     looking = (depth.valid[0] & (depth.depth_m[0] > 0)).cpu()
@@ -229,17 +256,17 @@ def align_to_plane(
     along = points @ points.new_tensor(plane.normal) * math.copysign(1.0, plane.distance_m)
     looking = looking & (along > _GRAZING * points.norm(dim=-1))
     predicted = points[..., 2][looking]
-    if len(predicted) < _LEAST_PLANE_PIXELS:
+    if len(predicted) < _MIN_PLANE_PIXELS:
         raise DataError(
             f"the plane is not seen: {len(predicted)} of {valid} valid pixels look at it, at least "
-            f"{_LEAST_PLANE_PIXELS} must; check that plane and intrinsics are of this camera"
+            f"{_MIN_PLANE_PIXELS} must; check that plane and intrinsics are of this camera"
         )
     known = predicted * abs(plane.distance_m) / along[looking]
     fit = fit_scale(predicted, known, half_width)
-    if fit.share < least_share:
+    if fit.share < min_share:
         raise DataError(
             f"the plane is not seen: at no scale do more than {fit.share:.0%} of the {len(predicted)} pixels that look "
-            f"at it lie within {tolerance:.0%} of it, {least_share:.0%} were expected; give a mask of the plane, or "
+            f"at it lie within {tolerance:.0%} of it, {min_share:.0%} were expected; give a mask of the plane, or "
             "check where it is"
         )
     others = (known / predicted)[~fit.inliers].log()
@@ -252,77 +279,61 @@ def align_to_plane(
                 f"scales of {fit.scale:.3g} and {centre:.3g} both bring a surface to the plane, of {fit.inliers.sum()} "
                 f"and {rival.sum()} pixels; give a mask of the plane"
             )
-    _check_scale(fit.scale, low, high)
-    return _result(fit, predicted, known)
+    return _result(fit, scale_range)
 
 
 def _aligned(
-    predicted: Tensor,
-    known: Tensor,
-    shift: ShiftChoice,
-    tolerance: float,
-    scale_range: tuple[float, float],
-    what: str,
+    depth: DepthMap, uv: Tensor, known: Tensor, tolerance: float, scale_range: tuple[float, float], what: str
 ) -> Alignment:
-    choice("shift", shift, ("auto", "never", "always"))
-    low, high = _checked_range(scale_range)
-    plain = fit_scale(predicted, known, math.log1p(real("tolerance", tolerance, 1e-4, 1.0)))
-    fit = plain
-    if shift != "never":
-        reason = _no_shift(predicted, shift)
-        shifted = None if reason else fit_scale_and_shift(predicted, known, tolerance, scale_range)
-        if shifted is not None and not reason:
-            reason = _no_shift(predicted[shifted.inliers], shift)
-        if shift == "always" and (shifted is None or reason):
-            raise DataError(f"no shift can be told from these {what}: {reason or 'no scale and shift fit them'}")
-        if shifted is not None and not reason:
-            clear = abs(shifted.shift_m) > _CLEAR_SHIFT * shift_error_m(shifted, predicted, known)
-            sane = low <= shifted.scale <= high and shifted.share >= plain.share
-            fit = shifted if shift == "always" or (clear and sane) else plain
+    """By known depths, (N,), at pixels of the image, (N, 2); pixels beyond it or without depth do not count."""
+    half_width = _checked_half_width(tolerance, scale_range)
+    check_single(depth, "alignment")
+    inside = _inside(uv, depth)
+    (rows, columns), (height, width) = depth.depth_m.shape[1:], depth.image_hw
+    row = (uv[:, 1] * rows / height).long().clamp(0, rows - 1).to(depth.depth_m.device)
+    column = (uv[:, 0] * columns / width).long().clamp(0, columns - 1).to(depth.depth_m.device)
+    predicted = depth.depth_m[0, row, column].detach().cpu().double()
+    usable = inside & depth.valid[0, row, column].cpu() & (predicted > 0)
+    if not usable.any():
+        raise DataError(
+            f"none of the {len(uv)} {what} has valid depth under it, {int((~inside).sum())} of them beyond the image "
+            f"of {height}x{width} (HxW); give some where depth.valid is True, and check that they are of this camera"
+        )
+    predicted, known = predicted[usable], known[usable]
+    fit = fit_scale(predicted, known, half_width)
+    if _tell_a_shift(predicted):
+        shifted = fit_scale_and_shift(predicted, known, tolerance, scale_range)
+        if shifted is not None and _tell_a_shift(shifted.agreeing[0]):
+            clear = abs(shifted.shift_m) > _CLEAR_SHIFT * shifted.shift_error_m()
+            sane = scale_range[0] <= shifted.scale <= scale_range[1] and shifted.share >= fit.share
+            fit = shifted if clear and sane else fit
     if fit.share <= _MAJORITY:
         raise DataError(
             f"the {what} contradict each other: at most {int(fit.inliers.sum())} of {len(predicted)} agree within "
             f"{tolerance:.0%} at any one scale, more than half must; check their units and their pixels, or give more"
         )
-    _check_scale(fit.scale, low, high)
-    return _result(fit, predicted, known)
+    return _result(fit, scale_range)
 
 
-def _no_shift(predicted: Tensor, shift: str) -> str | None:
-    """Why points at these predicted depths cannot tell a shift from a scale, or None."""
-    least = _LEAST_FOR_SHIFT[shift]
-    if len(predicted) < least:
-        return f"{len(predicted)} agree, at least {least} must"
+def _tell_a_shift(predicted: Tensor) -> bool:
+    """Whether points at these predicted depths can tell a shift from a scale: enough of them, far enough apart."""
+    if len(predicted) < _MIN_FOR_SHIFT:
+        return False
     near, far = torch.quantile(predicted, predicted.new_tensor([0.1, 0.9])).tolist()
-    if far < _SPREAD_FOR_SHIFT * near:
-        return f"they lie {near:.2f} to {far:.2f} m away, the far ones must be {_SPREAD_FOR_SHIFT} times as far"
-    return None
+    return bool(far >= _SPREAD_FOR_SHIFT * near)
 
 
-def _result(fit: Fit, predicted: Tensor, known: Tensor) -> Alignment:
-    predicted, known = predicted[fit.inliers], known[fit.inliers]
+def _result(fit: Fit, scale_range: tuple[float, float]) -> Alignment:
+    low, high = scale_range
+    if not low <= fit.scale <= high:
+        raise DataError(
+            f"the evidence asks for a scale of {fit.scale:.3g}, outside {low} to {high}; check its unit and its "
+            "camera, or give a wider scale_range"
+        )
+    predicted, known = fit.agreeing
     before, after = (predicted - known).abs(), (fit.scale * predicted + fit.shift_m - known).abs()
     medians = (float(values.median()) for values in (before, after, before / known, after / known))
     return Alignment(fit.scale, fit.shift_m, len(predicted), fit.share, *medians)
-
-
-def _under(depth: DepthMap, uv: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """Predicted depth at the pixels that have any, and which those are, (N,) bool."""
-    check_single(depth, "alignment")
-    (rows, columns), (height, width) = depth.depth_m.shape[1:], depth.image_hw
-    u, v = uv.unbind(-1)
-    inside = _inside(uv, depth)
-    row = (v * rows / height).long().clamp(0, rows - 1)
-    column = (u * columns / width).long().clamp(0, columns - 1)
-    device = depth.depth_m.device
-    at_pixels = depth.depth_m[0, row.to(device), column.to(device)].detach().cpu().double()
-    usable = inside & depth.valid[0, row.to(device), column.to(device)].cpu() & (at_pixels > 0)
-    if not usable.any():
-        raise DataError(
-            f"none of the {len(uv)} {what} has valid depth under it, {int((~inside).sum())} of them beyond the image "
-            f"of {height}x{width} (HxW); give some where depth.valid is True, and check that they are of this view"
-        )
-    return at_pixels[usable], usable
 
 
 def _inside(uv: Tensor, depth: DepthMap) -> Tensor:
@@ -330,13 +341,13 @@ def _inside(uv: Tensor, depth: DepthMap) -> Tensor:
     return ((uv >= 0) & (uv < uv.new_tensor([depth.image_hw[1], depth.image_hw[0]]))).all(dim=-1)
 
 
-def _column(name: str, values: Tensor, width: int | None) -> Tensor:
-    """(N, width) or (N,) finite float64 on the CPU, N at least 1."""
-    expected = "(N,)" if width is None else f"(N, {width})"
-    fits = isinstance(values, Tensor) and values.ndim == (1 if width is None else 2) and len(values) > 0
-    if not fits or (width is not None and values.shape[1] != width):
+def _numbers(name: str, values: Tensor, row: tuple[int, ...]) -> Tensor:
+    """(N, *row) finite float64 on the CPU, N at least 1."""
+    if not isinstance(values, Tensor) or not values.numel() or values.ndim < 1 or values.shape[1:] != row:
         given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise DataError(f"{name} is a tensor {expected} with N of at least 1, got {given}")
+        raise DataError(
+            f"{name} is a tensor (N{''.join(f', {n}' for n in row) or ','}) with N of at least 1, got {given}"
+        )
     numbers = values.detach().cpu().double()
     bad = int((~numbers.isfinite()).reshape(len(numbers), -1).any(dim=1).sum())
     if bad:
@@ -344,16 +355,9 @@ def _column(name: str, values: Tensor, width: int | None) -> Tensor:
     return numbers
 
 
-def _checked_range(scale_range: tuple[float, float]) -> tuple[float, float]:
+def _checked_half_width(tolerance: float, scale_range: tuple[float, float]) -> float:
+    """The tolerance as a distance of logarithms."""
     low, high = scale_range
     if not 0 < low < high < math.inf:
         raise ConfigError(f"scale_range is (low, high) with 0 < low < high, got {scale_range}")
-    return low, high
-
-
-def _check_scale(scale: float, low: float, high: float) -> None:
-    if not low <= scale <= high:
-        raise DataError(
-            f"the evidence asks for a scale of {scale:.3g}, outside {low} to {high}; check its unit and its camera, or "
-            "give a wider scale_range"
-        )
+    return math.log1p(real("tolerance", tolerance, 1e-4, 1.0))

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 _ROUNDS = 20
-_MOST_SCORED = 1000
-_MOST_PAIRED = 60
-_LEAST_RATIO = 1.2
+_MAX_SCORED = 1000
+_MAX_PAIRED = 60
+_MIN_RATIO = 1.2
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Known depth as `scale * predicted + shift_m`, and (N,) bool which of the points agree."""
+    """Known depth as `scale * predicted + shift_m`, of (N,) points of which those in `inliers` (bool) agree."""
 
+    predicted_m: Tensor
+    known_m: Tensor
     scale: float
     shift_m: float
     inliers: Tensor
@@ -26,23 +28,33 @@ class Fit:
         """Of all points, how many agree."""
         return float(self.inliers.double().mean())
 
-    def relative_residuals(self, predicted_m: Tensor, known_m: Tensor) -> Tensor:
-        """(N,) distance from the known depth as a fraction of it."""
+    @property
+    def agreeing(self) -> tuple[Tensor, Tensor]:
+        """Predicted and known depth of the inliers, (n,) each."""
+        return self.predicted_m[self.inliers], self.known_m[self.inliers]
+
+    def relative_residuals(self) -> Tensor:
+        """(n,) distance of the inliers from their known depth as a fraction of it."""
+        predicted_m, known_m = self.agreeing
         return (self.scale * predicted_m + self.shift_m - known_m).abs() / known_m
+
+    def shift_error_m(self) -> float:
+        """Standard error of the shift, metres: that of weighted least squares, the errors in proportion to the depth.
+
+        Their size is taken from the median of the inliers' (1.4826 of it is the deviation of a normal distribution).
+        """
+        predicted, known = self.agreeing
+        weights = known.square().reciprocal()
+        mean = (weights * predicted).sum() / weights.sum()
+        variance = 1 / weights.sum() + mean.square() / (weights * (predicted - mean).square()).sum()
+        return float(1.4826 * self.relative_residuals().median() * variance.sqrt())
 
 
 def largest_cluster(values: Tensor, half_width: float) -> Tensor:
-    """Members of the largest group of numbers within `half_width` of their median.
+    """(N,) bool: members of the largest group of N numbers, at least one, within `half_width` of their median.
 
     Every number is tried as the low end of an interval; of those that hold the most numbers, the narrowest is taken.
     Outliers do not move it, on one side or on both, while they are not themselves a larger group.
-
-    Args:
-        values: (N,), N of at least 1.
-        half_width: same unit.
-
-    Returns:
-        (N,) bool.
     """
     ordered = values.sort().values
     ends = torch.searchsorted(ordered, ordered + 2 * half_width, right=True)
@@ -65,8 +77,8 @@ def fit_scale(predicted_m: Tensor, known_m: Tensor, half_width: float) -> Fit:
     log_ratios = (known_m / predicted_m).log()
     inliers = largest_cluster(log_ratios, half_width)
     chosen = log_ratios[inliers]
-    middle = torch.quantile(chosen, 0.5) if len(chosen) < _MOST_SCORED else chosen.median()
-    return Fit(float(middle.exp()), 0.0, inliers)
+    middle = torch.quantile(chosen, 0.5) if len(chosen) < _MAX_SCORED else chosen.median()
+    return Fit(predicted_m, known_m, float(middle.exp()), 0.0, inliers)
 
 
 def fit_scale_and_shift(
@@ -77,10 +89,15 @@ def fit_scale_and_shift(
     Lines through pairs of points are the candidates (all pairs of up to 60 points, evenly spaced in depth); the best is
     then fitted to its inliers by reweighted least squares with Huber's weights.
     """
+
+    def fit_of(scale: float, shift_m: float) -> Fit:
+        off = (scale * predicted_m + shift_m - known_m).abs()
+        return Fit(predicted_m, known_m, scale, shift_m, off <= tolerance * known_m)
+
     order = predicted_m.argsort()
-    few, scored = (order[_evenly(len(order), most)] for most in (_MOST_PAIRED, _MOST_SCORED))
+    few, scored = (order[_evenly(len(order), most)] for most in (_MAX_PAIRED, _MAX_SCORED))
     first, second = torch.combinations(few).unbind(-1) if len(few) > 1 else (few[:0], few[:0])
-    apart = predicted_m[second] >= _LEAST_RATIO * predicted_m[first]
+    apart = predicted_m[second] >= _MIN_RATIO * predicted_m[first]
     first, second = first[apart], second[apart]
     scales = (known_m[second] - known_m[first]) / (predicted_m[second] - predicted_m[first])
     sane = (scales >= scale_range[0]) & (scales <= scale_range[1])
@@ -90,41 +107,23 @@ def fit_scale_and_shift(
     lines = scales[:, None] * predicted_m[scored] + shifts[:, None]
     cost = ((lines - known_m[scored]) / (tolerance * known_m[scored])).square().clamp_max(1.0).sum(dim=1)
     best = int(cost.argmin())
-    fit = _with_inliers(float(scales[best]), float(shifts[best]), predicted_m, known_m, tolerance)
+    fit = fit_of(float(scales[best]), float(shifts[best]))
     for _ in range(_ROUNDS):
         if int(fit.inliers.sum()) < 2:
             return None
-        refined = _reweighted(fit, predicted_m[fit.inliers], known_m[fit.inliers])
-        fit = _with_inliers(*refined, predicted_m, known_m, tolerance)
+        fit = fit_of(*_reweighted(fit))
     return fit
 
 
-def shift_error_m(fit: Fit, predicted_m: Tensor, known_m: Tensor) -> float:
-    """Standard error of the shift, metres: that of weighted least squares, the errors in proportion to the depth.
-
-    Their size is taken from the median of the inliers' (1.4826 of it is the deviation of a normal distribution).
-    """
-    predicted, known = predicted_m[fit.inliers], known_m[fit.inliers]
-    weights = known.square().reciprocal()
-    mean = (weights * predicted).sum() / weights.sum()
-    variance = 1 / weights.sum() + mean.square() / (weights * (predicted - mean).square()).sum()
-    deviation = 1.4826 * fit.relative_residuals(predicted, known).median()
-    return float(deviation * variance.sqrt())
-
-
-def _reweighted(fit: Fit, predicted_m: Tensor, known_m: Tensor) -> tuple[float, float]:
-    residuals = fit.relative_residuals(predicted_m, known_m)
+def _reweighted(fit: Fit) -> tuple[float, float]:
+    """Scale and shift by least squares, with Huber's weights of the fit's residuals."""
+    (predicted_m, known_m), residuals = fit.agreeing, fit.relative_residuals()
     corner = (2.0 * residuals.median()).clamp_min(1e-9)
     weights = (corner / residuals.clamp_min(1e-12)).clamp_max(1.0) / known_m.square()
     mean_predicted, mean_known = ((weights * values).sum() / weights.sum() for values in (predicted_m, known_m))
     off = predicted_m - mean_predicted
     scale = (weights * off * (known_m - mean_known)).sum() / (weights * off.square()).sum()
     return float(scale), float(mean_known - scale * mean_predicted)
-
-
-def _with_inliers(scale: float, shift_m: float, predicted_m: Tensor, known_m: Tensor, tolerance: float) -> Fit:
-    off = (scale * predicted_m + shift_m - known_m).abs()
-    return Fit(scale, shift_m, off <= tolerance * known_m)
 
 
 def _evenly(count: int, most: int) -> Tensor:

@@ -28,7 +28,7 @@ from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
 from spaceclip_plugin.depth.camera import Intrinsics, back_project
 from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.robust_fit import largest_cluster
+from spaceclip_plugin.depth.robust_fit import fit_scale_and_shift, largest_cluster
 from spaceclip_plugin.errors import ConfigError, DataError
 
 __all__ = ["tables"]  # fixture
@@ -116,16 +116,10 @@ class TestShift:
     @pytest.mark.parametrize(("scale", "shift_m"), [(1.2, 0.3), (0.8, -0.2), (1.0, 0.5)])
     def test_found_where_the_ranges_ask_for_it(self, scale: float, shift_m: float) -> None:
         predicted, uv, known = self.evidence(scale, shift_m)
-        for shift in ("auto", "always"):
-            found = align_to_ranges(predicted, uv, ranges_m=known, shift=shift)  # type: ignore[arg-type]
-            assert found.scale == pytest.approx(scale, abs=0.02)
-            assert found.shift_m == pytest.approx(shift_m, abs=0.04)
-            assert found.relative_after < 0.015
-
-    def test_never(self) -> None:
-        predicted, uv, known = self.evidence(1.2, 0.3, share=0.1)
-        assert align_to_ranges(predicted, uv, ranges_m=known).shift_m != 0
-        assert align_to_ranges(predicted, uv, ranges_m=known, shift="never").shift_m == 0
+        found = align_to_ranges(predicted, uv, ranges_m=known)
+        assert found.scale == pytest.approx(scale, abs=0.02)
+        assert found.shift_m == pytest.approx(shift_m, abs=0.04)
+        assert found.relative_after < 0.015
 
     def test_not_where_a_scale_is_enough(self) -> None:
         for count in (12, 20, 40):
@@ -136,32 +130,29 @@ class TestShift:
     def test_not_from_a_few_ranges(self) -> None:
         predicted, uv, known = self.evidence(1.2, 0.3, count=11, share=0)
         assert align_to_ranges(predicted, uv, ranges_m=known).shift_m == 0
-        assert align_to_ranges(predicted, uv, ranges_m=known, shift="always").shift_m == pytest.approx(0.3, abs=0.05)
 
-    def test_refused_from_ranges_of_one_distance(self) -> None:
+    def test_not_from_ranges_of_one_distance(self) -> None:
         predicted = depth_map(torch.linspace(1.0, 1.3, 30)[None])
         uv = torch.stack([torch.arange(30) + 0.5, torch.full((30,), 0.5)], dim=-1)
         known = 1.2 * predicted.depth_m[0, 0] + 0.3
-        with pytest.raises(DataError, match=r"no shift .* lie 1\.03 to 1\.27 m away, .* 1\.5 times as far"):
-            align_to_ranges(predicted, uv, ranges_m=known, shift="always")
         assert align_to_ranges(predicted, uv, ranges_m=known).shift_m == 0
         one = depth_map(torch.ones(1, 30))
-        with pytest.raises(DataError, match="no shift"):
-            align_to_ranges(one, uv, ranges_m=torch.ones(30), shift="always")
+        assert align_to_ranges(one, uv, ranges_m=torch.ones(30)).shift_m == 0
 
-    def test_refused_where_only_wrong_ranges_are_spread(self) -> None:
+    def test_not_where_only_wrong_ranges_are_spread(self) -> None:
         """Ranges of one distance do not become a shift because outliers lie elsewhere."""
         row = torch.cat([torch.full((14,), 2.0), torch.tensor([0.5, 0.6, 4.0, 5.0, 6.0])])
         uv = torch.stack([torch.arange(19) + 0.5, torch.full((19,), 0.5)], dim=-1)
         known = row.clone()
         known[14:] = torch.tensor([3.0, 0.1, 1.0, 9.0, 0.7])
-        with pytest.raises(DataError, match="no shift"):
-            align_to_ranges(depth_map(row[None]), uv, ranges_m=known, shift="always")
+        assert align_to_ranges(depth_map(row[None]), uv, ranges_m=known).shift_m == 0
 
-    def test_refused_from_three(self) -> None:
-        predicted, uv, known = self.evidence(1.2, 0.3, count=3, share=0)
-        with pytest.raises(DataError, match="3 agree, at least 4"):
-            align_to_ranges(predicted, uv, ranges_m=known, shift="always")
+    def test_a_scale_and_a_shift_from_four_points(self) -> None:
+        predicted = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+        fit = fit_scale_and_shift(predicted, 1.2 * predicted + 0.3, 0.25, (0.25, 4.0))
+        assert fit is not None
+        assert (fit.scale, fit.shift_m) == (pytest.approx(1.2), pytest.approx(0.3))
+        assert fit_scale_and_shift(torch.ones(4), torch.ones(4), 0.25, (0.25, 4.0)) is None
 
 
 UV = torch.tensor([[0.5, 0.5], [1.5, 0.5], [2.5, 0.5], [3.5, 0.5]])
@@ -231,7 +222,6 @@ class TestRefusals:
 
     def test_settings(self) -> None:
         for settings, message in (
-            ({"shift": "maybe"}, "shift must be one of"),
             ({"tolerance": 0.0}, "tolerance must be"),
             ({"tolerance": math.nan}, "tolerance must be"),
             ({"scale_range": (1.0, 0.5)}, "scale_range is"),
