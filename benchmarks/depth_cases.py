@@ -71,7 +71,7 @@ class Stage:
         self.rival = self._placed(world.rival())
         self.pixels = self.images(world.side)
         self.heads = {name: self._placed(DepthHead.for_tower(self.host, architecture=name)) for name in ARCHITECTURES}
-        self.fused = {name: head.fuse() for name, head in self.heads.items() if hasattr(head.decoder, "fused")}
+        self.fused = {name: head.fuse() for name, head in self.heads.items() if ARCHITECTURES[name].fused}
         self.hosts = {name: Attached(self.host, head) for name, head in self.heads.items()}
         self.hosts |= {f"{name} {FUSED}": Attached(self.host, head) for name, head in self.fused.items()}
         self.unread = Attached(self.host, self.heads[DEFAULT_ARCHITECTURE])

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> Result:
     """Read strictly, then push."""
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.head.folder import CONFIG_NAME
+    from spaceclip_plugin.head.model_card import CardDetails
     from spaceclip_plugin.training.run.folder import FinishedRun
 
     picture: Path | None = args.picture
@@ -47,10 +48,12 @@ def run(args: argparse.Namespace) -> Result:
         create_pr=args.create_pr,
         commit_message=args.commit_message,
         revision=args.revision,
-        license=args.license,
-        data_license=args.data_license,
-        datasets=args.dataset,
-        record=record,
-        picture=picture,
+        card=CardDetails(
+            license=args.license,
+            data_license=args.data_license,
+            datasets=tuple(args.dataset),
+            record=record,
+            picture=picture,
+        ),
     )
     return Result(f"{args.repo}: {address}", {"repo": args.repo, "address": address, "record": record is not None})

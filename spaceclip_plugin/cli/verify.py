@@ -25,19 +25,19 @@ def run(args: argparse.Namespace) -> Result:
     """Load it as any program would, then tell."""
     from spaceclip_plugin.head import folder, weights
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.hub import repository
+    from spaceclip_plugin.hub.download import HubOptions
 
-    files = repository.locate(args.head, revision=args.revision)
-    config_file = files.config_file()
+    files = folder.find_files(args.head, HubOptions(revision=args.revision))
+    config_file = files.fetch(folder.CONFIG_NAME)
     # That very commit: a branch may move on meanwhile.
     head = DepthHead.from_pretrained(args.head, revision=files.commit)
-    weights_file = files.weights_file(weights.MAX_BYTES)
+    weights_file = files.fetch(folder.WEIGHTS_NAME, max_bytes=weights.MAX_BYTES)
     data: dict[str, Any] = {
         "head": args.head,
         "source": files.source,
         "sha256": weights.read_weights(weights_file, head.state_dict()).sha256,
         "sha256_holds": True,  # anything else is an error
-        "plugin_version": folder.saved_by(config_file),
+        "plugin_version": folder.read_config(config_file)[1],
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "trained": head.trained,
         "tower_fingerprint": head.config.tower_fingerprint is not None,

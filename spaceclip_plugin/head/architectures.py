@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,20 +13,37 @@ from torch import nn
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_plugin.head.space_clip.decoder import SpaceClipDecoder, SpaceClipOptions
+from spaceclip_plugin.head.space_clip.fused import FusedSpaceClipDecoder
 from spaceclip_plugin.head.tap_mixer import TapMixerDecoder, TapMixerOptions
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Options class and decoder class of one architecture (see `decoder.py` for what they provide)."""
+    """What makes heads of one kind; `decoder.py` says what its parts provide.
+
+    Attributes:
+        options: class of its settings, a `DecoderOptions`.
+        decoder: makes its module, a `Decoder`, from the width of the context, options and the channels of every tap.
+        fused: makes of a decoder a new module, called alike, that computes what it computes in eval mode from weights
+            of its own, faster, without auxiliary outputs; None where there is none. `DepthHead.fuse` sees to dtype and
+            device.
+
+    Example:
+        >>> ARCHITECTURES["tap-mixer"].options.for_blocks(24).taps
+        (6, 12, 18, 24)
+    """
 
     options: type[Any]
     decoder: Callable[[int, Any, Mapping[int, int]], nn.Module]
+    fused: Callable[[Any], nn.Module] | None = None
 
 
 ARCHITECTURES = {
-    "space-clip": Architecture(SpaceClipOptions, SpaceClipDecoder),
-    "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder),
+    "space-clip": Architecture(SpaceClipOptions, SpaceClipDecoder, FusedSpaceClipDecoder),
+    # There is nothing to fold: most of its time goes into matrix products that no algebra saves. Measured and left out,
+    # because beside a host none of it gained on every CPU: linear layers as 1x1 convolutions or as oneDNN's with GELU
+    # and sum inside.
+    "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder, copy.deepcopy),
 }
 DEFAULT_ARCHITECTURE = "tap-mixer"
 

@@ -51,9 +51,6 @@ class Decoder(Protocol):
 
     `width` is the context's, `tap_widths` says the channels of every tap.
 
-    A decoder may also offer `fused() -> nn.Module`: a new module, called alike, that computes what it computes in eval
-    mode from weights of its own, faster. It gives no auxiliary outputs; `DepthHead.fuse` sees to dtype and device.
-
     One that predicts uncertainty is `Calibratable`.
     """
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from spaceclip_plugin._checks import integer, shown
 from spaceclip_plugin._digest import module_digest
@@ -20,9 +21,11 @@ from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, ModelCard, Terms
+from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
 from spaceclip_plugin.head.space_clip import published
-from spaceclip_plugin.hub import repository
+from spaceclip_plugin.hub.client import check_repository_id
+from spaceclip_plugin.hub.download import HubOptions
+from spaceclip_plugin.hub.push import PushOptions, push_files
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import Tower, TowerFeatures, TowerSpec
 
@@ -38,7 +41,10 @@ class DepthHead(nn.Module):
     Attributes:
         config: what the head is; replaced, never edited.
         decoder: the architecture's module.
+        fused: whether this is what `fuse` gives: for inference alone.
     """
+
+    fused = False
 
     def __init__(self, config: DepthHeadConfig) -> None:
         super().__init__()
@@ -77,9 +83,17 @@ class DepthHead(nn.Module):
         Raises:
             CaptureError: a tap or the context is missing, of another width, or of another batch or grid than the rest;
                 or the batch is empty.
-            ConfigError: an impossible output size.
+            ConfigError: an impossible output size, or auxiliary outputs of a fused head, which has none.
         """
         output_hw = checked_size(features.image_hw if output_size is None else output_size)
+        if not self.fused:
+            return self._decoded(features, output_hw, auxiliary=auxiliary)
+        if auxiliary:
+            raise ConfigError("a fused head has no auxiliary outputs; ask the head it was made from for them")
+        with torch.no_grad(), torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return self._decoded(features, output_hw, auxiliary=False)
+
+    def _decoded(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         inputs = self._checked(features)
         seen = features.seen
         grid_hw = output_hw if seen is None else seen.grid_size(output_hw)
@@ -95,16 +109,33 @@ class DepthHead(nn.Module):
     def fuse(self) -> DepthHead:
         """A copy of the head rearranged for inference: the same depth up to rounding, in fewer operations.
 
-        It reads the same features and attaches alike. It stays in eval mode, has no auxiliary outputs and gives no
-        gradients; neither it nor this head changes with the other. Fuse once the head is trained and where it will
-        run: fewer operations are not faster on every device.
+        It reads the same features and attaches alike. It stays in eval mode, computes in its own precision, has no
+        auxiliary outputs, gives no gradients and cannot be saved; neither it nor this head changes with the other. Fuse
+        once the head is trained and where it will run: fewer operations are not faster on every device.
 
         Raises:
             ConfigError: the head is fused already, or its architecture has no fused form.
         """
-        from spaceclip_plugin.head.fused_head import FusedDepthHead  # it is a DepthHead itself
+        if self.fused:
+            raise ConfigError("this head is fused already; use it as it is")
+        form = architecture(self.config.architecture).fused
+        if form is None:
+            raise ConfigError(f"the architecture {self.config.architecture!r} has no fused form; use the head as it is")
+        head = self._without_weights(self.config)
+        with torch.inference_mode(False), torch.no_grad():
+            head.decoder = form(self.decoder).to(next(self.parameters())).requires_grad_(False)
+        head.fused = True
+        return head.eval()
 
-        return FusedDepthHead(self)
+    def train(self, mode: bool = True) -> Self:
+        """Switch to train mode, or to eval mode.
+
+        Raises:
+            ConfigError: train mode, of a fused head.
+        """
+        if mode and self.fused:
+            raise ConfigError("a fused head cannot be trained; train the head it was made from, then fuse that")
+        return super().train(mode)
 
     def check_fits(self, spec: TowerSpec) -> None:
         """Raise HeadMismatchError, naming both sides, if the head does not fit that tower."""
@@ -157,7 +188,7 @@ class DepthHead(nn.Module):
                 cannot be meant.
         """
         config, state = published.read(Path(path), semantic_taps=semantic_taps, structural_taps=structural_taps)
-        return cls._from_state(config, state, source=f"{str(path)!r}, under this package's names,")
+        return cls._without_weights(config)._with_weights(state, source=f"{str(path)!r}, under this package's names,")
 
     @classmethod
     def from_pretrained(
@@ -191,23 +222,24 @@ class DepthHead(nn.Module):
                 files that were not saved together, or a repository that cannot be read.
             ConfigError: an empty name, or a revision of a folder.
         """
-        files = repository.locate(
-            repo_or_folder,
+        options = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        config_file = files.config_file()
-        saved = head_folder.read_config(config_file)
+        files = head_folder.find_files(repo_or_folder, options)
+        config_file = files.fetch(head_folder.CONFIG_NAME)
+        saved, _ = head_folder.read_config(config_file)
         try:
             config = DepthHeadConfig.from_dict(saved)
         except ConfigError as error:
             raise CheckpointError(f"{str(config_file)!r}: {error}") from error
         head = cls._without_weights(config)
         expected = head.state_dict()
-        weights_file = files.weights_file(weights.check_size(expected, source=repr(str(config_file))))
+        max_bytes = weights.check_size(expected, source=repr(str(config_file)))
+        weights_file = files.fetch(head_folder.WEIGHTS_NAME, max_bytes=max_bytes)
         found = weights.read_weights(weights_file, expected)
         head_folder.check_pair(files.source, saved, found.config)
         return head._with_weights(found.state, source=repr(str(weights_file)))
@@ -223,74 +255,70 @@ class DepthHead(nn.Module):
         Raises:
             CheckpointError: a weight is not finite, the folder holds another model, or it cannot be written; what it
                 holds stays as it was.
+            ConfigError: the head is fused: the folder of a head holds its unfused weights.
         """
+        if self.fused:
+            raise ConfigError(
+                "a fused head cannot be saved; save the unfused head it was made from, and fuse again after loading"
+            )
         return head_folder.write_folder(Path(folder), self.config.to_dict(), self.state_dict())
 
     def push_to_hub(
         self,
         repo: str,
         *,
+        card: CardDetails | None = None,
+        commit_message: str | None = None,
         private: bool | None = None,
         create_pr: bool = False,
-        commit_message: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
-        license: str | None = None,
-        data_license: str | None = None,
-        datasets: Sequence[str] = (),
-        record: Mapping[str, Any] | None = None,
-        picture: str | Path | None = None,
     ) -> str:
         """Publish the head with a model card, in one commit; `from_pretrained(repo)` gives it back.
 
+        A head that is there is replaced, and the card; earlier commits keep them. Another model is not, except as a
+        proposal (`create_pr`).
+
         Args:
             repo: "org/name"; made if absent.
+            card: what the card says beside what the head itself tells; None: nothing.
+            commit_message: None: says what is pushed.
             private: whether a repository that is made now is private.
             create_pr: propose the commit as a pull request.
-            commit_message: None: says what is pushed.
             revision: branch to commit to; None: main.
             token: with the right to write; None: that of `hf auth login`.
-            license: of the weights, as the Hub names it ("apache-2.0").
-            data_license: terms of the training data, in a sentence.
-            datasets: ids of the training data on the Hub.
-            record: what `run.json` of the run that trained this head says; the card tells its figures.
-            picture: a PNG for the card; a run leaves `validation.png`.
 
         Returns:
             Address of the commit, or of the pull request.
 
         Raises:
-            ConfigError: not the id of a repository, a term that is not a line of text, or the record of another head.
-            CheckpointError: a weight is not finite, or the Hub refuses.
+            ConfigError: not the id of a repository, the record of another head, or a fused head.
+            CheckpointError: a weight is not finite, the repository holds another model, or the Hub refuses or cannot be
+                reached.
         """
-        repository.check_id(repo)
-        if record is not None and record.get("head_digest") != module_digest(self):
+        check_repository_id(repo)
+        details = CardDetails() if card is None else card
+        if details.record is not None and details.record.get("head_digest") != module_digest(self):
             raise ConfigError(
-                "the record is not that of this head: its head_digest is "
-                f"{shown(record.get('head_digest'))}, this head's {module_digest(self)!r}; give the run.json of its run"
+                f"the record is not that of this head: its head_digest is {shown(details.record.get('head_digest'))}, "
+                f"this head's {module_digest(self)!r}; give the run.json of its run"
             )
-        terms = Terms(license, data_license, tuple(datasets))
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        card = ModelCard(repo, self.config, parameters, terms, record, picture=picture is not None)
+        page = ModelCard(repo, self.config, parameters, details).text()
+        options = PushOptions(
+            commit_message=commit_message or f"Depth head ({self.config.architecture})",
+            private=private,
+            create_pr=create_pr,
+            revision=revision,
+            token=token,
+        )
         with tempfile.TemporaryDirectory() as folder:
             files = {path.name: path for path in self.save_pretrained(folder).iterdir()}
             files[CARD_NAME] = Path(folder, CARD_NAME)
-            files[CARD_NAME].write_text(card.text(), encoding="utf-8")
-            if picture is not None:
-                files[PICTURE_NAME] = Path(picture)
-            return repository.push(
-                repo,
-                files,
-                commit_message=commit_message or f"Depth head ({self.config.architecture})",
-                private=private,
-                create_pr=create_pr,
-                revision=revision,
-                token=token,
-            )
-
-    @classmethod
-    def _from_state(cls, config: DepthHeadConfig, state: dict[str, Tensor], *, source: str) -> DepthHead:
-        return cls._without_weights(config)._with_weights(state, source=source)
+            files[CARD_NAME].write_text(page, encoding="utf-8")
+            if details.picture is not None:
+                files[PICTURE_NAME] = Path(details.picture)
+            return push_files(repo, files, options, check=functools.partial(head_folder.check_replaceable_on_hub, repo))
 
     @classmethod
     def _without_weights(cls, config: DepthHeadConfig) -> DepthHead:

@@ -1,12 +1,13 @@
-"""The two files of a head in a folder: config.json and model.safetensors, written whole or not at all."""
+"""The two files of a head, config.json and model.safetensors: where they are, and writing them whole or not at all."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -16,11 +17,13 @@ from spaceclip_plugin._checks import shown, text
 from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.weights import is_written_here, writable, write_weights
+from spaceclip_plugin.hub.client import LIBRARY_NAME, is_repository_id
+from spaceclip_plugin.hub.download import HubFiles, HubOptions, check_bytes
+from spaceclip_plugin.hub.push import HeldFiles
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-CONFIG_MOST_BYTES = 1 << 16
-LIBRARY_NAME = "spaceclip_plugin"
+MAX_CONFIG_BYTES = 1 << 16
 
 DESCRIPTIVE_FIELDS = frozenset({"base_model", "base_model_revision", "trained_on", "depth_range_m"})
 """Config fields that may be corrected by hand in a saved head: no weight depends on them."""
@@ -32,66 +35,82 @@ _RUN_RECORD, _RUN_HEAD, _RUN_BEST = "run.json", "head", "best"
 _logger = logging.getLogger(__name__)
 
 
-class LocalFolder:
-    """A head's files in a folder of one's own, or the head of the finished run in it.
+@dataclass(frozen=True)
+class LocalFiles:
+    """A head's files in a folder; they are fetched as those of a repository are (`HubFiles`).
 
     Attributes:
-        source: the folder, for messages.
+        folder: it holds both files.
         commit: None; a folder has no versions.
     """
 
-    commit = None
+    folder: Path
+    commit: ClassVar[None] = None
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
-        self._path = path
-        self.source = repr(str(path))
+    @property
+    def source(self) -> str:
+        """The folder, for messages."""
+        return repr(str(self.folder))
 
-    def config_file(self) -> Path:
-        """Path of config.json, if both files are there.
-
-        Raises:
-            CheckpointError: no such folder, or a file is missing.
-        """
-        if not os.path.isdir(self._path):  # not Path.is_dir(), which raises on a name too long for the disk
-            raise CheckpointError(
-                f"no head at {self.source}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, as "
-                "DepthHead.save_pretrained or `spaceclip train` writes it, or the id of a Hub repository (org/name)"
-            )
-        self._enter_run()
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not os.path.isfile(self._path / name):
-                raise CheckpointError(f"{self.source} is not a head: {name} is missing; save or download it again")
-        return self._path / CONFIG_NAME
-
-    def _enter_run(self) -> None:
-        """Go on to the head of a run, where the folder is a run's: nothing else in it can be meant."""
-        if os.path.isfile(self._path / CONFIG_NAME) or not os.path.isfile(self._path / _RUN_RECORD):
-            return
-        head = self._path / _RUN_HEAD
-        if not os.path.isdir(head):
-            raise CheckpointError(
-                f"{self.source} is the folder of a training run that is not finished, and has no {_RUN_HEAD} yet: "
-                f"continue it with --resume; its best head so far is in {str(self._path / _RUN_BEST)!r}"
-            )
-        _logger.info("%s is the folder of a training run; its head is read: %s", self.source, head)
-        self._path, self.source = head, repr(str(head))
-
-    def weights_file(self, most_bytes: int) -> Path:
-        """Path of model.safetensors.
+    def fetch(self, name: str, *, max_bytes: int | None = None) -> Path:
+        """Path of one of the two files.
 
         Raises:
-            CheckpointError: it is larger than the weights of its config can be, or gone since `config_file` saw it.
+            CheckpointError: it is larger than `max_bytes`, or gone.
         """
-        path = self._path / WEIGHTS_NAME
+        path = self.folder / name
         try:
             found = os.path.getsize(path)
         except OSError as error:
             raise CheckpointError(
                 f"cannot read {str(path)!r} ({error.strerror}); save or download the head again"
             ) from error
-        check_bytes(found, most_bytes, source=repr(str(path)))
+        if max_bytes is not None:
+            check_bytes(found, max_bytes, source=repr(str(path)))
         return path
+
+
+def find_files(repo_or_folder: str | Path, options: HubOptions) -> LocalFiles | HubFiles:
+    """Where a head's files are: a folder if there is one of that name, else a repository of the Hub.
+
+    A `Path`, and a string that cannot be a repository's id, always mean a folder. The folder of a finished run means
+    the head in it.
+
+    Raises:
+        ConfigError: an empty name, or a revision of a folder.
+        CheckpointError: there is no such folder, or a file is missing in it.
+    """
+    if repo_or_folder == "":
+        raise ConfigError("the name of a head is empty; give a folder, or the id of a Hub repository (org/name)")
+    if isinstance(repo_or_folder, str) and is_repository_id(repo_or_folder) and not os.path.isdir(repo_or_folder):
+        return HubFiles(repo_or_folder, options)
+    if options.revision is not None:
+        raise ConfigError(
+            f"revision={options.revision!r} is for repositories of the Hub, {str(repo_or_folder)!r} is a folder"
+        )
+    folder = Path(repo_or_folder)
+    if not os.path.isdir(folder):  # not Path.is_dir(), which raises on a name too long for the disk
+        raise CheckpointError(
+            f"no head at {str(folder)!r}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, as "
+            "DepthHead.save_pretrained or `spaceclip train` writes it, or the id of a Hub repository (org/name)"
+        )
+    if os.path.isfile(folder / _RUN_RECORD) and not os.path.isfile(folder / CONFIG_NAME):
+        folder = _head_of_run(folder)
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not os.path.isfile(folder / name):
+            raise CheckpointError(f"{str(folder)!r} is not a head: {name} is missing; save or download it again")
+    return LocalFiles(folder)
+
+
+def _head_of_run(run: Path) -> Path:
+    head = run / _RUN_HEAD
+    if not os.path.isdir(head):
+        raise CheckpointError(
+            f"{str(run)!r} is the folder of a training run that is not finished, and has no {_RUN_HEAD} yet: continue "
+            f"it with --resume; its best head so far is in {str(run / _RUN_BEST)!r}"
+        )
+    _logger.info("%r is the folder of a training run; its head is read: %s", str(run), head)
+    return head
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Path:
@@ -113,7 +132,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
             written.
     """
     tensors = writable(state)
-    check_replaceable(folder, lambda: _read_config(folder / CONFIG_NAME), kind="a depth head")
+    check_replaceable(folder, lambda: read_config(folder / CONFIG_NAME), kind="a depth head")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / CONFIG_NAME) as config_file:
@@ -150,26 +169,46 @@ def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) ->
         )
 
 
+def check_replaceable_on_hub(repo: str, held: HeldFiles) -> None:
+    """Raise CheckpointError where a repository holds a model that is no depth head."""
+    config_file = held.fetch(CONFIG_NAME)
+    foreign = None
+    if config_file is not None:
+        try:
+            read_config(config_file)
+        except CheckpointError:
+            foreign = CONFIG_NAME
+    elif held.has(WEIGHTS_NAME):
+        foreign = WEIGHTS_NAME
+    if foreign is not None:
+        raise CheckpointError(
+            f"{repo!r} holds a {foreign} that is not a depth head's, and it is not replaced by one: nothing was "
+            "pushed; choose another repository, or propose the head with create_pr (--create-pr)"
+        )
+
+
 def _is_there(file: Path) -> bool:
     return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The config in a file that may come from anywhere, without the version of the package that wrote it.
+def read_config(path: Path) -> tuple[dict[str, Any], str]:
+    """The config in a file that may come from anywhere, and the version of the package that wrote it.
 
     Raises:
         CheckpointError: the file is not a JSON object, or does not say which version wrote it.
     """
-    return _read_config(path)[0]
-
-
-def saved_by(path: Path) -> str:
-    """Version of the package that wrote a config file.
-
-    Raises:
-        CheckpointError: see `read_config`.
-    """
-    return _read_config(path)[1]
+    config = read_json_object(path, most_bytes=MAX_CONFIG_BYTES)
+    if "format_version" not in config:
+        raise CheckpointError(f"{str(path)!r}: there is no format_version: this is not the config of a depth head")
+    if _VERSION_KEY not in config:
+        raise CheckpointError(
+            f"{str(path)!r} does not say which {LIBRARY_NAME} wrote it ({_VERSION_KEY!r} is missing): it was edited, "
+            "or is older than the first released format; save the head again"
+        )
+    try:
+        return config, text(_VERSION_KEY, config.pop(_VERSION_KEY), most=64)
+    except ConfigError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
 
 
 def check_pair(source: str, config: Mapping[str, Any], saved_with: Mapping[str, Any]) -> None:
@@ -190,29 +229,6 @@ def check_pair(source: str, config: Mapping[str, Any], saved_with: Mapping[str, 
                 f"was saved with {shown(theirs.get(key))}. A save was interrupted, or {CONFIG_NAME} was edited; "
                 "save or download the head again"
             )
-
-
-def check_bytes(found: int, most: int, *, source: str) -> None:
-    """Raise CheckpointError if a weights file is larger than `most` bytes."""
-    if found > most:
-        raise CheckpointError(
-            f"{source} has {found} bytes, its config calls for at most {most}: the two do not belong together"
-        )
-
-
-def _read_config(path: Path) -> tuple[dict[str, Any], str]:
-    config = read_json_object(path, most_bytes=CONFIG_MOST_BYTES)
-    if "format_version" not in config:
-        raise CheckpointError(f"{str(path)!r}: there is no format_version: this is not the config of a depth head")
-    if _VERSION_KEY not in config:
-        raise CheckpointError(
-            f"{str(path)!r} does not say which {LIBRARY_NAME} wrote it ({_VERSION_KEY!r} is missing): it was edited, "
-            "or is older than the first released format; save the head again"
-        )
-    try:
-        return config, text(_VERSION_KEY, config.pop(_VERSION_KEY), most=64)
-    except ConfigError as error:
-        raise CheckpointError(f"{str(path)!r}: {error}") from error
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, object]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import text
-from spaceclip_plugin.head.folder import LIBRARY_NAME
+from spaceclip_plugin.hub.client import LIBRARY_NAME
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -33,22 +34,30 @@ _HUB_HOST = re.compile(r"hf:([A-Za-z0-9][\w.-]*/[\w.-]+)", re.ASCII)
 _FORWARDS = "one forward, no flip, metric scale, never aligned"
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What may be done with a head, as its publisher says.
+@dataclass(frozen=True, kw_only=True)
+class CardDetails:
+    """What a card says of a head beside what the head itself tells.
 
     Attributes:
         license: of the weights, as the Hub names it ("apache-2.0", "cc-by-nc-sa-4.0"); None: not said.
         data_license: terms of the training data, in a sentence; None: not said.
         datasets: ids of the training data on the Hub.
+        record: what `run.json` of the run that trained the head says; the card tells its figures. None: not known.
+        picture: a PNG for the card; a run leaves `validation.png`.
 
     Raises:
-        ConfigError: one of them is not a line of text.
+        ConfigError: a term is not a line of text.
+
+    Example:
+        >>> CardDetails(license="apache-2.0", datasets=("org/kitchens",)).license
+        'apache-2.0'
     """
 
     license: str | None = None
     data_license: str | None = None
-    datasets: tuple[str, ...] = ()
+    datasets: Sequence[str] = ()
+    record: Mapping[str, Any] | None = None
+    picture: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("license", "data_license"):
@@ -60,23 +69,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that a card says.
-
-    Attributes:
-        repo: "org/name".
-        config: of the head.
-        parameters: of the head.
-        terms: of use.
-        record: what `run.json` of a finished run says; None where the head comes from elsewhere.
-        picture: whether `PICTURE_NAME` lies beside the card.
-    """
+    """All that a card says: of the head in `repo`, "org/name", its config and number of parameters, and the details."""
 
     repo: str
     config: DepthHeadConfig
     parameters: int
-    terms: Terms
-    record: Mapping[str, Any] | None = None
-    picture: bool = False
+    details: CardDetails
 
     def text(self) -> str:
         """The card: metadata for the Hub, then Markdown."""
@@ -89,10 +87,10 @@ class ModelCard:
         base = _HUB_HOST.fullmatch(self.config.base_model or "")
         data = ModelCardData(
             library_name=LIBRARY_NAME,
-            license=self.terms.license,
+            license=self.details.license,
             tags=["depth", "metric-depth", "robotics", "spaceclip", self.config.architecture],
             base_model=base and base.group(1),
-            datasets=list(self.terms.datasets) or None,
+            datasets=list(self.details.datasets) or None,
             metrics=list(_IN_METADATA) if self._scores() else None,
             eval_results=list(self._eval_results()) or None,
             model_name=self.repo if self._scores() else None,
@@ -127,7 +125,7 @@ class ModelCard:
             "a vision-language-action model or alone, and gives dense depth in metres. The tower is not part of it. "
             f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657)."
         ]
-        if self.picture:
+        if self.details.picture is not None:
             lines += ["", f"![Photo, true depth, predicted depth and error of validation images]({PICTURE_NAME})"]
         return "\n".join(lines)
 
@@ -189,7 +187,7 @@ class ModelCard:
             numbers = " | ".join(f"{values[name]:.4f}" for name in _METRICS)
             lines.append(f"| {_plain(self._data(split))} ({split}) | {self._count(split)} | {numbers} |")
         lines += ["", "The best epoch was chosen on the validation images, so their figures flatter it."]
-        checked = ((self.record or {}).get("uncertainty") or {}).get("cross_checked")
+        checked = ((self.details.record or {}).get("uncertainty") or {}).get("cross_checked")
         if checked:
             held = ", ".join(f"{100 * float(level):.0f} %: {100 * share:.1f} %" for level, share in checked.items())
             lines += [
@@ -199,7 +197,7 @@ class ModelCard:
         return "\n".join(lines)
 
     def _training(self) -> str:
-        record = self.record
+        record = self.details.record
         trained_on = _plain(self.config.trained_on or "nothing")
         if record is None:
             return f"## How it was trained\n\nOn {trained_on}."
@@ -236,27 +234,26 @@ class ModelCard:
         return "other weights of the same size (fine-tuned, adapted) are warned of"
 
     def _licence(self) -> str:
-        terms = self.terms
-        weights = f"Weights: {_plain(terms.license)}." if terms.license else "Weights: the publisher stated no licence."
-        data = f"Training data: {_plain(terms.data_license)}" if terms.data_license else (
-            "Training data: its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
-        )  # fmt: skip
-        return f"## Licence\n\n{weights} {data}"
+        weights, data = self.details.license, self.details.data_license
+        of_weights = "the publisher stated no licence." if weights is None else f"{_plain(weights)}."
+        own_terms = "its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
+        of_data = own_terms if data is None else _plain(data)
+        return f"## Licence\n\nWeights: {of_weights} Training data: {of_data}"
 
     def _scores(self) -> dict[str, Mapping[str, float]]:
-        record = self.record or {}
+        record = self.details.record or {}
         return {split: record[split] for split in ("validation", "test") if record.get(split)}
 
     @property
     def _protocol(self) -> str:
-        return str((self.record or {})["protocol"])
+        return str((self.details.record or {})["protocol"])
 
     def _data(self, split: str) -> str:
-        details = (self.record or {}).get("details", {})
+        details = (self.details.record or {}).get("details", {})
         return str(details.get({"validation": "val"}.get(split, split)) or f"{split} images")
 
     def _count(self, split: str) -> int:
-        return int((self.record or {})[f"{split}_images"])
+        return int((self.details.record or {})[f"{split}_images"])
 
 
 def _numbers(values: Iterable[float] | None) -> str:

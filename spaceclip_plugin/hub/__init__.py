@@ -1,5 +1,6 @@
-"""Heads as files: written whole, read strictly, in a folder of one's own or on the Hugging Face Hub.
+"""Files to and from repositories of the Hugging Face Hub, whatever they hold: each transfer is of one commit."""
 
-`folder` knows the two files of a head, `weights` the safetensors one, `repository` where they come from and go to, and
-`model_card` the page that travels with them.
-"""
+from spaceclip_plugin.hub.download import HubFiles, HubOptions
+from spaceclip_plugin.hub.push import PushOptions, push_files
+
+__all__ = ["HubFiles", "HubOptions", "PushOptions", "push_files"]

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, DepthHeadConfig, attach_depth_head
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import CaptureError, ConfigError
-from spaceclip_plugin.head.architectures import ARCHITECTURES
+from spaceclip_plugin.head.architectures import ARCHITECTURES, Architecture
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.fused_head import FusedDepthHead
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -175,6 +174,7 @@ class TestAHeadLikeAnyOther:
         head = lively_head(name)
         fused = head.fuse()
         assert isinstance(fused, DepthHead)
+        assert (fused.fused, head.fused) == (True, False)
         assert (fused.config, fused.taps, fused.uses_context) == (head.config, head.taps, head.uses_context)
         assert not any(module.training for module in fused.modules())
         assert not any(parameter.requires_grad for parameter in fused.parameters())
@@ -215,7 +215,7 @@ class TestAHeadLikeAnyOther:
             file.seek(0)
             other = lively_head(name, seed=5).fuse()
             other.load_state_dict(torch.load(file))
-        assert isinstance(other, FusedDepthHead)
+        assert other.fused
         assert module_digest(other) == module_digest(fused)
         assert_same_output(other, head)
 
@@ -281,33 +281,24 @@ class TestRefusals:
         fused = lively_head(name).fuse()
         with pytest.raises(ConfigError, match="fused already"):
             fused.fuse()
-        with pytest.raises(ConfigError, match="fused already"):
-            FusedDepthHead(fused)
-
-    def test_building_one_from_something_else(self, tmp_path: Path) -> None:
-        head = lively_head()
-        with pytest.raises(ConfigError, match=r"made from a DepthHead by its fuse\(\), got DepthHeadConfig"):
-            FusedDepthHead(head.config)  # type: ignore[arg-type]
-        head.save_pretrained(tmp_path / "head")
-        with pytest.raises(ConfigError, match="load the head with DepthHead and fuse that"):
-            FusedDepthHead.from_pretrained(tmp_path / "head")
 
     @every_architecture
-    def test_an_architecture_without_a_fused_form(self, name: str) -> None:
-        class Rigid(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.weight = nn.Parameter(torch.zeros(()))
+    def test_pushing(self, name: str) -> None:
+        with pytest.raises(ConfigError, match="save the unfused head it was made from"):
+            lively_head(name).fuse().push_to_hub("org/name")
 
+    @every_architecture
+    def test_an_architecture_without_a_fused_form(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         head = lively_head(name)
-        head.decoder = Rigid()
+        known = ARCHITECTURES[name]
+        monkeypatch.setitem(ARCHITECTURES, name, Architecture(known.options, known.decoder))
         with pytest.raises(ConfigError, match=f"'{name}' has no fused form; use the head as it is"):
             head.fuse()
 
 
-def test_any_architecture_plugs_in() -> None:
+def test_any_architecture_plugs_in(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fast(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, decoder: nn.Module) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
 
@@ -315,7 +306,8 @@ def test_any_architecture_plugs_in() -> None:
             return self.weight
 
     head = lively_head()
-    head.decoder.fused = Fast
+    name = head.config.architecture
+    monkeypatch.setitem(ARCHITECTURES, name, dataclasses.replace(ARCHITECTURES[name], fused=Fast))
     fused = head.fuse()
     assert fused(features(head, 1)).item() == 1
     assert fused.decoder.weight.dtype == torch.float32

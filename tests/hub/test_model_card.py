@@ -16,9 +16,9 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
-from spaceclip_plugin.head.model_card import ModelCard, Terms
+from spaceclip_plugin.head.model_card import CardDetails, ModelCard
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
-from spaceclip_plugin.hub import repository
+from spaceclip_plugin.hub.push import PushOptions
 
 CONFIG = DepthHeadConfig(
     options=TapMixerOptions(taps=(3, 6), channels=(48, 6), attention=0, convolutions=(1, 1)),
@@ -48,8 +48,10 @@ RECORD: dict[str, Any] = {
 
 
 def card(**changes: Any) -> str:
-    fields = {"record": RECORD, "terms": Terms("apache-2.0", "Ours.", ("org/kitchens",)), "picture": True, **changes}
-    return ModelCard("org/kitchen-depth", fields.pop("config", CONFIG), 123_456, **fields).text()
+    config = changes.pop("config", CONFIG)
+    said = {"license": "apache-2.0", "data_license": "Ours.", "datasets": ("org/kitchens",)}
+    details = CardDetails(**{**said, "record": RECORD, "picture": "validation.png", **changes})
+    return ModelCard("org/kitchen-depth", config, 123_456, details).text()
 
 
 def metadata(text: str) -> dict[str, Any]:
@@ -104,7 +106,8 @@ def test_figures_of_a_test_list_are_told_too() -> None:
 
 
 def test_what_is_not_known_is_said_and_not_filled_in() -> None:
-    text = card(record=None, terms=Terms(), picture=False, config=dataclasses.replace(CONFIG, base_model=None))
+    config = dataclasses.replace(CONFIG, base_model=None)
+    text = ModelCard("org/kitchen-depth", config, 123_456, CardDetails()).text()
     assert "nothing is known here of their accuracy" in text
     assert "the publisher stated no licence" in text
     assert "More Information Needed" not in text
@@ -141,7 +144,7 @@ def test_text_of_others_does_not_break_out() -> None:
 )
 def test_terms_are_lines_of_text(terms: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(terms))):
-        Terms(**terms)
+        CardDetails(**terms)
 
 
 class TestPush:
@@ -150,11 +153,12 @@ class TestPush:
         """What would go to the Hub; `test_repository.py` pushes to a real server."""
         found: dict[str, Any] = {}
 
-        def push(repo: str, files: dict[str, Path], **options: Any) -> str:
-            found.update(repo=repo, files={name: path.read_bytes() for name, path in files.items()}, **options)
+        def push(repo: str, files: dict[str, Path], options: PushOptions, *, check: object) -> str:
+            held = {name: path.read_bytes() for name, path in files.items()}
+            found.update(repo=repo, files=held, **dataclasses.asdict(options))
             return f"https://hub/{repo}/commit/1"
 
-        monkeypatch.setattr(repository, "push", push)
+        monkeypatch.setattr("spaceclip_plugin.head.depth_head.push_files", push)
         return found
 
     @pytest.fixture
@@ -206,7 +210,7 @@ class TestPush:
     def test_the_record_of_another_head(self, run: Path, pushed: dict[str, Any]) -> None:
         record = json.loads((run / "run.json").read_text())
         with pytest.raises(ConfigError, match="the record is not that of this head"):
-            DepthHead(CONFIG).push_to_hub("org/kitchen-depth", record=record)
+            DepthHead(CONFIG).push_to_hub("org/kitchen-depth", card=CardDetails(record=record))
         assert not pushed
 
     def test_a_run_that_is_not_finished(self, run: Path, pushed: dict[str, Any], tmp_path: Path) -> None:

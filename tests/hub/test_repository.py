@@ -100,7 +100,7 @@ class TestOffline:
 
     def test_local_files_only_asks_nobody(self, hub: LocalHub) -> None:
         publish(hub)
-        assert "cannot be had from the Hub" in refused(local_files_only=True)
+        assert "cannot be downloaded from the Hub" in refused(local_files_only=True)
         assert hub.requests == []
         DepthHead.from_pretrained(REPO)
         publish(hub, NEWER)
@@ -123,15 +123,15 @@ class TestOffline:
     def test_nobody_there_and_nothing_kept(self, hub: LocalHub, force_download: bool) -> None:
         hub.stop()
         message = refused(force_download=force_download)
-        assert f"there is no folder '{REPO}', and {CONFIG_FILE} of '{REPO}' cannot be had" in message
-        assert "offline, a head that was loaded once is read from the cache" in message
+        assert f"there is no folder '{REPO}', and {CONFIG_FILE} of '{REPO}' cannot be downloaded" in message
+        assert "offline, what was downloaded once is read from the cache" in message
 
     def test_force_download_is_not_answered_from_the_cache(self, hub: LocalHub) -> None:
         publish(hub)
         DepthHead.from_pretrained(REPO)
-        assert "cannot be had from the Hub" in refused(force_download=True, local_files_only=True)
+        assert "cannot be downloaded from the Hub" in refused(force_download=True, local_files_only=True)
         hub.stop()
-        assert "cannot be had from the Hub" in refused(force_download=True)
+        assert "cannot be downloaded from the Hub" in refused(force_download=True)
 
 
 class TestRevisions:
@@ -196,7 +196,7 @@ class TestAccess:
     @pytest.mark.parametrize("token", [None, True, "hf_of_nobody"])
     def test_closed_without_one(self, hub: LocalHub, token: str | bool | None) -> None:
         message = refused(token=token)
-        assert f"{CONFIG_FILE} of {REPO!r} cannot be had from the Hub" in message
+        assert f"{CONFIG_FILE} of {REPO!r} cannot be downloaded from the Hub" in message
         assert "(token=, or `hf auth login`)" in message
         assert "hf_of_nobody" not in message
         assert bodies(hub) == 0
@@ -255,7 +255,9 @@ class TestAbsent:
         ],
     )
     def test_what_is_no_id_is_not_asked_for(self, hub: LocalHub, repo: str) -> None:
-        with pytest.raises(CheckpointError, match=r"expected a folder with|cannot be had from the Hub") as caught:
+        with pytest.raises(
+            CheckpointError, match=r"expected a folder with|cannot be downloaded from the Hub"
+        ) as caught:
             DepthHead.from_pretrained(repo)
         assert repr(str(Path(repo))) in str(caught.value)
         assert hub.requests == []

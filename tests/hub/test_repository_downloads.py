@@ -65,10 +65,10 @@ class TestCut:
     ) -> None:
         publish(hub)
         hub.faults.append(Fault(request_of, cut_after=0))
-        assert "cannot be had from the Hub" in refused()
+        assert "cannot be downloaded from the Hub" in refused()
         assert len(hub.requests) < 20
         hub.faults.clear()
-        assert "cannot be had from the Hub" in refused(local_files_only=True)
+        assert "cannot be downloaded from the Hub" in refused(local_files_only=True)
         assert is_same(DepthHead.from_pretrained(REPO), OLDER)
 
     def test_one_that_stalls(self, hub: LocalHub, client_setting: Callable[[str, object], None]) -> None:
@@ -86,7 +86,7 @@ class TestTrouble:
         hub.faults.append(Fault(request_of, status=status))
         message = refused()
         assert f"of {REPO!r}" in message
-        assert "cannot be had from the Hub" in message
+        assert "cannot be downloaded from the Hub" in message
         assert str(status) in message
         assert len(hub.requests) < 20
         hub.faults.clear()
@@ -131,7 +131,7 @@ class TestTooLarge:
         message = refused(cache_dir=tmp_path)
         size = len(files[WEIGHTS_FILE]) + (1 << 20)
         assert f"{WEIGHTS_FILE} of {REPO!r} at " in message
-        assert f"has {size} bytes, its config calls for at most" in message
+        assert f"has {size} bytes" in message
         assert bodies(hub) == len(files[CONFIG_FILE])
         assert [request for request in hub.requests if request.server == "store"] == []
         assert not list(tmp_path.rglob(WEIGHTS_FILE))
@@ -151,7 +151,7 @@ class TestTooLarge:
             file.truncate(weights.stat().st_size + (1 << 20))
         for local_files_only in (False, True):
             message = refused(cache_dir=tmp_path, local_files_only=local_files_only)
-            assert "its config calls for at most" in message
+            assert "bytes, at most" in message
 
     def test_a_config_that_calls_for_gigabytes(self, hub: LocalHub) -> None:
         files = head_files()
@@ -218,7 +218,7 @@ class TestOtherKinds:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         hub.commit(REPO, {**head_files(), WEIGHTS_FILE: PICKLE})
-        assert "is not a safetensors file of a head" in refused()
+        assert "is not a safetensors file" in refused()
         assert not (tmp_path / "escaped").exists()
 
     def test_a_model_of_another_library(self, hub: LocalHub) -> None:

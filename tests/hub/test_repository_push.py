@@ -19,6 +19,7 @@ from saved_heads import CONFIG, make_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.errors import CheckpointError, ConfigError, SpaceClipError
+from spaceclip_plugin.head.model_card import CardDetails
 
 CARD = "README.md"
 
@@ -144,7 +145,7 @@ class TestRefused:
         with pytest.raises(CheckpointError) as caught:
             NEWER.push_to_hub(repo, **options)  # type: ignore[arg-type]
         message = str(caught.value)
-        assert f"cannot push a head to {repo!r}" in message
+        assert f"cannot push to {repo!r}" in message
         assert "your token may write there (token=, or `hf auth login`)" in message
         assert WRITER not in message
         return message
@@ -176,7 +177,7 @@ class TestRefused:
 
     @pytest.mark.usefixtures("before")
     def test_a_picture_that_is_not_there(self, tmp_path: Path) -> None:
-        assert "absent.png" in self.refused(picture=tmp_path / "absent.png", token=WRITER)
+        assert "absent.png" in self.refused(card=CardDetails(picture=tmp_path / "absent.png"), token=WRITER)
 
     def test_nobody_there(self, hub: LocalHub) -> None:
         hub.stop()
@@ -192,7 +193,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("repo", ["org/..", "org/na--me", "org/name.git", "org/" + "x" * 200])
     def test_what_the_client_takes_for_no_id(self, hub: LocalHub, repo: str) -> None:
-        with pytest.raises(SpaceClipError, match="cannot push a head to"):
+        with pytest.raises(SpaceClipError, match="cannot push to"):
             OLDER.push_to_hub(repo, token=WRITER)
         assert hub.requests == []
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import TrainingError
-from spaceclip_plugin.head.precise_linear import PreciseLinear
+from spaceclip_plugin.head.tap_mixer import PreciseLinear
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin.errors import HostError
-from spaceclip_plugin.head.folder import LIBRARY_NAME
-from spaceclip_plugin.hub.client_errors import client_errors, reason
+from spaceclip_plugin.hub.client import LIBRARY_NAME, client_errors, reason
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 

@@ -16,7 +16,6 @@ from spaceclip_plugin.bridges.lerobot.policy import policy_inside
 from spaceclip_plugin.errors import CheckpointError, ConfigError, HostError
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.head.fused_head import FusedDepthHead
 from spaceclip_plugin.head.weights import check_size, matched_state, writable
 
 HeadLike = DepthHead | Mapping[str, Any] | str | Path
@@ -37,7 +36,7 @@ class HeadStep:
         elif isinstance(head, Mapping):
             with torch.device("meta"):  # the weights come with the state
                 head = DepthHead(DepthHeadConfig.from_dict(head))
-        if not isinstance(head, DepthHead) or isinstance(head, FusedDepthHead):
+        if not isinstance(head, DepthHead) or head.fused:
             raise ConfigError(
                 f"a step carries an unfused DepthHead, its config or its folder, got {type(head).__name__}"
             )

@@ -134,12 +134,6 @@ class SpaceClipDecoder(nn.Module):
                 coarse.append(_to_depth(self.auxiliary[i](state), output_hw))
         return HeadOutput(_to_depth(self.depth(state), output_hw), tuple(coarse))
 
-    def fused(self) -> nn.Module:
-        """The same function in eval mode, in fewer operations and without auxiliary heads; see `DepthHead.fuse`."""
-        from spaceclip_plugin.head.space_clip.fused import FusedSpaceClipDecoder  # it reads this module's parts
-
-        return FusedSpaceClipDecoder(self)
-
     def _structural(self, features: TowerFeatures) -> list[Tensor]:
         outputs: list[Tensor] = []
         taps = self.options.structural_taps

@@ -10,14 +10,22 @@ Measured and left out, because they gained nothing: both gates in one convolutio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate, pad, relu
 
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.space_clip.decoder import _resize, _to_depth
+from spaceclip_plugin.head.space_clip.decoder import (
+    SpaceClipDecoder,
+    _Residual,
+    _resize,
+    _SemanticStage,
+    _StructuralStage,
+    _to_depth,
+    _Up,
+)
 from spaceclip_plugin.head.space_clip.folding import (
     convolution,
     exact,
@@ -29,15 +37,6 @@ from spaceclip_plugin.head.space_clip.folding import (
 )
 from spaceclip_plugin.head.space_clip.winograd import WinogradConvolution, worth_it
 from spaceclip_plugin.towers.spec import TowerFeatures
-
-if TYPE_CHECKING:
-    from spaceclip_plugin.head.space_clip.decoder import (
-        SpaceClipDecoder,
-        _Residual,
-        _SemanticStage,
-        _StructuralStage,
-        _Up,
-    )
 
 _FIRST, _INNER, _LAST = slice(0, 1), slice(1, -1), slice(-1, None)
 
@@ -63,10 +62,10 @@ class FusedSpaceClipDecoder(nn.Module):
             for projections in (decoder.semantic_projections, decoder.structural_projections)
         )
         self.structural_stages = nn.ModuleList(
-            _FusedStructuralStage(cast("_StructuralStage", stage)) for stage in decoder.structural_stages
+            _FusedStructuralStage(cast(_StructuralStage, stage)) for stage in decoder.structural_stages
         )
         self.semantic_stages = nn.ModuleList(
-            _FusedSemanticStage(cast("_SemanticStage", stage)) for stage in decoder.semantic_stages
+            _FusedSemanticStage(cast(_SemanticStage, stage)) for stage in decoder.semantic_stages
         )
         inner, norm, _, out = decoder.depth
         self.depth = nn.Sequential(
@@ -201,8 +200,8 @@ def _square(weight: Tensor, bias: Tensor) -> nn.Module:
 def _gated(skip: Tensor, up: Tensor, gate: nn.Module) -> Tensor:
     """s·(1 + σ(gate(up))), in the memory of the gate."""
     gated: Tensor = gate(up).sigmoid_()
-    resized = _resize(skip, up)
-    return torch.addcmul(resized, resized, gated, out=gated)
+    skip = _resize(skip, up)
+    return torch.addcmul(skip, skip, gated, out=gated)
 
 
 def _shifted_resizing(source: int, size: int, like: Tensor) -> Tensor:

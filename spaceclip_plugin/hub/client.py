@@ -1,6 +1,26 @@
-"""What huggingface_hub raises where the Hub refuses or cannot be reached, and what of it helps a reader."""
+"""How this package speaks to the Hugging Face Hub: its name there, repositories' ids, and what its client raises."""
 
 from __future__ import annotations
+
+import re
+
+from spaceclip_plugin._checks import shown
+from spaceclip_plugin.errors import ConfigError
+
+LIBRARY_NAME = "spaceclip_plugin"
+
+_REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+
+def is_repository_id(name: object) -> bool:
+    """Whether a name can be that of a repository, "org/name"."""
+    return isinstance(name, str) and _REPOSITORY_ID.fullmatch(name) is not None
+
+
+def check_repository_id(name: object) -> None:
+    """Raise ConfigError unless `name` is the id of a repository, "org/name"."""
+    if not is_repository_id(name):
+        raise ConfigError(f"a repository's id is 'org/name', got {shown(name)}")
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
