@@ -26,7 +26,7 @@ def main(tables: int) -> None:
     policy = load_arm_policy()
     found = {(kind, name): 0 for kind in ("ground truth", "predicted") for name in CAMERAS}
     apart_m: dict[str, list[float]] = {"ground truth": [], "predicted": []}
-    with attach_depth_head(policy, load_arm_head(), views=VIEWS) as attachment:
+    with attach_depth_head(policy, load_arm_head(), cameras=VIEWS) as attachment:
         for seed in range(tables):
             table = TwoCameraTable(seed)
             seen = {view: table.observe(view) for view in VIEWS}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from spaceclip_plugin.attach import verification
-from spaceclip_plugin.attach.call_names import CallNames, Given
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
-from spaceclip_plugin.attach.cameras import checked_views, declared_mappings, declared_order
+from spaceclip_plugin.attach.cameras import CallNames, Given
+from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, checked_cameras, declared_cameras
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.attach.eval_twin import eval_twin
 from spaceclip_plugin.attach.fitted_head import fitted_head, tower_device
@@ -46,7 +46,7 @@ def attach_depth_head(
     *,
     tower: str | None = None,
     adapter: str | Adapter | None = None,
-    views: Sequence[str] | None = None,
+    cameras: Sequence[str] | PolicyCameras | None = None,
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     max_unread: int = MAX_UNREAD,
     max_unread_bytes: int = MAX_UNREAD_BYTES,
@@ -63,12 +63,12 @@ def attach_depth_head(
         head: a `DepthHead`, the folder of a saved one, or None for a fresh one to train.
         tower: module path of the tower, where the host has several.
         adapter: name of the adapter to use, or an instance, where discovery is wrong.
-        views: camera names in the order in which the host runs its tower within a step, one image call each; None: as
-            the policy's configuration lists them (LeRobot). Of cameras that are missing, see `given`.
-        mapping: how the host makes its tower's image out of the camera's, of every view or by view; depth maps carry
+        cameras: names in the order in which the host runs its tower within a step, one image call each; None: as the
+            policy's configuration lists them, for policies that are declared (LeRobot's are). Of cameras that are
+            missing, see `given`.
+        mapping: how the host makes its tower's image out of the camera's, of every camera or by name; depth maps carry
             it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
-            configuration says, where it does (SmolVLA, pi0 and its family, X-VLA), and as the padding of its images
-            confirms.
+            configuration says, for policies that are declared, and as the padding of its images confirms.
         max_unread: unread frames kept; beyond it the oldest is dropped and counted.
         max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
         copy: keep copies of the activations, not references, for a host that overwrites them in place.
@@ -85,18 +85,19 @@ def attach_depth_head(
         CheckpointError: the head's files are not a head.
     """
     bounds = UnreadBounds(max_unread, max_unread_bytes)
-    if views is not None:
-        views = checked_views(views)
+    declared = cameras if isinstance(cameras, PolicyCameras) else None
+    names = None if cameras is None or isinstance(cameras, PolicyCameras) else checked_cameras(cameras)
     chosen = registry.find_tower(host, tower=tower, adapter=adapter)
     head = fitted_head(head, chosen)
     match = check_tower(chosen, head.config, other_tower)
-    if views is None:
-        views = declared_order(lineage(host, chosen.spec.path))
-    if mapping is None:
-        mapping = declared_mappings(lineage(host, chosen.spec.path)) or None
-    mappings = CameraMappings(mapping, views=views)
+    if declared is None:
+        declared = declared_cameras(lineage(host, chosen.spec.path))
+    order = CameraOrder() if declared is None else declared.order
+    if names is not None:
+        order = CameraOrder(names, order.placeholders)
+    mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
     recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
-    attachment = DepthAttachment(host, head, recorder, views, mappings, match)
+    attachment = DepthAttachment(host, head, recorder, order, mappings, match)
     recorder.start()
     return attachment
 
@@ -109,19 +110,19 @@ class DepthAttachment:
         host: nn.Module,
         head: DepthHead,
         recorder: FrameRecorder,
-        views: tuple[str, ...],
+        order: CameraOrder,
         mappings: CameraMappings,
         tower_match: TowerMatch | None = None,
     ) -> None:
         self.head = head
         self.tower_match = tower_match  # how the tower compares with the one the head was trained on; None: not asked
-        self.views = views
+        self.cameras = order.names  # in the order in which the host runs its tower
         self._mappings = mappings
         self._host = host
         self._recorder = recorder
-        self._latest = LatestDepth(views)
+        self._latest = LatestDepth(order.names)
         self._steps = HostSteps()
-        self._names = CallNames(views)
+        self._names = CallNames(order)
         self._attached = True
         self._warned = False
         # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
@@ -157,7 +158,7 @@ class DepthAttachment:
 
     @property
     def latest_of_each(self) -> tuple[DepthMap, ...]:
-        """The newest depth of every camera, in the order of `views`; what was not seen again is older, see `age`.
+        """The newest depth of every camera, in the order of `cameras`; what was not seen again is older, see `age`.
 
         Where image calls bear no names, those of the last step that had any follow, in call order.
         """
@@ -175,7 +176,7 @@ class DepthAttachment:
         """Tell before this step's `read` which cameras the policy has images of: where some lack, calls do not.
 
         Args:
-            cameras: their names as in `views`; or the policy's observation, of which only the keys are looked at.
+            cameras: their names as in `cameras`; or the policy's observation, of which only the keys are looked at.
 
         Raises:
             ConfigError: none of them is one of the policy's, or a name that is not.
@@ -185,7 +186,7 @@ class DepthAttachment:
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
 
-        A read ends the host step: read once per step, or call `step` where you do not, and ages and views are right.
+        A read ends the host step: read once per step, or call `step` where you do not, and ages and names are right.
 
         Args:
             output_size: (H, W) of the depth; the size of the image the tower saw if None.

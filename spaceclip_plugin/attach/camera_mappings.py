@@ -1,7 +1,7 @@
 """How an attachment's host makes its tower's images out of each camera's, and which depth map gets which mapping.
 
 A user says it once for all cameras or camera by camera; of known policies their configuration says it
-(`declared_mappings`). What a user says holds. What a configuration says holds for a camera once the padding of its
+(`declared`). What a user says holds. What a configuration says holds for a camera once the padding of its
 images is as declared: until then its depth has no mapping, and says why.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
-from spaceclip_plugin.attach.declared_mappings import DeclaredMappings, short_name
+from spaceclip_plugin.attach.declared import PolicyCameras, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
@@ -33,12 +33,19 @@ class CameraMappings:
         anchor: where images lie in their padding, if the padding must be looked at; else None.
     """
 
-    def __init__(self, mapping: ImageMapping | Mapping[str, ImageMapping] | None, *, views: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        mapping: ImageMapping | Mapping[str, ImageMapping] | None,
+        *,
+        cameras: Sequence[str] = (),
+        declared: PolicyCameras | None = None,
+    ) -> None:
         """Check what a user or a policy's configuration says.
 
         Args:
-            mapping: of every camera, by camera, or none.
-            views: the cameras that image calls are of, empty where that is not told.
+            mapping: of every camera or by camera, as a user says; None where none does.
+            cameras: that image calls are of, empty where that is not told.
+            declared: what counts where no user says a mapping.
 
         Raises:
             ConfigError: not mappings, a name that is no camera's, or mappings by camera where cameras are not told.
@@ -46,7 +53,7 @@ class CameraMappings:
         self._one = mapping if isinstance(mapping, ImageMapping) else None
         self._by_camera = dict(mapping) if isinstance(mapping, Mapping) else {}
         self._is_by_camera = isinstance(mapping, Mapping)
-        self._declared = mapping if isinstance(mapping, DeclaredMappings) else None
+        self._declared = declared if mapping is None and declared is not None and declared.mappings else None
         self.anchor: Anchor | None = None if self._declared is None else self._declared.anchor
         self._agreed: set[tuple[str | None, ImageMapping]] = set()
         self._warned: set[str | None] = set()
@@ -57,8 +64,7 @@ class CameraMappings:
                 f"mapping is an ImageMapping, or one by camera name, got {given}; "
                 "for example mapping=ImageMapping.letterboxed((480, 640), (224, 224))"
             )
-        if self._declared is None:
-            _check_names(self._by_camera, views)
+        _check_names(self._by_camera, cameras)
 
     def applied(self, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """A depth map with the mapping of its camera; what that calls padding is not valid any more.
@@ -107,11 +113,11 @@ class CameraMappings:
             )
         return mapping
 
-    def _as_declared(self, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded) -> DepthMap:
+    def _as_declared(self, declared: PolicyCameras, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """What a policy's configuration says of the camera of this depth, if its pixels agree."""
-        mapping = declared.get(depth.camera or "")
-        if mapping is None and len(set(declared.values())) == 1:
-            mapping = next(iter(declared.values()))  # all cameras are alike: which one this is does not matter
+        mapping = declared.mappings.get(depth.camera or "")
+        if mapping is None and len(set(declared.mappings.values())) == 1:
+            mapping = next(iter(declared.mappings.values()))  # all cameras are alike: which one this is does not matter
         if mapping is None:
             reason = "its cameras are of different shapes, and no one can tell which one this is"
         elif not _fits(mapping, depth):
@@ -122,15 +128,13 @@ class CameraMappings:
             return depth.with_mapping(_clipped(mapping, decoded.seen))
         return depth if decoded.blank else self._unmapped(declared, depth, reason, decoded.borders)
 
-    def _disagreement(
-        self, mapping: ImageMapping, declared: DeclaredMappings, depth: DepthMap, decoded: Decoded
-    ) -> str:
+    def _disagreement(self, mapping: ImageMapping, declared: PolicyCameras, depth: DepthMap, decoded: Decoded) -> str:
         """Why the pixels do not bear out a mapping; empty where they do."""
         # A blank image is all border and says nothing.
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
         verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
         if verdicts == {"as declared"}:
-            if depth.camera is None and len(depth) < len(declared):
+            if depth.camera is None and len(depth) < len(declared.mappings):
                 return ""  # not all cameras in one call: the next that has no name may be another one
             self._agreed.add((depth.camera, mapping))
         # Once they agreed, more of the padding's value is a dark edge: cameras do not change their shape.
@@ -145,7 +149,7 @@ class CameraMappings:
         )
 
     def _unmapped(
-        self, declared: DeclaredMappings, depth: DepthMap, reason: str, borders: Sequence[Borders] | None
+        self, declared: PolicyCameras, depth: DepthMap, reason: str, borders: Sequence[Borders] | None
     ) -> DepthMap:
         """Depth that says why it has no mapping, without what is of the padding's value."""
         advice = _ADVICE.format(name=depth.camera or "…", hw=tuple(depth.image_hw), anchor=declared.anchor)
@@ -166,22 +170,22 @@ class CameraMappings:
         )
 
 
-def _check_names(mappings: Mapping[str, ImageMapping], views: Sequence[str]) -> None:
+def _check_names(mappings: Mapping[str, ImageMapping], cameras: Sequence[str]) -> None:
     """Refuse names that no image call will ever bear."""
     if not mappings:
         return
-    if not views:
+    if not cameras:
         raise ConfigError(
             f"mapping= is by camera ({', '.join(map(str, mappings))}), but this host does not tell which camera an "
-            "image call is of; give views=[…], the cameras in the order in which it runs its tower within a step, or "
+            "image call is of; give cameras=[…], their names in the order in which it runs its tower within a step, or "
             "one ImageMapping for all"
         )
-    unknown = [name for name in mappings if name not in views]
+    unknown = [name for name in mappings if name not in cameras]
     if unknown:
         raise ConfigError(
             f"mapping= names {unknown[0]!r}, which is no camera of this host"
-            f"{nearest(short_name(str(unknown[0])), views)}; "
-            f"its cameras: {', '.join(views)}"
+            f"{nearest(camera_name(str(unknown[0])), cameras)}; "
+            f"its cameras: {', '.join(cameras)}"
         )
 
 

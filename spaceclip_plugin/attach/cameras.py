@@ -7,115 +7,112 @@ user tells which cameras are there; a wrong name would be worse than none.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from torch import nn
+from spaceclip_plugin._checks import shown
+from spaceclip_plugin.attach.declared import CameraOrder, camera_name
+from spaceclip_plugin.attach.decoding import Decoded
+from spaceclip_plugin.errors import ConfigError, nearest
 
-from spaceclip_plugin.attach.declared_mappings import declared_mappings, short_name
-from spaceclip_plugin.errors import ConfigError
+Given = Mapping[int, frozenset[str]]
+"""The cameras that a policy had images of in a host step, by its number; empty where no one told."""
 
-__all__ = ["DeclaredViews", "checked_views", "declared_mappings", "declared_order", "declared_views", "named_calls"]
-
-# LeRobot's policies that run their tower camera by camera; its others put all cameras into one batch.
-_CAMERA_BY_CAMERA = frozenset({"PI0Policy", "PI05Policy", "PI0FastPolicy", "SmolVLAPolicy"})
-_EMPTY = "empty_camera"
-_LEAVING_OUT = frozenset({"SmolVLAPolicy"})  # those of them that leave out the calls of missing cameras
+_logger = logging.getLogger(__name__)
 
 
-def declared_views(holders: Iterable[nn.Module]) -> tuple[str, ...]:
-    """Camera names in the configuration of the LeRobot policy among a tower's holders that runs it once per camera."""
-    for module in holders:
-        if any(cls.__name__ in _CAMERA_BY_CAMERA for cls in type(module).__mro__):
-            features = getattr(getattr(module, "config", None), "image_features", None)
-            return tuple(short_name(str(name)) for name in features) if isinstance(features, Mapping) else ()
-    return ()
-
-
-class DeclaredViews(tuple[str, ...]):
-    """Camera names as a policy's configuration declares them.
+class CallNames:
+    """Names for the cameras of the image calls of one attachment; says once in the log where it has none.
 
     Attributes:
-        leaves_out: whether the tower is called once less for every camera that is missing.
+        order: in which the policy calls its tower.
+        given: what was told last.
     """
 
-    leaves_out: bool = False
+    def __init__(self, order: CameraOrder) -> None:
+        self.order = order
+        self.given: Given = {}
+        self._refreshed: int | None = None
+        self._warned = False
+
+    def tell(self, step: int, cameras: Iterable[str]) -> None:
+        """Take note of the cameras that the policy is given in a host step; see `DepthAttachment.given`."""
+        keys = [cameras] if isinstance(cameras, str) else [str(key) for key in cameras]
+        known = self.order.names
+        named = {key: key if key in known else camera_name(key) for key in keys}
+        unknown = [key for key, name in named.items() if name not in known]
+        if len(unknown) == len(keys) or (unknown and not isinstance(cameras, Mapping)):
+            hint = nearest(unknown[0], known) if unknown else ""
+            raise ConfigError(
+                "given takes the names of the cameras that the policy has images of, or its observation, got "
+                f"{shown(keys)}{hint}; the cameras of this attachment are "
+                f"{', '.join(known) or 'none by name: attach with cameras=[…]'}"
+            )
+        self.given = {step: frozenset(named.values()) & frozenset(known)}
+
+    def refreshed(self, step: int) -> None:
+        """Take note that image calls of that step are not the policy's: that they bear no name surprises no one."""
+        self._refreshed = step
+
+    def of(self, decoded: Sequence[Decoded], given: Given) -> list[str | None]:
+        """The camera of every image call of a read in call order, or None; `given` is what was told by then."""
+        names = [one.depth.camera for one in decoded]
+        if not self.order.names:
+            return names
+        asked = [i for i, name in enumerate(names) if name is None]
+        for step in {decoded[i].depth.step for i in asked}:
+            calls = [i for i in asked if decoded[i].depth.step == step]
+            found = names_of_step(self.order, [decoded[i].blank for i in calls], given.get(step))
+            for i, name in zip(calls, found, strict=True):
+                names[i] = name
+            nameless = any(names[i] is None and decoded[i].blank is False for i in calls)
+            if nameless and step != self._refreshed and not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "%d image call(s) of the cameras %s bear no name: which is of which cannot be told. Read once per "
+                    "host step; where cameras are missing, tell which there are: attachment.given(observation) in "
+                    "every step, or attach_depth_head(…, cameras=[…]) with those alone",
+                    len(calls), ", ".join(self.order.names),
+                )  # fmt: skip
+        return names
 
 
-def declared_order(holders: Iterable[nn.Module]) -> DeclaredViews:
-    """`declared_views`, and what that policy does where cameras are missing.
-
-    pi0 and its family call their tower on a blank image for each; SmolVLA on as many as its `empty_cameras` says, which
-    are as many as the placeholders among its cameras (`prepare_images` of LeRobot 0.4.4 and 0.6.1).
-    """
-    modules = list(holders)
-    views = DeclaredViews(declared_views(modules))
-    placeholders = sum(view.startswith(_EMPTY) for view in views)
-    for module in modules:
-        if any(cls.__name__ in _LEAVING_OUT for cls in type(module).__mro__):
-            views.leaves_out = getattr(getattr(module, "config", None), "empty_cameras", None) == placeholders
-    return views
-
-
-def checked_views(views: Sequence[str]) -> tuple[str, ...]:
-    """Camera names that a user gave; ConfigError for anything but a list of different, non-empty strings."""
-    names = () if isinstance(views, str) else views if isinstance(views, DeclaredViews) else tuple(views)
-    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
-        raise ConfigError(f"views must be a list of different camera names, got {views!r}")
-    return names
-
-
-def named_calls(
-    views: Sequence[str],
-    steps: Sequence[int],
-    blank: Sequence[bool | None],
-    *,
-    given: Mapping[int, Collection[str]] | None = None,
+def names_of_step(
+    order: CameraOrder, blank: Sequence[bool | None], given: Collection[str] | None = None
 ) -> list[str | None]:
-    """The camera of every image call, or None.
+    """The cameras of one step's calls: first those that are there, in order, then images of one value for others.
 
     Args:
-        views: cameras in the order in which the policy calls its tower.
-        steps: the host step of every call, in call order.
-        blank: whether every image of a call is of one value; None where that is not known.
-        given: the cameras that the policy had images of, by host step, where that was told.
+        order: in which the policy calls its tower.
+        blank: of every call, whether all its images are of one value; None where that is not known.
+        given: the cameras that the policy had images of, where that was told.
     """
-    names: list[str | None] = [None] * len(steps)
-    for step in set(steps):
-        calls = [i for i, other in enumerate(steps) if other == step]
-        cameras = None if given is None else given.get(step)
-        for i, name in zip(calls, _names(views, [blank[i] for i in calls], cameras), strict=True):
-            names[i] = name
-    return names
-
-
-def _names(views: Sequence[str], blank: Sequence[bool | None], given: Collection[str] | None) -> list[str | None]:
-    """The cameras of one step's calls: first those that are there, in order, then images of one value for others."""
+    names = order.names
     unknown: list[str | None] = [None] * len(blank)
     if None in blank:
         return unknown
     if given is None:
-        if len(blank) == len(views) and not any(blank):
-            return [*views]
-        # No robot has the cameras that placeholders stand for.
-        there = [view for view in views if not view.startswith(_EMPTY)]
-        if not _are_all_there(views, there, blank):
+        if len(blank) == len(names) and not any(blank):
+            return [*names]
+        there = [name for name in names if name not in order.placeholders]
+        if not _are_all_there(order, there, blank):
             return unknown
     else:
-        there = [view for view in views if view in given]
+        there = [name for name in names if name in given]
     stand_ins = blank[len(there) :]
     if len(blank) < len(there) or not all(stand_ins):
         return unknown
-    others = [view for view in views if view not in there]
+    others = [name for name in names if name not in there]
     # Of several missing cameras, fewer images may stand for them; whom one stands for is told where each has its own.
     return [*there, *(others if len(others) == len(stand_ins) else [None] * len(stand_ins))]
 
 
-def _are_all_there(views: Sequence[str], there: Sequence[str], blank: Sequence[bool | None]) -> bool:
+def _are_all_there(order: CameraOrder, there: Sequence[str], blank: Sequence[bool | None]) -> bool:
     """Whether no camera is missing, so that the first calls are theirs in order; one that is dark shows one value, too.
 
     A camera that is missing moves those behind it up. So none is if as many calls show something as there are cameras,
     if calls are left out for missing ones and none was, or if there is but one camera: a policy runs on one at least.
     """
     shows = [i for i, is_blank in enumerate(blank, 1) if not is_blank]
-    counted = isinstance(views, DeclaredViews) and views.leaves_out and len(blank) == len(views)
+    counted = order.leaves_out and len(blank) == len(order.names)
     return counted or len(there) == 1 or (bool(shows) and shows[-1] >= len(there))

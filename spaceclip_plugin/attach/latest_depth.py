@@ -15,8 +15,8 @@ class LatestDepth:
     A thread may add to it while another asks.
     """
 
-    def __init__(self, views: Sequence[str]) -> None:
-        self._views = tuple(views)
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self._cameras = tuple(cameras)
         self._lock = threading.Lock()
         self._newest: DepthMap | None = None
         self._named: dict[str, DepthMap] = {}
@@ -48,19 +48,19 @@ class LatestDepth:
             ConfigError: no camera has that name.
         """
         with self._lock:
-            known = dict.fromkeys((*self._views, *self._named))
+            known = dict.fromkeys((*self._cameras, *self._named))
             found = self._named.get(view)
         if view not in known:
-            listed = ", ".join(known) or "none by name: attach with views=[…]"
+            listed = ", ".join(known) or "none by name: attach with cameras=[…]"
             hint = nearest(str(view), known)
             raise ConfigError(f"no camera is called {view!r}{hint}; the cameras of this attachment are {listed}")
         return found
 
     @property
     def each(self) -> tuple[DepthMap, ...]:
-        """That of every camera: named ones in the order of the views, then those without a name in call order."""
+        """That of every camera: named ones in the order of the cameras, then those without a name in call order."""
         with self._lock:
-            names = dict.fromkeys((*self._views, *self._named))  # a refreshed camera may be none of the views
+            names = dict.fromkeys((*self._cameras, *self._named))  # a refreshed camera may be none of these
             return (*(self._named[name] for name in names if name in self._named), *self._unnamed)
 
 

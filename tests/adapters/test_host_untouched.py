@@ -154,7 +154,7 @@ def test_every_image_of_a_batch_has_the_depth_it_has_alone(tiny: TinyHost, batch
 
 def test_two_cameras_are_two_frames_in_order(tiny: TinyHost) -> None:
     host, cameras = tiny.seeded(), [tiny.pixels(seed=5), tiny.pixels(seed=6)]
-    with torch.no_grad(), attach_depth_head(host, head_for(host), views=("scene", "wrist")) as depth:
+    with torch.no_grad(), attach_depth_head(host, head_for(host), cameras=("scene", "wrist")) as depth:
         apart = []
         for pixels in cameras:
             tiny.run(host, pixels)

@@ -142,7 +142,7 @@ def test_refresh_runs_the_replaced_forward(host: nn.Module) -> None:
 def test_two_cameras_in_the_channels_are_two_calls(host: nn.Module) -> None:
     with (
         torch.no_grad(),
-        attach_depth_head(host, head_for(host, 0), tower=DINO, views=("scene", "wrist")) as depth,
+        attach_depth_head(host, head_for(host, 0), tower=DINO, cameras=("scene", "wrist")) as depth,
     ):
         host(pixels(cameras=2))
         assert [frame.camera for frame in depth.read()] == ["scene", "wrist"]

@@ -14,7 +14,8 @@ from clip_world import clip_host, head, host, images
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
-from spaceclip_plugin.attach.cameras import DeclaredViews, declared_order, named_calls
+from spaceclip_plugin.attach.cameras import names_of_step
+from spaceclip_plugin.attach.declared import CameraOrder, declared_cameras
 from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["head", "host"]  # fixtures
@@ -151,7 +152,7 @@ class TestWhatIsTold:
             depth.given(cameras)
 
     def test_without_views_there_is_nothing_to_tell(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head) as depth, pytest.raises(ConfigError, match="attach with views"):
+        with attach_depth_head(host, head) as depth, pytest.raises(ConfigError, match="attach with cameras"):
             depth.given(["front"])
 
 
@@ -159,7 +160,7 @@ class TestViewsOfThoseThatAreThere:
     @pytest.mark.parametrize("kind", [PI0Policy, SmolVLAPolicy])
     def test_images_for_missing_cameras_may_follow(self, head: DepthHead, kind: type[_Policy]) -> None:
         policy = kind("front", "wrist", "side", EMPTY)
-        with attach_depth_head(policy, head, views=["wrist", "side"]) as depth:
+        with attach_depth_head(policy, head, cameras=["wrist", "side"]) as depth:
             policy.select_action(observation("wrist", "side"))
             wrist, side, *others = depth.read()
             assert (wrist.camera, side.camera) == ("wrist", "side")
@@ -176,33 +177,36 @@ def test_the_log_says_once_that_names_are_missing_and_how_to_have_them(
     policy = PI0Policy("front", "wrist")
     with (
         attach_depth_head(policy, head) as depth,
-        caplog.at_level(logging.WARNING, "spaceclip_plugin.attach.call_names"),
+        caplog.at_level(logging.WARNING, "spaceclip_plugin.attach.cameras"),
     ):
         depth.refresh(images(0))  # whose camera the caller knows
         depth.read()
         policy.select_action(observation("front", "wrist"))
         depth.read()
-        assert [record for record in caplog.records if record.name.endswith("call_names")] == []
+        assert [record for record in caplog.records if record.name.endswith("attach.cameras")] == []
         for _ in range(3):
             policy.select_action(observation("wrist"))
             depth.read()
-    [record] = [record for record in caplog.records if record.name.endswith("call_names")]
+    [record] = [record for record in caplog.records if record.name.endswith("attach.cameras")]
     assert "front, wrist" in record.getMessage()
     assert "given(observation)" in record.getMessage()
 
 
 def test_what_a_policy_does_for_missing_cameras() -> None:
-    assert declared_order([SmolVLAPolicy("a", EMPTY)]) == ("a", EMPTY)
-    assert declared_order([SmolVLAPolicy("a", EMPTY)]).leaves_out
-    assert not declared_order([PI0Policy("a", EMPTY)]).leaves_out
+    def order(policy: nn.Module) -> CameraOrder:
+        declared = declared_cameras([policy])
+        assert declared is not None
+        return declared.order
+
+    assert order(SmolVLAPolicy("a", EMPTY)) == CameraOrder(("a", EMPTY), frozenset({EMPTY}), leaves_out=True)
+    assert order(PI0Policy("a", EMPTY)) == CameraOrder(("a", EMPTY), frozenset({EMPTY}))
     odd = SmolVLAPolicy("a", EMPTY)
     odd.config.empty_cameras = 2  # not what its placeholders say
-    assert not declared_order([odd]).leaves_out
-    assert declared_order([clip_host()]) == ()
+    assert not order(odd).leaves_out
 
 
 @pytest.mark.parametrize(
-    ("views", "blank", "expected"),
+    ("names", "blank", "expected"),
     [
         (("a", EMPTY), [False, True], ["a", EMPTY]),
         ((EMPTY, "a"), [False, True], ["a", EMPTY]),  # placeholders are called last, wherever they are declared
@@ -213,8 +217,8 @@ def test_what_a_policy_does_for_missing_cameras() -> None:
         (("a",), [None], [None]),
         (("a",), [False, True, False], [None] * 3),
         (("a", "b"), [False], [None]),
-        (DeclaredViews(("a", "b")), [False, True], [None] * 2),
+        (("a", "b"), [False, True], [None] * 2),
     ],
 )
-def test_certain_names(views: tuple[str, ...], blank: list[bool | None], expected: list[str | None]) -> None:
-    assert named_calls(views, [7] * len(blank), blank) == expected
+def test_certain_names(names: tuple[str, ...], blank: list[bool | None], expected: list[str | None]) -> None:
+    assert names_of_step(CameraOrder(names, frozenset({EMPTY})), blank) == expected

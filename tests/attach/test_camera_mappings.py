@@ -13,7 +13,7 @@ from clip_world import clip_host, head, host, images
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthMap, Intrinsics, attach_depth_head
-from spaceclip_plugin.attach.cameras import declared_mappings
+from spaceclip_plugin.attach.declared import CameraOrder, declared_cameras
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.padding import blank_and_borders, verdict
 from spaceclip_plugin.errors import CaptureError, ConfigError
@@ -35,11 +35,11 @@ def seen(host: nn.Module, depth: Any, *seeds: int) -> list[DepthMap]:
 class TestNames:
     def test_a_name_of_no_camera_is_refused_with_the_nearest(self, host: nn.Module, head: DepthHead) -> None:
         with pytest.raises(ConfigError, match=r"'wirst'.*did you mean 'wrist'.*top, wrist"):
-            attach_depth_head(host, head, views=VIEWS, mapping={"top": SQUASHED, "wirst": SQUASHED})
+            attach_depth_head(host, head, cameras=VIEWS, mapping={"top": SQUASHED, "wirst": SQUASHED})
         assert not any(module._forward_hooks for module in host.modules())
 
     def test_names_where_no_camera_has_one(self, host: nn.Module, head: DepthHead) -> None:
-        with pytest.raises(ConfigError, match=r"top.*views="):
+        with pytest.raises(ConfigError, match=r"top.*cameras="):
             attach_depth_head(host, head, mapping={"top": SQUASHED})
 
     @pytest.mark.parametrize("wrong", ["top", {"top": SQUASHED}, (480, 640)])
@@ -51,27 +51,27 @@ class TestNames:
 
     def test_the_key_of_a_policy_for_a_name(self, host: nn.Module, head: DepthHead) -> None:
         with pytest.raises(ConfigError, match="did you mean 'wrist'"):
-            attach_depth_head(host, head, views=VIEWS, mapping={"observation.images.wrist": SQUASHED})
+            attach_depth_head(host, head, cameras=VIEWS, mapping={"observation.images.wrist": SQUASHED})
 
     @pytest.mark.parametrize("wrong", ["top", (480, 640), {"top": (480, 640)}, 3])
     def test_something_else_than_mappings(self, host: nn.Module, head: DepthHead, wrong: Any) -> None:
         with pytest.raises(ConfigError, match="ImageMapping"):
-            attach_depth_head(host, head, views=VIEWS, mapping=wrong)
+            attach_depth_head(host, head, cameras=VIEWS, mapping=wrong)
 
     def test_a_frame_without_an_entry(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, views=VIEWS, mapping={"top": SQUASHED}) as depth:
+        with attach_depth_head(host, head, cameras=VIEWS, mapping={"top": SQUASHED}) as depth:
             with pytest.raises(ConfigError, match=r"'wrist'.*known: top"):
                 seen(host, depth, 0, 1)
             assert depth.unread == 0
 
     def test_a_frame_of_an_unknown_camera(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, views=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
+        with attach_depth_head(host, head, cameras=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
             with pytest.raises(CaptureError, match=r"top, wrist.*which camera image call 0"):
                 seen(host, depth, 0)
             assert [found.mapping for found in seen(host, depth, 0, 1)] == [SQUASHED, PADDED]
 
     def test_a_refreshed_camera_may_be_named(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, views=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
+        with attach_depth_head(host, head, cameras=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
             depth.refresh(images(0), view="wrist")
             [found] = depth.read()
             assert (found.camera, found.mapping) == ("wrist", PADDED)
@@ -82,7 +82,7 @@ class TestNames:
     @pytest.mark.parametrize("given", [PADDED, {"top": PADDED, "wrist": PADDED}])
     def test_a_mapping_to_another_tower_image(self, head: DepthHead, given: Any) -> None:
         larger = clip_host(image_size=48)
-        with attach_depth_head(larger, head, views=VIEWS, mapping=given) as depth:
+        with attach_depth_head(larger, head, cameras=VIEWS, mapping=given) as depth:
             with torch.no_grad():
                 for _ in VIEWS:
                     larger(torch.randn(1, 3, 48, 48))
@@ -215,12 +215,12 @@ class TestDeclared:
         self, head: DepthHead, caplog: pytest.LogCaptureFixture
     ) -> None:
         policy = SmolVLAPolicy(top=(480, 640))
-        declared = declared_mappings([policy.eye, policy])
-        with attach_depth_head(policy.eye, head, views=("top",), mapping=declared) as depth:
+        declared = declared_cameras([policy.eye, policy])
+        with attach_depth_head(policy.eye, head, cameras=declared) as depth:
             policy.look(PADDED)
             assert [found.mapping for found in depth.read()] == [PADDED]
         with (
-            attach_depth_head(policy.eye, head, views=("top",), mapping=declared) as depth,
+            attach_depth_head(policy.eye, head, cameras=declared) as depth,
             caplog.at_level(logging.WARNING),
         ):
             policy.look(WIDE)
@@ -240,7 +240,10 @@ class TestDeclared:
 
     def test_one_nameless_camera_that_agrees_says_nothing_of_another(self, head: DepthHead) -> None:
         policy = SmolVLAPolicy(top=(480, 640), wrist=(480, 640))
-        with attach_depth_head(policy.eye, head, mapping=declared_mappings([policy])) as depth:
+        declared = declared_cameras([policy])
+        assert declared is not None
+        nameless = dataclasses.replace(declared, order=CameraOrder())
+        with attach_depth_head(policy.eye, head, cameras=nameless) as depth:
             policy.look(PADDED, WIDE)  # the wrist's camera has another shape than configured, and no name
             first, second = depth.read()
         assert first.mapping == PADDED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from clip_world import clip_host, head, host, images
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attach.cameras import declared_views, named_calls
+from spaceclip_plugin.attach.cameras import CallNames
+from spaceclip_plugin.attach.declared import CameraOrder, declared_cameras
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.towers.registry import find_towers
 
@@ -128,7 +130,7 @@ class TestViews:
         assert frame.valid.flatten(1).any(dim=1).tolist() == [True, False, True]
 
     def test_names_may_be_given(self, host: nn.Module, head: DepthHead) -> None:
-        with torch.no_grad(), attach_depth_head(host, head, views=["left", "right"]) as depth:
+        with torch.no_grad(), attach_depth_head(host, head, cameras=["left", "right"]) as depth:
             for pair in ((0, 1), (2, 3)):
                 for seed in pair:
                     host(images(seed))
@@ -139,7 +141,7 @@ class TestViews:
     def test_two_policies_in_one_host_keep_their_cameras(self, head: DepthHead) -> None:
         host = nn.ModuleDict({"a": PI0Policy("left", "right"), "b": PI0Policy("top", "wrist")})
         with attach_depth_head(host, head, tower=find_towers(host)[1].spec.path) as depth:
-            assert depth.views == ("top", "wrist")
+            assert depth.cameras == ("top", "wrist")
 
     def test_a_reader_in_another_thread_gives_no_names(self, head: DepthHead) -> None:
         """It may read between two cameras, and would then call every later one by the other's name."""
@@ -154,7 +156,7 @@ class TestViews:
 
     def test_a_buffer_that_was_filled_again_costs_the_names(self, host: nn.Module, head: DepthHead) -> None:
         buffer = images(0)
-        with torch.no_grad(), attach_depth_head(host, head, views=("top", "wrist")) as depth:
+        with torch.no_grad(), attach_depth_head(host, head, cameras=("top", "wrist")) as depth:
             host(buffer)
             buffer.fill_(-1)
             host(buffer)
@@ -163,23 +165,23 @@ class TestViews:
     @pytest.mark.parametrize("views", [[], [1, 2], ["top", "top"], [""], ["top", None]])
     def test_views_that_are_no_names(self, host: nn.Module, head: DepthHead, views: list[object]) -> None:
         with pytest.raises(ConfigError, match="list of different camera names"):
-            attach_depth_head(host, head, views=views)
+            attach_depth_head(host, head, cameras=views)
 
     def test_a_single_string_is_no_list_of_names(self, host: nn.Module, head: DepthHead) -> None:
         with pytest.raises(ConfigError, match="list of different camera names, got 'wrist'"):
-            attach_depth_head(host, head, views="wrist")
+            attach_depth_head(host, head, cameras="wrist")
 
-    def test_views_that_a_policy_declares(self) -> None:
-        assert declared_views([PI0Policy("top", "wrist")]) == ("top", "wrist")
+    def test_names_that_a_policy_declares(self) -> None:
+        assert names([PI0Policy("top", "wrist")]) == ("top", "wrist")
         policy = PI0Policy("side")
         policy.config.image_features = {"observation.image": None}
-        assert declared_views([policy.eye, policy, nn.Sequential(policy)]) == ("image",)
-        assert declared_views([clip_host()]) == ()
+        assert names([policy.eye, policy, nn.Sequential(policy)]) == ("image",)
+        assert declared_cameras([clip_host()]) is None
 
         class XVLAPolicy(nn.Module):  # all cameras in one call: a call is no camera
             config = SimpleNamespace(image_features={"observation.images.top": None})
 
-        assert declared_views([XVLAPolicy()]) == ()
+        assert names([XVLAPolicy()]) == ()
 
     @pytest.mark.parametrize(
         ("steps", "blank", "expected"),
@@ -195,4 +197,13 @@ class TestViews:
         ],
     )
     def test_names_are_certain_or_absent(self, steps: list[int], blank: list[bool], expected: list[str | None]) -> None:
-        assert named_calls(("a", "b"), steps, blank) == expected
+        calls: list[Any] = [SimpleNamespace(depth=SimpleNamespace(camera=None, step=step)) for step in steps]
+        for call, is_blank in zip(calls, blank, strict=True):
+            call.blank = is_blank
+        assert CallNames(CameraOrder(("a", "b"))).of(calls, {}) == expected
+
+
+def names(holders: list[nn.Module]) -> tuple[str, ...]:
+    declared = declared_cameras(holders)
+    assert declared is not None
+    return declared.order.names

@@ -209,7 +209,7 @@ class TestBackground:
 
     def test_cameras_keep_their_names(self, host: nn.Module, head: DepthHead) -> None:
         names = ["top", "wrist"]
-        with attach_depth_head(host, head, views=names) as depth, DepthReader(depth, background=True) as reader:
+        with attach_depth_head(host, head, cameras=names) as depth, DepthReader(depth, background=True) as reader:
             see(host, 0, 1)
             reader.step()
             reader.wait()
@@ -290,7 +290,7 @@ class TestBackground:
 class TestSeveralCameras:
     def test_each_has_its_newest_depth_and_age(self, host: nn.Module, head: DepthHead) -> None:
         names = ["top", "left", "wrist"]
-        with attach_depth_head(host, head, views=names) as depth, DepthReader(depth) as reader:
+        with attach_depth_head(host, head, cameras=names) as depth, DepthReader(depth) as reader:
             assert (reader.latest_of_each, reader.latest_of("left")) == ((), None)
             see(host, 0, 1, 2)
             reader.step()
@@ -316,7 +316,7 @@ class TestSeveralCameras:
                 ages = [(seen.frame, seen.age) for seen in reader.latest_of_each]
                 wanted = {0: [(0, 0), (1, 0)], 1: [(2, 0), (3, 0), (4, 0)], 2: [(2, 1), (3, 1), (4, 1)], 3: [(5, 0)]}
                 assert ages == wanted[depth.steps - 1]
-            with pytest.raises(ConfigError, match="attach with views"):
+            with pytest.raises(ConfigError, match="attach with cameras="):
                 reader.latest_of("top")
 
 

@@ -93,7 +93,7 @@ def test_every_view_has_its_own(host: torch.nn.Module, head: DepthHead) -> None:
         "top": ImageMapping.centre_cropped((480, 640), (32, 32)),
         "wrist": ImageMapping.stretched((60, 80), (32, 32)),
     }
-    with attach_depth_head(host, head, views=["top", "wrist"], mapping=mappings) as depth, torch.no_grad():
+    with attach_depth_head(host, head, cameras=["top", "wrist"], mapping=mappings) as depth, torch.no_grad():
         for seed in range(2):
             host(images(seed))
         assert [found.mapping for found in depth.read()] == [*mappings.values()]

@@ -75,7 +75,7 @@ def look(policy: ArmPolicy, attachment: DepthAttachment, seen: Mapping[str, Obse
     if depths.keys() != seen.keys():
         raise CaptureError(
             f"depth of the cameras {', '.join(seen)} was expected, got {', '.join(depths) or 'none'}; "
-            "attach with views=[...] in the order in which the policy looks"
+            "attach with cameras=[...] in the order in which the policy looks"
         )
     return depths
 
@@ -133,7 +133,7 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, cameras: str = "both") 
     started, errors_m, agreements_m = time.perf_counter(), [], []
     with ExitStack() as stack, torch.no_grad():
         policy = load_arm_policy()
-        attachment = stack.enter_context(attach_depth_head(policy, load_arm_head(), views=VIEWS))
+        attachment = stack.enter_context(attach_depth_head(policy, load_arm_head(), cameras=VIEWS))
         for seed in seeds:
             table = TwoCameraTable(seed)
             seen = {view: table.observe(view) for view in VIEWS}

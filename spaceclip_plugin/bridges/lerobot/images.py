@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin.attach.declared_mappings import DeclaredMappings, declared_mappings
+from spaceclip_plugin.attach.declared import declared_cameras
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, HostError
@@ -39,13 +39,13 @@ class CameraGeometry:
     size. As soon as images were seen, their sizes count.
 
     Attributes:
-        declared: by camera, as the configuration says; empty where it does not. What was measured takes its place, so
-            that an attachment that holds it compares the tower's images with that.
+        declared: as the configuration says; None where no policy is known. What was measured of a camera takes the
+            place of its mapping, so that an attachment that holds it compares the tower's images with that.
     """
 
     def __init__(self, policy: nn.Module, holders: Iterable[nn.Module]) -> None:
-        self.declared = declared_mappings(holders)
-        self._configured = dict(self.declared)
+        self.declared = declared_cameras(holders)
+        self._configured = {} if self.declared is None else dict(self.declared.mappings)
         self._seen: dict[str, tuple[int, int]] = {}
         # SmolVLA and X-VLA show images as they are where their configuration has no size to resize them to.
         config = getattr(policy, "config", None)
@@ -58,8 +58,8 @@ class CameraGeometry:
             return
         self._seen[camera] = camera_hw
         measured, configured = self.measured(camera), self._configured.get(camera)
-        if measured is not None and not self._as_they_are:
-            self.declared[camera] = measured
+        if measured is not None and self.declared is not None and not self._as_they_are:
+            self.declared.mappings[camera] = measured
         if configured is not None and configured.camera_hw != camera_hw:
             _logger.warning(
                 "camera %r gives images of %dx%d (HxW), the policy's configuration says %dx%d: depth is laid where the "
@@ -73,7 +73,7 @@ class CameraGeometry:
             return None
         if self._as_they_are:
             return ImageMapping.stretched(camera_hw, camera_hw)
-        if not isinstance(self.declared, DeclaredMappings):
+        if self.declared is None:
             return None
         sizes = {mapping.tower_hw for mapping in self._configured.values()}
         return (

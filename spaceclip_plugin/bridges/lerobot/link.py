@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach.attachment import attach_depth_head
-from spaceclip_plugin.attach.cameras import declared_order
+from spaceclip_plugin.attach.declared import camera_name
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
-from spaceclip_plugin.bridges.lerobot.policy import ActionChunks, camera_name, camera_names, guessed_policy
+from spaceclip_plugin.bridges.lerobot.policy import ActionChunks, camera_names, guessed_policy
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
@@ -48,12 +48,11 @@ class DepthLink:
     def __init__(self, policy: nn.Module, head: DepthHead) -> None:
         spec = registry.find_tower(policy).spec
         holders = [*lineage(policy, spec.path)]
-        views = declared_order(holders)
         # Attached below the policy, which an attachment would keep alive otherwise.
         child, _, tower = spec.path.partition(".")
         self._geometry = CameraGeometry(policy, holders)
         self._attachment = attach_depth_head(
-            policy.get_submodule(child), head, tower=tower, views=views or None, mapping=self._geometry.declared or None
+            policy.get_submodule(child), head, tower=tower, cameras=self._geometry.declared
         )
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
@@ -65,7 +64,7 @@ class DepthLink:
         self._refreshed: list[DepthMap] | None = None
         self._open, self._robots, self._told = False, 0, False
         self.cameras = camera_names(policy)
-        self.names_images = bool(views)
+        self.names_images = bool(self._attachment.cameras)
         self.refreshed = False
         self.newest: list[NewestDepth] = []
         self.rows = 1

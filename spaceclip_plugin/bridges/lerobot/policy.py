@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.attach.declared_mappings import PLACEHOLDER, short_name
+from spaceclip_plugin.attach.declared import camera_name
+from spaceclip_plugin.bridges.lerobot.declared_cameras import PLACEHOLDER
 from spaceclip_plugin.errors import ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.guard import MAX_AGE, DepthGuard
 from spaceclip_plugin.head.depth_head import DepthHead
@@ -56,11 +57,6 @@ def policy_inside(module: nn.Module) -> nn.Module:
         else [part for part in module.modules() if isinstance(part, base)]
     )
     return held[0] if len(held) == 1 else module
-
-
-def camera_name(key: str) -> str:
-    """`front` of `observation.images.front`."""
-    return short_name(key)
 
 
 def camera_names(policy: nn.Module) -> dict[str, str]:

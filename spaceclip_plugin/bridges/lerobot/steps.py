@@ -24,11 +24,10 @@ from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorSte
 from torch import Tensor, nn
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.attach.cameras import checked_views
+from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
 from spaceclip_plugin.bridges.lerobot.link import DepthLink, stacked
-from spaceclip_plugin.bridges.lerobot.policy import camera_name
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
@@ -87,7 +86,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             HostError: `policy` is no module.
         """
         super().__init__(head, allow_untrained=allow_untrained, policy=policy)
-        self.cameras = None if cameras is None else checked_views(cameras)
+        self.cameras = None if cameras is None else checked_cameras(cameras)
         self.fresh = _checks.truth("fresh", fresh)
         self._told = False
 

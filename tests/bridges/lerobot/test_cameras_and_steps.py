@@ -86,7 +86,7 @@ def test_the_name_is_that_of_the_image(tiny: TinyPolicy) -> None:
 def test_names_in_the_order_given_by_the_caller(tiny: TinyPolicy) -> None:
     policy = tiny.seeded()
     names = [f"camera {number}" for number in range(tiny.calls)]
-    with attach_depth_head(policy, DepthHead.for_tower(policy, **SMALL).eval(), views=names) as depth:
+    with attach_depth_head(policy, DepthHead.for_tower(policy, **SMALL).eval(), cameras=names) as depth:
         act(policy, tiny.batch(1))
         assert views(depth.read()) == names
 
@@ -152,7 +152,7 @@ def test_placeholders_and_a_dark_camera_cost_no_name_that_is_certain(tiny: TinyP
     policy, batch = tiny.seeded(empty_cameras=placeholders), tiny.batch(1)
     names = [*VIEWS, *(f"empty_camera_{i}" for i in range(placeholders))]
     with attached(policy) as depth:
-        assert depth.views == tuple(names)
+        assert depth.cameras == tuple(names)
         act(policy, batch)
         assert views(depth.read()) == names
         act(policy, {**batch, CAMERAS[0]: torch.zeros_like(batch[CAMERAS[0]])})

@@ -29,7 +29,7 @@ def test_no_head_is_told(tmp_path: Path) -> None:
 def test_the_policy_looks_once_per_camera() -> None:
     policy = load_arm_policy()
     images = [TwoCameraTable(0).observe(view).image for view in ("left", "right")]
-    with attach_depth_head(policy, load_arm_head(), views=["left", "right"]) as attachment:
+    with attach_depth_head(policy, load_arm_head(), cameras=["left", "right"]) as attachment:
         action = policy.select_action(images)
         frames = attachment.read()
         assert attachment.verify_call(lambda: policy.select_action(images)).identical

@@ -82,7 +82,7 @@ def test_predicted_depth_finds_it_too() -> None:
 def test_depth_is_read_by_name() -> None:
     table, policy = TwoCameraTable(2), load_arm_policy()
     seen = {view: table.observe(view) for view in VIEWS}
-    with attach_depth_head(policy, load_arm_head(), views=VIEWS) as attachment:
+    with attach_depth_head(policy, load_arm_head(), cameras=VIEWS) as attachment:
         depths = look(policy, attachment, seen)
         backwards = {view: seen[view] for view in reversed(VIEWS)}
         swapped = look(policy, attachment, backwards)

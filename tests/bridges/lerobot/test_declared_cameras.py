@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from spaceclip_plugin.attach.cameras import declared_mappings
+from spaceclip_plugin.attach.declared import declared_cameras
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 
 
@@ -24,6 +24,11 @@ def policy(name: str, *, base: str = "", **config: Any) -> nn.Module:
 
 def cameras(**shapes: object) -> dict[str, SimpleNamespace]:
     return {f"observation.images.{name}": SimpleNamespace(shape=shape) for name, shape in shapes.items()}
+
+
+def declared_mappings(holders: list[nn.Module]) -> dict[str, ImageMapping]:
+    declared = declared_cameras(holders)
+    return {} if declared is None else declared.mappings
 
 
 PHOTOS = cameras(top=(3, 480, 640), wrist=(3, 240, 424))

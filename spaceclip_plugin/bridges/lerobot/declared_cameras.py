@@ -1,0 +1,100 @@
+"""What LeRobot's policies declare of their cameras: in which order their tower sees them, and how images are padded.
+
+They resize a camera's image with its aspect ratio and fill up the rest of the tower's. Which size, which size of camera
+and which side is padded stands in their class and its configuration; a user need not repeat it. LeRobot itself is not
+imported. Sources: `prepare_images`, `_preprocess_images` and `_prepare_images` of LeRobot 0.4.4 and 0.6.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, camera_name
+from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.errors import ConfigError
+
+PLACEHOLDER = "empty_camera"
+"""What the names of cameras that no robot has begin with."""
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What the class of a policy decides.
+
+    Attributes:
+        size_field: of the configuration: the tower's image, (height, width) or (width, height).
+        anchor: where the camera's image lies in it.
+        camera_by_camera: whether the tower runs once per camera; else all cameras are in one batch.
+        leaves_out: whether it does not run for missing cameras beyond the `empty_cameras` of the configuration. The
+            others run it on a blank image for each.
+    """
+
+    size_field: str
+    anchor: Anchor
+    width_first: bool = False
+    camera_by_camera: bool = True
+    leaves_out: bool = False
+
+
+_PI0 = _Family("image_resolution", "centre")
+_FAMILIES: Mapping[str, _Family] = {
+    "PI0Policy": _PI0,
+    "PI05Policy": _PI0,
+    "PI0FastPolicy": _PI0,
+    "SmolVLAPolicy": _Family("resize_imgs_with_padding", "bottom-right", width_first=True, leaves_out=True),
+    "XVLAPolicy": _Family("resize_imgs_with_padding", "bottom-right", camera_by_camera=False),
+}
+
+
+def declared_cameras(policy: nn.Module) -> PolicyCameras:
+    """What the configuration of a policy says of its cameras.
+
+    Args:
+        policy: of one of the classes that this package's entry points name, or of a subclass.
+
+    Returns:
+        Mappings without placeholders, without cameras whose size is not declared, and none where the policy does not
+        resize its images.
+    """
+    family = next(found for cls in type(policy).__mro__ if (found := _FAMILIES.get(cls.__name__)))
+    config = getattr(policy, "config", None)
+    features = getattr(config, "image_features", None)
+    cameras = {camera_name(str(key)): each for key, each in features.items()} if isinstance(features, Mapping) else {}
+    placeholders = frozenset(name for name in cameras if name.startswith(PLACEHOLDER))
+    order = CameraOrder()
+    if family.camera_by_camera:
+        leaves_out = family.leaves_out and getattr(config, "empty_cameras", None) == len(placeholders)
+        order = CameraOrder(tuple(cameras), placeholders, leaves_out)
+    tower_hw = _pair(getattr(config, family.size_field, None))
+    if tower_hw is not None and family.width_first:
+        tower_hw = tower_hw[::-1]
+    mappings = {}
+    for name, feature in cameras.items():
+        camera_hw = _camera_hw(feature)
+        if tower_hw is None or camera_hw is None or name in placeholders:
+            continue
+        try:
+            mappings[name] = ImageMapping.letterboxed(camera_hw, tower_hw, anchor=family.anchor)
+        except ConfigError:  # a size that no image can have: declared by mistake, and told by the policy itself
+            continue
+    return PolicyCameras(type(policy).__name__, order, mappings, family.anchor)
+
+
+def _camera_hw(feature: object) -> tuple[int, int] | None:
+    """Height and width in the shape of a camera's feature, channels first or last."""
+    shape = tuple(getattr(feature, "shape", None) or ())
+    if len(shape) != 3:
+        return None
+    return _pair(shape[1:] if shape[0] == _CHANNELS else shape[:2] if shape[2] == _CHANNELS else None)
+
+
+def _pair(size: object) -> tuple[int, int] | None:
+    """A size in a configuration, which files hold as a list."""
+    match size:
+        case [int(first), int(second)]:
+            return first, second
+    return None
