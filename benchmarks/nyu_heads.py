@@ -27,7 +27,7 @@ import torch
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.cli import main as spaceclip
 from spaceclip_plugin.cli import train
-from spaceclip_plugin.cli.train_settings import new_run
+from spaceclip_plugin.cli.train_config import new_run
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.evaluation import get_protocol, mean_metrics
 

@@ -29,7 +29,7 @@ from spaceclip_plugin.evaluation import get_protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache
-from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.losses.registry import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
@@ -79,7 +79,7 @@ def ways(host: nn.Module, side: int, folder: Path, *, images: int, batch: int, r
         batch: images per step.
         repeats: steps of the default head that are timed together.
     """
-    published = Recipe.published(batch_size=batch, epochs=1000)
+    published = dataclasses.replace(RECIPES["published"], batch_size=batch, epochs=1000)
     recommended = dataclasses.replace(Recipe(), batch_size=batch, epochs=1000)
     samples = NoiseSamples(images, side)
     return [

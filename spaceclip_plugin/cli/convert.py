@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from spaceclip_plugin.cli import outputs
+from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.result import Result
 
 NAME = "convert"
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The checkpoint, the folder, and the taps, which a checkpoint does not tell."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the head, made if absent")
-    outputs.add_overwrite(parser)
+    add_overwrite(parser)
     parser.add_argument("--semantic-taps", type=int, nargs="+", metavar="N", help="deepest first (default: published)")
     parser.add_argument("--structural-taps", type=int, nargs="*", metavar="N", help="default: published")
 

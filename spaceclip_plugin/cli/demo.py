@@ -7,7 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from spaceclip_plugin.cli import arguments, outputs
+from spaceclip_plugin.cli.flags import add_overwrite
+from spaceclip_plugin.cli.hosts import add_host, device_called, host_from
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import ConfigError
 
@@ -30,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="made if absent; an earlier demo in it is replaced (default: spaceclip-demo)",
     )
-    outputs.add_overwrite(parser)
+    add_overwrite(parser)
     parser.add_argument("--arenas", type=int, help=f"episodes to drive (default: {_ARENAS})")
     parser.add_argument("--train", action="store_true", help="train a head on a small CLIP with random weights instead")
-    arguments.add_host(parser, required=False)
+    add_host(parser, required=False)
     parser.add_argument("--scenes", type=int, help=f"with --train: training scenes (default: {_SCENES})")
     parser.add_argument("--unseen", type=int, help=f"with --train: scenes to measure on (default: {_UNSEEN})")
     parser.add_argument("--epochs", type=int, help="with --train: passes over the training scenes")
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> Result:
     demo = _demo("training" if trains else "policy")(**settings)
     own_host: dict[str, Any] = {}
     if trains:
-        host = None if args.host is None else arguments.host_from(args)
-        own_host = {"host": host, "device": arguments.device(args)}
+        host = None if args.host is None else host_from(args)
+        own_host = {"host": host, "device": device_called(args.device)}
     report = demo.run(args.out, overwrite=args.overwrite, **own_host)
     files = {kind: str(path) for kind, path in report.files.items()}
     lines = [*report.lines, *(f"  {kind}: {path}" for kind, path in files.items())]

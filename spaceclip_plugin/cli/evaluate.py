@@ -7,11 +7,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, as_flagged, open_specs, skipped
+from spaceclip_plugin.cli.flags import given
+from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.data.files.pairs import RAY
+from spaceclip_plugin.data.sources.registry import parse_source
 from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.training.config.shared import ReadingConfig
 
 if TYPE_CHECKING:
     from spaceclip_plugin.evaluation import Evaluation
@@ -30,11 +34,9 @@ _TABLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, data, protocol and where to write."""
-    arguments.add_host(parser)
-    arguments.add_lists(parser)
-    arguments.add_head(parser)
-    arguments.add_other_tower(parser)
-    parser.add_argument("--data", required=True, metavar="SOURCE", help=arguments.SOURCE_HELP)
+    add_attachment(parser)
+    add_reading(parser)
+    parser.add_argument("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two forwards")
     parser.add_argument(
         "--out",
@@ -49,31 +51,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Evaluate one image at a time; what can be wrong with data and folder is found before the host is loaded."""
-    protocol = arguments.protocol_from(args)
+    reading = ReadingConfig(**given(args, ReadingConfig))
+    protocol = reading.evaluation
     keep_worst = _worst(args)
-    samples = arguments.open_sources([args.data], args, protocol)
+    samples = open_specs(as_flagged([parse_source(args.data)], args), reading)
     check_depth_units(samples, protocol)
 
     from tqdm.auto import tqdm
 
-    from spaceclip_plugin.attach.attachment import attach_depth_head
     from spaceclip_plugin.evaluation import ReportFolder, evaluate
 
     folder = None if args.out is None else ReportFolder(args.out)
-    host = arguments.host_from(args)
-    with attach_depth_head(
-        host, args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower
-    ) as attachment:
-        with tqdm(total=len(samples), desc="evaluating", unit="image") as bar:
-            result = evaluate(
-                attachment, samples, protocol=protocol, flip=args.flip, keep_worst=keep_worst, progress=bar.update
-            )
-        trained = attachment.head.trained
-    report = None
-    if folder is not None:
-        report = folder.write(
-            result, details={"head": str(args.head), "data": args.data, "trained": trained, **_reading(args)}
+    with attached(args) as attachment, tqdm(total=len(samples), desc="evaluating", unit="image") as bar:
+        result = evaluate(
+            attachment, samples, protocol=protocol, flip=args.flip, keep_worst=keep_worst, progress=bar.update
         )
+        trained = attachment.head.trained
     data = {
         **dataclasses.asdict(result.mean),
         "spread": dataclasses.asdict(result.standard_deviation),
@@ -82,21 +75,20 @@ def run(args: argparse.Namespace) -> Result:
         "flip": result.flip,
         "coverage": result.coverage,
         "trained": trained,
-        "skipped": arguments.skipped(samples),
+        "skipped": skipped(samples),
     }
-    unseen = _unseen(result)
-    if unseen:
+    if unseen := _unseen(result):
         data["unseen_pixels"] = unseen
-    if report is not None:
+    report = None
+    if folder is not None:
+        details = {"head": str(args.head), "data": args.data, "trained": trained}
+        # What the flags said of the data's depth.
+        details |= {} if reading.units_per_metre is None else {"units_per_metre": reading.units_per_metre}
+        details |= {"distance": RAY} if args.ray_distance else {}
+        report = folder.write(result, details=details)
         worst = [str(path) for path in report.worst]
         data["files"] = {"per_image": str(report.per_image), "summary": str(report.summary), "worst": worst}
     return Result(_text(result, report), data)
-
-
-def _reading(args: argparse.Namespace) -> dict[str, str | float]:
-    """What the flags said of the data's depth, for the record."""
-    units: dict[str, str | float] = {} if args.units_per_metre is None else {"units_per_metre": args.units_per_metre}
-    return {**units, "distance": RAY} if args.ray_distance else units
 
 
 def _worst(args: argparse.Namespace) -> int:

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaceclip_plugin.cli import arguments, outputs
+from spaceclip_plugin.cli import outputs
+from spaceclip_plugin.cli.flags import add_head, add_overwrite
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ HELP = "Write a head as an ONNX file, hidden states to depth; done when ONNX Run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, the file, and the size of the depth, which a head does not know."""
-    arguments.add_head(parser, positional=True)
+    add_head(parser, positional=True)
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="default: onnx")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="of the ONNX file")
-    outputs.add_overwrite(parser)
+    add_overwrite(parser)
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument(
         "--patch-size", type=int, metavar="N", help="depth is N times the grid: the tower's patch (`inspect` shows it)"

@@ -6,11 +6,13 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.flags import add_flags, add_head
+from spaceclip_plugin.cli.hosts import host_from
 from spaceclip_plugin.cli.result import Result
 from spaceclip_plugin.errors import TowerNotFoundError, nearest
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers.spec import Tower
+from spaceclip_plugin.training.config.shared import HostConfig
 
 NAME = "inspect"
 HELP = "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head fits."
@@ -18,8 +20,9 @@ HELP = "Show the vision towers of a host: adapter, size, grid, context, input st
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The host, and a head to try on it."""
-    arguments.add_host(parser, positional=True)
-    arguments.add_head(parser, required=False)
+    parser.add_argument("host", metavar="HOST", help=HostConfig.settings()["host"].help)
+    add_flags(parser.add_argument_group("host"), HostConfig, leave_out=("host",))
+    add_head(parser, required=False)
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.towers.registry import find_towers, no_tower
 
     head = None if args.head is None else DepthHead.from_pretrained(args.head).config
-    host = arguments.host_from(args)
+    host = host_from(args)
     towers = find_towers(host, adapter=args.adapter)
     paths = [tower.spec.path for tower in towers]
     if args.tower is not None:

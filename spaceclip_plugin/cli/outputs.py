@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +10,6 @@ from pathlib import Path
 from spaceclip_plugin.errors import ConfigError
 
 _MOST_NAMED = 3
-
-
-def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """--overwrite."""
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files that are there (default: nothing is replaced)"
-    )
 
 
 def check_free(files: Sequence[Path], *, overwrite: bool) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spaceclip_plugin.cli import arguments, outputs
+from spaceclip_plugin.cli import outputs
+from spaceclip_plugin.cli.flags import add_overwrite
+from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.photo_cameras import cameras_of_photos, known_camera, size_argument
 from spaceclip_plugin.cli.photo_files import RecordingPaths, Recordings, files_of, write_files
 from spaceclip_plugin.cli.photos import photos_in, read_headers
@@ -46,11 +48,9 @@ class _Job:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Host, head, photos and where to write."""
     parser.epilog = DETAILS
-    arguments.add_host(parser)
-    arguments.add_head(parser)
-    arguments.add_other_tower(parser)
+    add_attachment(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files, made if absent")
-    outputs.add_overwrite(parser)
+    add_overwrite(parser)
     parser.add_argument(
         "--intrinsics",
         metavar="FX,FY,CX,CY|FILE",
@@ -94,20 +94,12 @@ def run(args: argparse.Namespace) -> Result:
     jobs, failed = _jobs(photos, args)
     if not jobs:
         raise DataError(_listed(failed, len(photos)))
-    host = arguments.host_from(args)
 
     from tqdm.auto import tqdm
 
-    from spaceclip_plugin.attach.attachment import attach_depth_head
-
     lines: list[str] = []
     predictions: list[dict[str, Any]] = []
-    with (
-        attach_depth_head(
-            host, args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower
-        ) as attachment,
-        Recordings(recordings, replace=args.overwrite) as recorded,
-    ):
+    with attached(args) as attachment, Recordings(recordings, replace=args.overwrite) as recorded:
         for job in tqdm(jobs, desc="predicting", unit="photo"):
             try:
                 prediction = _predicted(job, attachment, recorded, flip=args.flip, replace=args.overwrite)

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skipped
+from spaceclip_plugin.cli.flags import add_flags
+from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.result import Result
-from spaceclip_plugin.cli.train_arguments import add_arguments as add_arguments
-from spaceclip_plugin.cli.train_settings import new_run, resumed_run
+from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics
 from spaceclip_plugin.towers.hosts import RANDOM, revision_of
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched
 from spaceclip_plugin.training.run.folder import CONFIG_NAME
@@ -33,11 +35,47 @@ _LONGEST_TITLE = 400
 HELP = "Train a depth head on a frozen host; --recipe published for the published loss and settings."
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything a run needs; no flag has a default, so that what is not given is left to the config."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with settings; flags go before it")
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="continue the stopped run in DIR to its end, with its own settings"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run, made if absent")
+    add_host(parser, required=False)
+    add_reading(parser)
+    group = parser.add_argument_group("training data", f"SOURCE is {SOURCE_HELP}; each flag may be repeated")
+    for flag, name in SOURCE_FLAGS.items():
+        group.add_argument(f"--{flag}", action="append", metavar="SOURCE", help=RunConfig.settings()[name].help)
+    group = parser.add_argument_group("head")
+    add_flags(group, HeadChoice)
+    group.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the head, VALUE as JSON: --set attention=0 --set taps=[3,6,9,12]; may be repeated",
+    )
+    group = parser.add_argument_group("recipe")
+    group.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="what every setting below is unless it is given (default: recommended; published: arXiv 2601.17657)",
+    )
+    add_flags(group, Recipe, default_of=_in_the_recipes)
+    add_flags(parser.add_argument_group("running"), RunConfig)
+
+
+def _in_the_recipes(name: str) -> str:
+    """What the recipes say of a setting: "recommended 8, published 32", or one value where they agree."""
+    values = {recipe: getattr(settings, name) for recipe, settings in RECIPES.items()}
+    agreed = set(values.values())
+    return f"{agreed.pop()}" if len(agreed) == 1 else ", ".join(f"{recipe} {value}" for recipe, value in values.items())
+
+
 def run(args: argparse.Namespace) -> Result | None:
     """Check the settings and the data, load the host, train; None in all processes but the main one."""
     check_launched()  # before a host is loaded for nothing
     config = new_run(args) if args.resume is None else resumed_run(args)
-    protocol = config.evaluation
     try:
         train, validation = _opened(config, config.data), _opened(config, config.validation)
         test = _opened(config, config.test) if config.test else None
@@ -48,21 +86,15 @@ def run(args: argparse.Namespace) -> Result | None:
             f"{error}\nThe paths stand in {str(args.resume / CONFIG_NAME)!r}: if the data lies elsewhere now, under "
             "the same names, say so there and resume again; the run goes on as if nothing had moved"
         ) from error
-    host = arguments.open_host(
-        str(config.host),
-        weights=config.host_weights,
-        image_hw=config.image_hw,
-        statistics=config.statistics,
-        device_name=config.device,
-    )
+    host = open_host(config)
     head = _fresh_head(config, host)
 
     from spaceclip_plugin.training.trainer import DepthTrainer
 
     trainer = DepthTrainer(
-        host, head, recipe=config.recipe, protocol=protocol, tower=config.tower, adapter=config.adapter
+        host, head, recipe=config.recipe, protocol=config.evaluation, tower=config.tower, adapter=config.adapter
     )
-    skipped = arguments.skipped(train, validation, *([] if test is None else [test]))
+    left_out = skipped(train, validation, *([] if test is None else [test]))
     details = {
         "host": config.host,
         "host_weights": getattr(config.host_weights, "name", config.host_weights),
@@ -74,7 +106,7 @@ def run(args: argparse.Namespace) -> Result | None:
         "val": _title(config.validation),
         "test": _title(config.test) if config.test else None,
         "select_on_test": config.select_on_test,
-        "skipped": skipped,
+        "skipped": left_out,
     }
     out = args.out if args.resume is None else args.resume
     # What the tower suggested for the head is kept, too: a later version may suggest something else.
@@ -102,19 +134,12 @@ def run(args: argparse.Namespace) -> Result | None:
         raise KeyboardInterrupt(f"continue with: {shlex.join(words)}") from error
     if os.environ.get("RANK", "0") != "0":  # set by `accelerate launch` and torchrun
         return None
-    return _result(result, config, validation, skipped)
+    return _result(result, config, validation, left_out)
 
 
 def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
     weights = [part.weight for part in parts if part.weight is not None]
-    specs = [part.source for part in parts]
-    return arguments.open_specs(
-        specs,
-        config.evaluation,
-        weights=weights or None,
-        units_per_metre=config.units_per_metre,
-        skip_bad=config.skip_bad,
-    )
+    return open_specs([part.source for part in parts], config, weights=weights or None)
 
 
 def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
@@ -145,7 +170,7 @@ def _title(parts: Sequence[WeightedSource]) -> str:
 
 
 def _result(
-    result: TrainingResult, config: RunConfig, validation: DepthSource, skipped: list[dict[str, str | int]]
+    result: TrainingResult, config: RunConfig, validation: DepthSource, left_out: list[dict[str, str | int]]
 ) -> Result:
     data = {
         "head": str(result.folder),
@@ -157,7 +182,7 @@ def _result(
         "host_unchanged": True,
         "seconds_caching": result.seconds_caching,
         "seconds_training": result.seconds_training,
-        "skipped": skipped,
+        "skipped": left_out,
     }
     where = f"{_title(config.validation)} ({len(validation)} images, {config.evaluation.name}, no flip)"
     text = f"best epoch {result.best_epoch} of {config.recipe.epochs}: {_scores(result.validation)} on {where}\n"

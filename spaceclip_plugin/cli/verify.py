@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from spaceclip_plugin.cli import arguments
+from spaceclip_plugin.cli.flags import add_head
 from spaceclip_plugin.cli.result import Result
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ HELP = "Show what a head is and what it fits, and check its digest; fails where 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, and which version of it."""
-    arguments.add_head(parser, positional=True)
+    add_head(parser, positional=True)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub repository")
 
 

@@ -310,7 +310,8 @@ class TestUsage:
     def test_a_device_that_is_not_there(self, run: Run, lists: tuple[Path, Path], trained: Path, device: str) -> None:
         code, _, err = run("eval", *HOST, "--head", trained / "head", "--data", lists[1], "--device", device)
         assert code == 1
-        assert f"--device {device!r} cannot be used here" in err
+        assert "device" in err
+        assert repr(device) in err
 
     @pytest.mark.parametrize("argv", [[], ["dance"], ["train"], ["eval", "--protocol", "nyu"]])
     def test_wrong_usage_exits_with_two(self, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

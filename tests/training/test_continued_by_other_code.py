@@ -13,7 +13,7 @@ from test_train_command import arguments_of
 
 import spaceclip_plugin
 from spaceclip_plugin._digest import code_digest
-from spaceclip_plugin.cli.train_settings import resumed_run
+from spaceclip_plugin.cli.train_config import resumed_run
 from spaceclip_plugin.errors import ConfigError
 
 

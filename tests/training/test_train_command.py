@@ -13,7 +13,7 @@ from PIL import Image
 from small_world import scenes
 
 from spaceclip_plugin.cli import main, train
-from spaceclip_plugin.cli.train_settings import new_run
+from spaceclip_plugin.cli.train_config import new_run
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.errors import ConfigError
@@ -98,8 +98,8 @@ def test_flags_alone() -> None:
 
 def test_a_recipe_by_name() -> None:
     assert recipe_of() == recipe_of("--recipe", "recommended") == Recipe()
-    assert recipe_of("--recipe", "published") == Recipe.published()
-    assert recipe_of("--recipe", "published-kitti") == Recipe.published_kitti()
+    assert recipe_of("--recipe", "published") == RECIPES["published"]
+    assert recipe_of("--recipe", "published-kitti") == RECIPES["published-kitti"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -172,7 +172,9 @@ class TestFlagsOverAConfig:
 
     def test_a_named_recipe_replaces_that_of_the_config_and_no_more(self, file: Path) -> None:
         changed = new_run(arguments_of("--config", str(file), "--out", "o", "--recipe", "published", "--epochs", "4"))
-        assert changed == dataclasses.replace(RunConfig.from_file(file), recipe=Recipe.published(epochs=4))
+        assert changed == dataclasses.replace(
+            RunConfig.from_file(file), recipe=dataclasses.replace(RECIPES["published"], epochs=4)
+        )
 
     def test_options_of_the_head(self, file: Path) -> None:
         def head(*argv: str) -> HeadChoice:
@@ -281,7 +283,7 @@ class TestUsage:
         with pytest.raises(SystemExit) as exit_info:
             arguments_of("--depth-range", text)
         assert exit_info.value.code == 2
-        assert "expected MIN,MAX in metres" in capsys.readouterr().err
+        assert "expected MIN,MAX" in capsys.readouterr().err
 
     @pytest.mark.parametrize("text", ["2,1", "nan,1", "0,1", "0.1,inf"])
     def test_ranges_that_cannot_be(self, text: str) -> None:

@@ -24,11 +24,11 @@ from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training import trainer as trainer_module
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.maker import make_cache
-from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.config.recipe import PUBLISHED, Recipe
 from spaceclip_plugin.training.run import checkpoint as checkpoint_module
 from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
-RECIPE = Recipe.published(epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
+RECIPE = dataclasses.replace(PUBLISHED, epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
 RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, views=3, target_side=24)
 
 

@@ -17,7 +17,7 @@ from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
-from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import Batch, Loaded
 from spaceclip_plugin.training.optimizer import HeadOptimizer
@@ -160,7 +160,7 @@ def in_a_corner(sample: DepthSample) -> DepthSample:
 @pytest.mark.parametrize("recipe", ["recommended", "published"])
 def test_a_run_on_crops_without_depth_ends_well(tmp_path: Path, recipe: str, storage: str) -> None:
     train = [in_a_corner(sample) for sample in scenes(6)]
-    made = Recipe() if recipe == "recommended" else Recipe.published()
+    made = Recipe() if recipe == "recommended" else RECIPES["published"]
     made = dataclasses.replace(
         made, epochs=2, batch_size=1, accumulation=1, views=8, cache=storage, augmentation="recommended"
     )

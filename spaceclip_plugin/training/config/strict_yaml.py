@@ -1,4 +1,4 @@
-"""The part of YAML that a settings file needs, read so that a file means one thing and runs nothing.
+"""YAML for settings: a file means one thing and runs nothing.
 
 Plain words are read as in YAML 1.2's core schema, not as in 1.1: `1e-4` is a number, `no` and `off` are words, `010` is
 ten and `12:30` is no number. What is written here reads the same in both.
@@ -8,42 +8,57 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import yaml
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError
 
-MOST_CHARACTERS = 1 << 20
+MOST_BYTES = 1 << 20
 MOST_VALUES = 20_000
 DEEPEST = 16
 
-_NULL = re.compile(r"null|Null|NULL|~|")
-_TRUE = re.compile(r"true|True|TRUE")
-_FALSE = re.compile(r"false|False|FALSE")
-_WHOLE = re.compile(r"[-+]?[0-9]+")
-_REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_TAG = "tag:yaml.org,2002:"
+_WORDS = {
+    "null": r"null|Null|NULL|~|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 # No reader takes these for anything but text: they start with no digit or sign, and YAML 1.1 has no meaning for them.
 _TEXT = re.compile(r"(?!(y|n|yes|no|on|off|true|false|null)\Z)([a-z_/]|\.(?![0-9in])).*", re.IGNORECASE)
 
 
-def read_mapping(text: str, *, where: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds: strings, numbers, booleans, None, lists and mappings.
-
-    Args:
-        text: at most `MOST_CHARACTERS` characters.
-        where: what the text is called in messages.
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML file: strings, numbers, booleans, None, lists and mappings.
 
     Raises:
-        ConfigError: malformed or too large; a key twice or not a word; an anchor, alias, tag or merge key; anything but
-            one mapping.
+        ConfigError: there is no such file, it is not UTF-8 or larger than `MOST_BYTES`, or see `parse_mapping`.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{where}: longer than {MOST_CHARACTERS} characters; expected a small file of settings")
+    where = os.fspath(path)
     try:
-        content = _Reader(text).document()
+        with open(path, "rb") as handle:
+            raw = handle.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise ConfigError(f"{where}: larger than {MOST_BYTES} bytes; expected a small file of settings")
+        return parse_mapping(raw.decode("utf-8"), where=where)
+    except OSError as error:
+        raise ConfigError(f"cannot read {where!r} ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 ({error}); save it as UTF-8 text") from error
+
+
+def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
+    """The mapping that a YAML text holds; messages call it `where`.
+
+    Raises:
+        ConfigError: malformed; a key twice or not a word; an anchor, alias, tag or merge key; too many or too deep
+            values; anything but one mapping.
+    """
+    try:
+        content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
         raise ConfigError(f"{where}: {line}{error.problem or error.context}") from error
@@ -54,136 +69,81 @@ def read_mapping(text: str, *, where: str) -> dict[str, Any]:
     return content
 
 
-def read_mapping_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file; see `read_mapping`.
-
-    Raises:
-        ConfigError: there is no such file, it is not UTF-8 or larger than `MOST_CHARACTERS` bytes; see `read_mapping`.
-    """
-    where = os.fspath(path)
-    try:
-        with open(path, "rb") as handle:
-            raw = handle.read(MOST_CHARACTERS + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {where!r} ({error.strerror}); check the path") from error
-    if len(raw) > MOST_CHARACTERS:
-        raise ConfigError(f"{where}: larger than {MOST_CHARACTERS} bytes; expected a small file of settings")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 ({error}); save it as UTF-8 text") from error
-    return read_mapping(text, where=where)
-
-
 def write_mapping(content: Mapping[str, Any]) -> str:
-    """YAML that `read_mapping` reads back equal (tuples as lists), in the order given.
+    """YAML that `parse_mapping` reads back equal (tuples as lists), in the order given.
 
     Args:
         content: strings, numbers, booleans, None, lists, tuples and mappings; a list of plain values takes one line.
     """
-    events = [yaml.StreamStartEvent(), yaml.DocumentStartEvent(explicit=False), *_events(content)]
-    events += [yaml.DocumentEndEvent(explicit=False), yaml.StreamEndEvent()]
-    return str(yaml.emit(events, allow_unicode=True, width=1000))
+    return str(yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000))
 
 
-class _Reader:
-    """Builds plain values from the events of a parser, and stops at the first that has no place in a settings file."""
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """Stops at the first value that has no place in a settings file, before anything is built from it."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {
+        None: [(_TAG + name, re.compile(rf"(?:{words})\Z")) for name, words in _WORDS.items()]
+    }
 
     def __init__(self, text: str) -> None:
-        self._events = yaml.parse(text, Loader=yaml.SafeLoader)
-        self._values = 0
+        super().__init__(text)
+        self._values = self._depth = 0
 
-    def document(self) -> Any:
-        """The only document; None where there is none."""
-        next(self._events)
-        if isinstance(event := next(self._events), yaml.StreamEndEvent):
-            return None
-        value = self._value(next(self._events), depth=0)
-        next(self._events)
-        if not isinstance(event := next(self._events), yaml.StreamEndEvent):
-            raise _problem("a second document (---) is not allowed here; remove it", event)
-        return value
-
-    def _value(self, event: Any, depth: int) -> Any:
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
         self._values += 1
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _problem("anchors and aliases (&name, *name) are not allowed here; write the value out", event)
         if event.tag is not None:
             raise _problem(f"tags (!name) are not allowed here, got {shown(event.tag)}; write a plain value", event)
-        if self._values > MOST_VALUES or depth >= DEEPEST:
+        if self._values > MOST_VALUES or self._depth >= DEEPEST:
             raise _problem(f"more than {MOST_VALUES} values or {DEEPEST} levels; expected a few settings", event)
-        if isinstance(event, yaml.MappingStartEvent):
-            return self._mapping(depth)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._list(depth)
-        return _scalar(event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
-    def _list(self, depth: int) -> list[Any]:
-        content = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            content.append(self._value(event, depth + 1))
-        return content
-
-    def _mapping(self, depth: int) -> dict[str, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
         content: dict[str, Any] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = self._value(event, depth + 1)
+        for key_node, value_node in node.value:
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise _problem(f"a key must be a word, got {shown(key)}; put it in quotes if it is one", event)
+                raise _problem(f"a key must be a word, got {shown(key)}; put it in quotes if it is one", key_node)
             if key == "<<":
-                raise _problem("merge keys (<<) are not allowed here; write the settings out", event)
+                raise _problem("merge keys (<<) are not allowed here; write the settings out", key_node)
             if key in content:
-                raise _problem(f"the key {shown(key)} appears twice; remove one", event)
-            content[key] = self._value(next(self._events), depth + 1)
+                raise _problem(f"the key {shown(key)} appears twice; remove one", key_node)
+            content[key] = self.construct_object(value_node, deep=True)
         return content
 
-
-def _scalar(event: Any) -> str | float | bool | None:
-    text: str = event.value
-    if event.style is not None:  # in quotes
-        return text
-    if _NULL.fullmatch(text):
-        return None
-    if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):
-        return text.lower() == "true"
-    if _REAL.fullmatch(text) and not _WHOLE.fullmatch(text):
-        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    try:
-        return int(text) if _WHOLE.fullmatch(text) else text
-    except ValueError as error:  # Python reads no integer of thousands of digits
-        raise _problem(f"a number of {len(text)} digits is too long", event) from error
+    def construct_yaml_int(self, node: Any) -> int:
+        try:
+            return int(node.value)
+        except ValueError as error:  # Python reads no integer of thousands of digits
+            raise _problem(f"a number of {len(node.value)} digits is too long", node) from error
 
 
-def _events(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        yield yaml.MappingStartEvent(None, None, True, flow_style=not value)
-        for key, item in value.items():
-            yield from _events(key)
-            yield from _events(item)
-        yield yaml.MappingEndEvent()
-    elif isinstance(value, (list, tuple)):
-        in_line = not any(isinstance(item, (Mapping, list, tuple)) for item in value)
-        yield yaml.SequenceStartEvent(None, None, True, flow_style=in_line)
-        for item in value:
-            yield from _events(item)
-        yield yaml.SequenceEndEvent()
-    elif isinstance(value, str):
+_Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes every text that some reader could take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, value: str) -> Any:
         plain = value.isprintable() and _TEXT.fullmatch(value)
-        yield yaml.ScalarEvent(None, None, (True, True), value, style=None if plain else '"')
-    else:
-        yield yaml.ScalarEvent(None, None, (True, False), _plain(value))
+        return self.represent_scalar(_TAG + "str", value, style=None if plain else '"')
+
+    def represent_items(self, value: list[Any] | tuple[Any, ...]) -> Any:
+        in_line = not any(isinstance(item, (Mapping, list, tuple)) for item in value)
+        return self.represent_sequence(_TAG + "seq", value, flow_style=in_line)
 
 
-def _plain(value: float | None) -> str:
-    """What both versions of YAML read as that value: 1.1 takes `1e-06` for text, and wants a point in it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    digits = repr(value)
-    if not isinstance(value, float) or "." in digits:
-        return digits
-    return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(digits) or digits.replace("e", ".0e")
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_representer(list, _Dumper.represent_items)
+_Dumper.add_representer(tuple, _Dumper.represent_items)
 
 
 def _problem(problem: str, place: Any) -> yaml.MarkedYAMLError:

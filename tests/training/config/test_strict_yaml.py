@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.strict_yaml import (
     DEEPEST,
-    MOST_CHARACTERS,
+    MOST_BYTES,
     MOST_VALUES,
+    parse_mapping,
     read_mapping,
-    read_mapping_file,
     write_mapping,
 )
 
@@ -79,7 +79,7 @@ def same(one: Any, other: Any) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(KEYS, NESTED.map(without_merge_keys), max_size=5))
 def test_what_is_written_reads_back_the_same(content: dict[str, Any]) -> None:
-    assert same(read_mapping(write_mapping(content), where="x"), content)
+    assert same(parse_mapping(write_mapping(content), where="x"), content)
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,7 +92,7 @@ def test_other_readers_read_what_is_written_alike(content: dict[str, Any]) -> No
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_of_every_spelling_are_read_exactly(value: float) -> None:
     for spelling in (repr(value), f"{value:.17e}", f"{value:.17g}"):
-        found = read_mapping(f"x: {spelling}", where="x")["x"]
+        found = parse_mapping(f"x: {spelling}", where="x")["x"]
         assert math.copysign(1, found) == math.copysign(1, value) or found == 0 == value
         assert found == value
 
@@ -131,11 +131,11 @@ def test_numbers_of_every_spelling_are_read_exactly(value: float) -> None:
     ],
 )
 def test_what_words_mean(text: str, value: object) -> None:
-    assert same(read_mapping(f"x: {text}  # a comment\n", where="x"), {"x": value})
+    assert same(parse_mapping(f"x: {text}  # a comment\n", where="x"), {"x": value})
 
 
 def test_not_a_number_is_read_as_one() -> None:
-    assert math.isnan(read_mapping("x: .nan", where="x")["x"])
+    assert math.isnan(parse_mapping("x: .nan", where="x")["x"])
 
 
 def test_a_list_of_plain_values_takes_one_line() -> None:
@@ -169,7 +169,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         ("1: x", "a key must be a word, got 1"),
         ("true: x", "a key must be a word, got True"),
         ("? [a]\n: x", r"a key must be a word, got \['a'\]"),
-        ("a: 1\n---\nb: 2", "line 2: a second document"),
+        ("a: 1\n---\nb: 2", "line 2: .*document"),
         ("a: [1", "line 1: expected"),
         ("a:\n\tb: 1", "line 2: found character '.t'"),
         ("a: b: c", "line 1: mapping values are not allowed"),
@@ -183,40 +183,39 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         ("a: " + "[" * 50_000, f"{DEEPEST} levels"),
         ("a: " + "{x: " * 5000, f"{DEEPEST} levels"),
         ("a: [" + "1," * (MOST_VALUES + 1) + "]", f"more than {MOST_VALUES} values"),
-        ("#" * (MOST_CHARACTERS + 1), f"longer than {MOST_CHARACTERS} characters"),
     ],
 )
 def test_hostile_and_broken_texts(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^settings.yaml: {message}|^settings.yaml: .*{message}"):
-        read_mapping(text, where="settings.yaml")
+        parse_mapping(text, where="settings.yaml")
 
 
 def test_as_deep_as_is_allowed() -> None:
     levels = DEEPEST - 2  # the value, and the mapping around the list
-    assert read_mapping("a: " + "[" * levels + "1" + "]" * levels, where="x")["a"]
+    assert parse_mapping("a: " + "[" * levels + "1" + "]" * levels, where="x")["a"]
     with pytest.raises(ConfigError, match="levels"):
-        read_mapping("a: " + "[" * (levels + 1) + "1" + "]" * (levels + 1), where="x")
+        parse_mapping("a: " + "[" * (levels + 1) + "1" + "]" * (levels + 1), where="x")
 
 
 class TestFiles:
     def test_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "a.yaml"
         path.write_bytes(b"\xef\xbb\xbfname: \xc3\xa9\r\nnumber: 1e-4\r\n")
-        assert read_mapping_file(path) == {"name": "é", "number": 1e-4}
+        assert read_mapping(path) == {"name": "é", "number": 1e-4}
 
     def test_files_that_are_none(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"cannot read .*absent\.yaml.* \(No such file"):
-            read_mapping_file(tmp_path / "absent.yaml")
+            read_mapping(tmp_path / "absent.yaml")
         with pytest.raises(ConfigError, match="cannot read"):
-            read_mapping_file(tmp_path)
+            read_mapping(tmp_path)
         (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
         with pytest.raises(ConfigError, match=r"latin\.yaml: not UTF-8"):
-            read_mapping_file(tmp_path / "latin.yaml")
+            read_mapping(tmp_path / "latin.yaml")
 
     def test_a_file_is_read_no_further_than_its_limit(self, tmp_path: Path) -> None:
         path = tmp_path / "large.yaml"
-        path.write_text("a: 1 #" + "x" * (MOST_CHARACTERS - 6))
-        assert read_mapping_file(path) == {"a": 1}
-        path.write_text("a: 1 #" + "x" * (MOST_CHARACTERS - 5))
+        path.write_text("a: 1 #" + "x" * (MOST_BYTES - 6))
+        assert read_mapping(path) == {"a": 1}
+        path.write_text("a: 1 #" + "x" * (MOST_BYTES - 5))
         with pytest.raises(ConfigError, match=r"large\.yaml: larger than"):
-            read_mapping_file(path)
+            read_mapping(path)

@@ -1,0 +1,104 @@
+"""The data that a command is given: what its flags say of it, and its samples."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from spaceclip_plugin.cli.flags import add_flags
+from spaceclip_plugin.data.files.pairs import RAY
+from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data.sources.depth_list import ListData
+from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.data.sources.selective import SelectiveSource
+from spaceclip_plugin.data.sources.spec import SourceSpec
+from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.training.config.shared import ReadingConfig
+
+SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """What says how data is read and scored."""
+    group = parser.add_argument_group("data")
+    add_flags(group, ReadingConfig)
+    group.add_argument(
+        "--ray-distance",
+        action="store_true",
+        default=None,
+        help="depth of lists and folders is measured along the ray, as Hypersim's, not along the optical axis",
+    )
+    group.add_argument("--root", type=Path, metavar="DIR", help="folder a list's paths start from (default: its own)")
+
+
+def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[SourceSpec]:
+    """All data of a command with what --root and --ray-distance say of it.
+
+    Raises:
+        ConfigError: a flag, --units-per-metre among them, that says something of no data given.
+    """
+    lists = [isinstance(spec, ListData) for spec in specs]
+    files = [isinstance(spec, (ListData, FolderData)) for spec in specs]
+    if args.units_per_metre is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
+        raise ConfigError(
+            f"--units-per-metre {args.units_per_metre:g} is for lists and folders without a unit of their own, and no "
+            "data given is one; leave it out"
+        )
+    if args.ray_distance and not any(files):
+        raise ConfigError(
+            "--ray-distance is for the depth of lists and folders, and no data given is one; leave it out"
+        )
+    if args.root is not None and not any(lists):
+        raise ConfigError(
+            f"--root {str(args.root)!r} is for the paths in a list, and no data given is one; leave it out"
+        )
+    changed = []
+    for spec, is_list, is_files in zip(specs, lists, files, strict=True):
+        root = {"root": str(args.root)} if is_list and args.root is not None else {}
+        distance = {"distance": RAY} if is_files and args.ray_distance else {}
+        changed.append(dataclasses.replace(spec, **root, **distance))
+    return changed
+
+
+def open_specs(
+    specs: Sequence[SourceSpec], config: ReadingConfig, *, weights: Sequence[float] | None = None
+) -> DepthSource:
+    """The samples of one or several sources; several are a mixture, with these weights.
+
+    With `skip_bad`, every sample is read once, and what the protocol cannot use is left out.
+
+    Raises:
+        DataError: data that is absent, empty or, without `skip_bad`, bad.
+    """
+    protocol = config.evaluation
+    units = protocol.depth_scale if config.units_per_metre is None else config.units_per_metre
+    sources: list[DepthSource] = []
+    for spec in specs:
+        source = spec.open(units_per_metre=units, skip_bad=config.skip_bad)
+        if config.skip_bad and isinstance(source, SelectiveSource):
+            source = source.validated(protocol.check)
+        sources.append(source)
+    return sources[0] if len(sources) == 1 else Mixture(sources, weights=weights)
+
+
+def skipped(*sources: DepthSource) -> list[dict[str, str | int]]:
+    """Everything that --skip-bad left out, for `--json`: {"list", "line", "reason"} or {"source", "name", "reason"}."""
+    return [
+        {"list": place, "line": label, "reason": reason}
+        if isinstance(label, int)
+        else {"source": place, "name": label, "reason": reason}
+        for part in _parts(sources)
+        for place in [str(getattr(part, "place", type(part).__name__))]
+        for label, reason in getattr(part, "skipped", ())
+    ]
+
+
+def _parts(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
+    for source in sources:
+        if isinstance(source, Mixture):
+            yield from _parts(source.parts)
+        else:
+            yield source
