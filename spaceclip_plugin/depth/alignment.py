@@ -15,7 +15,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin._checks import real
-from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike, check_single
+from spaceclip_plugin.depth.camera import IntrinsicsLike
+from spaceclip_plugin.depth.depth_map import DepthMap, check_single
 from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift, largest_cluster
 from spaceclip_plugin.errors import ConfigError, DataError
 

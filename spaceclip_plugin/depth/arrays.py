@@ -10,8 +10,8 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.depth.camera import Intrinsics
-from spaceclip_plugin.depth.depth_map import DepthMap, IntrinsicsLike, check_single, to_numpy
+from spaceclip_plugin.depth.camera import Intrinsics, IntrinsicsLike
+from spaceclip_plugin.depth.depth_map import DepthMap, check_single, to_numpy
 from spaceclip_plugin.depth.photo import ImageLike, colours_at_pixels, is_of_camera, photo_pixels
 
 UNNAMED = "camera"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,23 +23,27 @@ from torch import Tensor
 from spaceclip_plugin._checks import number, size_hw
 from spaceclip_plugin.errors import ConfigError
 
-MatrixLike = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
-"""A 3x3 matrix K, in pixels of an image whose size it does not tell."""
-
-MOST_OFF_CENTRE = 1 / 8
+_MAX_OFF_CENTRE = 1 / 8
 """Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth; a K of
 an image half or twice as large is off by a quarter or more."""
 
-MOST_OFF_CENTRE_OF_MATRIX = 1 / 16
+_MAX_OFF_CENTRE_OF_MATRIX = 1 / 16
 """The same for a matrix without a size: a K of 256 pixels must not pass for one of 224."""
 
-LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)
+_LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)
 """Beyond: a telescope, a fisheye that is no pinhole, or a K of another size."""
 
 
 @dataclass(frozen=True)
 class Intrinsics:
     """A pinhole camera without distortion.
+
+    Example:
+        >>> camera = Intrinsics(fx_px=600.0, fy_px=600.0, cx_px=320.0, cy_px=240.0, image_hw=(480, 640))
+        >>> camera.resized((240, 320)).fx_px
+        300.0
+        >>> [round(angle) for angle in camera.field_of_view_deg()]
+        [44, 56]
 
     Attributes:
         fx_px, fy_px: focal lengths in pixels.
@@ -54,12 +58,11 @@ class Intrinsics:
     image_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
-        values = tuple(number(value) for value in (self.fx_px, self.fy_px, self.cx_px, self.cy_px))
-        if not all(map(math.isfinite, values)) or self.fx_px <= 0 or self.fy_px <= 0:
-            given = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
-            raise ConfigError(f"intrinsics need finite values and positive focal lengths, got fx, fy, cx, cy = {given}")
-        for name, value in zip(("fx_px", "fy_px", "cx_px", "cy_px"), values, strict=True):
-            object.__setattr__(self, name, value)
+        names = ("fx_px", "fy_px", "cx_px", "cy_px")
+        for name, given in zip(names, [getattr(self, name) for name in names], strict=True):
+            object.__setattr__(self, name, number(given))
+            if not math.isfinite(getattr(self, name)) or (name in names[:2] and getattr(self, name) <= 0):
+                raise ConfigError(f"intrinsics need finite values and positive focal lengths, got {name}={given!r}")
         object.__setattr__(self, "image_hw", size_hw("image_hw of intrinsics", self.image_hw))
 
     @classmethod
@@ -121,6 +124,13 @@ class Intrinsics:
         return math.degrees(vertical), math.degrees(horizontal)
 
 
+MatrixLike: TypeAlias = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
+"""A 3x3 matrix K, in pixels of an image whose size it does not tell."""
+
+IntrinsicsLike: TypeAlias = Intrinsics | MatrixLike
+"""`Intrinsics` of the image at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
+
+
 def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> Intrinsics:
     """Intrinsics from a matrix K that says nothing of its size, if it can be of a whole image of size `image_hw`.
 
@@ -134,10 +144,11 @@ def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> 
         except (TypeError, ValueError) as error:
             raise ConfigError(f"intrinsics are Intrinsics or a 3x3 matrix, got {matrix!r}") from error
     camera = Intrinsics.from_matrix(matrix, image_hw)
-    if _off_centre_px(camera, MOST_OFF_CENTRE_OF_MATRIX, least_px=1.0):
+    off_centre = _off_centre(camera, _MAX_OFF_CENTRE_OF_MATRIX, allowed_px=1.0)
+    if off_centre:
         raise ConfigError(
             f"a 3x3 matrix carries no image size, and this one is not taken for that of {_sized(image_hw)} pixels "
-            f"(HxW): {_off_centre(camera)}. Give the size it belongs to: Intrinsics.from_matrix(K, image_hw=(H, W))"
+            f"(HxW): {off_centre}. Give the size it belongs to: Intrinsics.from_matrix(K, image_hw=(H, W))"
         )
     return camera
 
@@ -148,15 +159,16 @@ def questionable(intrinsics: Intrinsics) -> str | None:
     For what people hand in as the K of their camera. Crops, and what `ImageMapping` makes, have their principal point
     anywhere, and rightly so.
     """
-    if _off_centre_px(intrinsics, MOST_OFF_CENTRE):
-        return f"{_off_centre(intrinsics)}. Check the image size that they belong to, and the order fx, fy, cx, cy"
-    low, high = LIKELY_FIELD_OF_VIEW_DEG
+    off_centre = _off_centre(intrinsics, _MAX_OFF_CENTRE)
+    if off_centre:
+        return f"{off_centre}. Check the image size that they belong to, and the order fx, fy, cx, cy"
+    low, high = _LIKELY_FIELD_OF_VIEW_DEG
     for side, angle in zip(("high", "wide"), intrinsics.field_of_view_deg(), strict=True):
         if not low <= angle <= high:
             return (
                 f"fx={intrinsics.fx_px:g}, fy={intrinsics.fy_px:g} of an image of {_sized(intrinsics.image_hw)} pixels "
-                f"(HxW) mean a view {angle:.1f} degrees {side}. Check the image size that they belong to, and that "
-                "they are in pixels"
+                f"(HxW) mean a field of view {angle:.1f} degrees {side}. Check the image size that they belong to, and "
+                "that they are in pixels"
             )
     return None
 
@@ -173,24 +185,19 @@ def same_aspect(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
     return min(abs(columns - rows * width / height), abs(rows - columns * height / width)) <= 1
 
 
-def _off_centre_px(camera: Intrinsics, most: float, *, least_px: float = 0.0) -> bool:
-    height, width = camera.image_hw
-    return any(
-        abs(place - 0.5 * side) > max(most * side, least_px)
-        for place, side in ((camera.cx_px, width), (camera.cy_px, height))
-    )
-
-
-def _off_centre(camera: Intrinsics) -> str:
-    height, width = camera.image_hw
+def _off_centre(camera: Intrinsics, allowed_share: float, *, allowed_px: float = 0.0) -> str | None:
+    """That the principal point is further from the middle than this share of a side, and what may be the cause."""
+    (height, width), (cx, cy) = camera.image_hw, (camera.cx_px, camera.cy_px)
+    if all(abs(c - side / 2) <= max(allowed_share * side, allowed_px) for c, side in ((cx, width), (cy, height))):
+        return None
     likely = ""
-    if min(camera.cx_px, camera.cy_px) >= 1:
-        likely = f"; it would be that of about {_sized((round(2 * camera.cy_px), round(2 * camera.cx_px)))} (HxW)"
-    elif 0 < max(camera.cx_px, camera.cy_px) <= 1:
+    if min(cx, cy) >= 1:
+        likely = f"; it would be that of about {_sized((round(2 * cy), round(2 * cx)))} (HxW)"
+    elif 0 < max(cx, cy) <= 1:
         likely = "; these look like fractions of the image's sides, not pixels"
     return (
-        f"the principal point cx={camera.cx_px:g}, cy={camera.cy_px:g} is far from the middle "
-        f"({0.5 * width:g}, {0.5 * height:g}) of an image of {_sized(camera.image_hw)} pixels (HxW){likely}"
+        f"the principal point cx={cx:g}, cy={cy:g} is far from the middle ({0.5 * width:g}, {0.5 * height:g}) of an "
+        f"image of {_sized(camera.image_hw)} pixels (HxW){likely}"
     )
 
 
@@ -200,6 +207,11 @@ def _sized(hw: tuple[int, int]) -> str:
 
 def back_project(depth_m: Tensor, intrinsics: Intrinsics) -> Tensor:
     """Points of a depth map in the camera frame.
+
+    Example:
+        >>> camera = Intrinsics(fx_px=2.0, fy_px=2.0, cx_px=1.0, cy_px=0.5, image_hw=(1, 2))
+        >>> back_project(torch.tensor([[[1.0, 2.0]]]), camera).tolist()
+        [[[[-0.25, 0.0, 1.0], [0.5, 0.0, 2.0]]]]
 
     Args:
         depth_m: (B, H, W) metres along the optical axis.

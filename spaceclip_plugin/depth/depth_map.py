@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.depth.age import LiveAge
-from spaceclip_plugin.depth.camera import Intrinsics, MatrixLike, back_project, intrinsics_of_whole_image, same_aspect
+from spaceclip_plugin.depth.camera import (
+    Intrinsics,
+    IntrinsicsLike,
+    back_project,
+    intrinsics_of_whole_image,
+    same_aspect,
+)
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.photo import colours_at_pixels
@@ -25,16 +31,21 @@ from spaceclip_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from transformers.modeling_outputs import DepthEstimatorOutput
 
-IntrinsicsLike = Intrinsics | MatrixLike
-"""`Intrinsics` of the image at any resolution, or a 3x3 matrix K, which carries no size: see `DepthMap.points`."""
-
-_DEPTH_FLOOR_M = 1e-6
-_WIDEST = 30.0  # in ln depth: beyond any world, and finite
+_MIN_DEPTH_M = 1e-6
+_MAX_SPREAD = 30.0  # in ln depth: beyond any world, and finite
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DepthMap:
     """Metric depth of a batch of images: what the tower saw in one image call.
+
+    Example:
+        >>> depth_m = torch.tensor([[[1.0, 2.0], [2.0, 0.0]]])
+        >>> depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(20, 20), trained=True)
+        >>> depth
+        DepthMap(1x2x2, median 2.00 m, 75 % valid, camera='wrist', frame=0, age=0, trained=True)
+        >>> depth.points(Intrinsics(10.0, 10.0, 10.0, 10.0, (20, 20)))[depth.valid][0].tolist()
+        [-0.5, -0.5, 1.0]
 
     Attributes:
         depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
@@ -77,12 +88,16 @@ class DepthMap:
             raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
         if len(self.image_hw) != 2 or min(self.image_hw) < 1:
             raise ConfigError(f"image_hw is (height, width) of at least 1x1 pixels, got {self.image_hw}")
-        self._check_like_depth("depth_m", self.depth_m, torch.float32)
-        self._check_like_depth("valid", self.valid, torch.bool)
+        for name, dtype in (("depth_m", torch.float32), ("valid", torch.bool), ("uncertainty_m", torch.float32)):
+            values: Tensor | None = getattr(self, name)
+            expected = (shape, dtype, self.depth_m.device)
+            if values is not None and (given := (tuple(values.shape), values.dtype, values.device)) != expected:
+                raise ConfigError(
+                    f"{name} must have shape {shape}, {dtype}, on {expected[2]}; got {given[0]}, {given[1]}, "
+                    f"on {given[2]}"
+                )
         if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
             raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
-        if self.uncertainty_m is not None:
-            self._check_like_depth("uncertainty_m", self.uncertainty_m, torch.float32)
         self._check_values()
         if self.mapping is not None:
             self._take(self.mapping)
@@ -128,15 +143,6 @@ class DepthMap:
         changed._set(**changes)
         return changed
 
-    def _check_like_depth(self, name: str, values: Tensor, dtype: torch.dtype) -> None:
-        wanted = (tuple(self.depth_m.shape), dtype, self.depth_m.device)
-        given = (tuple(values.shape), values.dtype, values.device)
-        if given != wanted:
-            raise ConfigError(
-                f"{name} must have shape {wanted[0]}, {wanted[1]}, on {wanted[2]}; "
-                f"got {given[0]}, {given[1]}, on {given[2]}"
-            )
-
     def __len__(self) -> int:
         """Number of images, B."""
         return len(self.depth_m)
@@ -152,12 +158,11 @@ class DepthMap:
             raise IndexError(f"image {index} of a depth map of {size}")
         index %= size
         image_hw = self.image_hw if self.image_sizes is None else self.image_sizes[index]
-        (rows, columns), (height, width) = self.depth_m.shape[1:], self.image_hw
-        own = (
-            slice(index, index + 1),
-            slice(max(1, round(rows * image_hw[0] / height))),
-            slice(max(1, round(columns * image_hw[1] / width))),
+        rows, columns = (
+            slice(max(1, round(count * side / whole)))
+            for count, side, whole in zip(self.depth_m.shape[1:], image_hw, self.image_hw, strict=True)
         )
+        own = (slice(index, index + 1), rows, columns)
         return self._with(
             depth_m=self.depth_m[own],
             valid=self.valid[own],
@@ -219,11 +224,10 @@ class DepthMap:
                 an impossible size.
         """
         mapping = self.mapping if mapping is None else mapping
-        if mapping is None and self.unmapped is not None:
-            raise ConfigError(self.unmapped)
         if mapping is None:
             raise ConfigError(
-                "this depth map does not tell how the tower's image was made out of the camera's; give its "
+                self.unmapped
+                or "this depth map does not tell how the tower's image was made out of the camera's; give its "
                 "ImageMapping, such as ImageMapping.letterboxed(camera_hw, depth.image_hw)"
             )
         self._check_mapping(mapping)
@@ -264,20 +268,19 @@ class DepthMap:
         """
         if self.uncertainty_m is None:
             raise ConfigError("this head gives no uncertainty; a head trained with uncertainty=True does")
-        relative = self.uncertainty_m / self.depth_m.clamp_min(_DEPTH_FLOOR_M)
-        spread = (interval_factor(level) * relative).clamp_max(_WIDEST)
+        relative = self.uncertainty_m / self.depth_m.clamp_min(_MIN_DEPTH_M)
+        spread = (interval_factor(level) * relative).clamp_max(_MAX_SPREAD)
         return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
 
     def points(self, intrinsics: IntrinsicsLike) -> Tensor:
         """Every pixel as a point in the camera frame; select with `valid`, for padding is no point of the scene.
 
         Args:
-            intrinsics: either `Intrinsics` of the image the tower saw, at any resolution of it (rescaled here), or a
-                3x3 matrix K. Where the depth map has a `mapping`, they are those of the camera's image; where it has
-                none and the host crops or pads, see `in_camera`. A matrix carries no image size: it is taken in pixels
-                of this depth map's own H x W, or with a `mapping` in pixels of the camera's image (`camera_hw`), and
-                refused where its principal point is not near the middle of that. `Intrinsics.from_matrix` says the
-                size, and takes any.
+            intrinsics: of the camera's image where the depth map has a `mapping`, else of the image the tower saw
+                (where the host crops or pads, see `in_camera`): `Intrinsics` at any resolution of it, rescaled here,
+                or a 3x3 matrix K. A matrix carries no image size: it is taken in pixels of the camera's image
+                (`camera_hw`) or, without a `mapping`, of this depth map's own H x W, and refused where its principal
+                point is not near the middle of that. `Intrinsics.from_matrix` says the size, and takes any.
 
         Returns:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
@@ -291,20 +294,13 @@ class DepthMap:
         return back_project(self.depth_m, self.tower_intrinsics(intrinsics))
 
     def tower_intrinsics(self, intrinsics: IntrinsicsLike) -> Intrinsics:
-        """`Intrinsics` of this depth map's image from what `points` takes.
-
-        Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, or the camera's
-                where nobody knows how the host pads its image (`unmapped`).
-        """
-        height, width = self.depth_m.shape[1:]
-        if self.unmapped is not None and (
-            isinstance(intrinsics, Intrinsics) or not same_aspect((height, width), self.image_hw)
-        ):  # a matrix of pixels in another aspect ratio than the tower's can only be the camera's
+        """`Intrinsics` of the tower's image from what `points` takes, with the same errors."""
+        hw = (self.depth_m.shape[1], self.depth_m.shape[2])
+        # A matrix of pixels in another aspect ratio than the tower's can only be the camera's.
+        if self.unmapped is not None and (isinstance(intrinsics, Intrinsics) or not same_aspect(hw, self.image_hw)):
             raise ConfigError(self.unmapped)
         if not isinstance(intrinsics, Intrinsics):
-            matrix_hw = (height, width) if self.mapping is None else self.mapping.camera_hw
-            intrinsics = intrinsics_of_whole_image(intrinsics, matrix_hw)
+            intrinsics = intrinsics_of_whole_image(intrinsics, hw if self.mapping is None else self.mapping.camera_hw)
         return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
 
     def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
