@@ -38,16 +38,10 @@ ERROR_TABLE = _table(_ERROR_CONTROLS)
 
 
 def colorize_depth(depth_m: Floats, valid: Mask, *, depth_range_m: tuple[float, float] | None = None) -> Colours:
-    """Depth as colour: near is warm and bright, far is cool and dark, invalid is dark grey.
+    """(..., 3) uint8 colours of depth (...) in metres: near is warm and bright, far cool and dark, invalid dark grey.
 
-    Args:
-        depth_m: metres, any shape (...).
-        valid: bool, the same shape.
-        depth_range_m: (near, far) at the ends of the colour map, beyond which depth takes the colour of the end. None:
-            from the 1st to the 99th percentile of the valid depth, so that a few stray pixels do not wash out the rest.
-
-    Returns:
-        (..., 3) uint8 RGB.
+    Without a range, it is from the 1st to the 99th percentile of the valid depth, so that a few stray pixels do not
+    wash out the rest; depth beyond it takes the colour of the end.
 
     Raises:
         ConfigError: the shapes differ, or the range is not finite with 0 <= near < far.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from spaceclip_plugin.depth import PanelRow, colours, depth_panel, depth_picture, pictures, write_png
+from spaceclip_plugin.depth import PanelRow, colours, depth_panel, depth_picture, page, write_png
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
@@ -47,13 +47,13 @@ Cells = dict[str, np.ndarray]
 def cells(monkeypatch: pytest.MonkeyPatch) -> Cells:
     """The tiles of the picture that a test makes, by their titles, once it is made."""
     caught: Cells = {}
-    page = pictures._Pen.page
+    put = page.Pen.page
 
     def spied(pen: Any, rows: Any, **options: Any) -> np.ndarray:
         caught.update({title: np.asarray(cell) for title, cell in rows[0].items()})
-        return page(pen, rows, **options)
+        return put(pen, rows, **options)
 
-    monkeypatch.setattr(pictures._Pen, "page", spied)
+    monkeypatch.setattr(page.Pen, "page", spied)
     return caught
 
 
@@ -217,7 +217,7 @@ class TestDepthPanel:
 
     def test_the_mean_error_is_absrel(self, monkeypatch: pytest.MonkeyPatch) -> None:
         captions: list[str] = []
-        monkeypatch.setattr(pictures._Pen, "caption", lambda pen, tile, text: captions.append(text))
+        monkeypatch.setattr(page.Pen, "caption", lambda pen, tile, text: captions.append(text))
         truth = ramp(1, 5)
         truth[:10] = 0  # unknown: not counted
         valid = np.ones(truth.shape, bool)
@@ -259,7 +259,7 @@ class TestDepthPanel:
         row, texts = PanelRow(photo(), ramp(1, 5), ramp(1, 5)), []
         plain = depth_panel([row], show_error=False)
         assert set(cells) == {"Photo", "Ground truth", "Prediction", "m"}
-        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        monkeypatch.setattr(page.Pen, "_text", lambda pen, draw, place, text: texts.append(text))
         noted = depth_panel([row], show_error=False, notes=["seed 3", "2.0 s"])
         assert texts[-1] == "seed 3, 2.0 s"
         assert noted.shape[0] == plain.shape[0] + 29  # 1.6 em
@@ -272,10 +272,8 @@ class TestDepthPanel:
     def cells(row: PanelRow, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
         """The tiles of a panel of one row, caught where they are put on the page."""
         caught: list[dict[str, Image.Image]] = []
-        page = pictures._Pen.page
-        monkeypatch.setattr(
-            pictures._Pen, "page", lambda pen, rows, **more: caught.extend(rows) or page(pen, rows, **more)
-        )
+        put = page.Pen.page
+        monkeypatch.setattr(page.Pen, "page", lambda pen, rows, **more: caught.extend(rows) or put(pen, rows, **more))
         depth_panel([row])
         return {title: np.asarray(cell) for title, cell in caught[0].items()}
 
@@ -314,20 +312,20 @@ class TestDepthPicture:
     )
     def test_what_stands_under_it(self, changed: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
         texts: list[str] = []
-        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        monkeypatch.setattr(page.Pen, "_text", lambda pen, draw, place, text: texts.append(text))
         depth_picture(depth_map(ramp(1, 5), **changed))
         assert texts[-1] == said
 
     def test_a_long_name_keeps_its_ends_and_stays_on_the_paper(self, monkeypatch: pytest.MonkeyPatch) -> None:
         texts: list[str] = []
-        monkeypatch.setattr(pictures._Pen, "_text", lambda pen, draw, place, text: texts.append(text))
+        monkeypatch.setattr(page.Pen, "_text", lambda pen, draw, place, text: texts.append(text))
         depth = depth_map(ramp(1, 5), camera="observation" * 30 + "left", age=7, trained=False)
         picture = depth_picture(depth, tile_width_px=320)
         assert texts[-1].startswith("obs")
         start, end = texts[-1].split(",")[0].split("...")
         assert len(end) - len(start) in (0, 1)
         assert texts[-1].endswith("ft, 7 steps old, untrained head")
-        assert pictures._Pen(320).font.getbbox(texts[-1])[2] <= picture.shape[1] - 36
+        assert page.Pen(320).font.getbbox(texts[-1])[2] <= picture.shape[1] - 36
 
     def test_text_stands_below_the_depth_not_on_it(self) -> None:
         picture = depth_picture(depth_map(np.full((30, 40), 2.0, np.float32), camera="wrist"), tile_width_px=320)
@@ -360,7 +358,7 @@ class TestDepthPicture:
     ],
 )
 def test_ticks_are_round(low: float, high: float, intervals: int, ticks: list[float], decimals: int) -> None:
-    found, found_decimals = pictures._ticks(low, high, intervals=intervals)
+    found, found_decimals = page.round_ticks(low, high, intervals=intervals)
     assert found == pytest.approx(ticks)
     assert found_decimals == decimals
 

@@ -148,7 +148,7 @@ def test_the_error_scale_fits_the_image(
         seen.append((rows[0], settings["max_error"]))
         return draw(rows, **settings)
 
-    monkeypatch.setattr(pictures, "depth_panel", spy)
+    monkeypatch.setattr("spaceclip_plugin.depth.depth_panel", spy)
     image = worst_of("a", abs_rel)
     image.valid[0] = False
     ReportFolder(tmp_path).write(evaluation_of({"a": 1.0}, [image]))
