@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     note = f"{len(samples['train'])} pictures of random tables (examples/embedded/train_arm_head.py)"
     torch.manual_seed(recipe.seed)
     shape = {"taps": (1, 2, 3, 5), "channels": (96, 48), "convolutions": (2, 1), "attention": 1}
-    head = DepthHead.for_tower(policy, base_model=tower_note(args.policy), **shape)
+    head = DepthHead.for_tower(policy, options=shape, base_model=tower_note(args.policy))
     with tempfile.TemporaryDirectory() as run:
         trainer = DepthTrainer(policy, head, recipe=recipe, protocol=PROTOCOL)
         result = trainer.fit(samples["train"], samples["validation"], Path(run) / "run", trained_on=note)

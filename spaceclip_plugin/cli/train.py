@@ -145,20 +145,21 @@ def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
 def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     import torch
 
+    from spaceclip_plugin.head.config import DepthHeadConfig
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.towers import registry
 
     tower = registry.find_tower(host, tower=config.tower, adapter=config.adapter)
-    choice = config.head
+    head_config = DepthHeadConfig.for_tower(
+        tower.spec,
+        architecture=config.head.architecture,
+        options=config.head.options,
+        base_model=f"{config.host} (random weights)" if config.host_weights == RANDOM else config.host,
+    )
+    revision = None if config.host_weights else revision_of(host)
     with torch.random.fork_rng():
         torch.manual_seed(config.recipe.seed)
-        head = DepthHead.for_tower(
-            tower,
-            architecture=choice.architecture,
-            base_model=f"{config.host} (random weights)" if config.host_weights == RANDOM else config.host,
-            base_model_revision=None if config.host_weights else revision_of(host),
-            **choice.options,
-        )
+        head = DepthHead(dataclasses.replace(head_config, base_model_revision=revision))
     return head.to(next(host.parameters()).device)
 
 

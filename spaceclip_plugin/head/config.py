@@ -135,39 +135,51 @@ class DepthHeadConfig:
         return dict(zip(taps, self.tap_widths or [self.width] * len(taps), strict=True))
 
     @classmethod
-    def for_tower(cls, spec: TowerSpec, *, architecture: str | None = None, **overrides: Any) -> DepthHeadConfig:
-        """A config for that tower, taps scaled to its depth; overrides name fields of the config or of its options.
+    def for_tower(
+        cls,
+        spec: TowerSpec,
+        *,
+        architecture: str | None = None,
+        options: DecoderOptions | Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        trained_on: str | None = None,
+    ) -> DepthHeadConfig:
+        """A config for that tower; `dataclasses.replace` changes other fields.
+
+        Args:
+            spec: the tower.
+            architecture: a name in `ARCHITECTURES`; None: the one that `options` belong to, else the default.
+            options: settings of the architecture; in a mapping, those that are missing take the defaults, the taps
+                scaled to the tower's depth.
+            base_model, trained_on: what the config says for people.
 
         Raises:
-            ConfigError: an unknown override or an impossible value.
+            ConfigError: an unknown option, with the architecture that has it or the nearest known one, or an impossible
+                value.
         """
-        name = architectures.name_for(overrides.get("options")) if architecture is None else architecture
+        name = architectures.name_for(options) if architecture is None else architecture
         kind = architectures.architecture(name).options
-        own_names = [f.name for f in dataclasses.fields(cls) if f.name != "architecture"]
-        option_names = [f.name for f in dataclasses.fields(kind)]
-        for key in overrides:
-            if key not in own_names and key not in option_names:
-                if owner := architectures.owner_of(key):
-                    raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
-                raise _checks.unknown_key(key, [*own_names, *option_names], where="overrides")
-        chosen = {key: overrides.pop(key) for key in option_names if key in overrides}
-        if chosen and "options" in overrides:
-            raise ConfigError(f"override options, or single fields of them ({', '.join(chosen)}), not both")
-        if "options" not in overrides:
-            overrides["options"] = dataclasses.replace(kind.for_blocks(spec.blocks), **chosen)
-        options = overrides["options"]
+        settled: Any = kind.for_blocks(spec.blocks) if options is None else options
         if isinstance(options, Mapping):
-            options = overrides["options"] = _checks.build(kind, options, where=f"options of {name!r}")
-        taps = options.taps if isinstance(options, kind) else ()
-        tower: dict[str, Any] = {
-            "width": spec.width,
-            "tap_widths": spec.widths and tuple(spec.width_of(tap) for tap in taps if tap <= spec.blocks),
-            "blocks": spec.blocks,
-            "context": spec.context,
-            "image_mean": spec.image_mean,
-            "image_std": spec.image_std,
-        }
-        return cls(architecture=name, **{**tower, **overrides})
+            for key in options:
+                owner = architectures.owner_of(key)
+                if owner is not None and key not in {field.name for field in dataclasses.fields(kind)}:
+                    raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
+            _checks.check_keys(kind, options, where=f"options of {name!r}")
+            settled = dataclasses.replace(kind.for_blocks(spec.blocks), **options)
+        taps = settled.taps if isinstance(settled, kind) else ()
+        return cls(
+            architecture=name,
+            options=settled,
+            width=spec.width,
+            tap_widths=spec.widths and tuple(spec.width_of(tap) for tap in taps if tap <= spec.blocks),
+            blocks=spec.blocks,
+            context=spec.context,
+            image_mean=spec.image_mean,
+            image_std=spec.image_std,
+            base_model=base_model,
+            trained_on=trained_on,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` gives an equal config back.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from spaceclip_plugin.head import folder as head_folder
 from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
 from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
 from spaceclip_plugin.head.space_clip import published
 from spaceclip_plugin.hub.client import check_repository_id
@@ -149,25 +150,33 @@ class DepthHead(nn.Module):
 
     @classmethod
     def for_tower(
-        cls, host_or_tower: nn.Module | Tower | TowerSpec, *, architecture: str | None = None, **overrides: Any
+        cls,
+        host_or_tower: nn.Module | Tower | TowerSpec,
+        *,
+        architecture: str | None = None,
+        options: DecoderOptions | Mapping[str, Any] | None = None,
+        base_model: str | None = None,
+        trained_on: str | None = None,
     ) -> DepthHead:
         """A fresh head sized for a tower, taps scaled to its depth.
 
         Args:
             host_or_tower: a host with one vision tower, a tower found in one, or a tower's spec.
-            architecture: a name in `ARCHITECTURES`; the default architecture if None.
-            overrides: fields of `DepthHeadConfig` or of the architecture's options.
+            architecture, options, base_model, trained_on: see `DepthHeadConfig.for_tower`.
 
         Raises:
             HostError: the host is not a module, or has no tower, or several.
-            ConfigError: an unknown override or an impossible value.
+            ConfigError: an unknown architecture or option, or an impossible value.
         """
         if isinstance(host_or_tower, TowerSpec):
             spec = host_or_tower
         else:
             tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.find_tower(host_or_tower)
             spec = tower.spec
-        return cls(DepthHeadConfig.for_tower(spec, architecture=architecture, **overrides))
+        config = DepthHeadConfig.for_tower(
+            spec, architecture=architecture, options=options, base_model=base_model, trained_on=trained_on
+        )
+        return cls(config)
 
     @classmethod
     def from_spaceclip_checkpoint(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from fresh_heads import fresh_head
 from tiny_hosts import contract_of
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ def host() -> nn.Module:
 def head(host: nn.Module, request: pytest.FixtureRequest) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, architecture=request.param, **SMALL[request.param]).eval()
+        return fresh_head(host, architecture=request.param, **SMALL[request.param]).eval()
 
 
 def pixels(batch: int = 2) -> Tensor:
@@ -95,7 +96,7 @@ def stage_by_stage(tower: Any) -> list[Tensor]:
 def test_maps_are_the_tower_s_own_hidden_states(host: Any) -> None:
     every = {"architecture": "space-clip", "semantic_taps": (6, 5), "structural_taps": (4, 3), "channels": (8, 6)}
     for taps in (every, {**every, "semantic_taps": (2, 1), "structural_taps": (0,)}):
-        with attach_depth_head(host, DepthHead.for_tower(host, **taps)) as depth:
+        with attach_depth_head(host, fresh_head(host, **taps)) as depth:
             see(host, pixels())
             [features] = depth.features()
         states = stage_by_stage(host.vision_tower)

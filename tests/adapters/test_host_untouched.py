@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import HOSTS
+from fresh_heads import fresh_head
 from tiny_hosts import BATCH, TinyHost
 from torch import nn
 
@@ -27,7 +28,7 @@ def head_for(host: nn.Module, architecture: str = "space-clip") -> DepthHead:
     """A small head; the space-clip one reads the tower's context too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return DepthHead.for_tower(host, architecture=architecture, **SMALL[architecture]).eval()
+        return fresh_head(host, architecture=architecture, **SMALL[architecture]).eval()
 
 
 def state(host: nn.Module) -> dict[str, object]:

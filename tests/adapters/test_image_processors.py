@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -164,7 +165,8 @@ class TestUsers:
     ) -> None:
         host = clip()
         OWN.declare(host)
-        head = DepthHead.for_tower(host, image_mean=(0.11 + shift, 0.22, 0.33))
+        head = DepthHead.for_tower(host)
+        head.config = dataclasses.replace(head.config, image_mean=(0.11 + shift, 0.22, 0.33))
         with attach_depth_head(host, head):
             assert ("the head was trained on images normalised with" in caplog.text) == warned
 

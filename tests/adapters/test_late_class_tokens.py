@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
+from fresh_heads import fresh_head
 from tiny_hosts import BATCH, WIDTH, captured
 from torch import Tensor, nn
 
@@ -102,7 +103,7 @@ def test_a_class_token_that_joins_halfway_is_named_as_a_cause() -> None:
     host = timm.models.convit.ConVit(
         img_size=56, patch_size=14, embed_dim=WIDTH, depth=4, num_heads=4, local_up_to_layer=2
     ).eval()
-    with attach_depth_head(host, DepthHead.for_tower(host, taps=(1, 2))) as attachment:
+    with attach_depth_head(host, fresh_head(host, taps=(1, 2))) as attachment:
         attachment.refresh(torch.zeros(1, 3, 56, 56))
         with pytest.raises(CaptureError, match=r"class token joins only after this block .*prefix_tokens=0"):
             attachment.read()

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator, cpu_offload
+from fresh_heads import fresh_head
 from tiny_hosts import contract_of
 from torch import Tensor, nn
 
@@ -75,7 +76,7 @@ def host() -> nn.Module:
 def head_for(host: nn.Module, index: int) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(find_towers(host)[index], **SMALL).eval()
+        return fresh_head(find_towers(host)[index], **SMALL).eval()
 
 
 def pixels(cameras: int = 1) -> Tensor:
@@ -198,12 +199,12 @@ def test_a_wrapped_forward_still_runs_the_norm(wrap: Callable[[nn.Module], None]
 def test_a_head_for_the_norm_is_refused_where_none_runs(host: nn.Module) -> None:
     plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
     with pytest.raises(HeadMismatchError, match="the head reads a 'cls' context, the tower gives 'raw-cls'"):
-        attach_depth_head(host, DepthHead.for_tower(plain, **SMALL), tower=DINO)
+        attach_depth_head(host, fresh_head(plain, **SMALL), tower=DINO)
 
 
 def test_a_head_that_reads_no_context_fits_where_no_norm_runs(host: nn.Module) -> None:
     plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
-    head = DepthHead.for_tower(plain, architecture="tap-mixer", channels=(48,), convolutions=(1,))
+    head = fresh_head(plain, architecture="tap-mixer", channels=(48,), convolutions=(1,))
     with torch.no_grad(), attach_depth_head(host, head, tower=DINO) as depth:
         host(pixels())
         [frame] = depth.read()
@@ -212,7 +213,7 @@ def test_a_head_that_reads_no_context_fits_where_no_norm_runs(host: nn.Module) -
 
 def test_a_tower_that_pads_takes_whole_patches_only() -> None:
     tower = timm.create_model("vit_tiny_patch16_224", depth=4, dynamic_img_size=True, dynamic_img_pad=True).eval()
-    with torch.no_grad(), attach_depth_head(tower, DepthHead.for_tower(tower, **SMALL).eval()) as depth:
+    with torch.no_grad(), attach_depth_head(tower, fresh_head(tower, **SMALL).eval()) as depth:
         tower(torch.randn(1, 3, 224, 256))
         [frame] = depth.read()
         assert frame.image_hw == (224, 256)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from families import HOSTS
+from fresh_heads import fresh_head
 from tiny_hosts import PATCH, WIDTH, TinyHost
 from tiny_vlms import merged_patches
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 def head_for(host: nn.Module, architecture: str) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return DepthHead.for_tower(host, architecture=architecture, **SMALL[architecture]).eval()
+        return fresh_head(host, architecture=architecture, **SMALL[architecture]).eval()
 
 
 def named(name: str) -> TinyHost:

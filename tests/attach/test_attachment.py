@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from clip_world import SMALL, TwoEyes, clip_host, head, hook_count, host, images, see
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -254,7 +255,7 @@ class TestHost:
         host = timm.create_model(
             "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4
         ).eval()
-        with attach_depth_head(host, DepthHead.for_tower(host, **SMALL)) as depth, torch.no_grad():
+        with attach_depth_head(host, fresh_head(host, **SMALL)) as depth, torch.no_grad():
             host(torch.zeros(0, 3, 32, 32))
             with pytest.raises(CaptureError, match="non-empty"):
                 depth.read()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from clip_world import SMALL, TwoEyes, clip_host, head, host, see
+from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -37,7 +38,7 @@ class Contextless:
 
 @pytest.mark.parametrize("options", [{**SMALL, "film_hidden": None}, {"architecture": "tap-mixer"}])
 def test_a_head_that_reads_no_context_is_not_refused_for_it(host: nn.Module, options: dict[str, Any]) -> None:
-    head = DepthHead.for_tower(dataclasses.replace(registry.find_towers(host)[0].spec, context="mean"), **options)
+    head = fresh_head(dataclasses.replace(registry.find_towers(host)[0].spec, context="mean"), **options)
     with attach_depth_head(host, head.eval(), adapter=Contextless()) as depth:  # type: ignore[arg-type]
         see(host, 1)
         [frame] = depth.read()
@@ -90,7 +91,8 @@ class TestRefusals:
             attach_depth_head(clip_host(num_hidden_layers=2), head)
 
     def test_another_context(self, host: nn.Module) -> None:
-        head = DepthHead.for_tower(host, **SMALL, context="attention-pool")
+        head = fresh_head(host, **SMALL)
+        head.config = dataclasses.replace(head.config, context="attention-pool")
         with pytest.raises(HeadMismatchError, match=r"'attention-pool' context, the tower gives 'cls'"):
             attach_depth_head(host, head)
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from clip_world import SMALL, clip_host, images, see
+from fresh_heads import fresh_head
 from slow_head import SlowHead, truth
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ def head(request: pytest.FixtureRequest, host: nn.Module) -> DepthHead:
     options = SMALL if request.param == "space-clip" else {"architecture": "tap-mixer"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, **{**options, "dropout": 0.5}).train()
+        return fresh_head(host, **{**options, "dropout": 0.5}).train()
 
 
 def modes(module: nn.Module) -> list[bool]:

@@ -13,12 +13,13 @@ import logging, sys, time, torch
 logging.disable()
 sys.path.insert(0, {tests!r})
 from clip_world import SMALL, clip_host, images
-from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
+from fresh_heads import fresh_head
+from spaceclip_plugin import DepthReader, attach_depth_head
 how = {how!r}
 host = clip_host(image_size=224 if "busy" in how else 32)
 if "compiled" in how:
     host.compile(backend="eager")
-head = DepthHead.for_tower(host) if "busy" in how else DepthHead.for_tower(host, **SMALL)
+head = fresh_head(host) if "busy" in how else fresh_head(host, **SMALL)
 depth = attach_depth_head(host, head)
 with torch.no_grad():
     host(torch.randn(4, 3, 224, 224) if "busy" in how else images(1))

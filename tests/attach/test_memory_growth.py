@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from clip_world import SMALL, clip_host, head, hook_count, host, images, see
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -191,7 +192,7 @@ class TestLeaving:
     def test_a_forgotten_attachment_releases_frames_head_and_hooks(self, host: nn.Module) -> None:
         hooks, before, kept = hook_count(host), live_bytes(), captured(host)
         own = hook_count(host)
-        depth = attach_depth_head(host, DepthHead.for_tower(host, **SMALL))
+        depth = attach_depth_head(host, fresh_head(host, **SMALL))
         see(host, 1, 2)
         gone = [weakref.ref(depth), weakref.ref(depth.head)]
         del depth
@@ -202,7 +203,7 @@ class TestLeaving:
 
     def test_the_host_and_the_head_can_be_collected_once_left(self) -> None:
         host = clip_host()
-        head = DepthHead.for_tower(host, **SMALL)
+        head = fresh_head(host, **SMALL)
         with attach_depth_head(host, head) as depth:
             see(host, 1)
             depth.read()

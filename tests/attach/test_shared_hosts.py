@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from clip_world import SMALL, clip_host, head, hook_count, host, images, see
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthAttachment, DepthHead, DepthMap, attach_depth_head
@@ -199,7 +200,7 @@ class TestTwoAttachments:
     def other_head(host: nn.Module) -> DepthHead:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)
-            return DepthHead.for_tower(host, **{**SMALL, "semantic_taps": (2, 1)}).eval()
+            return fresh_head(host, **{**SMALL, "semantic_taps": (2, 1)}).eval()
 
     @staticmethod
     def alone(head: DepthHead, *seeds: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from clip_world import SMALL, clip_host, head, host, see
+from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -47,7 +48,7 @@ def test_frames_of_large_images_stay_within_the_bound() -> None:
     large = clip_host(image_size=512)
     one = 4 * (3 * 4097 * 32 + 32 + 3 * 512 * 512)
     bound = 5 * one // 2
-    with attach_depth_head(large, DepthHead.for_tower(large, **SMALL), max_unread_bytes=bound) as depth:
+    with attach_depth_head(large, fresh_head(large, **SMALL), max_unread_bytes=bound) as depth:
         with torch.no_grad():
             for _ in range(5):
                 large(torch.zeros(1, 3, 512, 512))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from clip_world import SMALL, clip_host, images, see
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
@@ -19,9 +20,7 @@ from spaceclip_plugin.evaluation.prediction import predict
 def mixer(host: nn.Module, **options: object) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(
-            host, **{"taps": (1, 3), "channels": (48, 8), "convolutions": (1, 1), **options}
-        ).eval()
+        return fresh_head(host, **{"taps": (1, 3), "channels": (48, 8), "convolutions": (1, 1), **options}).eval()
 
 
 def depth_map(depth_m: Tensor, uncertainty_m: Tensor | None) -> DepthMap:
@@ -48,7 +47,7 @@ def test_a_frame_has_what_the_head_says() -> None:
 @pytest.mark.parametrize("options", [SMALL, {"taps": (1, 3), "uncertainty": False}])
 def test_a_head_without_it_gives_none(options: dict[str, object]) -> None:
     host = clip_host()
-    with attach_depth_head(host, DepthHead.for_tower(host, **options)) as depth:
+    with attach_depth_head(host, fresh_head(host, **options)) as depth:
         see(host, 3)
         [frame] = depth.read()
     assert frame.uncertainty_m is None

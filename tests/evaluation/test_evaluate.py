@@ -35,9 +35,8 @@ def attachment() -> DepthAttachment:
         host = timm.create_model(
             "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2
         ).eval()
-        head = DepthHead.for_tower(
-            host, architecture="space-clip", channels=(8, 6), semantic_taps=(2, 1), structural_taps=(0,)
-        )
+        options = {"channels": (8, 6), "semantic_taps": (2, 1), "structural_taps": (0,)}
+        head = DepthHead.for_tower(host, architecture="space-clip", options=options)
     return attach_depth_head(host, head)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from fresh_heads import fresh_head
 from packaging.version import Version
 from torch import Tensor, nn
 
-from spaceclip_plugin import DepthHead, Intrinsics
+from spaceclip_plugin import Intrinsics
 from spaceclip_plugin.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def test_the_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     policy = Policy()
-    head = DepthHead.for_tower(policy, taps=(1, 3), channels=(8, 6), convolutions=(1, 1), attention=0)
+    head = fresh_head(policy, taps=(1, 3), channels=(8, 6), convolutions=(1, 1), attention=0)
     head.save_pretrained("org/my-head")  # a folder of that name is read, and nobody asked
     names = {
         "policy": policy,

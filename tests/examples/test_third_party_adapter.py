@@ -19,8 +19,9 @@ from spaceclip_plugin import DepthHead, attach_depth_head
 
 torch.manual_seed(0)
 host, pixels = build(), torch.randn(2, 3, 64, 64)
-taps = {"architecture": "space-clip", "channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,)}
-with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host, **taps)) as depth:
+taps = {"channels": (8, 6), "semantic_taps": (4, 2), "structural_taps": (0,)}
+head = DepthHead.for_tower(host, architecture="space-clip", options=taps)
+with torch.no_grad(), attach_depth_head(host, head) as depth:
     plain = host(pixels)
     [features] = depth.features()
     assert depth.tower.adapter == "lab-eye", depth.tower

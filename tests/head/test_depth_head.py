@@ -284,11 +284,11 @@ class TestForTower:
 
     @pytest.mark.parametrize(("name", "channels"), [("space-clip", (8, 6, 4, 2)), ("tap-mixer", (48, 4))])
     def test_overrides_and_architecture(self, name: str, channels: tuple[int, ...]) -> None:
-        head = DepthHead.for_tower(SPEC, architecture=name, trained_on="a room", channels=channels)
+        head = DepthHead.for_tower(SPEC, architecture=name, trained_on="a room", options={"channels": channels})
         assert head.trained
         assert head.config.options.channels == channels
         with pytest.raises(ConfigError, match="did you mean 'dropout'"):
-            DepthHead.for_tower(SPEC, architecture=name, droput=0.5)
+            DepthHead.for_tower(SPEC, architecture=name, options={"droput": 0.5})
 
     def test_an_unknown_architecture(self) -> None:
         with pytest.raises(ConfigError, match="unknown head architecture 'dpt'"):

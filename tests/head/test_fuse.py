@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from fresh_heads import fresh_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lively_heads import assert_same_output, features, lively, lively_head
@@ -238,7 +239,7 @@ class TestAHeadLikeAnyOther:
         )
         host = transformers.CLIPVisionModel(config).eval()
         options: dict[str, Any] = {"space-clip": {"channels": (12, 8, 6, 4)}, "tap-mixer": {"channels": (48, 8)}}
-        head = lively(DepthHead.for_tower(host, architecture=name, trained_on="a room", **options[name]))
+        head = lively(fresh_head(host, architecture=name, trained_on="a room", **options[name]))
         pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
         frames = []
         for each in (head, head.fuse()):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from clip_world import SMALL, clip_host, images
+from fresh_heads import fresh_head
 from local_hub import READER, WRITER, Commit, LocalHub
 from loopback_servers import Fault, Request
 from published_head import CONFIG_FILE, NEWER, OLDER, REPO, WEIGHTS_FILE, is_same, publish
@@ -208,7 +209,7 @@ class TestRefused:
 class TestByItsId:
     def test_attach(self, hub: LocalHub) -> None:
         host = clip_host()
-        saved = DepthHead.for_tower(host, **SMALL).eval()
+        saved = fresh_head(host, **SMALL).eval()
         saved.push_to_hub("org/for-clip", token=WRITER)
         depths = []
         for head in (saved, "org/for-clip"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead
@@ -41,7 +42,7 @@ def host() -> nn.Module:
 def head(host: nn.Module) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, **SMALL).eval()
+        return fresh_head(host, **SMALL).eval()
 
 
 def images(seed: int, batch: int = 1) -> Tensor:

@@ -8,6 +8,7 @@ import functools
 import torch
 import transformers
 from clip_world import SMALL, VISION, images
+from fresh_heads import fresh_head
 from packaging.version import Version
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ def _llava() -> nn.Module:
 def small_head() -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(llava_host(), **SMALL).eval()
+        return fresh_head(llava_host(), **SMALL).eval()
 
 
 def question(seed: int, batch: int = 1) -> dict[str, Tensor]:

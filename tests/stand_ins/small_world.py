@@ -7,6 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
+from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead
@@ -42,7 +43,7 @@ def tiny_host() -> nn.Module:
 def tiny_head(host: nn.Module, **overrides: object) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, **{**SMALL, **overrides})
+        return fresh_head(host, **{**SMALL, **overrides})
 
 
 def scenes(count: int, seed: int = 0) -> list[DepthSample]:
@@ -58,7 +59,7 @@ def tiny_mixer(host: nn.Module, **overrides: object) -> DepthHead:
     small = {"taps": (0, 2), "channels": (48, 8), "attention": 1, "convolutions": (1, 1)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return DepthHead.for_tower(host, architecture="tap-mixer", **{**small, **overrides})
+        return fresh_head(host, architecture="tap-mixer", **{**small, **overrides})
 
 
 def settings(**changes: object) -> CacheSettings:

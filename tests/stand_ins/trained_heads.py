@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 from clip_world import SMALL
+from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead
@@ -20,7 +21,7 @@ def trained_on(host: nn.Module, *, known: bool = True, **options: object) -> Dep
     [tower] = registry.find_towers(host)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        head = DepthHead.for_tower(tower, **(options or NO_CONTEXT)).eval()  # type: ignore[arg-type]
+        head = fresh_head(tower, **(options or NO_CONTEXT)).eval()  # type: ignore[arg-type]
     fingerprint = fingerprint_of(tower, head.config) if known else None
     head.config = dataclasses.replace(
         head.config, trained_on="numbers", base_model="timm:the_one", tower_fingerprint=fingerprint

@@ -236,9 +236,8 @@ class TestUncertainty:
         host = tiny_host()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            head = DepthHead.for_tower(
-                host, architecture="tap-mixer", taps=(0, 2), channels=(16, 8), attention=0, convolutions=(1, 1)
-            )
+            options = {"taps": (0, 2), "channels": (16, 8), "attention": 0, "convolutions": (1, 1)}
+            head = DepthHead.for_tower(host, architecture="tap-mixer", options=options)
         trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
         result = trainer.fit(scenes(16), scenes(6, seed=1), tmp_path / "out", trained_on="x", progress=False)
         assert result.calibration is not None

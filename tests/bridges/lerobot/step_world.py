@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from fresh_heads import fresh_head
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.processor import (
@@ -40,7 +41,7 @@ def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any
     """A small head with random weights, which says that it was trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DepthHead.for_tower(policy, **{**SMALL, **options}, trained_on="noise" if trained else None).eval()
+        return fresh_head(policy, **{**SMALL, **options}, trained_on="noise" if trained else None).eval()
 
 
 def padding_of(tiny: TinyPolicy, camera_hw: tuple[int, int] = CAMERA_HW) -> ImageMapping:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_heads import fresh_head
 from torch import Tensor
 
-from spaceclip_plugin import DepthAttachment, DepthHead, DepthMap, DepthReader, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthMap, DepthReader, attach_depth_head
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
@@ -41,7 +42,7 @@ one_call_per_camera = each_of(PI0, PI05, PI0_FAST, SMOLVLA)
 def attached(policy: Any) -> DepthAttachment:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        head = DepthHead.for_tower(policy, **SMALL).eval()
+        head = fresh_head(policy, **SMALL).eval()
     return attach_depth_head(policy, head)
 
 
@@ -86,7 +87,7 @@ def test_the_name_is_that_of_the_image(tiny: TinyPolicy) -> None:
 def test_names_in_the_order_given_by_the_caller(tiny: TinyPolicy) -> None:
     policy = tiny.seeded()
     names = [f"camera {number}" for number in range(tiny.calls)]
-    with attach_depth_head(policy, DepthHead.for_tower(policy, **SMALL).eval(), cameras=names) as depth:
+    with attach_depth_head(policy, fresh_head(policy, **SMALL).eval(), cameras=names) as depth:
         act(policy, tiny.batch(1))
         assert views(depth.read()) == names
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead, DepthMap, Intrinsics, attach_depth_head
@@ -26,7 +27,7 @@ PADDING = [tiny for tiny in POLICIES if tiny.name in ANCHORS]
 def head(policy: nn.Module) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return DepthHead.for_tower(policy, architecture="tap-mixer", channels=(8,), convolutions=(0,)).eval()
+        return fresh_head(policy, architecture="tap-mixer", channels=(8,), convolutions=(0,)).eval()
 
 
 def batch(tiny: TinyPolicy, *, hw: tuple[int, int] = CAMERA_HW, **images: torch.Tensor) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
@@ -34,7 +35,7 @@ IN_EVERY_DTYPE = [pytest.param(tiny, dtype, id=f"{tiny.name}-{dtype}") for tiny 
 def small_head(policy: nn.Module, **options: Any) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return DepthHead.for_tower(policy, **{**SMALL, **options}).eval()
+        return fresh_head(policy, **{**SMALL, **options}).eval()
 
 
 def actions(policy: Any, batch: dict[str, Any], steps: int = 1) -> Tensor:

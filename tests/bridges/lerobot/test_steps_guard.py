@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from fresh_heads import fresh_head
 from torch import Tensor
 
-from spaceclip_plugin import DepthHead
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision
 
@@ -157,7 +157,7 @@ class TestReactions:
 
     def test_uncertain(self) -> None:
         policy = SMOLVLA.seeded()
-        head = DepthHead.for_tower(policy, trained_on="noise", **MIXER).eval()
+        head = fresh_head(policy, trained_on="noise", **MIXER).eval()
         for bound, expected in ((0.0, "hold"), (1000.0, "pass")):
             policy.reset()
             step = DepthGuardStep(head, actions="velocity", guard=guard(max_uncertainty=bound, when_uncertain="hold"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from clip_world import SMALL, VISION, clip_host
+from fresh_heads import fresh_head
 from llava_world import llava_host
 from torch import nn
 
@@ -47,7 +48,7 @@ def seeded(build: Callable[[], nn.Module]) -> nn.Module:
 def small_head(host: nn.Module, **changes: Any) -> DepthHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        head = DepthHead.for_tower(host, **{**SMALL, "trained_on": "nothing, for tests", **changes}).eval()
+        head = fresh_head(host, **{**SMALL, "trained_on": "nothing, for tests", **changes}).eval()
         for parameter in head.parameters():  # a fresh head's depth hardly depends on the image
             nn.init.normal_(parameter, std=0.3)
     return head
