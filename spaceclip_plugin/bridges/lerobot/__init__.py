@@ -1,1 +1,22 @@
-"""LeRobot: processor steps for its policies, and its data sets as a source."""
+"""Depth for LeRobot: processor steps for its policies, and its data sets as training data.
+
+Everything here is imported on first use: the data sets are named where LeRobot may not be installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData, LeRobotDepth
+    from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
+
+__all__ = ["DepthGuardStep", "DepthProcessorStep", "LeRobotData", "LeRobotDepth", "add_depth"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "dataset" if name.startswith("LeRobot") else "steps"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

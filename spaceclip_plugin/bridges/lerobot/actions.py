@@ -1,20 +1,24 @@
-"""What a robot is sent instead of the policy's actions, one by one or in chunks, by what the guard decided."""
+"""Chunks of actions: how many a policy makes of one look at its images, and what a robot is sent instead of them."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.guard import HOLD, PASS, SLOW, GuardDecision
+from spaceclip_plugin.guard import HOLD, MAX_AGE, PASS, SLOW, GuardDecision, GuardLimits
 
 VELOCITY, POSITION = ACTION_KINDS = ("velocity", "position")
 """What an action commands: a motion, of which zero is none (velocities, differences), or a place to go to."""
 
 _LARGEST_ACTION = 1e6
+_logger = logging.getLogger(__name__)
 
 
 class ActionsSent:
@@ -29,9 +33,8 @@ class ActionsSent:
         self.kind = _checks.choice("actions", kind, ACTION_KINDS)
         self.stop_action: tuple[float, ...] | None = None
         if stop_action is not None:
-            self.stop_action = _checks.reals(
-                "stop_action", stop_action, -_LARGEST_ACTION, _LARGEST_ACTION, length=len(stop_action)
-            )
+            bounds = (-_LARGEST_ACTION, _LARGEST_ACTION)
+            self.stop_action = _checks.reals("stop_action", stop_action, *bounds, length=len(stop_action))
         self.forget()
 
     def forget(self) -> None:
@@ -67,13 +70,14 @@ class ActionsSent:
             before = None  # of other robots
         sent = []
         for robot, (rows, decided) in enumerate(zip(chunk, decisions, strict=True)):
-            last = None if before is None else _last_row(before[robot], rows[0], overlapping=overlapping)
-            acted = []
+            last = None
+            if before is not None:
+                distance = (before[robot].to(rows) - rows[0]).square().sum(dim=-1)
+                last = before[robot, int(distance.argmin()) if overlapping else -1]
             for row, decision in zip(rows, decided, strict=True):
                 last = self._acted(decision, row, last)
-                acted.append(last)
-            sent.append(torch.stack(acted))
-        self._chunk = torch.stack(sent)
+                sent.append(last)
+        self._chunk = torch.stack(sent).reshape(chunk.shape)
         return self._chunk.clone()
 
     def _acted(self, decision: GuardDecision, row: Tensor, last: Tensor | None) -> Tensor:
@@ -96,14 +100,6 @@ class ActionsSent:
         return last
 
 
-def _last_row(sent: Tensor, first: Tensor, *, overlapping: bool) -> Tensor:
-    """(A,) the row of (T, A) that counts as sent last: its last, or the one nearest to the next chunk's first."""
-    if not overlapping:
-        return sent[-1]
-    distance = (sent.to(first) - first).square().sum(dim=-1)
-    return sent[int(distance.argmin())]
-
-
 def as_chunk(action: Tensor) -> Tensor:
     """(B, T, A) of an action (A,) of one robot, one action (B, A) of each of several, or a chunk (B, T, A) of each.
 
@@ -116,3 +112,72 @@ def as_chunk(action: Tensor) -> Tensor:
             f"{tuple(action.shape)}"
         )
     return action[None, None] if action.ndim == 1 else action[:, None] if action.ndim == 2 else action
+
+
+@dataclass(frozen=True)
+class ActionChunks:
+    """How many actions a policy makes out of one look at its images.
+
+    Attributes:
+        policy: class name of the policy.
+        queued: actions it hands out one by one before it looks again (`n_action_steps`).
+        chunk: actions in a whole chunk (`chunk_size`), which real-time chunking hands over at once.
+        overlapping: whether real-time chunking is on: a chunk begins while the one before it is still executed.
+    """
+
+    policy: str
+    queued: int
+    chunk: int
+    overlapping: bool
+
+    @classmethod
+    def of(cls, policy: nn.Module) -> ActionChunks:
+        """As the policy's configuration says by now; one action where it says nothing."""
+        config = getattr(policy, "config", None)
+        queued = _count(config, "n_action_steps", 1)
+        overlapping = bool(getattr(getattr(config, "rtc_config", None), "enabled", False))
+        return cls(type(policy).__name__, queued, _count(config, "chunk_size", queued), overlapping)
+
+    def check(self, limits: GuardLimits, *, fresh: bool) -> None:
+        """Refuse a guard of the default age whose depth would be too old for most of the actions; warn of a chosen one.
+
+        Args:
+            limits: of the guard.
+            fresh: whether depth is refreshed at every host step.
+
+        Raises:
+            ConfigError: the policy acts on one look for longer than that, and nobody said a `max_age`.
+        """
+        name, count = ("chunk_size", self.chunk) if self.overlapping else ("n_action_steps", self.queued)
+        young = limits.oldest_allowed + 1
+        if count <= young or (fresh and not self.overlapping):
+            return
+        if limits.max_age is not None:
+            _logger.warning(
+                "%s looks once for %s=%d actions: with max_age=%d the guard stops the robot at the last %d of them",
+                self.policy, name, count, limits.max_age, count - young,
+            )  # fmt: skip
+            return
+        remedy = (
+            "Give the depth step fresh=True, which runs the tower at every step (and connect it first), the policy "
+            f"fewer n_action_steps, or the guard an explicit max_age, if depth of {count - 1} steps ago is recent "
+            "enough for this robot"
+        )
+        if self.overlapping:
+            remedy = (
+                "With real-time chunking depth is as old as its chunk, fresh=True or not: say max_age, how old depth "
+                "may be. So many rows of each chunk are executed: chunk_size less the queue_threshold at which "
+                "LeRobot makes the next, and those that go by until that is there"
+            )
+        raise ConfigError(
+            f"{self.policy} acts {count} host steps on one look at its images ({name}={count}), and the guard's "
+            f"max_age, which was not said, is {MAX_AGE}: it would let {young} actions pass and stop {count - young}. "
+            f"{remedy}"
+        )
+
+
+def _count(config: object, name: str, default: int) -> int:
+    try:
+        return _checks.integer(name, getattr(config, name, None), 1, sys.maxsize)
+    except ConfigError:
+        return default

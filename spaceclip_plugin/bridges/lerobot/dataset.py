@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from typing_extensions import Self
 
@@ -46,6 +46,10 @@ class LeRobotData:
 
     Raises:
         ConfigError: a value that cannot be.
+
+    Example:
+        >>> LeRobotData("lab/kitchen", camera="front", episodes="0-39,45").title
+        'lab/kitchen'
     """
 
     kind: ClassVar[str] = "lerobot"
@@ -101,7 +105,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
     NaN, infinity, what is not positive, the two ends of the range of a depth video, and 65535 millimetres, the
     saturated value of depth kept as 16-bit images, are unknown depth: 0. Depth is along the optical axis.
 
-    Photo and depth must show the same view, of one size or scaled alike in both sides (`pair_size.py`). LeRobot keeps
+    Photo and depth must be of the same camera's view, of one size or scaled alike in both sides. LeRobot keeps
     what a camera delivers and does not register one to the other (nor does its RealSense camera, as of 0.6.1): that is
     up to whoever records.
 
@@ -109,6 +113,12 @@ class LeRobotDepth(SelectiveSource[int, str]):
         dataset, stride: as given.
         camera: the key of its photos.
         skipped: ("frame" and its index in the data set, reason) of every frame dropped because of `skip_bad`.
+
+    Example:
+        >>> from lerobot.datasets.lerobot_dataset import LeRobotDataset  # doctest: +SKIP
+        >>> source = LeRobotDepth(LeRobotDataset("lab/kitchen"), camera="front", stride=10)  # doctest: +SKIP
+        >>> source[0].depth_m.dtype  # doctest: +SKIP
+        dtype('float32')
     """
 
     _noun = "frames"
@@ -204,15 +214,13 @@ def _opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
     name, root = (f"{last_name(path)} (local)", path) if local else (path, None)
     try:
         # Eight bits: photos of a video would otherwise be made floats and back. Images always come as floats.
-        dataset = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
-        _check_episodes(path, episodes, dataset.meta.total_episodes)
-    except DataError:
-        raise
+        opened = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
+        dataset, total = cast(LeRobotFrames, opened), opened.meta.total_episodes
     except _unreadable() as error:
         why = "files are missing or damaged" if local else "it is not on the Hub, or cannot be read; nor is it a folder"
         raise DataError(f"{path}: cannot be opened as a LeRobot data set, {why} ({error})") from error
-    frames: LeRobotFrames = dataset
-    return frames
+    _check_episodes(path, episodes, total)
+    return dataset
 
 
 def _check_folder(path: str, episodes: list[int] | None) -> None:

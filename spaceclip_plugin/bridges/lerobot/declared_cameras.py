@@ -22,12 +22,13 @@ _CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class _Family:
+class Family:
     """What the class of a policy decides.
 
     Attributes:
         size_field: of the configuration: the tower's image, (height, width) or (width, height).
         anchor: where the camera's image lies in it.
+        prepares: name of the method that makes the tower's images of a batch; private ones are called by name, too.
         camera_by_camera: whether the tower runs once per camera; else all cameras are in one batch.
         leaves_out: whether it does not run for missing cameras beyond the `empty_cameras` of the configuration. The
             others run it on a blank image for each.
@@ -35,19 +36,33 @@ class _Family:
 
     size_field: str
     anchor: Anchor
+    prepares: str
     width_first: bool = False
     camera_by_camera: bool = True
     leaves_out: bool = False
 
 
-_PI0 = _Family("image_resolution", "centre")
-_FAMILIES: Mapping[str, _Family] = {
+_PI0 = Family("image_resolution", "centre", "_preprocess_images")
+_SIZE = "resize_imgs_with_padding"
+_FAMILIES: Mapping[str, Family] = {
     "PI0Policy": _PI0,
     "PI05Policy": _PI0,
     "PI0FastPolicy": _PI0,
-    "SmolVLAPolicy": _Family("resize_imgs_with_padding", "bottom-right", width_first=True, leaves_out=True),
-    "XVLAPolicy": _Family("resize_imgs_with_padding", "bottom-right", camera_by_camera=False),
+    "SmolVLAPolicy": Family(_SIZE, "bottom-right", "prepare_images", width_first=True, leaves_out=True),
+    "XVLAPolicy": Family(_SIZE, "bottom-right", "_prepare_images", camera_by_camera=False),
 }
+
+
+def family_of(policy: nn.Module) -> Family | None:
+    """By class name along the MRO; None for another policy, whose methods of these names may do something else."""
+    return next((found for cls in type(policy).__mro__ if (found := _FAMILIES.get(cls.__name__))), None)
+
+
+def camera_names(policy: nn.Module) -> dict[str, str]:
+    """Names of a policy's cameras by the key of their images in a batch, without placeholders."""
+    features = getattr(getattr(policy, "config", None), "image_features", None)
+    keys = [str(key) for key in features] if isinstance(features, Mapping) else []
+    return {key: name for key in keys if not (name := camera_name(key)).startswith(PLACEHOLDER)}
 
 
 def declared_cameras(policy: nn.Module) -> PolicyCameras:
@@ -60,7 +75,9 @@ def declared_cameras(policy: nn.Module) -> PolicyCameras:
         Mappings without placeholders, without cameras whose size is not declared, and none where the policy does not
         resize its images.
     """
-    family = next(found for cls in type(policy).__mro__ if (found := _FAMILIES.get(cls.__name__)))
+    family = family_of(policy)
+    if family is None:
+        return PolicyCameras(type(policy).__name__)
     config = getattr(policy, "config", None)
     features = getattr(config, "image_features", None)
     cameras = {camera_name(str(key)): each for key, each in features.items()} if isinstance(features, Mapping) else {}

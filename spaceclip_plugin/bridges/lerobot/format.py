@@ -32,19 +32,15 @@ _HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
 
 
 class LeRobotFrames(Protocol):
-    """What is used of a `LeRobotDataset`."""
+    """What is used of a `LeRobotDataset`: features by key, whose `info` says whether they are depth, and its frames."""
 
     repo_id: str
 
     @property
-    def features(self) -> Mapping[str, Mapping[str, Any]]:
-        """Features by key; `info` of one says whether it is depth."""
-        ...
+    def features(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
 
     @property
-    def depth_output_unit(self) -> str:
-        """The unit in which depth is returned, "m" or "mm"."""
-        ...
+    def depth_output_unit(self) -> str: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
@@ -67,11 +63,7 @@ class DepthFeature:
 
     @classmethod
     def of(cls, dataset: LeRobotFrames, key: str) -> DepthFeature:
-        """From what the data set says about feature `key`.
-
-        Raises:
-            DataError: its unit is not known.
-        """
+        """From what the data set says about feature `key`; DataError where its unit is not known."""
         info: Mapping[str, Any] = dataset.features[key].get("info") or {}
         unit = dataset.depth_output_unit
         if unit not in _UNITS_PER_METRE:
@@ -90,19 +82,8 @@ class DepthFeature:
         return cls(key, _UNITS_PER_METRE[unit], (0.0, beyond_m))
 
     def metres(self, item: Mapping[str, Any], where: str) -> npt.NDArray[np.float32]:
-        """(H, W) float32 metres of a frame, 0 where unknown.
-
-        Args:
-            item: what the data set returned.
-            where: for messages.
-
-        Raises:
-            DataError: it has no single depth map.
-        """
-        values = item[self.key]
-        if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[0] != 1:
-            raise DataError(f"{where}: expected depth of shape (1, H, W), got {_shape(values)}; {_HOW_TO_OPEN}")
-        depth_m = values[0].numpy().astype(np.float32) / np.float32(self.units_per_metre)
+        """(H, W) float32 metres of a frame, 0 where unknown; DataError, naming `where`, where it has no single one."""
+        depth_m = _one(item, self.key, 1, where)[0].numpy().astype(np.float32) / np.float32(self.units_per_metre)
         low_m, high_m = self.known_m
         known = (depth_m > low_m) & (depth_m < high_m)  # false for NaN, and for infinity
         masked: npt.NDArray[np.float32] = np.where(known, depth_m, np.float32(0))
@@ -110,19 +91,12 @@ class DepthFeature:
 
 
 def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a frame.
-
-    Args:
-        item: what the data set returned: (3, H, W), either uint8 or floats from 0 to 1.
-        key: of the camera's photos.
-        where: for messages.
+    """(H, W, 3) uint8 RGB of a frame, which holds it as (3, H, W), either uint8 or floats from 0 to 1.
 
     Raises:
-        DataError: it has no single photo, or one in other values.
+        DataError: it has no single photo, or one in other values; the message begins with `where`.
     """
-    values = item[key]
-    if not isinstance(values, Tensor) or values.ndim != 3 or values.shape[0] != 3:
-        raise DataError(f"{where}: expected a photo of shape (3, H, W), got {_shape(values)}; {_HOW_TO_OPEN}")
+    values = _one(item, key, 3, where)
     if values.dtype != torch.uint8:
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise DataError(f"{where}: expected a photo with values from 0 to 1, got others; {_HOW_TO_OPEN}")
@@ -130,15 +104,15 @@ def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
 
 
-def camera_key(dataset: LeRobotFrames, chosen: str | None) -> str:
+def camera_key(dataset: LeRobotFrames, named: str | None) -> str:
     """The key of the photos of a camera with depth; its depth has the same key with `DEPTH_SUFFIX`.
 
     Args:
         dataset: where to look.
-        chosen: "front" or "observation.images.front"; None is the only one with depth.
+        named: "front" or "observation.images.front"; None is the only one with depth.
 
     Raises:
-        DataError: no camera has depth, several have and none was chosen, or none is called so.
+        DataError: no camera has depth, several have and none was named, or none is called so.
     """
     keys = [key for key in dataset.features if _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))]
     cameras = {key.removeprefix(_PREFIX): key for key in keys}
@@ -148,11 +122,11 @@ def camera_key(dataset: LeRobotFrames, chosen: str | None) -> str:
             f"{place}: expected depth of a camera under '{_PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) beside its "
             f"photos '{_PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
         )
-    if chosen is None and len(cameras) > 1:
+    if named is None and len(cameras) > 1:
         raise DataError(f"{place}: {len(cameras)} cameras have depth; choose one with camera: {known}")
-    name = next(iter(cameras)) if chosen is None else chosen.removeprefix(_PREFIX)
+    name = next(iter(cameras)) if named is None else named.removeprefix(_PREFIX)
     if name not in cameras:
-        raise DataError(f"{place}: no camera {chosen!r} with depth{nearest(name, cameras)}; known: {known}")
+        raise DataError(f"{place}: no camera {named!r} with depth{nearest(name, cameras)}; known: {known}")
     return cameras[name]
 
 
@@ -173,5 +147,11 @@ def _between_ends(info: Mapping[str, Any], *, rounding_m: float) -> tuple[float,
     return low_m + max(first_m / 2, rounding_m), high_m - max(last_m / 2, rounding_m)
 
 
-def _shape(values: object) -> str:
-    return str(tuple(values.shape)) if isinstance(values, Tensor) else type(values).__name__
+def _one(item: Mapping[str, Any], key: str, channels: int, where: str) -> Tensor:
+    """The (C, H, W) of a frame under a key."""
+    values = item[key]
+    if isinstance(values, Tensor) and values.ndim == 3 and values.shape[0] == channels:
+        return values
+    given = str(tuple(values.shape)) if isinstance(values, Tensor) else type(values).__name__
+    kind = "depth" if channels == 1 else "a photo"
+    raise DataError(f"{where}: expected {kind} of shape ({channels}, H, W), got {given}; {_HOW_TO_OPEN}")

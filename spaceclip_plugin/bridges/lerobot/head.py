@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.bridges.lerobot.link import DepthLink, guessed_link, link_to
+from spaceclip_plugin.bridges.lerobot.link import DepthLink
 from spaceclip_plugin.bridges.lerobot.policy import policy_inside
-from spaceclip_plugin.errors import CheckpointError, ConfigError, HostError
+from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.weights import check_size, matched_state, writable
@@ -34,8 +34,7 @@ class HeadStep:
         if isinstance(head, (str, Path)):
             head = DepthHead.from_pretrained(head)
         elif isinstance(head, Mapping):
-            with torch.device("meta"):  # the weights come with the state
-                head = DepthHead(DepthHeadConfig.from_dict(head))
+            head = _without_weights(DepthHeadConfig.from_dict(head))
         if not isinstance(head, DepthHead) or head.fused:
             raise ConfigError(
                 f"a step carries an unfused DepthHead, its config or its folder, got {type(head).__name__}"
@@ -49,7 +48,7 @@ class HeadStep:
         self.allow_untrained = allow_untrained
         self._link: DepthLink | None = None
         # Linked at the first call: weights may still be on their way.
-        self._policy = None if policy is None else weakref.ref(_checked(policy))
+        self._policy = None if policy is None else weakref.ref(policy_inside(policy))
 
     def connect(self, policy: nn.Module) -> None:
         """Read the tower of this live policy, which stays the caller's to keep alive.
@@ -60,11 +59,9 @@ class HeadStep:
             CheckpointError: the head's weights were never loaded.
             ConfigError: the step's settings make no sense for this policy.
         """
-        self._check_weights()
-        policy = _checked(policy)
-        link = link_to(policy, self.head)
-        self._adopt(link)
-        self._link, self._policy = link, weakref.ref(policy)
+        policy = policy_inside(policy)
+        self._link_to(policy)
+        self._policy = weakref.ref(policy)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The head's weights, on the CPU."""
@@ -77,8 +74,7 @@ class HeadStep:
             CheckpointError: weights that are missing, unknown, mis-shaped or not finite.
         """
         source = f"the state of {type(self).__name__}"
-        with torch.device("meta"):
-            head = DepthHead(self.head.config)
+        head = _without_weights(self.head.config)
         expected = head.state_dict()
         check_size(expected, source=source)
         head.load_state_dict(matched_state(state, expected, source=source), assign=True)
@@ -100,22 +96,21 @@ class HeadStep:
             self._link.forget()
 
     def _linked(self) -> DepthLink:
-        if self._link is None or not self._link.alive:
-            self._check_weights()
-            told = None if self._policy is None else self._policy()
-            link = guessed_link(self.head) if told is None else link_to(told, self.head)
-            self._adopt(link)
-            self._link = link
-        return self._link
+        if self._link is not None and self._link.alive:
+            return self._link
+        return self._link_to(None if self._policy is None else self._policy())
 
-    def _check_weights(self) -> None:
+    def _link_to(self, policy: nn.Module | None) -> DepthLink:
         if any(parameter.is_meta for parameter in self.head.parameters()):
             raise CheckpointError(
                 "the head of this step has no weights: its safetensors file did not come along; save the pipeline again"
             )
+        link = DepthLink.guessed(self.head) if policy is None else DepthLink.to(policy, self.head)
+        self._adopt(link)
+        self._link = link
+        return link
 
 
-def _checked(policy: object) -> nn.Module:
-    if not isinstance(policy, nn.Module):
-        raise HostError(f"connect takes the live policy, a torch.nn.Module, got {type(policy).__name__}")
-    return policy_inside(policy)
+def _without_weights(config: DepthHeadConfig) -> DepthHead:
+    with torch.device("meta"):
+        return DepthHead(config)

@@ -14,20 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.attach.declared import declared_cameras
+from spaceclip_plugin.bridges.lerobot.declared_cameras import family_of
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.towers.spec import TowerSpec
 
-# By class name along the MRO. Other policies' methods of the same name may do something else.
-_OWN_PREPARATION = {
-    "SmolVLAPolicy": "prepare_images",
-    "PI0Policy": "_preprocess_images",
-    "PI05Policy": "_preprocess_images",
-    "PI0FastPolicy": "_preprocess_images",
-    "XVLAPolicy": "_prepare_images",
-}
 _WRONG_CALL = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
+_REMEDY = "use fresh=False, or a version of LeRobot that spaceclip_plugin's extra `lerobot` names"
 
 _logger = logging.getLogger(__name__)
 
@@ -50,7 +44,7 @@ class CameraGeometry:
         # SmolVLA and X-VLA show images as they are where their configuration has no size to resize them to.
         config = getattr(policy, "config", None)
         unresized = getattr(config, "resize_imgs_with_padding", ()) is None
-        self._as_they_are = unresized and _own_preparation(policy) is not None
+        self._as_they_are = unresized and family_of(policy) is not None
 
     def see(self, camera: str, camera_hw: tuple[int, int]) -> None:
         """Tell the size of a camera's images, (H, W) pixels; a warning where the configuration says another."""
@@ -73,16 +67,14 @@ class CameraGeometry:
             return None
         if self._as_they_are:
             return ImageMapping.stretched(camera_hw, camera_hw)
-        if self.declared is None:
-            return None
         sizes = {mapping.tower_hw for mapping in self._configured.values()}
-        return (
-            ImageMapping.letterboxed(camera_hw, sizes.pop(), anchor=self.declared.anchor) if len(sizes) == 1 else None
-        )
+        if self.declared is None or len(sizes) != 1:
+            return None
+        return ImageMapping.letterboxed(camera_hw, sizes.pop(), anchor=self.declared.anchor)
 
 
 class Preparation:
-    """What shows a policy's images to its tower when it is run alone: the policy's own function, or `data.preparation`.
+    """What shows a policy's images to its tower when it is run alone: the policy's own method, or `data.preparation`.
 
     Attributes:
         own: name of the policy's method; None where it has none that takes the images of this step.
@@ -90,11 +82,11 @@ class Preparation:
 
     def __init__(self, policy: nn.Module, spec: TowerSpec) -> None:
         self._spec = spec
-        self.own = _own_preparation(policy)
+        family = family_of(policy)
         modes = getattr(getattr(policy, "config", None), "normalization_mapping", None) or {}
         mode = modes.get("VISUAL", "IDENTITY")
-        if getattr(mode, "value", mode) != "IDENTITY":  # a later step normalises the images that the method takes
-            self.own = None
+        normalised_later = getattr(mode, "value", mode) != "IDENTITY"  # the method takes images as they are then
+        self.own = None if family is None or normalised_later else family.prepares
         self._told = False
         self._compared: set[ImageMapping] = set()
 
@@ -113,25 +105,23 @@ class Preparation:
         """
         if self.own is None:
             return self._prepared_here(key, image)
-        name, library = f"{type(policy).__name__}.{self.own}", f"LeRobot {_version()}"
+        name = f"{type(policy).__name__}.{self.own} of LeRobot {_version()}"
         method = getattr(policy, self.own, None)
         if not callable(method):
-            raise HostError(f"{name} is not there in {library}: {_REMEDY}")
+            raise HostError(f"there is no {name}: {_REMEDY}")
         if not self._told:
             self._told = True
-            level = logging.WARNING if self.own.startswith("_") else logging.INFO
-            private = " a private method of" if self.own.startswith("_") else ""
-            _logger.log(level, "fresh depth is of the images that %s makes,%s %s", name, private, library)
+            private = self.own.startswith("_")
+            level, kind = (logging.WARNING, "private ") if private else (logging.INFO, "")
+            _logger.log(level, "fresh depth is of the images that the %smethod %s makes", kind, name)
         try:
             images, _masks = method({key: image})
             prepared = images[:, 0] if isinstance(images, Tensor) else images[0]
         except torch.cuda.OutOfMemoryError:
             raise
         except _WRONG_CALL as error:
-            raise HostError(
-                f"{name} of {library} failed on {key}: {type(error).__name__}: {error}; {_REMEDY}"
-            ) from error
-        return self._checked(prepared, image, mapping, name=f"{name} of {library}")
+            raise HostError(f"{name} failed on {key}: {type(error).__name__}: {error}; {_REMEDY}") from error
+        return self._checked(prepared, image, mapping, name=name)
 
     def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
         """From the camera's image, of that size, to what this makes of it; None where that is not known."""
@@ -165,13 +155,6 @@ class Preparation:
             )
         photos = [photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image]
         return prepare(photos, self._spec)
-
-
-def _own_preparation(policy: nn.Module) -> str | None:
-    return next((found for cls in type(policy).__mro__ if (found := _OWN_PREPARATION.get(cls.__name__))), None)
-
-
-_REMEDY = "use fresh=False, or a version of LeRobot that spaceclip_plugin's extra `lerobot` names"
 
 
 def _version() -> str:

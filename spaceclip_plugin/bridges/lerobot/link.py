@@ -1,7 +1,6 @@
 """What a LeRobot policy's processor steps share: its attached head, the depth of every robot, and the host's steps.
 
-Depth comes out over the cameras' own images, whatever the policy made of them for its tower. The steps are handed no
-policy by LeRobot's command lines; `link_to` and `guessed_link` find it and keep it weakly.
+Depth comes out over the cameras' own images, whatever the policy made of them for its tower.
 """
 
 from __future__ import annotations
@@ -9,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach.attachment import attach_depth_head
 from spaceclip_plugin.attach.declared import camera_name
+from spaceclip_plugin.bridges.lerobot.actions import ActionChunks
+from spaceclip_plugin.bridges.lerobot.declared_cameras import camera_names
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
-from spaceclip_plugin.bridges.lerobot.policy import ActionChunks, camera_names, guessed_policy
+from spaceclip_plugin.bridges.lerobot.policy import guessed_policy
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
@@ -26,6 +26,8 @@ from spaceclip_plugin.guard import NewestDepth
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.adapter import lineage
+
+_SHAPES = "Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
 
 _logger = logging.getLogger(__name__)
 _LINKS: weakref.WeakKeyDictionary[nn.Module, weakref.ref[DepthLink]] = weakref.WeakKeyDictionary()
@@ -47,18 +49,17 @@ class DepthLink:
 
     def __init__(self, policy: nn.Module, head: DepthHead) -> None:
         spec = registry.find_tower(policy).spec
-        holders = [*lineage(policy, spec.path)]
+        self._geometry = CameraGeometry(policy, [*lineage(policy, spec.path)])
         # Attached below the policy, which an attachment would keep alive otherwise.
         child, _, tower = spec.path.partition(".")
-        self._geometry = CameraGeometry(policy, holders)
         self._attachment = attach_depth_head(
             policy.get_submodule(child), head, tower=tower, cameras=self._geometry.declared
         )
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
             head.to(weight.device)
-        self._policy = weakref.ref(policy, _detaching(weakref.ref(self)))
-        self._spec = spec
+        this = weakref.ref(self)
+        self._policy = weakref.ref(policy, lambda _: None if (link := this()) is None else link.close())
         self._digest = module_digest(head)
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
@@ -69,26 +70,63 @@ class DepthLink:
         self.newest: list[NewestDepth] = []
         self.rows = 1
 
+    @classmethod
+    def to(cls, policy: nn.Module, head: DepthHead) -> DepthLink:
+        """The link of a live policy, shared by all steps that are connected to it; made where there is none.
+
+        Raises:
+            HostError: no tower or several, or the policy is read by another head already.
+            HeadMismatchError: the head does not fit the tower.
+        """
+        link = cls._known(policy)
+        if link is None:
+            link = cls(policy, head)
+            _LINKS[policy] = weakref.ref(link)
+        elif module_digest(head) != link._digest:
+            raise HostError(
+                "this policy is read by another head already, and all its steps must carry the same one; drop the "
+                "pipelines that hold the other head, or make both steps with one head"
+            )
+        return link
+
+    @classmethod
+    def guessed(cls, head: DepthHead) -> DepthLink:
+        """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked.
+
+        Raises:
+            HostError: there is no such policy, or there are several.
+        """
+        policy = guessed_policy(head)
+        if cls._known(policy) is None:
+            _logger.warning(
+                "no policy was told: the depth steps read the %s, guessed because no other LeRobot policy alive in "
+                "this process has a tower that their head fits. Say which it is: connect(policy) of both steps, "
+                "add_depth(…, policy=policy), or an override {'policy': policy} of each step", type(policy).__name__,
+            )  # fmt: skip
+        return cls.to(policy, head)
+
+    @staticmethod
+    def _known(policy: nn.Module) -> DepthLink | None:
+        known = _LINKS.get(policy)
+        return None if known is None else known()
+
     @property
     def alive(self) -> bool:
         """Whether the policy is still there."""
         return self._policy() is not None
 
     @property
-    def chunks(self) -> ActionChunks:
-        """How many actions the policy makes out of one look at its images, as its configuration says by now."""
+    def policy(self) -> nn.Module:
+        """The policy; HostError where it is gone."""
         policy = self._policy()
         if policy is None:
-            raise HostError(_GONE)
-        return ActionChunks.of(policy)
+            raise HostError("the policy that these steps were connected to is gone; call connect(policy)")
+        return policy
 
-    def check_same(self, head: DepthHead) -> None:
-        """Raise HostError unless that head is, bit for bit, the one that is attached."""
-        if module_digest(head) != self._digest:
-            raise HostError(
-                "this policy is read by another head already, and all its steps must carry the same one; drop the "
-                "pipelines that hold the other head, or make both with one head: add_depth(…, head)"
-            )
+    @property
+    def chunks(self) -> ActionChunks:
+        """How many actions the policy makes out of one look at its images, as its configuration says by now."""
+        return ActionChunks.of(self.policy)
 
     def begin_step(self, robots: int, sizes: Mapping[str, tuple[int, int]]) -> None:
         """Begin a host step; one that was begun before and that no one ended is ended.
@@ -146,20 +184,23 @@ class DepthLink:
             HostError: they are not images in [0, 1] where this package prepares them, or the policy's own function
                 for that is not what it was.
         """
-        policy = self._policy()
-        if policy is None:
-            raise HostError(_GONE)
         for key, image in images.items():
             name = camera_name(key)
             mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
-            self._attachment.refresh(self._prepare(policy, key, image, mapping), view=name, mapping=mapping)
+            self._attachment.refresh(self._prepare(self.policy, key, image, mapping), view=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
         # Of this step, which `end_step` ends: reading counted one more.
-        found = {
-            key: self._over_camera(depth, depth.mapping).relabelled(age=0)
-            for key, depth in zip(images, maps, strict=True)
-        }
-        self._refreshed = [*found.values()]
+        placed = [self._over_camera(depth, depth.mapping).relabelled(age=0) for depth in maps]
+        self._refreshed = placed
+        return dict(zip(images, placed, strict=True))
+
+    def newest_of(self, camera: str, image: Tensor) -> list[DepthMap | None]:
+        """A camera's newest depth over its present image (B, 3, H, W), robot by robot, with its age by now."""
+        found: list[DepthMap | None] = [None] * len(image)
+        for robot, newest in enumerate(self.newest if len(self.newest) == len(image) else ()):
+            depth = next((each for each in newest.images if each.camera == camera), None)
+            if depth is not None and depth.mapping is not None and depth.image_hw == tuple(image.shape[-2:]):
+                found[robot] = depth.relabelled(age=depth.age + self.rows)
         return found
 
     def forget(self) -> None:
@@ -192,12 +233,12 @@ class DepthLink:
                     f"an image call of {len(depth)} image(s) for {robots} robot(s): whose image is whose cannot be "
                     f"told. {_SHAPES}"
                 )
-        lone = [*self.cameras.values()] if sum(map(len, maps)) == robots and len(self.cameras) == 1 else [None]
+        only = [*self.cameras.values()] if sum(map(len, maps)) == robots and len(self.cameras) == 1 else [None]
         for robot, newest in enumerate(self.newest):
             own: list[DepthMap] = []
             for depth in maps:
                 each = len(depth) // robots
-                images = [depth[robot * each + place].relabelled(camera=lone[0]) for place in range(each)]
+                images = [depth[robot * each + place].relabelled(camera=only[0]) for place in range(each)]
                 own += images if placed else map(self._over_camera, images, self._mappings(images))
             newest.end_step(own, steps=self.rows)
 
@@ -241,66 +282,3 @@ class DepthLink:
                 "tower's images, and the depth step gives depth with fresh=True alone"
             )
         return depth
-
-
-def link_to(policy: nn.Module, head: DepthHead) -> DepthLink:
-    """The link of a live policy, shared by all steps that are connected to it; made where there is none.
-
-    Raises:
-        HostError: no tower or several, or the policy is read by another head already.
-        HeadMismatchError: the head does not fit the tower.
-    """
-    known = _LINKS.get(policy)
-    link = None if known is None else known()
-    if link is not None:
-        link.check_same(head)
-        return link
-    link = DepthLink(policy, head)
-    _LINKS[policy] = weakref.ref(link)
-    return link
-
-
-def guessed_link(head: DepthHead) -> DepthLink:
-    """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked.
-
-    Raises:
-        HostError: there is no such policy, or there are several.
-    """
-    policy = guessed_policy(head)
-    known = _LINKS.get(policy)
-    if known is None or known() is None:
-        _logger.warning(
-            "no policy was told: the depth steps read the %s, guessed because no other LeRobot policy alive in this "
-            "process has a tower that their head fits. Say which it is: connect(policy) of both steps, "
-            "add_depth(…, policy=policy), or an override {'policy': policy} of each step", type(policy).__name__,
-        )  # fmt: skip
-    return link_to(policy, head)
-
-
-def _detaching(link: weakref.ref[DepthLink]) -> Callable[[object], None]:
-    def detach(_: object) -> None:
-        there = link()
-        if there is not None:
-            there.close()
-
-    return detach
-
-
-def stacked(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """One camera of every robot, as LeRobot batches hold it.
-
-    Args:
-        images: of one image each, of the size of the camera's; None where there is no depth.
-        like: (B, 3, H, W) the camera's images.
-
-    Returns:
-        (B, 1, H, W) float32 metres, 0 where there is no depth; (B,) int64 age in host steps, -1 where there is none.
-    """
-    none = torch.zeros(1, *like.shape[-2:])
-    maps = [none if depth is None else depth.depth_m * depth.valid for depth in images]
-    ages = [-1 if depth is None else depth.age for depth in images]
-    return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)
-
-
-_SHAPES = "Actions are (B, A) of B robots; a chunk of T of them is (B, T, A)"
-_GONE = "the policy that these steps were connected to is gone; call connect(policy)"

@@ -1,15 +1,7 @@
 """Depth for LeRobot's policies as two processor steps: one adds depth to observations, one guards actions by it.
 
-    preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=stats)
-    add_depth(preprocessor, postprocessor, head, guard=DepthGuard(GuardLimits(stop_below_m=0.2)), actions="velocity")
-    preprocessor.save_pretrained(folder), postprocessor.save_pretrained(folder)  # the head travels along
-
-`make_pre_post_processors(config, pretrained_path=folder)` loads them again where this module was imported; LeRobot's
-command lines import it by themselves where the distribution `lerobot_policy_spaceclip` is installed. Both steps read
-the live policy's own vision tower. Tell them which policy: `connect(policy)`, `add_depth(…, policy=policy)`, or, where
-pipelines are loaded, `preprocessor_overrides={"spaceclip_depth": {"policy": policy}}` and the like for
-`spaceclip_depth_guard`. LeRobot's command lines tell them none: they then look for the one policy of the process that
-the head fits, and a warning names it.
+Both read the live policy's own vision tower, and travel with its pipelines: the head's weights are their state.
+`README.md` beside this file says how they come into a pipeline.
 """
 
 from __future__ import annotations
@@ -20,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
 from torch import Tensor, nn
 
@@ -27,7 +20,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
-from spaceclip_plugin.bridges.lerobot.link import DepthLink, stacked
+from spaceclip_plugin.bridges.lerobot.link import DepthLink
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
@@ -60,6 +53,12 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
 
     Where it cannot be told which camera an image is of or where its pixels lie in it, or the depth cannot be read,
     there is none, and a log says so.
+
+    Example:
+        >>> step = DepthProcessorStep(head, fresh=True)
+        >>> step.connect(policy)
+        >>> step.observation({"observation.images.top": torch.rand(1, 3, 48, 64)})["observation.images.top_depth"].shape
+        torch.Size([1, 1, 48, 64])
     """
 
     def __init__(
@@ -97,13 +96,12 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             HostError: no policy or several to connect to, or images that cannot be prepared.
         """
         link = self._linked()
-        there = [key for key in (*link.cameras, *observation) if isinstance(observation.get(key), Tensor)]
-        wanted = [
-            key
-            for key in dict.fromkeys(there)
+        keys = [key for key in (*link.cameras, *observation) if isinstance(observation.get(key), Tensor)]
+        images = {
+            key: observation[key]
+            for key in keys
             if (key in link.cameras if self.cameras is None else camera_name(key) in self.cameras)
-        ]
-        images = {key: observation[key] for key in wanted}
+        }
         for key, image in images.items():
             if image.ndim != 4 or image.shape[1] != 3:
                 raise HostError(
@@ -111,10 +109,9 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                     "makes batches (to_batch_processor)"
                 )
         if images:
-            sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in there}
-            depth = self._depth(link, images, sizes)
-            for key, (depth_m, age) in depth.items():
-                observation[key + DEPTH_SUFFIX], observation[key + AGE_SUFFIX] = depth_m, age
+            sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in keys}
+            for key, depth in self._depth(link, images, sizes).items():
+                observation[key + DEPTH_SUFFIX], observation[key + AGE_SUFFIX] = _as_batch(depth, like=images[key])
         return observation
 
     def get_config(self) -> dict[str, Any]:
@@ -135,26 +132,25 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
 
     def _depth(
         self, link: DepthLink, images: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
+    ) -> dict[str, list[DepthMap | None]]:
+        """Of every camera, robot by robot."""
         robots = len(next(iter(images.values())))
-        found: dict[str, list[DepthMap | None]]
         try:
             link.begin_step(robots, sizes)
             if self.fresh:
-                found = {key: [*depth] for key, depth in link.refresh(images).items()}
-            else:
-                found = {key: _newest(link, camera_name(key), robots, like=image) for key, image in images.items()}
+                return {key: [*depth] for key, depth in link.refresh(images).items()}
+            found = {key: link.newest_of(camera_name(key), image) for key, image in images.items()}
         except CaptureError as error:
             link.forget()
             _logger.warning("no depth: %s", error)
-            found = {key: [None] * robots for key in images}
+            return {key: [None] * robots for key in images}
         unnamed = any(image.camera is None for newest in link.newest for image in newest.images)
-        if not self.fresh and not self._told and unnamed and not any(map(any, found.values())):
+        if not self._told and unnamed and all(depth is None for each in found.values() for depth in each):
             self._told = True
             _logger.warning(
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
             )
-        return {key: stacked(depth, like=images[key]) for key, depth in found.items()}
+        return found
 
 
 @ProcessorStepRegistry.register("spaceclip_depth_guard")
@@ -175,11 +171,11 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
     Before the first action of an episode nothing was sent: "position" then needs a `stop_action`, else HostError.
 
     All rows of a chunk are decided by the same depth, and row t is executed t host steps later (hand over those rows
-    that will be executed, and no more): from the row on at
-    which the depth is older than the guard's `max_age`, the robot stops. The last one sent is the row before; before
-    the first row it is the last row of the chunk before, or, where real-time chunking is on and a chunk ends early,
-    that row of it which is nearest to the first of the new. Real-time chunking plans on with what the policy wanted,
-    not with what was sent: behind a stop its positions may leap.
+    that will be executed, and no more): from the row on at which the depth is older than the guard's `max_age`, the
+    robot stops. The last one sent is the row before; before the first row it is the last row of the chunk before, or,
+    where real-time chunking is on and a chunk ends early, that row of it which is nearest to the first of the new.
+    Real-time chunking plans on with what the policy wanted, not with what was sent: behind a stop its positions may
+    leap.
 
     A policy acts on one look at its images until its queue or its chunk is used up. If that is longer than the guard's
     `max_age` and nobody said a `max_age`, the pipeline is refused when it meets its policy: a robot that goes for
@@ -189,8 +185,15 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
     does not help real-time chunking, which hands over all rows at once: there `max_age` must be said.
 
     Attributes:
+        guard: its settings.
         counts: how often each reaction was given since the step was made, over all robots and rows.
         decisions: the last one of every robot; of a chunk, that of its first row.
+
+    Example:
+        >>> step = DepthGuardStep(head, actions="velocity", guard=DepthGuard(GuardLimits(stop_below_m=0.2)))
+        >>> step.connect(policy)
+        >>> step.action(torch.ones(1, 6)).tolist(), step.decisions[0].reason  # the policy has not looked yet
+        ([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], 'there is no depth yet')
     """
 
     def __init__(
@@ -216,7 +219,9 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             CheckpointError: the folder holds no head.
             HostError: `policy` is no module.
         """
-        self.guard = DepthGuard(GuardLimits.from_dict(guard)) if isinstance(guard, Mapping) else guard or DepthGuard()
+        if isinstance(guard, Mapping):  # as saved
+            guard = DepthGuard(GuardLimits.from_dict(guard))
+        self.guard = guard or DepthGuard()
         super().__init__(head, allow_untrained=self.guard.limits.allow_untrained, policy=policy)
         self._actions = ActionsSent(actions, stop_action)
         self.counts: Counter[str] = Counter()
@@ -242,14 +247,13 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         """
         chunk = as_chunk(action)
         robots, rows = chunk.shape[:2]
-        before = self.decisions
-        along = self._along(robots, rows) if rows > 1 else [(decision,) for decision in self._decided(robots)]
+        before, along = self.decisions, self._along(robots, rows)
         self.decisions = tuple(decided[0] for decided in along)
         self.counts.update(decision.reaction for decided in along for decision in decided)
         for robot, decision in enumerate(self.decisions):
             if len(before) != len(self.decisions) or before[robot].reaction != decision.reaction:
                 _logger.info("depth guard, robot %d: %s (%s)", robot, decision.reaction, decision.reason)
-        overlapping = rows > 1 and self._link is not None and self._link.chunks.overlapping
+        overlapping = rows > 1 and self._linked().chunks.overlapping
         return self._actions.send(chunk, along, overlapping=overlapping).reshape(action.shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -261,10 +265,6 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             "stop_action": None if self.stop_action is None else [*self.stop_action],
         }
 
-    @property
-    def _sent(self) -> Tensor | None:
-        return self._actions.last
-
     def reset(self) -> None:
         """Another episode begins: nothing was seen, nothing was sent."""
         self.decisions = ()
@@ -272,77 +272,62 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         self._forget()
 
     def _adopt(self, link: DepthLink) -> None:
-        link.chunks.check(self.guard, fresh=link.refreshed)
-
-    def _decided(self, robots: int) -> tuple[GuardDecision, ...]:
-        """For one action of each robot."""
-        return tuple(decided[0] for decided in self._along(robots, 1))
+        link.chunks.check(self.guard.limits, fresh=link.refreshed)
 
     def _along(self, robots: int, rows: int) -> list[tuple[GuardDecision, ...]]:
-        """For every row of a chunk of actions, robot by robot."""
-        link = self._linked()
-        guard = self.guard
-        limits = guard.limits
+        """What is decided for every row of a chunk of actions, robot by robot."""
+        link, limits = self._linked(), self.guard.limits
         if not limits.cameras and link.names_images:
-            guard = DepthGuard(dataclasses.replace(limits, cameras=tuple(link.cameras.values())))
+            limits = dataclasses.replace(limits, cameras=tuple(link.cameras.values()))
         elif not limits.cameras:
-            guard = DepthGuard(dataclasses.replace(limits, min_images=max(limits.min_images, len(link.cameras))))
+            limits = dataclasses.replace(limits, min_images=max(limits.min_images, len(link.cameras)))
+        guard = DepthGuard(limits)
         try:
             link.end_step(robots, rows=rows)
         except HostError as error:
             return [(guard.unreadable(error),) * rows] * robots
         along = [guard.decide_chunk(newest.images, rows, repeats=newest.repeats) for newest in link.newest]
-        self._tell_of_stale(link, rows)
-        return along
-
-    def _tell_of_stale(self, link: DepthLink, rows: int) -> None:
-        """Warn once where depth gets too old for actions: nothing is near, and the robot stops all the same."""
         oldest = max((image.age for newest in link.newest for image in newest.images), default=0) + rows - 1
-        if self._told or oldest <= self.guard.limits.oldest_allowed:
-            return
-        self._told = True
-        _logger.warning(
-            "the guard stops the robot because its depth is up to %d host steps old when an action is executed, and "
-            "max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk (%s), or "
-            "say a larger max_age",
-            oldest, self.guard.limits.oldest_allowed,
-            f"{rows} were given at once" if rows > 1 else "they came one by one",
-        )  # fmt: skip
+        if not self._told and oldest > limits.oldest_allowed:  # nothing is near, and the robot stops all the same
+            self._told = True
+            _logger.warning(
+                "the guard stops the robot because its depth is up to %d host steps old when an action is executed, "
+                "and max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk "
+                "(%s), or say a larger max_age",
+                oldest, limits.oldest_allowed, f"{rows} were given at once" if rows > 1 else "they came one by one",
+            )  # fmt: skip
+        return along
 
 
 def add_depth(
     preprocessor: Any,
     postprocessor: Any,
-    head: HeadLike,
+    depth: DepthProcessorStep,
+    guard: DepthGuardStep | None = None,
     *,
-    guard: DepthGuard | None = None,
-    actions: str | None = None,
-    stop_action: Sequence[float] | None = None,
-    cameras: Sequence[str] | None = None,
-    fresh: bool = False,
-    allow_untrained: bool = False,
     policy: nn.Module | None = None,
 ) -> None:
-    """Put the depth step before a preprocessor's normalizer and, with a guard, the guard step at a postprocessor's end.
+    """Put the depth step before a preprocessor's normalizer and a guard step at a postprocessor's end.
 
-    Both pipelines are changed in place; nothing is changed where an error is raised.
+    Both pipelines are changed in place; neither is changed where an error is raised.
 
     Args:
         preprocessor, postprocessor: of one policy, as `make_pre_post_processors` gives them.
-        head: see `DepthProcessorStep`.
-        guard: settings of the guard; None: actions are not guarded.
-        actions: "velocity" or "position", see `DepthGuardStep`; must be said where there is a guard.
-        stop_action: see `DepthGuardStep`.
-        cameras: names as in `observation.images.NAME`, for both steps; None: all of the policy's.
-        fresh: see `DepthProcessorStep`.
-        allow_untrained: for both steps; see there.
+        depth: the step that adds depth; where the guard names no cameras, it must have those that are named here.
+        guard: the step that guards actions, with the same head; None: they are not guarded.
         policy: to connect both to, which checks that the guard's `max_age` makes sense for it; None: they look for it
             at their first call, warn which they took, and check then.
 
     Raises:
-        ConfigError: impossible settings, `actions` is not said, the pipelines have such a step already, or the policy
-            acts on one look for longer than the guard's default age (see `DepthGuardStep`).
+        ConfigError: the pipelines have such a step already, or see `DepthGuardStep` on a policy that acts on one look
+            for longer than the guard's default age.
         HostError: the preprocessor has no normalizer, or see `connect`.
+
+    Example:
+        >>> depth = DepthProcessorStep(head, fresh=True)
+        >>> add_depth(preprocessor, postprocessor, depth, DepthGuardStep(head, actions="velocity"), policy=policy)
+        >>> [type(step).__name__ for step in (*preprocessor.steps, *postprocessor.steps) if step in added]
+        ['DepthProcessorStep', 'DepthGuardStep']
     """
     before, behind = [*preprocessor.steps], [*postprocessor.steps]
     if any(isinstance(step, HeadStep) for step in before + behind):
@@ -353,28 +338,20 @@ def add_depth(
             f"the preprocessor has no {_BEFORE!r} to put depth before: insert DepthProcessorStep by hand, behind every "
             "step that takes all of observation.images for cameras, or use DepthGuardStep alone"
         )
-    allowed = allow_untrained or (guard is not None and guard.limits.allow_untrained)
-    depth = DepthProcessorStep(head, cameras=cameras, fresh=fresh, allow_untrained=allowed)
     before.insert(places[0], depth)
-    added: list[HeadStep] = [depth]
     if guard is not None:
-        if actions is None:
-            raise ConfigError("say what actions are: actions='velocity' or 'position'; a stop depends on it")
-        cameras = depth.cameras or guard.limits.cameras
-        guard = DepthGuard(dataclasses.replace(guard.limits, cameras=cameras, allow_untrained=allowed))
-        added.append(DepthGuardStep(depth.head, actions=actions, guard=guard, stop_action=stop_action))
-        behind.append(added[1])
+        limits = guard.guard.limits
+        guard.guard = DepthGuard(dataclasses.replace(limits, cameras=limits.cameras or depth.cameras or ()))
+        behind.append(guard)
     if policy is not None:
-        for step in added:
+        for step in (depth,) if guard is None else (depth, guard):
             step.connect(policy)
     preprocessor.steps, postprocessor.steps = before, behind
 
 
-def _newest(link: DepthLink, camera: str, robots: int, *, like: Tensor) -> list[DepthMap | None]:
-    """A camera's newest depth over its present images, for each robot, by now older by the last actions' steps."""
-    found: list[DepthMap | None] = []
-    for newest in link.newest:
-        depth = next((image for image in newest.images if image.camera == camera), None)
-        lies_there = depth is not None and depth.mapping is not None and depth.image_hw == tuple(like.shape[-2:])
-        found.append(depth.relabelled(age=depth.age + link.rows) if depth is not None and lies_there else None)
-    return found if len(found) == robots else [None] * robots
+def _as_batch(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """One camera of every robot: (B, 1, H, W) float32 metres, 0 where there is no depth; (B,) int64 age, or -1."""
+    none = torch.zeros(1, *like.shape[-2:])
+    maps = [none if depth is None else depth.depth_m * depth.valid for depth in images]
+    ages = [-1 if depth is None else depth.age for depth in images]
+    return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)

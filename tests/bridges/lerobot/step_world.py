@@ -21,6 +21,7 @@ from tiny_policy import CAMERA_HW, CAMERAS, TinyPolicy
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead, DepthMap
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep, add_depth
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
@@ -57,6 +58,15 @@ def known_m(depth: DepthMap) -> Tensor:
 
 def guard(**settings: Any) -> DepthGuard:
     return DepthGuard(dataclasses.replace(LENIENT.limits, **settings))
+
+
+def add_both(preprocessor: Any, postprocessor: Any, head: DepthHead, **options: Any) -> None:
+    """Both steps with that head, of velocities; options of either step."""
+    of_guard = {name: options.pop(name) for name in ("guard", "stop_action") if name in options}
+    policy = options.pop("policy", None)
+    depth = DepthProcessorStep(head, **options)
+    last = DepthGuardStep(head, actions="velocity", **of_guard)
+    add_depth(preprocessor, postprocessor, depth, last, policy=policy)
 
 
 def pipelines(policy: Any) -> tuple[Any, Any]:

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
-from spaceclip_plugin.bridges.lerobot.policy import ActionChunks
+from spaceclip_plugin.bridges.lerobot.actions import ActionChunks, ActionsSent, as_chunk
 from spaceclip_plugin.errors import ConfigError, HostError
-from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
+from spaceclip_plugin.guard import GuardDecision, GuardLimits
 
 PASS, HOLD, STOP = (GuardDecision(word, float(word == "pass"), "because") for word in ("pass", "hold", "stop"))
 HALF = GuardDecision("slow", 0.5, "near")
@@ -141,32 +140,32 @@ class TestDefaults:
 
     def test_a_chunk_that_outlives_the_default_age_is_refused(self) -> None:
         with pytest.raises(ConfigError) as refused:
-            ActionChunks.of(Policy(**ONE_BY_ONE)).check(DepthGuard(), fresh=False)
+            ActionChunks.of(Policy(**ONE_BY_ONE)).check(GuardLimits(), fresh=False)
         for word in ("n_action_steps=50", "max_age", "fresh=True", "11 actions pass", "stop 39"):
             assert word in str(refused.value)
 
     @pytest.mark.parametrize("steps", [1, 10, 11])
     def test_chunks_that_the_default_age_covers(self, steps: int) -> None:
-        ActionChunks.of(Policy(n_action_steps=steps, chunk_size=50)).check(DepthGuard(), fresh=False)
+        ActionChunks.of(Policy(n_action_steps=steps, chunk_size=50)).check(GuardLimits(), fresh=False)
 
     def test_one_more_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="n_action_steps=12"):
-            ActionChunks.of(Policy(n_action_steps=12)).check(DepthGuard(), fresh=False)
+            ActionChunks.of(Policy(n_action_steps=12)).check(GuardLimits(), fresh=False)
 
     def test_fresh_depth_is_never_old(self) -> None:
-        ActionChunks.of(Policy(**ONE_BY_ONE)).check(DepthGuard(), fresh=True)
+        ActionChunks.of(Policy(**ONE_BY_ONE)).check(GuardLimits(), fresh=True)
 
     @pytest.mark.parametrize("fresh", [False, True])
     def test_real_time_chunks_need_an_age(self, fresh: bool, caplog: pytest.LogCaptureFixture) -> None:
         """However fresh, depth is as old as its chunk."""
         chunks = ActionChunks.of(Policy(**{**REAL_TIME, "n_action_steps": 1}))
         with pytest.raises(ConfigError, match=r"chunk_size=50.*say max_age"):
-            chunks.check(DepthGuard(), fresh=fresh)
-        chunks.check(DepthGuard(GuardLimits(max_age=49)), fresh=fresh)
+            chunks.check(GuardLimits(), fresh=fresh)
+        chunks.check(GuardLimits(max_age=49), fresh=fresh)
         assert not caplog.records
 
     def test_an_explicit_age_is_taken_and_what_it_means_is_told(self, caplog: pytest.LogCaptureFixture) -> None:
-        ActionChunks.of(Policy(**ONE_BY_ONE)).check(DepthGuard(GuardLimits(max_age=10)), fresh=False)
+        ActionChunks.of(Policy(**ONE_BY_ONE)).check(GuardLimits(max_age=10), fresh=False)
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert "max_age=10" in record.getMessage()

@@ -19,7 +19,7 @@ from row_policies import SMOLVLA
 from step_world import head_for, images_of
 from tiny_policy import features, observation, policy_parts
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthProcessorStep
+from spaceclip_plugin.bridges.lerobot import DepthProcessorStep
 
 _RESNET = {"pretrained_backbone_weights": None}
 POLICIES: dict[str, tuple[str, str, dict[str, Any], str]] = {

@@ -19,11 +19,11 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 from lerobot.configs.types import NormalizationMode
 from packed_policies import MOLMOACT2, XVLA
 from row_policies import MULTI_TASK_DIT, PI0, PI0_FAST, PI05, SMOLVLA
-from step_world import LENIENT, TOP, WRIST, act, guard, head_for, images_of, known_m, padding_of, pipelines
+from step_world import LENIENT, TOP, WRIST, act, add_both, guard, head_for, images_of, known_m, padding_of, pipelines
 from tiny_policies import POLICIES
 from tiny_policy import CAMERA_HW, CAMERAS, CHUNK, TinyPolicy, observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep, add_depth
 
 
 def each_of(*policies: TinyPolicy) -> pytest.MarkDecorator:
@@ -330,7 +330,7 @@ class TestRefusals:
 class TestAddDepth:
     def test_where_the_steps_go(self, policy: Any) -> None:
         preprocessor, postprocessor = pipelines(policy)
-        add_depth(preprocessor, postprocessor, head_for(policy), guard=LENIENT, actions="velocity", policy=policy)
+        add_both(preprocessor, postprocessor, head_for(policy), guard=LENIENT, policy=policy)
         names = [type(step).__name__ for step in (*preprocessor.steps, *postprocessor.steps)]
         assert names[2:4] == ["DepthProcessorStep", "NormalizerProcessorStep"]
         assert names[4:] == ["UnnormalizerProcessorStep", "DeviceProcessorStep", "DepthGuardStep"]
@@ -342,31 +342,26 @@ class TestAddDepth:
 
     def test_without_a_guard(self, policy: Any) -> None:
         preprocessor, postprocessor = pipelines(policy)
-        add_depth(preprocessor, postprocessor, head_for(policy))
+        add_depth(preprocessor, postprocessor, DepthProcessorStep(head_for(policy)))
         assert [len(preprocessor.steps), len(postprocessor.steps)] == [4, 2]
 
     def test_what_cannot_be_leaves_both_as_they_were(self, policy: Any) -> None:
         preprocessor, postprocessor = pipelines(policy)
-        head, before = head_for(policy), [len(each.steps) for each in (preprocessor, postprocessor)]
-        with pytest.raises(ConfigError, match="say what actions are"):
-            add_depth(preprocessor, postprocessor, head, guard=LENIENT)
+        depth, before = DepthProcessorStep(head_for(policy)), [*preprocessor.steps, *postprocessor.steps]
         with pytest.raises(HeadMismatchError):
-            add_depth(preprocessor, postprocessor, head, policy=XVLA.seeded())
-        with pytest.raises(HostError, match="no 'normalizer_processor'"):
-            add_depth(postprocessor, postprocessor, head)
-        assert [len(each.steps) for each in (preprocessor, postprocessor)] == before
-        add_depth(preprocessor, postprocessor, head)
+            add_depth(preprocessor, postprocessor, depth, policy=XVLA.seeded())
+        with pytest.raises(HostError, match="normalizer_processor"):
+            add_depth(postprocessor, postprocessor, depth)
+        assert [*preprocessor.steps, *postprocessor.steps] == before
+        add_depth(preprocessor, postprocessor, depth)
         with pytest.raises(ConfigError, match="already"):
-            add_depth(preprocessor, postprocessor, head)
+            add_depth(preprocessor, postprocessor, depth)
 
-    def test_untrained_heads_are_allowed_to_both(self, policy: Any) -> None:
+    @pytest.mark.parametrize("named", [(), ("top",)])
+    def test_the_guard_asks_for_the_cameras_of_the_depth_step(self, policy: Any, named: tuple[str, ...]) -> None:
         preprocessor, postprocessor = pipelines(policy)
-        head = head_for(policy, trained=False)
-        add_depth(preprocessor, postprocessor, head, guard=guard(allow_untrained=True), actions="velocity")
-        assert preprocessor.steps[2].allow_untrained
-        preprocessor, postprocessor = pipelines(policy)
-        add_depth(preprocessor, postprocessor, head, guard=LENIENT, actions="velocity", allow_untrained=True)
-        assert postprocessor.steps[-1].guard.limits.allow_untrained
+        add_both(preprocessor, postprocessor, head_for(policy), guard=guard(cameras=named), cameras=["wrist"])
+        assert postprocessor.steps[-1].guard.limits.cameras == (named or ("wrist",))
 
 
 def test_importing_registers_both_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,11 +19,11 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 
 from packed_policies import XVLA
 from row_policies import PI0, PI05, SMOLVLA
-from step_world import LENIENT, TOP, act, guard, head_for, images_of, pipelines
+from step_world import LENIENT, TOP, act, add_both, guard, head_for, images_of, pipelines
 from tiny_policies import POLICIES
 from tiny_policy import ACTIONS, CAMERA_HW, CHUNK, STATE, TinyPolicy, observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
 LONG = 50
 each_policy = pytest.mark.parametrize(
@@ -168,9 +168,7 @@ class TestDefaults:
         preprocessor, postprocessor = pipelines(policy)
         before = [len(each.steps) for each in (preprocessor, postprocessor)]
         with pytest.raises(ConfigError, match=r"n_action_steps=50.*max_age.*fresh=True"):
-            add_depth(
-                preprocessor, postprocessor, head_for(policy), guard=self.DEFAULT, actions="velocity", policy=policy
-            )
+            add_both(preprocessor, postprocessor, head_for(policy), guard=self.DEFAULT, policy=policy)
         assert [len(each.steps) for each in (preprocessor, postprocessor)] == before
         step = DepthGuardStep(head_for(policy), actions="velocity", guard=self.DEFAULT)
         with pytest.raises(ConfigError, match="n_action_steps=50"):
@@ -197,8 +195,8 @@ class TestDefaults:
     def test_the_three_remedies(self, options: Any, steps: int, caplog: pytest.LogCaptureFixture) -> None:
         policy = long_chunks(SMOLVLA.seeded(), steps=steps)
         preprocessor, postprocessor = pipelines(policy)
-        options = {"guard": self.DEFAULT, "actions": "velocity", "policy": policy, **options}
-        add_depth(preprocessor, postprocessor, head_for(policy), **options)
+        options = {"guard": self.DEFAULT, "policy": policy, **options}
+        add_both(preprocessor, postprocessor, head_for(policy), **options)
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
     @pytest.mark.parametrize("tiny", [XVLA, SMOLVLA], ids=lambda tiny: tiny.name)
@@ -233,7 +231,7 @@ class TestInRealTime:
         policy.config.rtc_config = RTCConfig(execution_horizon=2)
         policy.init_rtc_processor()
         preprocessor, postprocessor = pipelines(policy)
-        add_depth(preprocessor, postprocessor, head_for(policy), guard=settings, actions="velocity", **options)
+        add_both(preprocessor, postprocessor, head_for(policy), guard=settings, **options)
         tokens = {name: value for name, value in observation(1).items() if "language" in name}
 
         def with_tokens(batch: dict[str, Any]) -> Any:

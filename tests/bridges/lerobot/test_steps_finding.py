@@ -20,7 +20,7 @@ from row_policies import SMOLVLA
 from step_world import LENIENT, TOP, act, head_for, images_of
 from tiny_policy import observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
 
 @pytest.fixture

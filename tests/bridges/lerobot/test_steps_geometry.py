@@ -23,7 +23,7 @@ from step_world import TOP, WRIST, act, guard, head_for, images_of, padding_of
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, TinyPolicy
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
 CLEAR_M, NEAR_M = 4.0, 0.2
 # Images that each policy pads without resizing them: a pixel of the camera is a pixel of the tower's image.
@@ -248,7 +248,7 @@ class TestTheOwnPreparation:
     @pytest.mark.parametrize(
         ("method", "said"),
         [
-            (None, "is not there in LeRobot"),
+            (None, "there is no SmolVLAPolicy.prepare_images of LeRobot"),
             (lambda batch, extra: None, "TypeError"),
             (lambda batch: None, "TypeError"),
             (lambda batch: ([], []), "IndexError"),

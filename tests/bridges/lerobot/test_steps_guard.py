@@ -22,7 +22,7 @@ from step_world import LENIENT, TOP, WRIST, act, guard, head_for, images_of
 from tiny_policies import POLICIES
 from tiny_policy import CHUNK, observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
 FAR_M = 1000.0
 each_policy = pytest.mark.parametrize(
@@ -255,7 +255,7 @@ class TestActions:
         step = DepthGuardStep(head_for(policy), **options)
         sent = []
         for decision, action in zip(decisions, wanted, strict=True):
-            step._decided = lambda robots, decision=decision: (decision,) * robots
+            step._along = lambda robots, rows, decision=decision: [(decision,) * rows] * robots
             sent.append(step.action(action).tolist())
         return sent
 
@@ -317,7 +317,7 @@ class TestActions:
         sent = step.action(action)
         sent += 1
         assert torch.equal(action, before)
-        assert torch.equal(step._sent, before)
+        assert torch.equal(step._actions.last, before)
 
     def test_one_action_without_a_batch(self, policy: Any) -> None:
         step = step_for(policy, guard(stop_below_m=FAR_M, slow_below_m=FAR_M))

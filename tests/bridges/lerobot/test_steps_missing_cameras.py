@@ -14,7 +14,7 @@ from step_world import act, guard, head_for, images_of
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, VIEWS, TinyPolicy, observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
 HERE = [tiny for tiny in (PI0, PI05, PI0_FAST, SMOLVLA) if tiny in POLICIES]
 

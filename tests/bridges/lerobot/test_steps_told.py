@@ -15,10 +15,10 @@ from spaceclip_plugin.errors import ConfigError, HostError
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 from row_policies import SMOLVLA
-from step_world import LENIENT, TOP, act, guard, head_for, images_of, loaded, pipelines
+from step_world import LENIENT, TOP, act, add_both, guard, head_for, images_of, loaded, pipelines
 from tiny_policy import observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 
@@ -37,7 +37,7 @@ def guesses(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_guess_is_said_once_for_both_steps(policy: Any, caplog: pytest.LogCaptureFixture) -> None:
     preprocessor, postprocessor = pipelines(policy)
-    add_depth(preprocessor, postprocessor, head_for(policy), guard=LENIENT, actions="velocity")
+    add_both(preprocessor, postprocessor, head_for(policy), guard=LENIENT)
     for _ in range(3):
         preprocessor(observation(1))
         postprocessor(act(policy, observation(1)))
@@ -49,7 +49,7 @@ def test_a_guess_is_said_once_for_both_steps(policy: Any, caplog: pytest.LogCapt
 def test_nothing_is_guessed_where_the_policy_is_told(policy: Any, caplog: pytest.LogCaptureFixture) -> None:
     other = SMOLVLA.seeded()  # which would make a guess impossible
     preprocessor, postprocessor = pipelines(policy)
-    add_depth(preprocessor, postprocessor, head_for(policy), guard=LENIENT, actions="velocity", policy=policy)
+    add_both(preprocessor, postprocessor, head_for(policy), guard=LENIENT, policy=policy)
     preprocessor(observation(1))
     postprocessor(act(policy, observation(1)))
     assert postprocessor.steps[-1].counts == {"pass": 1}
@@ -61,7 +61,7 @@ def test_loaded_pipelines_are_told_by_an_override(
     policy: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     preprocessor, postprocessor = pipelines(policy)
-    add_depth(preprocessor, postprocessor, head_for(policy), guard=LENIENT, actions="velocity", fresh=True)
+    add_both(preprocessor, postprocessor, head_for(policy), guard=LENIENT, fresh=True)
     for pipeline in (preprocessor, postprocessor):
         pipeline.save_pretrained(tmp_path)
     other = SMOLVLA.seeded()

@@ -15,10 +15,10 @@ from spaceclip_plugin.guard import DepthGuard, GuardLimits
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 from row_policies import SMOLVLA
-from step_world import TOP, act, guard, head_for, images_of, loaded, pipelines
+from step_world import TOP, act, add_both, guard, head_for, images_of, loaded, pipelines
 from tiny_policy import observation
 
-from spaceclip_plugin.bridges.lerobot.steps import DepthProcessorStep, add_depth
+from spaceclip_plugin.bridges.lerobot import DepthProcessorStep
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def policy(built: Any) -> Any:
 class TestTravelling:
     def save(self, policy: Any, folder: Path, **options: Any) -> tuple[Any, Any]:
         preprocessor, postprocessor = pipelines(policy)
-        options = {"guard": guard(region=(0.25, 0.0, 1.0, 1.0), when_uncertain="hold"), "actions": "velocity"} | options
-        add_depth(preprocessor, postprocessor, head_for(policy), **options)
+        options = {"guard": guard(region=(0.25, 0.0, 1.0, 1.0), when_uncertain="hold")} | options
+        add_both(preprocessor, postprocessor, head_for(policy), **options)
         preprocessor.save_pretrained(folder)
         postprocessor.save_pretrained(folder)
         return preprocessor, postprocessor
