@@ -325,8 +325,9 @@ def add_depth(
 
     Example:
         >>> depth = DepthProcessorStep(head, fresh=True)
-        >>> add_depth(preprocessor, postprocessor, depth, DepthGuardStep(head, actions="velocity"), policy=policy)
-        >>> [type(step).__name__ for step in (*preprocessor.steps, *postprocessor.steps) if step in added]
+        >>> guard = DepthGuardStep(head, actions="velocity")
+        >>> add_depth(preprocessor, postprocessor, depth, guard, policy=policy)
+        >>> [type(step).__name__ for step in (*preprocessor.steps, *postprocessor.steps) if step in (depth, guard)]
         ['DepthProcessorStep', 'DepthGuardStep']
     """
     before, behind = [*preprocessor.steps], [*postprocessor.steps]

@@ -1,0 +1,102 @@
+"""The guide for LeRobot, run block by block on a small policy and recordings made for it; and the doors' examples."""
+
+from __future__ import annotations
+
+import doctest
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from guide import run_guide
+from PIL import Image
+
+pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
+
+from row_policies import SMOLVLA
+from step_world import head_for, pipelines
+
+from spaceclip_plugin.bridges.lerobot import dataset, steps
+
+ROOT = Path(__file__).parents[3]
+GUIDE = ROOT / "spaceclip_plugin" / "bridges" / "lerobot" / "README.md"
+IMAGE_HW = (96, 96)
+
+
+def photo_and_depth(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 that no other seed gives, and (H, W) float32 metres."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: IMAGE_HW[0], : IMAGE_HW[1]]
+    depth_m = 0.5 + rows / IMAGE_HW[0] + generator.random() * columns / IMAGE_HW[1]
+    noise = generator.integers(0, 64, (*IMAGE_HW, 3))
+    return (100 * depth_m[..., None] % 192 + noise).astype(np.uint8), depth_m.astype(np.float32)
+
+
+def record(root: Path, seeds: range) -> None:
+    """A LeRobot data set whose only camera has depth."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    key, names = "observation.images.front", ["height", "width", "channels"]
+    features = {
+        key: {"dtype": "image", "shape": (*IMAGE_HW, 3), "names": names},
+        f"{key}_depth": {
+            "dtype": "image",
+            "shape": (*IMAGE_HW, 1),
+            "names": names,
+            "info": {"is_depth_map": True, "depth_unit": "mm"},
+        },
+        "action": {"dtype": "float32", "shape": (2,), "names": ["speed", "turn"]},
+    }
+    written = LeRobotDataset.create("lab/kitchen", fps=10, root=root, features=features, use_videos=False)
+    for seed in seeds:
+        photo, depth_m = photo_and_depth(seed)
+        depth_mm = (1000 * depth_m).astype(np.uint16)[..., None]
+        written.add_frame({key: photo, f"{key}_depth": depth_mm, "action": np.zeros(2, np.float32), "task": "drive"})
+    written.save_episode()
+    written.finalize()
+
+
+def lay_folder(root: Path, seeds: range) -> None:
+    for name in ("rgb", "depth"):
+        (root / name).mkdir(parents=True)
+    for seed in seeds:
+        photo, depth_m = photo_and_depth(seed)
+        Image.fromarray(photo).save(root / "rgb" / f"{seed}.png")
+        np.save(root / "depth" / f"{seed}.npy", depth_m)
+
+
+@pytest.mark.slow
+def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("datasets", "num2words", "gymnasium"):
+        pytest.importorskip(package, reason="needs lerobot's extras dataset and smolvla")
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "lerobot_env_rover"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from lerobot_env_rover.tiny_policies import build
+
+    policy = build("smolvla", tmp_path / "my-policy")
+    for part in policy:
+        part.save_pretrained(tmp_path / "my-policy")
+    del policy, part
+    record(tmp_path / "kitchen", range(8))
+    record(tmp_path / "kitchen-val", range(10, 12))
+    lay_folder(tmp_path / "labelled", range(20, 28))
+    lay_folder(tmp_path / "measured", range(30, 32))
+    run_guide(GUIDE, tmp_path, monkeypatch)
+    monkeypatch.delitem(sys.modules, "my_policy")
+
+
+@pytest.mark.parametrize("module", [steps, dataset], ids=["steps", "dataset"])
+def test_examples_of_the_door(module: Any) -> None:
+    """On a live policy, which an example cannot build in a line."""
+    policy = SMOLVLA.seeded()
+    preprocessor, postprocessor = pipelines(policy)
+    given = {"policy": policy, "head": head_for(policy), "preprocessor": preprocessor, "postprocessor": postprocessor}
+    results = [
+        doctest.DocTestRunner().run(test)
+        for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs={**given, "torch": torch})
+        if test.examples
+    ]
+    assert results
+    assert not any(result.failed for result in results)
