@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin.cli import convert, demo, evaluate, export, inspect, predict, push, train, verify
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import SpaceClipError
 
 COMMANDS = (demo, inspect, train, evaluate, predict, convert, export, verify, push)

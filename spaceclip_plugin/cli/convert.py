@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.flags import add_overwrite
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 
 NAME = "convert"
 HELP = "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors."

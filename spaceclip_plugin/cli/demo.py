@@ -9,7 +9,7 @@ from typing import Any
 
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.hosts import add_host, device_called, host_from
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import ConfigError
 
 NAME = "demo"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, as_flagged, open_specs, skipped
 from spaceclip_plugin.cli.flags import given
 from spaceclip_plugin.cli.hosts import add_attachment, attached
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.sources.registry import parse_source
 from spaceclip_plugin.data.units import check_depth_units

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.flags import add_head, add_overwrite
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 
 if TYPE_CHECKING:
     from spaceclip_plugin.bridges.onnx import OnnxFile

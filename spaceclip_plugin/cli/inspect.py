@@ -8,7 +8,7 @@ from typing import Any
 
 from spaceclip_plugin.cli.flags import add_flags, add_head
 from spaceclip_plugin.cli.hosts import host_from
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import TowerNotFoundError, nearest
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers.spec import Tower

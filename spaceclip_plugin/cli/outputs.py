@@ -1,15 +1,32 @@
-"""The files a command is about to write: it replaces none that is there, unless told to."""
+"""What a command gives: what it says, and the files it is about to write, which replace none unless told to."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spaceclip_plugin.errors import ConfigError
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command says.
+
+    Attributes:
+        text: for people, without a final newline.
+        data: for `--json`; finite numbers, strings, lists and objects.
+        failure: what could not be done beside what was, for standard error; the exit code is then 1. None: all was.
+    """
+
+    text: str
+    data: dict[str, Any]
+    failure: str | None = None
 
 
 def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
@@ -28,9 +45,9 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
             raise ConfigError(f"cannot write {str(file)!r}: {str(ancestor)!r} is no folder; choose another place")
     taken = [str(file) for file in files if os.path.lexists(file)]
     if taken and not overwrite:
-        more = f" and {len(taken) - _MOST_NAMED} more" if len(taken) > _MOST_NAMED else ""
+        more = f" and {len(taken) - _MAX_NAMED} more" if len(taken) > _MAX_NAMED else ""
         raise ConfigError(
-            f"{', '.join(map(repr, taken[:_MOST_NAMED]))}{more} would be replaced, and nothing was written: choose "
+            f"{', '.join(map(repr, taken[:_MAX_NAMED]))}{more} would be replaced, and nothing was written: choose "
             "another --out or name, move what is there away, or give --overwrite"
         )
 

@@ -1,4 +1,4 @@
-"""The photos that a command line names: files, and folders of them."""
+"""The photos that a command line names, and the camera of each from one calibration."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
-from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES, PhotoHeader, read_header
-from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES, PhotoHeader
+from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
+from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_aspect
+from spaceclip_plugin.depth.camera_file import Calibration
+from spaceclip_plugin.errors import ConfigError
 
-_logger = logging.getLogger(__name__)
+_MAX_NAMED = 4
+_log = logging.getLogger(__name__)
 
 
 def photos_in(places: Sequence[Path]) -> list[Path]:
@@ -31,22 +36,13 @@ def photos_in(places: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             photos += _of_folder(place)
         elif not os.path.lexists(place) and glob.has_magic(str(place)):
-            photos += _of_pattern(str(place))
+            matches = [Path(match) for match in glob.glob(str(place)) if os.path.isfile(match)]
+            if not matches:
+                raise ConfigError(f"no file matches the pattern {str(place)!r}; check the folder and the suffix")
+            photos += sorted(matches, key=_natural)
         else:
             photos.append(place)
     return photos
-
-
-def read_headers(photos: Iterable[Path]) -> tuple[dict[Path, PhotoHeader], dict[Path, str]]:
-    """The headers of the photos that can be opened, and why the others cannot."""
-    headers: dict[Path, PhotoHeader] = {}
-    bad: dict[Path, str] = {}
-    for photo in photos:
-        try:
-            headers[photo] = read_header(photo)
-        except DataError as error:
-            bad[photo] = str(error)
-    return headers, bad
 
 
 def _of_folder(folder: Path) -> list[Path]:
@@ -54,49 +50,155 @@ def _of_folder(folder: Path) -> list[Path]:
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
-    photos = [entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and not entry.is_dir()]
-    ours = _predictions(photos)
-    photos = [photo for photo in photos if photo not in ours]
-    taken = set(photos)
-    left = _left_out([entry for entry in entries if entry not in taken], ours)
+    candidates = {entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and not entry.is_dir()}
+    ours = _predictions(candidates)
+    photos = candidates - ours
+    left = _left_out((entry for entry in entries if entry not in photos), ours)
     if not photos:
         raise ConfigError(
             f"there is no photo in the folder {str(folder)!r}: expected files with the suffixes "
             f"{', '.join(sorted(PHOTO_SUFFIXES))}, found {left or 'nothing'}; folders in it are not searched"
         )
     if left:
-        _logger.info("%s: %d photos are taken; left out: %s", folder, len(photos), left)
+        _log.info("%s: %d photos are taken; left out: %s", folder, len(photos), left)
     return sorted(photos, key=_natural)
 
 
-def _of_pattern(pattern: str) -> list[Path]:
-    photos = [Path(match) for match in glob.glob(pattern) if os.path.isfile(match)]
-    if not photos:
-        raise ConfigError(f"no file is called as the pattern {pattern!r} says; check the folder and the suffix")
-    return sorted(photos, key=_natural)
-
-
-def _predictions(photos: Sequence[Path]) -> set[Path]:
+def _predictions(photos: set[Path]) -> set[Path]:
     """Depth and picture of a photo, both beside it: what an earlier run wrote into the folder of its photos."""
-    there = set(photos)
-    pairs = [[photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")] for photo in photos]
-    return {file for pair in pairs if there.issuperset(pair) for file in pair}
+    pairs = [{photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")} for photo in photos]
+    return {file for pair in pairs if pair <= photos for file in pair}
 
 
-def _left_out(entries: Sequence[Path], ours: Iterable[Path]) -> str:
+def _left_out(entries: Iterable[Path], ours: set[Path]) -> str:
     """What is not taken, counted by kind: a photo of an unread format must not be missed in silence."""
-    kinds = Counter(
-        "folders"
-        if entry.is_dir()
-        else "files of an earlier run"
-        if entry in ours
-        else entry.suffix.lower() or "without suffix"
-        for entry in entries
-    )
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+    def kind(entry: Path) -> str:
+        if entry.is_dir():
+            return "folders"
+        return "files of an earlier run" if entry in ours else entry.suffix.lower() or "without suffix"
+
+    return ", ".join(f"{count} {name}" for name, count in sorted(Counter(map(kind, entries)).items()))
 
 
 def _natural(photo: Path) -> tuple[list[tuple[int, str]], str]:
     """Numbers in names by their value."""
     parts = re.findall(r"\d+|\D+", photo.name)
     return [(int(part), "") if part.isdecimal() else (-1, part.casefold()) for part in parts], photo.name
+
+
+def calibrated_camera(
+    calibration: Calibration, image_hw: tuple[int, int] | None, headers: Mapping[Path, PhotoHeader]
+) -> Intrinsics:
+    """The calibrated camera at the size that is given, told by its file, or known: that of all photos.
+
+    A principal point far from the middle, or a field of view as of no usual lens, is questioned in the log.
+
+    Args:
+        calibration: as it was handed in.
+        image_hw: (H, W) that was given beside it.
+        headers: of the photos that can be opened, at least one.
+
+    Raises:
+        ConfigError: two sizes that differ, none where photos have several, or a principal point outside of the image.
+    """
+    told = calibration.image_hw
+    if image_hw is not None and told is not None and told != image_hw:
+        raise ConfigError(f"--intrinsics-size says {_sized(image_hw)}, the intrinsics' file {_sized(told)}; give one")
+    camera = calibration.of(image_hw or told or _one_size(headers))
+    if not principal_point_inside(camera):
+        height, width = camera.image_hw
+        raise ConfigError(
+            f"the principal point cx={camera.cx_px:g}, cy={camera.cy_px:g} lies outside of an image of "
+            f"{_sized(camera.image_hw)}: these intrinsics are of another size, perhaps about "
+            f"{round(2 * camera.cy_px)}x{round(2 * camera.cx_px)}. Give it with --intrinsics-size H,W, or check the "
+            f"order FX,FY,CX,CY (in the middle: cx={0.5 * width:g}, cy={0.5 * height:g})"
+        )
+    question = questionable(camera)
+    if question is not None:
+        _log.warning("--intrinsics are taken as they are, but %s", question)
+    return camera
+
+
+def cameras_of_photos(camera: Intrinsics, headers: Mapping[Path, PhotoHeader]) -> dict[Path, Intrinsics]:
+    """The camera of each upright photo that is an image of the calibrated one, resized perhaps, or turned by EXIF.
+
+    A size that fits the stored photo is that of the sensor: K is turned with the photo. One that fits the upright photo
+    only is taken as it is. Where both fit (square photos, and those turned by 180 degrees or mirrored), it is the
+    sensor's, and the log says so where that makes a difference: a K is the same for all photos of a camera, however it
+    was held.
+    """
+    cameras: dict[Path, Intrinsics] = {}
+    ambiguous: list[Path] = []
+    for photo, header in headers.items():
+        as_stored, as_upright = _readings(camera, header)
+        found = as_stored or as_upright
+        if found is None:
+            continue
+        cameras[photo] = found
+        if as_upright is not None and not _alike(found, as_upright):
+            ambiguous.append(photo)
+    if ambiguous:
+        first = cameras[ambiguous[0]]
+        _log.warning(
+            "EXIF turns %d photos whose intrinsics may be of the stored or of the upright image (first: %s): they are "
+            "taken to be of the stored one, the sensor's, and turned with the photo (there to cx=%g, cy=%g). If they "
+            "are of the upright one, save the photos upright first",
+            len(ambiguous), ambiguous[0], first.cx_px, first.cy_px,
+        )  # fmt: skip
+    return cameras
+
+
+def no_camera(camera: Intrinsics, photo: Path, header: PhotoHeader) -> str:
+    """Why a photo is not among those of `cameras_of_photos`."""
+    turned = "" if header.orientation == UPRIGHT else f", stored as {_sized(header.stored_hw)} and turned by EXIF"
+    return (
+        f"{photo}: the intrinsics are of images of {_sized(camera.image_hw)}, and this photo of "
+        f"{_sized(header.upright_hw)}{turned} is no such image at another resolution: it was cropped, or another "
+        "camera took it. Predict it separately, with intrinsics of its own"
+    )
+
+
+def _readings(camera: Intrinsics, header: PhotoHeader) -> tuple[Intrinsics | None, Intrinsics | None]:
+    """The upright photo's camera if K is the stored image's, and if it is the upright one's; None where it cannot be.
+
+    An equal size decides before one that is equal up to resizing: near-square photos would fit both.
+    """
+    stored_hw, upright_hw = header.stored_hw, header.upright_hw
+    for fits in (tuple.__eq__, same_aspect):
+        stored, upright = fits(camera.image_hw, stored_hw), fits(camera.image_hw, upright_hw)
+        if stored or upright:
+            return (
+                upright_intrinsics(camera.resized(stored_hw), header.orientation) if stored else None,
+                camera.resized(upright_hw) if upright else None,
+            )
+    return None, None
+
+
+def _one_size(headers: Mapping[Path, PhotoHeader]) -> tuple[int, int]:
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for photo, header in headers.items():
+        for hw in dict.fromkeys((header.upright_hw, header.stored_hw)):
+            sizes.setdefault(hw, []).append(f"{photo.name}{'' if hw == header.upright_hw else ' as stored'}")
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    listed = [
+        f"{_sized(hw)} ({', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''})"
+        for hw, names in list(sizes.items())[:_MAX_NAMED]
+    ]
+    more = f" and {len(sizes) - _MAX_NAMED} more" if len(sizes) > _MAX_NAMED else ""
+    raise ConfigError(
+        f"the photos have several sizes, and intrinsics are of one: {', '.join(listed)}{more}. Give the size of the "
+        "image they are of: --intrinsics-size H,W; photos of another resolution get them rescaled"
+    )
+
+
+def _alike(one: Intrinsics, other: Intrinsics) -> bool:
+    """Within a thousandth of a pixel."""
+    *mine, my_hw = astuple(one)
+    *theirs, their_hw = astuple(other)
+    return my_hw == their_hw and all(abs(a - b) < 1e-3 for a, b in zip(mine, theirs, strict=True))
+
+
+def _sized(hw: tuple[int, int]) -> str:
+    return f"{hw[0]}x{hw[1]} (HxW)"

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
+import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spaceclip_plugin.cli import outputs
+from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.hosts import add_attachment, attached
-from spaceclip_plugin.cli.photo_cameras import cameras_of_photos, known_camera, size_argument
-from spaceclip_plugin.cli.photo_files import RecordingPaths, Recordings, files_of, write_files
-from spaceclip_plugin.cli.photos import photos_in, read_headers
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
+from spaceclip_plugin.cli.photos import calibrated_camera, cameras_of_photos, no_camera, photos_in
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from spaceclip_plugin.attach.attachment import DepthAttachment
     from spaceclip_plugin.depth.camera import Intrinsics
+    from spaceclip_plugin.depth.depth_map import DepthMap
+
+    Record = Callable[[DepthMap, npt.NDArray[np.uint8], Intrinsics | None], None]
 
 NAME = "predict"
 HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
@@ -33,6 +40,7 @@ at the end with its reason (--json: "failed"), and the exit code is 1. Nothing t
 """
 _NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)
 """Refusals of the disk that are about a photo's name, and not about every file to come."""
+_NS_PER_PHOTO = 10**9
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--intrinsics-size",
-        type=size_argument,
+        type=_size,
         metavar="H,W",
         help="size of the image that the intrinsics are of (default: the file's, or that of all photos). Photos of "
         "another resolution get them rescaled, those of another aspect ratio are refused. Where EXIF turns a photo it "
@@ -87,57 +95,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Check every name and number before the host is loaded, so that a slip costs nothing."""
-    recordings = RecordingPaths(args.rerun, args.mcap)
+    recordings = {kind: path for kind in ("rerun", "mcap") if (path := getattr(args, kind)) is not None}
     photos = photos_in(args.images)
     _check_names(photos, recordings, args)
-    recordings.check(with_camera=args.intrinsics is not None)
+    _check_recordings(recordings, args)
     jobs, failed = _jobs(photos, args)
     if not jobs:
         raise DataError(_listed(failed, len(photos)))
 
     from tqdm.auto import tqdm
 
-    lines: list[str] = []
     predictions: list[dict[str, Any]] = []
-    with attached(args) as attachment, Recordings(recordings, replace=args.overwrite) as recorded:
+    with attached(args) as attachment, _recording(recordings, replace=args.overwrite) as record:
         for job in tqdm(jobs, desc="predicting", unit="photo"):
             try:
-                prediction = _predicted(job, attachment, recorded, flip=args.flip, replace=args.overwrite)
+                predictions.append(_predicted(job, attachment, record, args))
             except (DataError, ConfigError, CaptureError) as error:
                 failed[job.photo] = str(error)
             except OSError as error:
                 if error.errno not in _NAMES:
                     raise
                 failed[job.photo] = f"{job.photo}: its files cannot be named ({error.strerror})"
-            else:
-                predictions.append(prediction)
-                lines += _lines(prediction)
         if not predictions:
             raise DataError(_listed(failed, len(photos)))
-    lines += [f"{kind}: {path}" for kind, path in recordings.by_kind().items()]
+    lines = [line for prediction in predictions for line in _lines(prediction)]
     data = {
         "predictions": predictions,
-        "recordings": {kind: str(path) for kind, path in recordings.by_kind().items()},
+        "recordings": {kind: str(path) for kind, path in recordings.items()},
         "failed": [{"image": str(photo), "reason": failed[photo]} for photo in photos if photo in failed],
     }
-    return Result("\n".join(lines), data, _listed(failed, len(photos)) if failed else None)
+    text = "\n".join(lines + [f"{kind}: {path}" for kind, path in recordings.items()])
+    return Result(text, data, _listed(failed, len(photos)) if failed else None)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[,x]\s*(\d{1,6})\s*", text)
+    if match is None or not all(int(side) for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"expected H,W in pixels, as 480,640, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _check_names(photos: Sequence[Path], recordings: Mapping[str, Path], args: argparse.Namespace) -> None:
+    """No file is written twice, none that is read is written, and none that is there is replaced unless told to."""
+    stems: dict[str, Path] = {}
+    for photo in photos:
+        other = stems.setdefault(unicodedata.normalize("NFC", photo.stem).casefold(), photo)
+        if other is not photo:
+            raise ConfigError(
+                f"two photos are called {photo.stem!r}, and so would be their files ({other}, {photo}); predict them "
+                "separately"
+            )
+    written = {file: str(photo) for photo in photos for file in _files(photo, args).values()}
+    for kind, path in recordings.items():
+        if path in written:
+            raise ConfigError(f"--{kind} {path} is also what is written for {written[path]}; choose another name")
+        written[path] = f"--{kind}"
+    read = [Path(path) for path in (args.intrinsics, args.host_weights) if path is not None]
+    check_apart(written, inputs=[*photos, *read, *files_of_head(args.head)])
+    check_free(list(written), overwrite=args.overwrite)
+
+
+def _check_recordings(recordings: Mapping[str, Path], args: argparse.Namespace) -> None:
+    for kind, path in recordings.items():
+        if path.is_dir():
+            raise ConfigError(f"--{kind} takes a file, {str(path)!r} is a folder")
+    if "rerun" in recordings:
+        from spaceclip_plugin.bridges.rerun import import_rerun
+
+        import_rerun()
+    if "mcap" in recordings:
+        from spaceclip_plugin.bridges.ros import import_mcap
+
+        import_mcap()
+        if args.intrinsics is None:
+            raise ConfigError("--mcap writes the camera's intrinsics beside its depth; give --intrinsics, too")
 
 
 def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job], dict[Path, str]]:
     """The photos that can be predicted, and why the others cannot."""
-    calibration = None
-    if args.intrinsics is not None:
-        from spaceclip_plugin.depth.camera_file import calibration_from
+    from spaceclip_plugin.data.files.images import read_header
+    from spaceclip_plugin.depth.camera_file import calibration_from
 
-        calibration = calibration_from(args.intrinsics)
-    elif args.intrinsics_size is not None:
+    calibration = None if args.intrinsics is None else calibration_from(args.intrinsics)
+    if calibration is None and args.intrinsics_size is not None:
         raise ConfigError("--intrinsics-size says of which size --intrinsics are; give these, too")
-    headers, failed = read_headers(photos)
+    headers, failed = {}, {}
+    for photo in photos:
+        try:
+            headers[photo] = read_header(photo)
+        except DataError as error:
+            failed[photo] = str(error)
     cameras: Mapping[Path, Intrinsics] = {}
     if calibration is not None and headers:
-        found = cameras_of_photos(known_camera(calibration, args.intrinsics_size, headers), headers)
-        cameras = found.cameras
-        failed.update(found.refused)
+        camera = calibrated_camera(calibration, args.intrinsics_size, headers)
+        cameras = cameras_of_photos(camera, headers)
+        failed |= {photo: no_camera(camera, photo, header) for photo, header in headers.items() if photo not in cameras}
     return [
         _Job(photo, _files(photo, args), headers[photo].upright_hw, cameras.get(photo))
         for photo in photos
@@ -145,22 +197,53 @@ def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job],
     ], failed
 
 
-def _predicted(
-    job: _Job, attachment: DepthAttachment, recorded: Recordings, *, flip: bool, replace: bool
-) -> dict[str, Any]:
-    """Predict a photo, write its files, and say what they are."""
+def _files(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
+    """Where a photo's files go, by kind."""
+    files = {"depth_mm": args.out / f"{photo.stem}_depth.png", "picture": args.out / f"{photo.stem}_picture.png"}
+    return files if args.intrinsics is None else {**files, "points": args.out / f"{photo.stem}.ply"}
+
+
+@contextmanager
+def _recording(paths: Mapping[str, Path], *, replace: bool) -> Iterator[Record]:
+    """Recordings under way: what takes a photo's depth, photo and camera.
+
+    They get their names when all photos are in them: a run that is killed leaves nothing of these names.
+    """
+    sink, writer, number = None, None, itertools.count()
+    with ExitStack() as stack:
+        places = {kind: stack.enter_context(atomic_path(path, replace=replace)) for kind, path in paths.items()}
+        if "rerun" in places:
+            from spaceclip_plugin.bridges.rerun import RerunSink
+
+            sink = stack.enter_context(RerunSink(places["rerun"]))
+        if "mcap" in places:
+            from spaceclip_plugin.bridges.ros import McapWriter
+
+            writer = stack.enter_context(McapWriter(places["mcap"]))
+
+        def record(depth: DepthMap, photo: npt.NDArray[np.uint8], camera: Intrinsics | None) -> None:
+            stamp_ns = next(number) * _NS_PER_PHOTO
+            if sink is not None:
+                sink.log(depth, camera, image=photo)
+            if writer is not None and camera is not None:
+                writer.write(depth, camera, stamp_ns=stamp_ns, image=photo)
+
+        yield record
+
+
+def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: argparse.Namespace) -> dict[str, Any]:
+    """Predict a photo, write its files, each of them whole, and say what they are."""
     from spaceclip_plugin.data.files.images import read_rgb
     from spaceclip_plugin.evaluation import predict
 
-    photo = read_rgb(job.photo)
+    photo, camera = read_rgb(job.photo), job.camera
     image_hw = (photo.shape[0], photo.shape[1])
     if image_hw != job.image_hw:
         raise DataError(f"{job.photo}: its header tells {job.image_hw} pixels (H, W), it has {image_hw}; save it again")
-    depth = predict(attachment, [photo], output_hw=image_hw, flip=flip)
-    write_files(job.files, depth, photo, job.camera, name=job.photo.stem, replace=replace)
-    recorded.add(depth, photo, job.camera)
+    depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip)
+    write_files(job, depth, photo, replace=args.overwrite)
+    record(depth, photo, camera)
     known = depth.depth_m[depth.valid]
-    camera = job.camera
     return {
         "image": str(job.photo),
         "median_depth_m": float(known.median()) if known.numel() else None,
@@ -171,8 +254,20 @@ def _predicted(
     }
 
 
-def _files(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
-    return files_of(photo, args.out, points=args.intrinsics is not None)
+def write_files(job: _Job, depth: DepthMap, photo: npt.NDArray[np.uint8], *, replace: bool) -> None:
+    """Write what is predicted of a photo.
+
+    Raises:
+        ConfigError: without `replace` a file is there by now.
+        OSError: the disk refuses the write.
+    """
+    from spaceclip_plugin.depth import depth_picture, write_png
+
+    depth.save_png16(job.files["depth_mm"], replace=replace)
+    picture = depth_picture(depth.relabelled(camera=job.photo.stem), photo)
+    write_png(job.files["picture"], picture, replace=replace)
+    if job.camera is not None and "points" in job.files:
+        depth.save_ply(job.files["points"], job.camera, image=photo, replace=replace)
 
 
 def _lines(prediction: Mapping[str, Any]) -> list[str]:
@@ -184,29 +279,3 @@ def _lines(prediction: Mapping[str, Any]) -> list[str]:
 def _listed(failed: Mapping[Path, str], photos: int) -> str:
     reasons = "\n".join(f"  {reason}" for reason in failed.values())
     return f"{len(failed)} of {photos} photos could not be predicted:\n{reasons}"
-
-
-def _check_names(photos: Sequence[Path], recordings: RecordingPaths, args: argparse.Namespace) -> None:
-    """No file is written twice, none that is read is written, and none that is there is replaced unless told to."""
-    stems: dict[str, Path] = {}
-    for photo in photos:
-        folded = unicodedata.normalize("NFC", photo.stem).casefold()
-        if folded in stems:
-            raise ConfigError(
-                f"two photos are called {photo.stem!r}, and so would be their files ({stems[folded]}, {photo}); "
-                "predict them separately"
-            )
-        stems[folded] = photo
-    written = {file: str(photo) for photo in photos for file in _files(photo, args).values()}
-    for kind, path in recordings.by_kind().items():
-        if path in written:
-            raise ConfigError(f"--{kind} {path} is also what is written for {written[path]}; choose another name")
-        written[path] = f"--{kind}"
-    outputs.check_apart(written, inputs=[*photos, *_read_beside(args)])
-    outputs.check_free(list(written), overwrite=args.overwrite)
-
-
-def _read_beside(args: argparse.Namespace) -> Iterable[Path]:
-    """Files that the command reads beside its photos."""
-    named = (args.intrinsics, args.host_weights)
-    return [Path(path) for path in named if path is not None] + outputs.files_of_head(args.head)

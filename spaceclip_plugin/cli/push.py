@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import ConfigError
 
 NAME = "push"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skipped
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.cli.hosts import add_host, open_host
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import DataError

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from spaceclip_plugin.cli.flags import add_head
-from spaceclip_plugin.cli.result import Result
+from spaceclip_plugin.cli.outputs import Result
 
 if TYPE_CHECKING:
     from spaceclip_plugin.head.depth_head import DepthHead
