@@ -10,8 +10,7 @@ from spaceclip_plugin.towers.packed_reader import PackedReader
 from spaceclip_plugin.towers.registry import find_towers
 from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
-from spaceclip_plugin.towers.token_adapter import TokenAdapter
-from spaceclip_plugin.towers.token_reader import TokenReader
+from spaceclip_plugin.towers.token_adapter import TokenAdapter, TokenReader
 
 __all__ = [
     "Adapter",

@@ -23,15 +23,10 @@ class TowerParts:
     """What an adapter reads off a module that is a tower of its family.
 
     Attributes:
-        entry: the module whose call starts a frame; its arguments tell batch and grid.
-        blocks: the transformer blocks in order.
-        context: kind of the global vector: "cls", "attention-pool", "mean", "raw-cls" or "raw-mean".
-        context_source: the module whose output holds it, or None where there is none.
-        width: channels of the last hidden state and of the context.
-        patch_size: pixels of the tower's input between two cells of the last hidden state's grid.
-        image_hw: input size the tower was built for, in pixels; a usual one where it takes any.
+        entry, blocks, context_source: modules, see `Tower`.
+        context: "cls", "attention-pool", "mean", "raw-cls" or "raw-mean".
+        width, patch_size, image_hw, widths: see `TowerSpec`.
         statistics: what the family normalises images with, for hosts that declare nothing.
-        widths: channels of every hidden state from 0 on where they differ, else None.
 
     Raises:
         ConfigError: no such kind of context.

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import nn
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_MOST_IMAGE_CHANNELS = 12  # four RGB frames on top of each other
-_LEAST_CONVOLUTIONS = 2  # one alone is a patch embedding
-_MOST_OF_A_STEM = 7  # in front of a transformer; a network that ends before it has more
+_MAX_IMAGE_CHANNELS = 12  # four RGB frames on top of each other
+_MIN_CONVOLUTIONS = 2  # one alone is a patch embedding
+_MAX_OF_A_STEM = 7  # in front of a transformer; a network that ends before it has more
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ def convolutional_networks(host: nn.Module) -> list[ConvolutionalNetwork]:
     modules = dict(host.named_modules())
     found: dict[str, ConvolutionalNetwork] = {}
     for path, module in modules.items():
-        if not _takes_pictures(module) or any(_is_at_or_inside(path, other) for other in found):
+        if not _takes_pictures(module) or any(f"{path}.".startswith(f"{other}.") or not other for other in found):
             continue
         owner = _owner(modules, path)
         if owner is None or _attends(modules[owner]) or _is_embedding(modules, owner):
             continue
         parts = [inner for inner, part in modules[owner].named_modules() if _is_spatial(part)]
-        if len(parts) > _MOST_OF_A_STEM or not _attends(host):
+        if len(parts) > _MAX_OF_A_STEM or not _attends(host):
             name = type(modules[owner]).__name__
             found[owner] = ConvolutionalNetwork(name, owner, len(parts), _block(modules[owner], parts))
     return [*found.values()]
@@ -64,48 +65,33 @@ def _owner(modules: dict[str, nn.Module], path: str) -> str | None:
 
     It is the innermost that holds another one and is no bare container; of a stem, what it is the stem of.
     """
-    owner: str | None = None
+    owner, held = None, 0
     while path:
         path = path.rpartition(".")[0]
         module = modules[path]
-        count = _count(module)
-        if count < _LEAST_CONVOLUTIONS or (path and type(module) in _CONTAINERS):
+        count = sum(map(_is_spatial, module.modules()))
+        if count < _MIN_CONVOLUTIONS or (path and type(module) in _CONTAINERS):
             continue
-        if owner is None:
-            owner = path
-        elif _count(modules[owner]) > _MOST_OF_A_STEM or _attends(module) or _entries(module) > 1:
+        if held > _MAX_OF_A_STEM or (held and (_attends(module) or sum(map(_takes_pictures, module.modules())) > 1)):
             break
-        elif count > _count(modules[owner]):
-            owner = path
+        if count > held:
+            owner, held = path, count
     return owner
-
-
-def _count(module: nn.Module) -> int:
-    return sum(_is_spatial(part) for part in module.modules())
-
-
-def _entries(module: nn.Module) -> int:
-    return sum(_takes_pictures(part) for part in module.modules())
 
 
 def _is_embedding(modules: dict[str, nn.Module], path: str) -> bool:
     """Whether a transformer's embedding lies at or around that path: it may be a network of its own."""
-    parts = path.split(".") if path else []
-    around = [modules[".".join(parts[: depth + 1])] for depth in range(len(parts))]
+    steps = path.split(".") if path else []
+    around = [modules[".".join(steps[: depth + 1])] for depth in range(len(steps))]
     return any("embed" in type(module).__name__.lower() for module in around)
 
 
-def _is_spatial(module: object) -> bool:
+def _is_spatial(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
 
 
 def _takes_pictures(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and _is_spatial(module)
-        and module.groups == 1
-        and module.in_channels <= _MOST_IMAGE_CHANNELS
-    )
+    return _is_spatial(module) and module.groups == 1 and module.in_channels <= _MAX_IMAGE_CHANNELS
 
 
 def _attends(module: nn.Module) -> bool:
@@ -125,7 +111,3 @@ def _block(owner: nn.Module, paths: Sequence[str]) -> str:
         holders[type(holder)] += 1
     [(block, _)] = holders.most_common(1)
     return "" if block is type(owner) else f"{block.__module__}.{block.__name__}"
-
-
-def _is_at_or_inside(path: str, outer: str) -> bool:
-    return path == outer or not outer or path.startswith(f"{outer}.")

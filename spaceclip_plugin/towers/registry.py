@@ -25,18 +25,16 @@ _logger = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=1)
 def installed_adapters() -> dict[str, Adapter]:
-    """Adapters of every installed package, by name, found through the entry-point group `GROUP`.
-
-    A third-party adapter that cannot be imported is logged and left out: it must not take the others with it.
-
-    Raises:
-        AdapterError: two adapters of one name.
-    """
+    """Adapters of every installed package, by name, found through the entry-point group `GROUP`."""
     return collect_adapters(metadata.entry_points(group=GROUP))
 
 
 def collect_adapters(entry_points: Iterable[metadata.EntryPoint]) -> dict[str, Adapter]:
-    """Load adapters from entry points; see `installed_adapters`."""
+    """Adapters by name; one that cannot be imported is logged and left out, for it must not take the others with it.
+
+    Raises:
+        AdapterError: two adapters of one name.
+    """
     found: dict[str, Adapter] = {}
     origin: dict[str, str] = {}
     for point in entry_points:
@@ -78,7 +76,7 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
             "for a policy wrapper or pipeline, pass the module inside it (often .model or .policy)"
         )
     if adapter is not None:
-        return _as_the_user_says(host, _adapter(adapter).find(host))
+        return [_as_said(host, tower) for tower in _adapter(adapter).find(host)]
     claimed: dict[int, Tower] = {}
     for known in installed_adapters().values():
         for tower in known.find(host):
@@ -91,18 +89,14 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
     order = {id(module): position for position, module in enumerate(host.modules())}
     unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
     towers = sorted([*claimed.values(), *unknown], key=lambda tower: order[id(tower.module)])
-    return _as_the_user_says(host, towers)
+    return [_as_said(host, tower) for tower in towers]
 
 
-def _as_the_user_says(host: nn.Module, towers: list[Tower]) -> list[Tower]:
-    """The towers with the statistics a user declared, even where an adapter knows others and does not look."""
-    said = [said_by_user(lineage(host, tower.spec.path)) for tower in towers]
-    return [
-        tower
-        if one is None or (tower.spec.image_mean, tower.spec.image_std) == (one.mean, one.std)
-        else replace(tower, spec=replace(tower.spec, image_mean=one.mean, image_std=one.std))
-        for tower, one in zip(towers, said, strict=True)
-    ]
+def _as_said(host: nn.Module, tower: Tower) -> Tower:
+    """The tower with the statistics a user declared, even where its adapter knows others and does not look."""
+    said = said_by_user(lineage(host, tower.spec.path))
+    spec = tower.spec if said is None else replace(tower.spec, image_mean=said.mean, image_std=said.std)
+    return replace(tower, spec=spec)
 
 
 def find_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:
@@ -110,25 +104,22 @@ def find_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adap
 
     Raises:
         TowerNotFoundError: none, or none at that path (the nearest is named).
-        AmbiguousTowerError: several and none chosen.
+        AmbiguousTowerError: several, and no path is given.
         AdapterError, HostError: see `find_towers`.
     """
     found = find_towers(host, adapter=adapter)
-    name = type(host).__name__
+    name, by_path = type(host).__name__, {one.spec.path: one for one in found}
     if not found:
         raise no_tower(host, adapter=adapter)
-    if tower is not None:
-        for candidate in found:
-            if candidate.spec.path == tower:
-                return candidate
-        paths = [candidate.spec.path for candidate in found]
+    if tower is not None and tower not in by_path:
+        paths = ", ".join(map(repr, by_path))
         raise TowerNotFoundError(
-            f"{name} has no tower at {tower!r}{nearest(tower, paths)}; its towers are at {', '.join(map(repr, paths))}"
+            f"{name} has no tower at {tower!r}{nearest(tower, by_path)}; its towers are at {paths}"
         )
-    if len(found) > 1:
-        listed = "; ".join(str(candidate.spec) for candidate in found)
+    if tower is None and len(found) > 1:
+        listed = "; ".join(str(one.spec) for one in found)
         raise AmbiguousTowerError(f"{name} has {len(found)} towers: {listed}. Choose one with tower=PATH.")
-    return found[0]
+    return found[0] if tower is None else by_path[tower]
 
 
 def no_tower(host: nn.Module, *, adapter: str | Adapter | None = None) -> TowerNotFoundError:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from spaceclip_plugin.towers.adapter import TowerParts, declared_statistics, is_patch_embedding, is_stack, lineage
 from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.spec import CLS, MEAN, RAW_CLS, RAW_MEAN, RawFrame, Tower
-from spaceclip_plugin.towers.token_reader import TokenReader
+from spaceclip_plugin.towers.token_adapter import TokenReader
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,6 @@ class _Candidate:
     embedding: str
     blocks: tuple[nn.Module, ...]
     convolution: nn.Conv2d
-
-    def fits(self) -> bool:
-        """Whether every block works at the width that the patch convolution gives."""
-        width = self.convolution.out_channels
-        return all(any(_norm_width(part) == width for part in block.modules()) for block in self.blocks)
 
 
 class StructuralAdapter(TokenReader):
@@ -119,7 +114,7 @@ def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
     chosen = []
     for owner, candidates in by_owner.items():
         innermost = not any(_is_inside(other, owner) for other in by_owner)
-        fitting = [candidate for candidate in candidates if candidate.fits()]
+        fitting = [one for one in candidates if all(_has_norm(block, one.convolution) for block in one.blocks)]
         if innermost and fitting and not _has_vocabulary(host.get_submodule(owner), taken):
             chosen.append(max(fitting, key=lambda candidate: len(candidate.blocks)))
     return chosen
@@ -128,7 +123,11 @@ def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
 def _all_candidates(host: nn.Module, taken: Set[int]) -> Iterator[_Candidate]:
     """Every outermost stack of blocks with its nearest owner, fitting or not."""
     modules = {path: module for path, module in host.named_modules() if id(module) not in taken}
-    convolutions = {path: module for path, module in modules.items() if _is_large_patch_embedding(module)}
+    convolutions = {
+        path: module
+        for path, module in modules.items()
+        if is_patch_embedding(module) and module.stride[0] >= _SMALLEST_PATCH
+    }
     stacks: dict[str, tuple[nn.Module, ...]] = {}
     for path, module in modules.items():
         if (
@@ -153,10 +152,6 @@ def _is_inside(path: str, outer: str) -> bool:
     return path != outer and (not outer or path.startswith(f"{outer}."))
 
 
-def _is_large_patch_embedding(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    return is_patch_embedding(module) and module.stride[0] >= _SMALLEST_PATCH
-
-
 def _is_block_stack(module: nn.Module) -> TypeGuard[nn.ModuleList | nn.Sequential]:
     """Whether this is two or more modules of one class, each with a norm and at least two linear layers."""
     if not is_stack(module) or len(module) < 2 or len({type(block) for block in module}) != 1:
@@ -175,6 +170,11 @@ def _norm_width(module: nn.Module) -> int | None:
         return None
     shape = getattr(module, "normalized_shape", None) or getattr(getattr(module, "weight", None), "shape", None)
     return int(shape[-1]) if shape else None
+
+
+def _has_norm(block: nn.Module, convolution: nn.Conv2d) -> bool:
+    """Whether the block works at the width that the patch convolution gives."""
+    return any(_norm_width(part) == convolution.out_channels for part in block.modules())
 
 
 def _has_vocabulary(owner: nn.Module, taken: Set[int]) -> bool:

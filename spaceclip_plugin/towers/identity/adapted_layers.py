@@ -10,6 +10,7 @@ fires, no mode and no random number changes.
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,15 +27,7 @@ THIN = 4
 layer's own."""
 
 _MOST_PARTS = 8  # of a layer with matrices beside it
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+_HOOKS = re.compile(r"_(forward|backward)_(pre_)?hooks\w*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +45,6 @@ class AdaptedLayer:
     module: nn.Module
     plain: nn.Module
     weights: RestingWeights
-
-    @property
-    def kind(self) -> str:
-        """Class of the layer, for people."""
-        return type(self.module).__name__
 
     @property
     def merged(self) -> bool:
@@ -140,16 +128,10 @@ class AdaptedLayer:
         return shaped.to(self._weight.device, self._weight.dtype)
 
 
-def adapted_layer(
-    module: nn.Module, width: int, weights: RestingWeights, *, in_block: bool = True
-) -> AdaptedLayer | None:
-    """The layer that a module is, if something was added to it.
+def adapted_layer(module: nn.Module, width: int, weights: RestingWeights, *, in_block: bool) -> AdaptedLayer | None:
+    """The layer that a module of a tower of that width is, if something was added to it.
 
-    Args:
-        module: the module.
-        width: of the tower there.
-        weights: of the tower.
-        in_block: whether thin matrices beside a linear layer are none of the tower's own: an embedding has positions.
+    In a block thin matrices beside a linear layer are none of the tower's own; an embedding has positions.
     """
     if any(cls.__name__ == "BaseTunerLayer" for cls in type(module).__mro__):
         plain = module
@@ -190,7 +172,7 @@ def twin(module: nn.Module) -> nn.Module:
     """The same module over the same tensors, in eval mode and without hooks; what is set on it stays its own."""
     copied: nn.Module = object.__new__(type(module))
     state = dict(vars(module))
-    state.update({name: OrderedDict() for name in _HOOKS if name in state})
+    state.update({name: OrderedDict() for name in state if _HOOKS.fullmatch(name)})
     if "_hf_hook" in state:  # offloading replaced the forward by one of the original's
         state.pop("forward", None)
     parts = module._modules.items()

@@ -217,8 +217,9 @@ class PartReader:
 
     def _read_adapted(self, layer: AdaptedLayer) -> None:
         """A layer counts with what it has in effect; one that is merged has it in its own weights."""
+        kind = type(layer.module).__name__
         if layer.merged:
-            self.additions.append(Addition(layer.kind, None))
+            self.additions.append(Addition(kind, None))
             if layer.disabled:
                 self._note("adapters are merged into it and disabled; unmerge them")
             self._read_plain(layer)
@@ -228,20 +229,20 @@ class PartReader:
             change = layer.change()
             if change is not None:
                 effect = self._effect_of(change, layer)
-                self.additions.append(Addition(layer.kind, effect))
+                self.additions.append(Addition(kind, effect))
                 self._read_plain(layer)
                 if effect > MOST_EFFECT and counts:
                     self._maker_of("weight", change).add(change, counted=False)
                 return
             effect = layer.effect()
-            self.additions.append(Addition(layer.kind, effect))
+            self.additions.append(Addition(kind, effect))
             if effect > MOST_EFFECT and counts:
                 self._add_in_effect(layer)
             else:
                 self._read_plain(layer)
         except Exception as error:  # whatever a foreign layer raises when it is asked alone
-            self.additions.append(Addition(layer.kind, None, counted=False))
-            self._note(f"what the {layer.kind} in it does cannot be told ({type(error).__name__}: {error})"[:300])
+            self.additions.append(Addition(kind, None, counted=False))
+            self._note(f"what the {kind} in it does cannot be told ({type(error).__name__}: {error})"[:300])
 
     @staticmethod
     def _effect_of(change: Tensor, layer: AdaptedLayer) -> float:
@@ -264,7 +265,7 @@ class PartReader:
         """The weights that the layer computes with."""
         weight = self._weights.read(layer.plain, "weight")
         if weight is None:
-            raise UnreadableError(f"the {layer.kind} in it has no weight")
+            raise UnreadableError(f"the {type(layer.module).__name__} in it has no weight")
         flat, bias = weight.detach().reshape(len(weight), -1), layer.bias()
         if is_linear(layer.plain):
             self._sides |= set(flat.shape)

@@ -12,7 +12,6 @@ same weights give the same sketch on any device, with any number of threads, wha
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import hashlib
 import math
@@ -31,7 +30,6 @@ PROJECTIONS = SIDE * SIDE
 
 _LARGEST = 32767
 _PACKED = struct.Struct(f"<Iff{PROJECTIONS}h")
-PACKED_BYTES = _PACKED.size
 _CHUNK = 1 << 18
 _LARGEST_NORM = 1e9
 
@@ -63,24 +61,6 @@ class Sketch:
         square = sum((a * self.step - b * other.step) ** 2 for a, b in pairs) / PROJECTIONS
         longer = max(self.norm, other.norm, min_norm)
         return 0.0 if longer == 0 else math.sqrt(square) / longer
-
-    def packed(self) -> bytes:
-        """`PACKED_BYTES` bytes; `unpacked` gives an equal sketch back."""
-        return _PACKED.pack(self.count, self.norm, self.step, *self.projections)
-
-    @classmethod
-    def unpacked(cls, raw: bytes) -> Sketch:
-        """The sketch that `packed` wrote.
-
-        Raises:
-            ConfigError: another length, or a norm that no weights have.
-        """
-        if len(raw) != PACKED_BYTES:
-            raise ConfigError(f"a sketch of weights has {PACKED_BYTES} bytes, got {len(raw)}")
-        count, norm, step, *projections = _PACKED.unpack(raw)
-        if not 0 <= norm <= _LARGEST_NORM or not 0 <= step <= _LARGEST_NORM or (count == 0 and norm > 0):
-            raise ConfigError(f"a sketch of weights has a norm from 0 to {_LARGEST_NORM:g}, got {norm} of {count}")
-        return cls(count, norm, step, tuple(projections))
 
 
 class SketchMaker:
@@ -144,28 +124,31 @@ class SketchMaker:
 
 def encoded(*sketches: Sketch) -> str:
     """Sketches as one line of text."""
-    return base64.b64encode(b"".join(sketch.packed() for sketch in sketches)).decode("ascii")
+    packed = (_PACKED.pack(one.count, one.norm, one.step, *one.projections) for one in sketches)
+    return base64.b64encode(b"".join(packed)).decode("ascii")
 
 
 def decoded(name: str, text: object, count: int) -> tuple[Sketch, ...]:
     """The `count` sketches in a line that `encoded` gave.
 
     Raises:
-        ConfigError: anything else, naming the field.
+        ConfigError: anything else, or a norm that no weights have, naming the field.
     """
-    raw = b""
-    if isinstance(text, str) and len(text) == 4 * math.ceil(count * PACKED_BYTES / 3):
-        try:
-            raw = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            raw = b""
-    if len(raw) != count * PACKED_BYTES or base64.b64encode(raw).decode("ascii") != text:
-        raise ConfigError(f"{name} must be base64 of {count * PACKED_BYTES} bytes")
-    parts = [raw[first : first + PACKED_BYTES] for first in range(0, len(raw), PACKED_BYTES)]
+    size = count * _PACKED.size
     try:
-        return tuple(Sketch.unpacked(part) for part in parts)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        raw = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except ValueError:
+        raw = b""
+    if len(raw) != size or base64.b64encode(raw).decode("ascii") != text:
+        raise ConfigError(f"{name} must be base64 of {size} bytes")
+    sketches = tuple(Sketch(n, norm, step, tuple(units)) for n, norm, step, *units in _PACKED.iter_unpack(raw))
+    for one in sketches:
+        possible = 0 <= one.norm <= _LARGEST_NORM and 0 <= one.step <= _LARGEST_NORM and (one.count or one.norm == 0)
+        if not possible:
+            raise ConfigError(
+                f"{name}: a sketch of weights has a norm from 0 to {_LARGEST_NORM:g}, got {one.norm} of {one.count}"
+            )
+    return sketches
 
 
 def _wide(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.towers.identity.weight_sketch import PACKED_BYTES, Sketch, SketchMaker, decoded, encoded
+from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker, decoded, encoded
 
 WIDTH = 48
 NORM = 570.999
@@ -158,7 +158,3 @@ class TestText:
         bad = dataclasses.replace(sketch(random(WIDTH)), norm=norm)
         with pytest.raises(ConfigError, match="norm"):
             decoded("it", encoded(bad), 1)
-
-    def test_a_length_that_cannot_be(self) -> None:
-        with pytest.raises(ConfigError, match=str(PACKED_BYTES)):
-            Sketch.unpacked(b"\0")
