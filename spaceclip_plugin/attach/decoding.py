@@ -88,7 +88,7 @@ def decode(
     depth_map = DepthMap(
         depth_m=depth,
         valid=valid,
-        camera=frame.view,
+        camera=frame.camera,
         frame=frame.index,
         image_hw=features.image_hw,
         trained=head.trained,

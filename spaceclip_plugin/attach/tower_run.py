@@ -61,7 +61,7 @@ def run_alone(
         ) from error
     frame = recorder.newest()
     if frame is not None and frame is not before:
-        frame.view, frame.mapping = view, mapping
+        frame.camera, frame.mapping = view, mapping
 
 
 def _twin(tower: Tower) -> Tower:

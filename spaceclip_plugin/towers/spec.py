@@ -186,7 +186,7 @@ class RawFrame:
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
         pixels_version: the same number of the call's pixels, None where it is not known.
-        view: camera of the call, where whoever made it said so.
+        camera: name of the camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
 
@@ -206,7 +206,7 @@ class RawFrame:
     context: Tensor | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     pixels_version: int | None = None
-    view: str | None = None
+    camera: str | None = None
     mapping: ImageMapping | Literal["host"] | None = "host"
 
     @property
