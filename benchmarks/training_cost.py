@@ -27,11 +27,11 @@ from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.evaluation import get_protocol
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
-from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.features import FeatureSettings
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 
@@ -101,7 +101,7 @@ def recomputing(host: nn.Module, side: int, recipe: Recipe) -> Callable[[], obje
 
     def step() -> object:
         output = head(tower.features(next(batches)), auxiliary=True)
-        value = loss(output.depth_m, output.auxiliary_m, target_m=target_m, valid=target_m > 0).total
+        value = loss(output, target_m, valid=target_m > 0)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
@@ -116,30 +116,29 @@ def from_cache(
     """Steps of the package's own optimizer on features that are cached here."""
     head = DepthHead.for_tower(host, architecture=architecture).to(next(host.parameters()).device)
     processes = Processes(next(host.parameters()).device)
-    settings = CacheSettings(
+    settings = FeatureSettings(
         protocol=PROTOCOL,
-        views=recipe.views,
+        versions=recipe.views,
         augmentation=Augmentation.named(recipe.augmentation),
         seed=recipe.seed,
         storage=recipe.cache,
         targets=True,
+        target_side=recipe.target_side,
     )
     with attach_depth_head(host, head) as depth:
         cached = make_cache(
             depth,
             samples,
             folder,
+            key=module_digest(host),
             settings=settings,
-            weights=module_digest(host),
-            fingerprints=[str(index) for index in range(len(samples))],
             processes=processes,
-            target_side=recipe.target_side,
         )
     order = DataOrder(
         shares_of(samples),
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
-        views=recipe.views,
+        versions=recipe.views,
         seed=recipe.seed,
     )
     optimizer = HeadOptimizer(head, recipe, PROTOCOL, cached, order=order, processes=processes)

@@ -41,11 +41,10 @@ from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.evaluation import get_protocol
 from spaceclip_plugin.towers.hosts import load_host
-from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import LIVE, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.features import FeatureStream
+from spaceclip_plugin.training.features import FeatureSettings, FeatureStream
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
@@ -89,7 +88,7 @@ class FirstOf:
 
 def kills(_: argparse.Namespace) -> dict[str, Any]:
     """Kill a process that saves checkpoints, again and again, and read the newest each time."""
-    script = ROOT / "tests" / "training" / "killed_writer.py"
+    script = ROOT / "tests" / "training" / "run" / "killed_writer.py"
     done = subprocess.run([sys.executable, str(script), "--kills", str(KILLS)], stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -107,9 +106,9 @@ def memory(_: argparse.Namespace) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         peaks.update({count: peak for count in (EARLY, IMAGES) if count <= done and count not in peaks})
 
-    settings = CacheSettings(
+    settings = FeatureSettings(
         protocol=get_protocol("whole-image"),
-        views=1,
+        versions=1,
         augmentation=Augmentation.named("recommended"),
         seed=0,
         storage="fp16",
@@ -120,9 +119,8 @@ def memory(_: argparse.Namespace) -> dict[str, Any]:
             depth,
             NoiseSamples(),
             Path(folder),
+            key="noise",
             settings=settings,
-            weights="random",
-            fingerprints=[str(i) for i in range(IMAGES)],
             processes=Processes(torch.device("cpu")),
             progress=progress,
         )
@@ -190,38 +188,37 @@ def _steps(host: nn.Module, samples: DepthSource, folder: Path, features: str) -
     recipe = Recipe(cache=features)
     head = DepthHead.for_tower(host)
     processes = Processes(torch.device("cpu"))
-    settings = CacheSettings(
+    settings = FeatureSettings(
         protocol=get_protocol("nyu-eigen"),
-        views=recipe.views,
+        versions=recipe.views,
         augmentation=Augmentation.named(recipe.augmentation),
         seed=0,
         storage=features,
         targets=True,
+        target_side=recipe.target_side,
     )
     with attach_depth_head(host, head) as depth:
         stream: FeatureStream
         if features == LIVE:
-            stream = LiveFeatures(depth, samples, settings=settings, target_side=recipe.target_side)
+            stream = LiveFeatures(depth, samples, settings=settings)
         else:
             stream = make_cache(
                 depth,
                 samples,
                 folder,
+                key=features,
                 settings=settings,
-                weights="",
-                fingerprints=[str(i) for i in range(len(samples))],
                 processes=processes,
-                target_side=recipe.target_side,
             )
         order = DataOrder(
             shares_of(samples),
             batch_size=recipe.batch_size,
             accumulation=1,
-            views=recipe.views,
+            versions=recipe.views,
             seed=0,
         )
-        stepper = HeadOptimizer(head, recipe, settings.protocol, stream, order=order, processes=processes)
-        yield (loss for epoch in itertools.count() for loss in stepper.epoch(epoch))
+        optimizer = HeadOptimizer(head, recipe, settings.protocol, stream, order=order, processes=processes)
+        yield (loss for epoch in itertools.count() for loss in optimizer.epoch(epoch))
 
 
 def table(record: dict[str, Any]) -> str:

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> Result | None:
     host = open_host(config)
     head = _fresh_head(config, host)
 
-    from spaceclip_plugin.training.trainer import DepthTrainer
+    from spaceclip_plugin.training import DepthTrainer, RunOptions
 
     trainer = DepthTrainer(
         host, head, recipe=config.recipe, protocol=config.evaluation, tower=config.tower, adapter=config.adapter
@@ -119,12 +119,14 @@ def run(args: argparse.Namespace) -> Result | None:
             trained_on=f"{_title(config.data)} ({len(train)} images)",
             test=test,
             details=details,
-            resume=args.resume is not None,
-            workers=config.workers,
-            save_every=config.save_every,
-            cache=config.cache,
-            log_with=config.log_with,
-            config_yaml=dataclasses.replace(config, head=settled).to_yaml(),
+            options=RunOptions(
+                resume=args.resume is not None,
+                workers=config.workers,
+                save_every=config.save_every,
+                cache=config.cache,
+                log_with=config.log_with,
+                config_yaml=dataclasses.replace(config, head=settled).to_yaml(),
+            ),
         )
     except KeyboardInterrupt as error:
         if not (out / CONFIG_NAME).is_file():  # nothing has begun

@@ -21,7 +21,8 @@ from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architectu
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.config.strict_yaml import read_mapping
-from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME, code_of
+from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME
+from spaceclip_plugin.training.run.record import code_of
 
 SOURCE_FLAGS = {"data": "data", "val": "validation", "test": "test"}
 """Which setting a flag that names data is."""

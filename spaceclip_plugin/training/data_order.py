@@ -21,14 +21,14 @@ class MicroBatch:
 
     Attributes:
         indices: images of this process; one that counts for nothing where it has none.
-        views: their versions.
+        versions: which one of each.
         sizes: how many images of every process count.
         weight: their share of the step's images.
         last: whether the step ends with it.
     """
 
     indices: tuple[int, ...]
-    views: tuple[int, ...]
+    versions: tuple[int, ...]
     sizes: tuple[int, ...]
     weight: float
     last: bool
@@ -37,20 +37,22 @@ class MicroBatch:
 class DataOrder:
     """The order of a run."""
 
-    def __init__(self, shares: Sequence[Share], *, batch_size: int, accumulation: int, views: int, seed: int) -> None:
+    def __init__(
+        self, shares: Sequence[Share], *, batch_size: int, accumulation: int, versions: int, seed: int
+    ) -> None:
         """The order over images that lie share after share.
 
         Args:
             shares: how many images each part has and how much it weighs; weights sum to one.
             batch_size: images per step, over all processes and micro-batches.
             accumulation: micro-batches per step.
-            views: versions of every image.
+            versions: how many there are of every image.
             seed: of everything.
         """
         self._shares = tuple(shares)
         self._batch_size = batch_size
         self._accumulation = accumulation
-        self._views = views
+        self._versions = versions
         self._seed = seed
         self.images = sum(share.count for share in shares)
 
@@ -66,7 +68,7 @@ class DataOrder:
         return max(1, last // self._accumulation)
 
     def epoch(self, number: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """(indices, views) of every step of epoch `number` (from 0), over all processes.
+        """(indices, versions) of every step of epoch `number` (from 0), over all processes.
 
         Each part adds images in proportion to its weight and goes through all of its own before it repeats one, from
         epoch to epoch. Two parts that weigh as they count, or a single one, give every image once.
@@ -77,20 +79,20 @@ class DataOrder:
             chosen.append(first + self._passed(part, share.count, number * count, count))
             first += share.count
         order = generator.permutation(np.concatenate(chosen))
-        views = generator.integers(0, self._views, len(order))
+        versions = generator.integers(0, self._versions, len(order))
         starts = range(0, len(order), self._batch_size)
-        return [(order[i : i + self._batch_size], views[i : i + self._batch_size]) for i in starts]
+        return [(order[i : i + self._batch_size], versions[i : i + self._batch_size]) for i in starts]
 
     def micro_batches(self, number: int, *, first: int, rank: int, processes: int) -> Iterator[MicroBatch]:
         """What process `rank` of `processes` does in epoch `number`, from its step `first` on."""
-        for indices, views in self.epoch(number)[first:]:
+        for indices, versions in self.epoch(number)[first:]:
             parts = [part for part in np.array_split(np.arange(len(indices)), self._accumulation) if len(part)]
             for i, part in enumerate(parts):
                 split = np.array_split(part, processes)
                 mine = split[rank] if len(split[rank]) else part[:1]
                 yield MicroBatch(
                     tuple(indices[mine].tolist()),
-                    tuple(views[mine].tolist()),
+                    tuple(versions[mine].tolist()),
                     tuple(len(one) for one in split),
                     len(part) / len(indices),
                     i == len(parts) - 1,

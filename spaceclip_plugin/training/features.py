@@ -1,19 +1,74 @@
-"""What the trainer reads: the features and depth of any images, in any of their versions, whoever makes them."""
+"""What a head is trained on: the tower's features of every version of an image, and the depth they should decode to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol as Structural
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from spaceclip_plugin.data import Augmentation, DepthSample, Version
+from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 Loaded = dict[str, Tensor]
 """A batch as a worker process reads it: tensors on the CPU by name, their first dimension the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """What is taken of a sample, and in how many versions.
+
+    Attributes:
+        protocol: what part of an image the host sees.
+        versions: how many there are of every image; see `Augmentation.version`.
+        augmentation: what they differ in.
+        seed: of the random ones.
+        storage: what a cache keeps them as, a name in `STORAGES`; live features ignore it.
+        targets: whether depth is wanted, too.
+        target_side: the longer side of a batch's targets is at most this, in pixels; None: as the depth is.
+    """
+
+    protocol: Protocol
+    versions: int
+    augmentation: Augmentation
+    seed: int
+    storage: str
+    targets: bool
+    target_side: int | None = None
+
+    def image(self, sample: DepthSample) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB of the protocol's crop, once the sample is known to be usable.
+
+        Raises:
+            DataError: no pixel is known under the protocol, or the image is too small for it; names the sample.
+        """
+        self.protocol.check(sample)
+        return self.protocol.input_image(sample)
+
+    def depth_m(self, sample: DepthSample) -> npt.NDArray[np.float32]:
+        """(h, w) metres of the protocol's crop; 0 where unknown or outside the protocol's range."""
+        depth_m = self.protocol.training_target(sample)
+        # Beyond the range a sensor gives the range's end: a zoomed version would scale that into it.
+        inside = (depth_m > self.protocol.min_depth_m) & (depth_m < self.protocol.max_depth_m)
+        return np.where(inside, depth_m, np.float32(0))
+
+    def version(self, number: int, *, index: int, image_hw: tuple[int, int]) -> Version:
+        """Version `number` of image `index`, whose protocol's crop has `image_hw` pixels."""
+        return self.augmentation.version(number, seed=self.seed, index=index, image_hw=image_hw)
+
+    def target_hw(self, depth_hw: tuple[int, int]) -> tuple[int, int]:
+        """Size of the targets, in pixels, where the first image's depth has `depth_hw`."""
+        longest = max(depth_hw)
+        if self.target_side is None or longest <= self.target_side:
+            return depth_hw
+        height, width = (max(1, round(side * self.target_side / longest)) for side in depth_hw)
+        return height, width
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +90,12 @@ class Batch:
         return cls(features, depth_m * seen)
 
 
-class FeatureStream(Protocol):
+def stacked_targets(targets: Sequence[npt.NDArray[np.float32]], images: int) -> Tensor:
+    """(B, H, W) of the targets of a batch; (B, 0, 0) where there are none."""
+    return torch.stack([torch.from_numpy(one.copy()) for one in targets]) if targets else torch.zeros(images, 0, 0)
+
+
+class FeatureStream(Structural):
     """Features of a data source: read from a cache, or made by the tower when asked.
 
     Reading is split in two: `load` runs in any process, also in a worker of a data loader, and reads files; `decode`
@@ -43,8 +103,8 @@ class FeatureStream(Protocol):
     """
 
     @property
-    def views(self) -> int:
-        """How many versions of every image there are; see `Augmentation.version`."""
+    def versions(self) -> int:
+        """How many there are of every image."""
         ...
 
     @property
@@ -60,7 +120,7 @@ class FeatureStream(Protocol):
         """What an image is called, for messages."""
         ...
 
-    def load(self, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+    def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         """Read some images, each in one of its versions."""
         ...
 

@@ -8,15 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Interruption:
-    """Whether someone has asked the run to stop.
-
-    Attributes:
-        asked: it is true from the first signal on.
-    """
+    """Whether someone has asked the run to stop: `asked` is true from the first signal on."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -35,12 +29,17 @@ def watched() -> Iterator[Interruption]:
     Outside the main thread no handler can be set: signals then do what they always do.
     """
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption.ask) for number in _SIGNALS}
+    before = {number: signal.signal(number, interruption.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def in_main_thread() -> bool:
+    """Elsewhere no handler of signals can be set."""
+    return threading.current_thread() is threading.main_thread()

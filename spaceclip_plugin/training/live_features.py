@@ -10,10 +10,7 @@ from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.training.cache.feature_cache import within
-from spaceclip_plugin.training.cache.key import CacheSettings
-from spaceclip_plugin.training.features import Batch, Loaded
-from spaceclip_plugin.training.versions import known_depth, seen_image
+from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
 _PIXELS, _TARGET, _INDEX = "pixels", "target_m", "index"
 
@@ -23,18 +20,16 @@ class LiveFeatures:
 
     Attributes:
         target_hw: size of a batch's targets, in pixels.
+        versions: how many there are of every image.
     """
 
-    def __init__(
-        self, attachment: DepthAttachment, source: DepthSource, *, settings: CacheSettings, target_side: int | None
-    ) -> None:
+    def __init__(self, attachment: DepthAttachment, source: DepthSource, *, settings: FeatureSettings) -> None:
         """Nothing is read but the first sample.
 
         Args:
             attachment: the host with the head to train; it stays attached as long as this is used.
             source: images and depth.
-            settings: versions and protocol; `storage` does not matter.
-            target_side: see `FeatureCache`.
+            settings: what is taken of them.
 
         Raises:
             DataError: the first sample cannot be used.
@@ -43,25 +38,20 @@ class LiveFeatures:
         self._tower = attachment.tower
         self._source = source
         self._settings = settings
-        hw = (0, 0)
+        self.versions = settings.versions
+        self.target_hw = (0, 0)
         if settings.targets:
-            height, width = known_depth(source[0], settings.protocol).shape
-            hw = within((height, width), target_side)
-        self.target_hw = hw
+            height, width = settings.depth_m(source[0]).shape
+            self.target_hw = settings.target_hw((height, width))
 
     def __len__(self) -> int:
         return len(self._source)
-
-    @property
-    def views(self) -> int:
-        """How many versions of every image there are."""
-        return self._settings.views
 
     def name(self, index: int) -> str:
         """What an image is called, for messages."""
         return self._source[index].name
 
-    def load(self, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+    def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         """Prepared pixels and targets.
 
         Raises:
@@ -69,21 +59,18 @@ class LiveFeatures:
         """
         settings = self._settings
         images, targets = [], []
-        for index, number in zip(indices, views, strict=True):
+        for index, number in zip(indices, versions, strict=True):
             sample = self._source[index]
-            image = seen_image(sample, settings.protocol)
-            version = settings.augmentation.version(
-                number,
-                seed=settings.seed,
-                index=index,
-                image_hw=(image.shape[0], image.shape[1]),
-            )
+            image = settings.image(sample)
+            version = settings.version(number, index=index, image_hw=(image.shape[0], image.shape[1]))
             images.append(version.image(image))
             if settings.targets:
-                target = version.target(known_depth(sample, settings.protocol), self.target_hw)
-                targets.append(torch.from_numpy(target.copy()))
-        target_m = torch.stack(targets) if targets else torch.zeros(len(images), 0, 0)
-        return {_PIXELS: prepare(images, self._tower), _TARGET: target_m, _INDEX: torch.tensor(list(indices))}
+                targets.append(version.target(settings.depth_m(sample), self.target_hw))
+        return {
+            _PIXELS: prepare(images, self._tower),
+            _TARGET: stacked_targets(targets, len(images)),
+            _INDEX: torch.tensor(list(indices)),
+        }
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
         """Run the tower on what `load` gave.

@@ -21,10 +21,10 @@ from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, rng_state, set_rng_state
 from spaceclip_plugin.training.run.checkpoint import Checkpoint
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.validation_set import HeldOut
+from spaceclip_plugin.training.validation_set import ValidationSet
 
 TRACKED_EVERY = 10
-"""Steps between two losses that a tracker is told."""
+"""Steps between two losses that a tracker gets."""
 
 _logger = logging.getLogger(__name__)
 
@@ -54,12 +54,10 @@ class TrainingLoop:
 
     def __init__(
         self,
-        stepper: HeadOptimizer,
-        held_out: HeldOut,
+        optimizer: HeadOptimizer,
+        validation: ValidationSet,
         folder: RunFolder,
         *,
-        epochs: int,
-        steps_per_epoch: int,
         trained: DepthHeadConfig,
         processes: Processes,
         save_every: int | None,
@@ -67,25 +65,21 @@ class TrainingLoop:
         """Nothing runs yet.
 
         Args:
-            stepper: does the steps.
-            held_out: what an epoch is judged by.
+            optimizer: does the steps.
+            validation: what an epoch is judged by.
             folder: of the run.
-            epochs: how many in all.
-            steps_per_epoch: how many steps each has.
             trained: config the saved head gets.
             processes: who works on it.
             save_every: steps between two checkpoints; None saves after every epoch only.
         """
-        self._stepper = stepper
-        self._held_out = held_out
+        self._optimizer = optimizer
+        self._validation = validation
         self._folder = folder
-        self._epochs = epochs
-        self._steps_per_epoch = steps_per_epoch
         self._trained = trained
         self._processes = processes
         self._save_every = save_every
         self._losses: list[float] = []
-        self._saved: int | None = None
+        self._resumed = False
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
 
@@ -97,7 +91,7 @@ class TrainingLoop:
         """
         checkpoint = self._folder.checkpoints.newest()
         if checkpoint is None:
-            _logger.info("the run has no checkpoint: it starts at step 0 of %d", self._stepper.steps)
+            _logger.info("the run has no checkpoint: it starts at step 0 of %d", self._optimizer.steps)
             return 0
         saved_by = sum(1 for stem in checkpoint.tensors if stem.startswith("rng-"))
         if saved_by != self._processes.count:
@@ -106,15 +100,15 @@ class TrainingLoop:
                 "many as before, for each has random numbers of its own"
             )
         state: dict[str, Any] = checkpoint.state
-        self._stepper.load(checkpoint.tensors, step=checkpoint.step)
+        self._optimizer.load(checkpoint.tensors, step=checkpoint.step)
         self._losses = list(state["losses"])
         self.history = list(state["history"])
         if state["best_epoch"] is not None:
             metrics = DepthMetrics(**state["best_metrics"])
             self.best = Best(state["best_epoch"], metrics, checkpoint.tensors["best"])
-        self._saved = checkpoint.step
+        self._resumed = True
         set_rng_state(checkpoint.tensors[f"rng-{self._processes.rank}"], self._processes.device)
-        _logger.info("continuing at step %d of %d", checkpoint.step, self._stepper.steps)
+        _logger.info("continuing at step %d of %d", checkpoint.step, self._optimizer.steps)
         return checkpoint.step
 
     def run(self, interruption: Interruption, *, progress: bool) -> Best:
@@ -128,68 +122,65 @@ class TrainingLoop:
             KeyboardInterrupt: someone asked to stop; a checkpoint is saved.
             TrainingError: the loss is not finite, or a checkpoint cannot be saved.
         """
-        stepper = self._stepper
-        if self._saved is None:
+        optimizer = self._optimizer
+        if not self._resumed:
             self._save()  # so that a continued run does not depend on how its head was made
         elif self.best is not None:
             self._write_best(self.best)
-        with tqdm(total=stepper.steps, initial=stepper.step, desc="training", unit="step", disable=not progress) as bar:
-            for epoch in range(len(self.history), self._epochs):
+        with tqdm(
+            total=optimizer.steps, initial=optimizer.step, desc="training", unit="step", disable=not progress
+        ) as bar:
+            for epoch in range(len(self.history), optimizer.steps // optimizer.steps_per_epoch):
                 started = time.perf_counter()
-                for loss in stepper.epoch(epoch):
+                for loss in optimizer.epoch(epoch):
                     bar.update(1)
                     self._losses.append(loss)
-                    if stepper.step % TRACKED_EVERY == 0:
-                        figures = {"train/loss": loss, "train/learning_rate": stepper.learning_rate}
-                        self._processes.track(figures, stepper.step)
-                    if stepper.step % self._steps_per_epoch:
-                        self._pause(interruption)
-                self._end_epoch(epoch + 1, started)
+                    if optimizer.step % TRACKED_EVERY == 0:
+                        figures = {"train/loss": loss, "train/learning_rate": optimizer.learning_rate}
+                        self._processes.track(figures, optimizer.step)
+                    if optimizer.step % optimizer.steps_per_epoch:
+                        self._between_steps(interruption)
+                self._end_epoch(started)
                 bar.set_postfix(val_abs_rel=f"{self.history[-1]['val_abs_rel']:.4f}")
                 self._save()
-                self._stop_if_asked(interruption)
+                if self._processes.any(interruption.asked):
+                    raise KeyboardInterrupt
         if self.best is None:  # pragma: no cover - a recipe has at least one epoch
             raise CheckpointError("the run had no epoch")
         return self.best
 
-    def _end_epoch(self, number: int, started: float) -> None:
-        average = self._stepper.average.head
-        metrics = self._held_out.metrics(average)
-        validation = {f"val_{name}": value for name, value in dataclasses.asdict(metrics).items()}
-        record = {
-            "epoch": number,
-            "loss": sum(self._losses) / len(self._losses),
-            "learning_rate": self._stepper.learning_rate,
-            "seconds": round(time.perf_counter() - started, 2),
-            **validation,
-        }
-        self._losses = []
-        self.history.append(record)
-        self._processes.track(
-            {f"validation/{name[4:]}": value for name, value in validation.items()}, self._stepper.step
-        )  # fmt: skip
-        if self.best is None or metrics.abs_rel < self.best.metrics.abs_rel:
-            weights = {name: value.detach().cpu().clone() for name, value in average.state_dict().items()}
-            self.best = Best(number, metrics, weights)
-            self._write_best(self.best)
-
-    def _write_best(self, best: Best) -> None:
-        head = copy.deepcopy(self._stepper.average.head)  # a new one would draw random numbers
-        head.load_state_dict(dict(best.weights))
-        head.config = self._trained
-        self._processes.on_main(lambda: self._folder.save_best(head))
-
-    def _pause(self, interruption: Interruption) -> None:
-        """Between two steps of an epoch: a checkpoint, where it is time for one or the run shall stop."""
+    def _between_steps(self, interruption: Interruption) -> None:
+        """Save a checkpoint where it is time for one or the run shall stop."""
         asked = self._processes.any(interruption.asked)
-        if asked or (self._save_every is not None and self._stepper.step % self._save_every == 0):
+        if asked or (self._save_every is not None and self._optimizer.step % self._save_every == 0):
             self._save()
         if asked:
             raise KeyboardInterrupt
 
-    def _stop_if_asked(self, interruption: Interruption) -> None:
-        if self._processes.any(interruption.asked):
-            raise KeyboardInterrupt
+    def _end_epoch(self, started: float) -> None:
+        average = self._optimizer.average
+        metrics = self._validation.metrics(average)
+        figures = dataclasses.asdict(metrics)
+        record = {
+            "epoch": len(self.history) + 1,
+            "loss": sum(self._losses) / len(self._losses),
+            "learning_rate": self._optimizer.learning_rate,
+            "seconds": round(time.perf_counter() - started, 2),
+            **{f"val_{name}": value for name, value in figures.items()},
+        }
+        self._losses = []
+        self.history.append(record)
+        self._processes.track({f"validation/{name}": value for name, value in figures.items()}, self._optimizer.step)
+        if self.best is None or metrics.abs_rel < self.best.metrics.abs_rel:
+            weights = {name: value.detach().cpu().clone() for name, value in average.state_dict().items()}
+            self.best = Best(len(self.history), metrics, weights)
+            self._write_best(self.best)
+
+    def _write_best(self, best: Best) -> None:
+        head = copy.deepcopy(self._optimizer.average)  # a new one would draw random numbers
+        head.load_state_dict(dict(best.weights))
+        head.config = self._trained
+        self._processes.on_main(lambda: self._folder.save_best(head))
 
     def _save(self) -> None:
         random = self._processes.gathered(rng_state(self._processes.device))
@@ -200,11 +191,11 @@ class TrainingLoop:
             "best_epoch": None if best is None else best.epoch,
             "best_metrics": None if best is None else dataclasses.asdict(best.metrics),
         }
-        tensors = self._stepper.state()
+        tensors = self._optimizer.state()
         if best is not None:
             tensors["best"] = dict(best.weights)
         tensors |= {f"rng-{rank}": values for rank, values in enumerate(random)}
-        checkpoint = Checkpoint(self._stepper.step, state, tensors)
+        checkpoint = Checkpoint(self._optimizer.step, state, tensors)
 
         def save() -> None:
             self._folder.checkpoints.save(checkpoint)

@@ -1,9 +1,10 @@
-"""The optimisation of a head over a stream of features: one recipe, step by step, by one process or several."""
+"""The optimizer of a head over a stream of features: one recipe, step by step, by one process or several."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,12 +15,12 @@ from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
 from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.training.batches import loaded_batches
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
-from spaceclip_plugin.training.features import Batch, FeatureStream
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.features import Batch, FeatureStream, Loaded
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_plugin.training.reading_ahead import read_ahead
 
 Tensors = dict[str, Tensor]
 _ROUNDING = 1e-9
@@ -37,7 +38,7 @@ class HeadOptimizer:
     changes neither weights nor moments, and counts as a step.
 
     Attributes:
-        average: the averaged weights, which are validated and saved.
+        average: the head with the averaged weights, which are validated and saved.
         learning_rate: that of the last step.
         step: steps done.
     """
@@ -51,7 +52,6 @@ class HeadOptimizer:
         *,
         order: DataOrder,
         processes: Processes,
-        workers: int = 0,
     ) -> None:
         """Nothing is drawn or read yet.
 
@@ -62,7 +62,6 @@ class HeadOptimizer:
             stream: what the head learns from.
             order: which images in which step.
             processes: who works on it.
-            workers: processes that read batches ahead, for each of `processes`.
 
         Raises:
             ConfigError: several processes, and a head whose batch statistics they could not share.
@@ -72,15 +71,12 @@ class HeadOptimizer:
         self._stream = stream
         self._order = order
         self._processes = processes
-        self._workers = workers
         self._loss = LOSSES[recipe.loss]()
         head.to(memory_format=torch.channels_last)
         self._head = head
         self._trained = _synchronised(head, processes, order)
-        self.average = AveragedHead(head, recipe.ema_decay)
-        self._optimizer = torch.optim.AdamW(
-            head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )  # fmt: skip
+        self.average = copy.deepcopy(head).eval().requires_grad_(False)
+        self._adamw = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._images: list[int] = []
         self._known = 0.0
         self.step = 0
@@ -89,7 +85,12 @@ class HeadOptimizer:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return self._recipe.epochs * self._order.steps_per_epoch
+        return self._recipe.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self._order.steps_per_epoch
 
     def epoch(self, number: int) -> Iterator[float]:
         """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each, 0 of one without depth.
@@ -97,15 +98,13 @@ class HeadOptimizer:
         Raises:
             TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
         """
-        processes, per_epoch = self._processes, self._order.steps_per_epoch
-        first = self.step - number * per_epoch
-        plan = list(
-            self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count)
-        )  # fmt: skip
+        processes, device = self._processes, self._processes.device
+        first = self.step - number * self.steps_per_epoch
+        plan = list(self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count))
         self._trained.train()
         total = 0.0
-        device = self._processes.device
-        loaded = loaded_batches(self._stream, plan, workers=self._workers, pinned=device.type == "cuda")
+        read = functools.partial(_load, self._stream)
+        loaded = read_ahead(read, plan, workers=processes.workers, pinned=device.type == "cuda")
         for micro in plan:
             batch = processes.together(lambda: self._stream.decode(next(loaded), device))
             total += micro.weight * self._accumulate(micro, batch)
@@ -121,11 +120,11 @@ class HeadOptimizer:
         moments = {
             f"{name}.{kind}": value
             for name, parameter in named.items()
-            for kind, value in self._optimizer.state[parameter].items()
+            for kind, value in self._adamw.state[parameter].items()
         }
         return {
             "head": dict(self._head.state_dict()),
-            "average": dict(self.average.head.state_dict()),
+            "average": dict(self.average.state_dict()),
             "optimizer": moments,
         }
 
@@ -136,20 +135,17 @@ class HeadOptimizer:
             CheckpointError: it is of another head.
         """
         _fill(self._head.state_dict(), state["head"], "head")
-        _fill(self.average.head.state_dict(), state["average"], "average")
+        _fill(self.average.state_dict(), state["average"], "average")
         # Moments keep the memory format of their weights: kernels round in the order in which they find values.
         for name, parameter in self._head.named_parameters():
-            kinds = ("step", "exp_avg", "exp_avg_sq")
-            found = {kind: state["optimizer"].get(f"{name}.{kind}") for kind in kinds}
-            moments = {
-                kind: (torch.zeros((), dtype=value.dtype) if kind == "step" else torch.zeros_like(parameter)).copy_(
-                    value
-                )
-                for kind, value in found.items()
-                if value is not None
-            }
+            moments = {}
+            for kind in ("step", "exp_avg", "exp_avg_sq"):
+                value = state["optimizer"].get(f"{name}.{kind}")
+                if value is not None:
+                    own = torch.zeros((), dtype=value.dtype) if kind == "step" else torch.zeros_like(parameter)
+                    moments[kind] = own.copy_(value)
             if moments:
-                self._optimizer.state[parameter] = moments
+                self._adamw.state[parameter] = moments
         self.step = step
 
     def _accumulate(self, micro: MicroBatch, batch: Batch) -> float:
@@ -182,13 +178,12 @@ class HeadOptimizer:
         valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
         if not bool(valid.any()):
             return None
-        return self._loss(
+        whole = HeadOutput(
             joined(output.depth_m),
-            [joined(depth_m) for depth_m in output.auxiliary_m],
-            target_m=target_m,
-            valid=valid,
-            uncertainty_m=None if output.uncertainty_m is None else joined(output.uncertainty_m),
-        ).total
+            tuple(joined(depth_m) for depth_m in output.auxiliary_m),
+            None if output.uncertainty_m is None else joined(output.uncertainty_m),
+        )
+        return self._loss(whole, target_m, valid=valid)
 
     @property
     def _share(self) -> float:
@@ -197,13 +192,15 @@ class HeadOptimizer:
 
     def _update(self) -> None:
         self.learning_rate = self._recipe.learning_rate_at(self.step, self.steps)
-        for group in self._optimizer.param_groups:
+        for group in self._adamw.param_groups:
             group["lr"] = self.learning_rate
         if self._known > 0.0:
             self._move(self._share)
         self._images, self._known = [], 0.0
         self.step += 1
-        self.average.update(self._head, self.step)
+        # A short run would otherwise validate mostly its random start.
+        decay = min(self._recipe.ema_decay, (1 + self.step) / (10 + self.step))
+        _average(self.average, self._head, decay)
 
     def _move(self, share: float) -> None:
         """Sum the gradients of all processes and take them, as those of a step of weight one."""
@@ -220,31 +217,26 @@ class HeadOptimizer:
                 f"the loss is finite but the norm of its gradient is {norm} at step {self.step} on {names}; lower the "
                 "learning rate or check those images"
             )
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
 
     def _named(self, indices: Sequence[int]) -> str:
         """The first images of a batch, for messages."""
         return ", ".join(self._stream.name(i) for i in indices[:4]) + ("…" if len(indices) > 4 else "")
 
 
-class AveragedHead:
-    """Exponential moving average of a head's weights and running statistics."""
+@torch.no_grad()
+def _average(average: DepthHead, head: DepthHead, decay: float) -> None:
+    """Move an exponential moving average of weights and running statistics towards a head's."""
+    for mine, theirs in zip(average.state_dict().values(), head.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(theirs, 1 - decay)
+        else:
+            mine.copy_(theirs)
 
-    def __init__(self, head: DepthHead, decay: float) -> None:
-        self.head = copy.deepcopy(head).eval().requires_grad_(False)
-        self._decay = decay
 
-    @torch.no_grad()
-    def update(self, head: DepthHead, step: int) -> None:
-        """Move towards `head` after step `step` (from 1)."""
-        # A short run would otherwise validate mostly its random start.
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for mine, theirs in zip(self.head.state_dict().values(), head.state_dict().values(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
-            else:
-                mine.copy_(theirs)
+def _load(stream: FeatureStream, micro: MicroBatch) -> Loaded:
+    return stream.load(micro.indices, micro.versions)
 
 
 def _synchronised(head: DepthHead, processes: Processes, order: DataOrder) -> nn.Module:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.errors import ConfigError, TrainingError, nearest
+from spaceclip_plugin import _checks
+from spaceclip_plugin.errors import ConfigError, TrainingError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 T = TypeVar("T")
@@ -23,17 +24,24 @@ T = TypeVar("T")
 class Processes:
     """What the processes of a run do together; with a single one, nothing.
 
+    accelerate starts the group and moves tensors and objects between its processes. What it does not have is here: a
+    failure of one that is a failure of all, and a loss of the whole batch.
+
     Attributes:
         rank: number of this process.
         count: how many there are.
         device: where the head is.
+        workers: processes that read ahead for each of them.
     """
 
-    def __init__(self, device: torch.device, *, log_with: str | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, device: torch.device, *, workers: int = 0, log_with: str | None = None, folder: Path | None = None
+    ) -> None:
         """Join the processes that `accelerate launch` started.
 
         Args:
             device: of the head; accelerate's own device is one per process, and not always the host's.
+            workers: see `workers`.
             log_with: one of `TRACKERS`.
             folder: where a tracker that writes files puts them.
 
@@ -44,7 +52,7 @@ class Processes:
         check_tracker(log_with)
         check_launched()
         self._tracked = log_with is not None
-        self.rank, self.count, self.device = 0, 1, device
+        self.rank, self.count, self.device, self.workers = 0, 1, device, workers
         # Alone there is nothing to accelerate, and its state is one per process: another library's may be in the way.
         if self._tracked or _launched_together():
             self._accelerator = _accelerator(device, log_with, folder)
@@ -72,10 +80,10 @@ class Processes:
         except BaseException as error:
             mine = error
         if self.any(mine is not None):
-            told = self.gathered(None if mine is None else f"process {self.rank}: {type(mine).__name__}: {mine}")
+            failures = self.gathered(None if mine is None else f"process {self.rank}: {type(mine).__name__}: {mine}")
             if mine is not None:
                 raise mine
-            raise TrainingError(next(failure for failure in told if failure is not None))
+            raise TrainingError(next(failure for failure in failures if failure is not None))
         return cast(T, result)
 
     def check_equal(self, values: Mapping[str, object]) -> None:
@@ -94,8 +102,17 @@ class Processes:
 
     def on_main(self, work: Callable[[], T]) -> T:
         """What the main process makes of something, while the others wait; a failure there is one everywhere."""
-        made = self.gathered(self.together(lambda: work() if self.main else None))[0]
-        return cast(T, made)
+        return cast(T, self.gathered(self.together(lambda: work() if self.main else None))[0])
+
+    def shared_out(self, work: Callable[[Sequence[int]], Iterable[T]], count: int) -> list[T]:
+        """What is made of each of `count` things, in their order, where every process makes its share.
+
+        Args:
+            work: gives one value for each of the numbers it is given; a failure in one process is one everywhere.
+            count: how many things there are.
+        """
+        shares = self.gathered(self.together(lambda: list(work(range(self.rank, count, self.count)))))
+        return [shares[number % self.count][number // self.count] for number in range(count)]
 
     def gathered(self, value: T) -> list[T]:
         """Every process's value, in the order of their ranks."""
@@ -108,10 +125,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process."""
-        if self.count == 1:
-            return flag
-        raised = torch.tensor([int(flag)], device=self._accelerator.device)
-        return bool(self._accelerator.reduce(raised, reduction="sum").item())
+        return flag if self.count == 1 else bool(self._sum(torch.tensor([int(flag)])).item())
 
     def joined(self, mine: Tensor, sizes: Sequence[int]) -> Tensor:
         """The rows of all processes as one tensor, through which gradients reach those of this process.
@@ -123,29 +137,26 @@ class Processes:
             mine: (B, …) rows of this process, of which the first `sizes[rank]` count.
             sizes: rows of every process.
         """
-        if self.count == 1:
-            return mine[: sizes[0]]
-        longest = max(sizes)
-        padded = mine.new_zeros((longest, *mine.shape[1:]))
         own = mine[: sizes[self.rank]]
+        if self.count == 1:
+            return own
+        padded = mine.new_zeros((max(sizes), *mine.shape[1:]))
         padded[: len(own)] = own.detach()
         everyone: Tensor = self._accelerator.gather(padded.to(self._accelerator.device)).to(mine.device)
         rows = torch.chunk(everyone, self.count)
-        parts = [own if rank == self.rank else rows[rank][:size] for rank, size in enumerate(sizes)]
-        return torch.cat(parts)
+        return torch.cat([own if rank == self.rank else rows[rank][:size] for rank, size in enumerate(sizes)])
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by the sum over processes; a parameter without one counts as zero."""
         if self.count == 1:
             return
         used = list(parameters)
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used])
-        total: Tensor = self._accelerator.reduce(flat.to(self._accelerator.device), reduction="sum").to(flat.device)
-        for parameter, values in zip(used, torch.split_with_sizes(total, [p.numel() for p in used]), strict=True):
+        flat = self._sum(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used]))
+        for parameter, values in zip(used, torch.split_with_sizes(flat, [p.numel() for p in used]), strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(values.view_as(parameter))
 
     def start_tracker(self, config: Mapping[str, object]) -> None:
-        """Tell the tracker, where there is one, the settings of the run."""
+        """Give the tracker, where there is one, the settings of the run."""
         if self._tracked:
             self.together(lambda: self._accelerator.init_trackers("spaceclip", config=dict(config)))
 
@@ -159,6 +170,10 @@ class Processes:
         if self._tracked:
             self._accelerator.end_training()
 
+    def _sum(self, mine: Tensor) -> Tensor:
+        summed: Tensor = self._accelerator.reduce(mine.to(self._accelerator.device), reduction="sum")
+        return summed.to(mine.device)
+
     def _check_devices(self) -> None:
         places = self.gathered((socket.gethostname(), str(self.device)))
         if self.device.type == "cuda" and places.count(places[self.rank]) > 1:
@@ -166,12 +181,6 @@ class Processes:
                 f"{places.count(places[self.rank])} processes would share {self.device}: give each a GPU of its own "
                 "(cuda:LOCAL_RANK, as hosts by name get without --device), or start fewer"
             )
-
-
-def _launched_together() -> bool:
-    """Whether a launcher (torchrun, accelerate, MPI) started this process as one of several."""
-    sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-    return torch.distributed.is_initialized() or any(os.environ.get(name, "1") not in ("", "0", "1") for name in sizes)
 
 
 def check_launched() -> None:
@@ -191,6 +200,29 @@ def check_launched() -> None:
             "Start them with `torchrun --nproc_per_node N -m spaceclip_plugin.cli train …`, or one process without a "
             "launcher; if MASTER_ADDR and MASTER_PORT are set for something else, unset them"
         )
+
+
+def check_tracker(name: str | None) -> None:
+    """Check that a tracker is known and installed; accelerate would leave an absent one out in silence.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if name is None:
+        return
+    _checks.choice("log_with", name, TRACKERS)
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"log_with={name!r}, but {name} is not installed: pip install {name}, or leave it out")
+    from accelerate.utils import LoggerType
+
+    if name not in [str(kind.value) for kind in LoggerType]:
+        raise ConfigError(f"log_with={name!r} needs a newer accelerate: pip install -U accelerate, or leave it out")
+
+
+def _launched_together() -> bool:
+    """Whether a launcher (torchrun, accelerate, MPI) started this process as one of several."""
+    sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    return torch.distributed.is_initialized() or any(os.environ.get(name, "1") not in ("", "0", "1") for name in sizes)
 
 
 def _accelerator(device: torch.device, log_with: str | None, folder: Path | None) -> Any:
@@ -221,24 +253,6 @@ def _leave_group() -> None:
     """A process that ends with the group's threads still running is aborted, though its work is done."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def check_tracker(name: str | None) -> None:
-    """Check that a tracker is known and installed; accelerate would leave an absent one out in silence.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if name is None:
-        return
-    if name not in TRACKERS:
-        raise ConfigError(f"log_with must be one of {', '.join(TRACKERS)}, got {name!r}{nearest(str(name), TRACKERS)}")
-    if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"log_with={name!r}, but {name} is not installed: pip install {name}, or leave it out")
-    from accelerate.utils import LoggerType
-
-    if name not in [str(kind.value) for kind in LoggerType]:
-        raise ConfigError(f"log_with={name!r} needs a newer accelerate: pip install -U accelerate, or leave it out")
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

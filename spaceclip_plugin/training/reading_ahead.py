@@ -1,4 +1,7 @@
-"""Items of a data set in order, read ahead by worker processes whose signals and deaths are a run's own business."""
+"""What a function makes of one thing after the other, made ahead by worker processes.
+
+Signals and the deaths of workers are the run's own business: torch's loader would end the run on a worker's behalf.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ import contextlib
 import functools
 import os
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import TypeVar, cast
@@ -18,47 +20,52 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
 from spaceclip_plugin.errors import SpaceClipError, TrainingError
+from spaceclip_plugin.training.interruption import in_main_thread
 
+Wanted = TypeVar("Wanted")
 Item = TypeVar("Item")
 
-_OF_A_DEAD_WORKER = "DataLoader worker (pid"
+_DEAD_WORKER = "DataLoader worker (pid"
 """How torch begins to say that a worker is gone; an error in one begins otherwise."""
 
 
-def read_ahead(dataset: Dataset[Item | SpaceClipError], *, workers: int, pinned: bool = False) -> Iterator[Item]:
-    """Every item of a data set, in order, whatever the number of workers.
+def read_ahead(
+    read: Callable[[Wanted], Item], wanted: Sequence[Wanted], *, workers: int, pinned: bool = False
+) -> Iterator[Item]:
+    """`read` of everything that is wanted, in order, whatever the number of workers.
 
     Ctrl-C and the SIGTERM of a scheduler reach all processes of a group. The workers ignore both: the run says when it
     stops, and a worker ends with the iteration, with the run, or some seconds after a run that was killed.
 
     Args:
-        dataset: an item may be an error of ours: a loader would bury the message of one that is raised in a worker.
+        read: runs in the workers, each of which has a copy.
+        wanted: what it is given.
         workers: processes that read ahead; 0 reads in this one.
         pinned: in memory from which a GPU copies faster.
 
     Raises:
-        SpaceClipError: an item that is one, in its place.
+        SpaceClipError: raised by `read`, in its place.
         TrainingError: a worker was killed. It is raised where the next item is asked for, and nowhere else.
     """
-    with _ending() as ending:
+    with _run_end() as ended:
         loader = DataLoader(
-            dataset,
+            _Read(read, wanted),
             batch_size=None,
             num_workers=workers,
             pin_memory=pinned,
-            worker_init_fn=functools.partial(_obey_the_run_alone, ending),
+            worker_init_fn=functools.partial(_ignore_signals, ended),
             # A loader draws a seed for its workers, by default from the numbers that dropout draws from.
             generator=torch.Generator().manual_seed(0),
         )
         try:
             items = iter(loader)
-            with _deaths_told_by_the_loader() if workers else contextlib.nullcontext():
+            with _deaths_raised_by_the_loader_alone() if workers else contextlib.nullcontext():
                 for item in items:
                     if isinstance(item, SpaceClipError):
                         raise item
                     yield cast(Item, item)
         except RuntimeError as error:
-            if not str(error).startswith(_OF_A_DEAD_WORKER):
+            if not str(error).startswith(_DEAD_WORKER):
                 raise
             raise TrainingError(
                 f"a process that reads data ahead was killed, most likely because memory ran out ({error}). The newest "
@@ -67,23 +74,40 @@ def read_ahead(dataset: Dataset[Item | SpaceClipError], *, workers: int, pinned:
             ) from error
 
 
+class _Read(Dataset[object]):
+    """Item i is what is read of `wanted[i]`, or the error of ours: a loader would bury one raised in a worker."""
+
+    def __init__(self, read: Callable[[Wanted], object], wanted: Sequence[Wanted]) -> None:
+        self._read = read
+        self._wanted = wanted
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def __getitem__(self, index: int) -> object:
+        try:
+            return self._read(self._wanted[index])
+        except SpaceClipError as error:
+            return error
+
+
 @contextlib.contextmanager
-def _ending() -> Iterator[Event]:
+def _run_end() -> Iterator[Event]:
     """An event that is set when the block ends, or the process."""
-    ending = multiprocessing.get_context().Event()
-    atexit.register(ending.set)  # before multiprocessing's own handler, which waits for the workers it has told to end
+    ended = multiprocessing.get_context().Event()
+    atexit.register(ended.set)  # before multiprocessing's own handler, which waits for the workers it has told to end
     try:
-        yield ending
+        yield ended
     finally:
-        ending.set()
-        atexit.unregister(ending.set)
+        ended.set()
+        atexit.unregister(ended.set)
 
 
-def _obey_the_run_alone(ending: Event, _: int) -> None:
-    """In a worker: SIGTERM means something once the run has let go of it, and SIGINT nothing."""
+def _ignore_signals(ended: Event, _: int) -> None:
+    """In a worker: SIGINT does nothing, SIGTERM nothing until the run has let go of the worker."""
 
     def asked(number: int, frame: FrameType | None) -> None:
-        if ending.is_set():
+        if ended.is_set():
             os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,14 +115,14 @@ def _obey_the_run_alone(ending: Event, _: int) -> None:
 
 
 @contextlib.contextmanager
-def _deaths_told_by_the_loader() -> Iterator[None]:
+def _deaths_raised_by_the_loader_alone() -> Iterator[None]:
     """Within the block a dead worker raises nothing by itself.
 
     torch notices it in a signal handler, which raises wherever the main thread is: in the middle of a step, or while
     the processes of a run wait for each other. The loader notices by itself when it waits for the worker's items.
     """
     noticed = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    if not callable(noticed) or not _in_main_thread():
+    if not callable(noticed) or not in_main_thread():
         yield  # then torch has no handler here
         return
 
@@ -106,7 +130,7 @@ def _deaths_told_by_the_loader() -> Iterator[None]:
         try:
             noticed(number, frame)
         except RuntimeError as error:
-            if not str(error).startswith(_OF_A_DEAD_WORKER):
+            if not str(error).startswith(_DEAD_WORKER):
                 raise
 
     signal.signal(signal.SIGCHLD, silent)
@@ -114,10 +138,5 @@ def _deaths_told_by_the_loader() -> Iterator[None]:
         yield
     finally:
         # Whoever set another handler since has kept ours, and calls it.
-        if _in_main_thread() and signal.getsignal(signal.SIGCHLD) is silent:
+        if in_main_thread() and signal.getsignal(signal.SIGCHLD) is silent:
             signal.signal(signal.SIGCHLD, noticed)
-
-
-def _in_main_thread() -> bool:
-    """Elsewhere no handler can be set."""
-    return threading.current_thread() is threading.main_thread()

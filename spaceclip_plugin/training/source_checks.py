@@ -5,8 +5,9 @@ Depth in the right unit, images to judge by that can be scored, and no image in 
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
@@ -37,7 +38,7 @@ class Seeded(Structural):
 
 def checked_sources(
     sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
-) -> dict[str, list[str]]:  # fmt: skip
+) -> dict[str, list[str]]:
     """Fingerprints of all samples of every source, in order.
 
     Samples of every source but "train" are decoded, too: the first score of one may come when a run has ended. Those of
@@ -60,27 +61,30 @@ def checked_sources(
     for name, source in sources.items():
         if name != _LEARNT:
             _check_usable(name, source, protocol, processes)
-    found = {name: _fingerprints(source, processes) for name, source in sources.items()}
+    fingerprints = {
+        name: processes.shared_out(functools.partial(_fingerprints, source), len(source))
+        for name, source in sources.items()
+    }
     for one, other in itertools.combinations(sources, 2):
-        _check_apart(one, sources[one], found[one], other, sources[other], found[other])
-    return found
+        _check_apart(sources, fingerprints, one, other)
+    return fingerprints
 
 
 def _check_usable(name: str, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
     """Every sample can be scored; each process decodes its share."""
 
-    def mine() -> list[tuple[int, str]]:
-        unusable = []
-        for index in range(processes.rank, len(source), processes.count):
+    def refusals(indices: Sequence[int]) -> Iterator[str | None]:
+        for index in indices:
             try:
                 protocol.check(source[index])
             except DataError as error:
-                unusable.append((index, str(error)))
-        return unusable
+                yield str(error)
+            else:
+                yield None
 
-    bad = sorted(itertools.chain(*processes.gathered(processes.together(mine))))
+    bad = [refusal for refusal in processes.shared_out(refusals, len(source)) if refusal is not None]
     if bad:
-        reasons = "".join(f"\n  {reason}" for _, reason in bad[:_SHOWN])
+        reasons = "".join(f"\n  {reason}" for reason in bad[:_SHOWN])
         reasons += f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise DataError(
             f"{len(bad)} of {len(source)} samples of the {name} source cannot be used; repair them, or leave them out "
@@ -88,23 +92,20 @@ def _check_usable(name: str, source: DepthSource, protocol: Protocol, processes:
         )
 
 
-def _fingerprints(source: DepthSource, processes: Processes) -> list[str]:
-    """Each process reads its share."""
-
-    def mine() -> list[str]:
-        return [fingerprint(source, index) for index in range(processes.rank, len(source), processes.count)]
-
-    shares = processes.gathered(processes.together(mine))
-    return [shares[index % processes.count][index // processes.count] for index in range(len(source))]
+def _fingerprints(source: DepthSource, indices: Sequence[int]) -> Iterator[str]:
+    return (fingerprint(source, index) for index in indices)
 
 
 def _check_apart(
-    one: str, first: DepthSource, ours: list[str], other: str, second: DepthSource, theirs: list[str]
-) -> None:  # fmt: skip
-    places = {photo_of(print_): index for index, print_ in enumerate(ours)}
-    shared = [index for index, print_ in enumerate(theirs) if photo_of(print_) in places]
+    sources: Mapping[str, DepthSource], fingerprints: Mapping[str, list[str]], one: str, other: str
+) -> None:
+    """No photo is in both sources."""
+    first, second = sources[one], sources[other]
+    places = {photo_of(fingerprint): index for index, fingerprint in enumerate(fingerprints[one])}
+    photos = [photo_of(fingerprint) for fingerprint in fingerprints[other]]
+    shared = [(index, places[photo]) for index, photo in enumerate(photos) if photo in places]
     if shared:
-        names = (second[shared[0]].name, first[places[photo_of(theirs[shared[0]])]].name)
+        names = (second[shared[0][0]].name, first[shared[0][1]].name)
         seeded = [part for part in _parts(second) if isinstance(part, Seeded)]
         remedy = _other_seed(seeded, first) if seeded and names[0] == names[1] else ""
         raise DataError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin import __version__
+from spaceclip_plugin import __version__, _checks
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
@@ -36,22 +36,59 @@ from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.adapter import Adapter
 from spaceclip_plugin.towers.module_state import in_eval_mode
-from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.key import cache_key
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import LIVE, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.features import FeatureStream
+from spaceclip_plugin.training.features import FeatureSettings, FeatureStream
 from spaceclip_plugin.training.interruption import watched
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.loop import Best, TrainingLoop
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, check_tracker
-from spaceclip_plugin.training.run.folder import BEST_NAME, LASTING, RunFolder, comparable
+from spaceclip_plugin.training.run.folder import RunFolder
+from spaceclip_plugin.training.run.record import MUST_MATCH, comparable
 from spaceclip_plugin.training.source_checks import checked_sources
-from spaceclip_plugin.training.validation_set import HeldOut
+from spaceclip_plugin.training.validation_set import ValidationSet
 
 PICTURES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; nothing of it changes the head that comes out.
+
+    Attributes:
+        resume: continue the run in the folder, with the same host, head, recipe and data.
+        workers: processes that read images or features ahead.
+        save_every: steps between two checkpoints, besides one after every epoch; None: only those.
+        cache: folder of feature caches that outlive the run; None keeps one in the run's folder while the run lasts.
+        log_with: a tracker, one of `TRACKERS`; None: only the run's own files.
+        config_yaml: kept as `config.yaml` in the run's folder.
+        progress: show progress bars on standard error, in the main process.
+
+    Raises:
+        ConfigError: a number out of bounds, or a tracker that is unknown or not installed.
+
+    Example:
+        >>> RunOptions(workers=4, save_every=500).resume
+        False
+    """
+
+    resume: bool = False
+    workers: int = 0
+    save_every: int | None = None
+    cache: Path | None = None
+    log_with: str | None = None
+    config_yaml: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.whole("workers", self.workers, 0, 1_024)
+        if self.save_every is not None:
+            _checks.whole("save_every", self.save_every, 1, 10**9)
+        check_tracker(self.log_with)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +105,8 @@ class TrainingResult:
             validation.
         calibration: how the head's uncertainty was rescaled; None where it predicts none.
         test: mean metrics on the test source, which nothing was chosen on; None where there is none.
+
+    Example: see `DepthTrainer`, whose `fit` returns it.
     """
 
     head: DepthHead
@@ -86,6 +125,28 @@ class DepthTrainer:
 
     The host runs in eval mode without gradients, once over every version of an image where its features are cached.
     Its digest is taken before and after, and a single moved bit is an error.
+
+    Attributes:
+        head: the head that is trained.
+
+    Example:
+        >>> import tempfile, timm, torch
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from spaceclip_plugin.data import DepthSample
+        >>> from spaceclip_plugin.evaluation import get_protocol
+        >>> from spaceclip_plugin.training import DepthTrainer, Recipe, RunOptions
+        >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2)
+        >>> photos = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
+        >>> depths_m = photos[..., 0] / np.float32(100) + np.float32(0.1)
+        >>> samples = [DepthSample(photos[i], depths_m[i], f"photo {i}") for i in range(6)]
+        >>> recipe = Recipe(epochs=1, batch_size=4, views=2)
+        >>> trainer = DepthTrainer(host, recipe=recipe, protocol=get_protocol("whole-image"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out, quietly = Path(folder) / "run", RunOptions(progress=False)
+        ...     result = trainer.fit(samples[:4], samples[4:], out, trained_on="noise", options=quietly)
+        >>> result.best_epoch, result.head.config.trained_on
+        (1, 'noise')
     """
 
     def __init__(
@@ -106,7 +167,7 @@ class DepthTrainer:
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
-        self._chosen: dict[str, Any] = {"tower": tower, "adapter": adapter, "other_tower": IGNORE}  # it learns this one
+        self._attach_options: dict[str, Any] = {"tower": tower, "adapter": adapter, "other_tower": IGNORE}
         self._tower = registry.find_tower(host, tower=tower, adapter=adapter)
         if head is None:
             with torch.random.fork_rng():
@@ -129,20 +190,15 @@ class DepthTrainer:
         trained_on: str,
         test: DepthSource | None = None,
         details: Mapping[str, object] | None = None,
-        resume: bool = False,
-        workers: int = 0,
-        save_every: int | None = None,
-        cache: Path | None = None,
-        log_with: str | None = None,
-        config_yaml: str | None = None,
-        progress: bool = True,
+        options: RunOptions | None = None,
     ) -> TrainingResult:
         """Run the recipe and leave the best head in `out`.
 
         In several processes (`torchrun`; `accelerate launch` on GPUs) all call it alike, and batches are shared out.
 
-        A run that was stopped, however it was, is continued with `resume` and ends with the same bits, by the same code
-        on a machine of the same kind. A warning says where `run.json` tells of another code, torch or device.
+        A run that was stopped, however it was, is continued with `RunOptions(resume=True)` and ends with the same bits,
+        by the same code on a machine of the same kind. A warning says where `run.json` tells of another code, torch or
+        device.
 
         Args:
             train: images the head learns from; a `Mixture` is seen in proportion to its weights.
@@ -151,13 +207,7 @@ class DepthTrainer:
             trained_on: what the head's config will say it was trained on.
             test: images that are looked at once, at the end.
             details: where host and data come from, JSON-ready, for the record.
-            resume: continue the run in `out`, with the same host, head, recipe and data.
-            workers: processes that read images or features ahead.
-            save_every: steps between two checkpoints, besides one after every epoch.
-            cache: folder of feature caches that outlive the run; None keeps one in `out` while the run lasts.
-            log_with: a tracker, one of `TRACKERS`.
-            config_yaml: kept as `config.yaml` in `out`.
-            progress: show progress bars on standard error, in the main process.
+            options: how the run is carried out; None: in one process, with progress bars.
 
         Raises:
             ConfigError: an impossible setting.
@@ -167,55 +217,48 @@ class DepthTrainer:
             CheckpointError: the newest checkpoint is damaged, or all are gone.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the run can be resumed.
         """
-        check_tracker(log_with)
-        if workers < 0 or (save_every is not None and save_every < 1):
-            raise ConfigError(f"workers must be 0 or more and save_every 1 or more, got {workers} and {save_every}")
-        processes = Processes(self._device, log_with=log_with, folder=out)
-        shown = progress and processes.main
+        options = options or RunOptions()
+        processes = Processes(self._device, workers=options.workers, log_with=options.log_with, folder=out)
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
         fingerprints = checked_sources(sources, self._protocol, processes)
         record = self._record(trained_on, details or {}, train, fingerprints, processes)
         weights = {"weights of the head": module_digest(self.head)}
-        processes.check_equal({**weights, **{key: comparable(record)[key] for key in LASTING}})
-        folder = RunFolder(out)
-        processes.on_main(lambda: folder.open(record, resume=resume, config_yaml=config_yaml))
+        processes.check_equal({**weights, **{key: comparable(record)[key] for key in MUST_MATCH}})
+        run = _Run(sources, fingerprints, RunFolder(out), record, options, processes)
+        processes.on_main(lambda: run.folder.open(record, resume=options.resume, config_yaml=options.config_yaml))
         try:
-            started = time.perf_counter()
-            with ExitStack() as stack:
-                attachment = stack.enter_context(self._attached())
-                place = (lambda name: cache) if cache is not None else folder.cache
-                streams = [
-                    self._stream(
-                        attachment, name, sources[name], fingerprints[name], place(name), processes,
-                        keyed=cache is not None, workers=workers, shown=shown,
-                    )
-                    for name in ("train", "validation")
-                ]  # fmt: skip
-                if self._recipe.cache != LIVE:
-                    stack.close()  # the tower is not needed any more
-                self._check_host(record, folder, processes)
-                cached_at = time.perf_counter()
-                loop, held_out = self._loop(
-                    streams, sources, folder, record, processes, save_every=save_every, workers=workers
-                )  # fmt: skip
-                best, continued_at = self._run(loop, processes, resume=resume, shown=shown)
-                calibration = processes.on_main(lambda: self._judge(held_out, folder))
-            seconds = (cached_at - started, time.perf_counter() - cached_at)
-            tested = None if test is None else processes.on_main(lambda: self._test(folder, test, shown=shown))
-            after = self._check_host(record, folder, processes)  # once nothing runs it any more
-            head_folder = processes.on_main(folder.publish_best)
-            result = TrainingResult(
-                DepthHead.from_pretrained(head_folder),
-                head_folder, best.epoch, best.metrics, after, *seconds, calibration, tested,
-            )  # fmt: skip
-            outcome = _outcome(result, sources, continued_at)
-            processes.on_main(lambda: folder.write_record({"finished": True, **record, **outcome}))
-            processes.on_main(folder.clean)
-            return result
+            return self._carry_out(run)
         finally:
             self.head.eval()
             processes.end_tracker()
-            folder.release()
+            run.folder.close()
+
+    def _carry_out(self, run: _Run) -> TrainingResult:
+        """The run, once its folder is open: cache, train, calibrate, test, publish."""
+        processes, folder = run.processes, run.folder
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            attachment = stack.enter_context(self._attached(self.head))
+            train, validation = (self._stream(run, attachment, name) for name in ("train", "validation"))
+            if self._recipe.cache != LIVE:
+                stack.close()  # the tower is not needed any more
+            self._check_host(run)
+            cached_at = time.perf_counter()
+            validation_set = ValidationSet(validation, run.sources["validation"], self._protocol, processes)
+            best, continued_at = self._optimize(run, train, validation_set)
+            calibration = processes.on_main(lambda: self._calibrate(run, validation_set))
+        seconds = (cached_at - started, time.perf_counter() - cached_at)
+        tested = processes.on_main(lambda: self._test(run)) if "test" in run.sources else None
+        host_digest = self._check_host(run)  # once nothing runs it any more
+        head_folder = processes.on_main(folder.publish_best)
+        head = DepthHead.from_pretrained(head_folder)
+        result = TrainingResult(
+            head, head_folder, best.epoch, best.metrics, host_digest, *seconds, calibration, tested
+        )  # fmt: skip
+        outcome = _outcome(result, run.sources, continued_at)
+        processes.on_main(lambda: folder.write_record({"finished": True, **run.record, **outcome}))
+        processes.on_main(folder.clean)
+        return result
 
     @property
     def _device(self) -> torch.device:
@@ -226,15 +269,14 @@ class DepthTrainer:
         trained_on: str,
         details: Mapping[str, object],
         train: DepthSource,
-        fingerprints: Mapping[str, Sequence[str]],
+        fingerprints: Mapping[str, list[str]],
         processes: Processes,
     ) -> dict[str, Any]:
         """What `run.json` says of the run from its start on."""
-        depth_range_m = (self._protocol.min_depth_m, self._protocol.max_depth_m)
         trained = dataclasses.replace(
             self.head.config,
             trained_on=trained_on,
-            depth_range_m=depth_range_m,
+            depth_range_m=(self._protocol.min_depth_m, self._protocol.max_depth_m),
             tower_fingerprint=fingerprint_of(self._tower, self.head.config),
         )
         return {
@@ -257,126 +299,121 @@ class DepthTrainer:
         }
 
     @contextlib.contextmanager
-    def _attached(self) -> Iterator[DepthAttachment]:
-        with in_eval_mode(self._host), attach_depth_head(self._host, self.head, **self._chosen) as attachment:
+    def _attached(self, head: DepthHead) -> Iterator[DepthAttachment]:
+        with in_eval_mode(self._host), attach_depth_head(self._host, head, **self._attach_options) as attachment:
             yield attachment
 
-    def _stream(
-        self,
-        attachment: DepthAttachment,
-        name: str,
-        source: DepthSource,
-        fingerprints: list[str],
-        folder: Path,
-        processes: Processes,
-        *,
-        keyed: bool,
-        workers: int,
-        shown: bool,
-    ) -> FeatureStream:
+    def _stream(self, run: _Run, attachment: DepthAttachment, name: str) -> FeatureStream:
         """Features of a source, cached unless the recipe says otherwise."""
-        recipe, training = self._recipe, name == "train"
-        settings = CacheSettings(
+        recipe, source, training = self._recipe, run.sources[name], name == "train"
+        settings = FeatureSettings(
             protocol=self._protocol,
-            views=recipe.views if training else 1,
+            versions=recipe.views if training else 1,
             augmentation=Augmentation.named(recipe.augmentation),
             seed=recipe.seed,
             storage=recipe.cache,
             targets=training,
+            target_side=recipe.target_side,
         )
         if recipe.cache == LIVE:
-            return LiveFeatures(attachment, source, settings=settings, target_side=recipe.target_side)
-        with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not shown) as bar:
+            return LiveFeatures(attachment, source, settings=settings)
+        key = cache_key(
+            settings,
+            tower=attachment.tower,
+            weights=module_digest(self._tower.module),
+            taps=attachment.head.taps,
+            context=attachment.head.uses_context,
+            fingerprints=run.fingerprints[name],
+        )
+        shared = run.options.cache
+        folder = run.folder.cache(name) if shared is None else shared / key[:16]
+        with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not run.shown) as bar:
             return make_cache(
                 attachment,
                 source,
                 folder,
+                key=key,
                 settings=settings,
-                weights=module_digest(self._tower.module),
-                fingerprints=fingerprints,
-                processes=processes,
-                target_side=recipe.target_side,
-                workers=workers,
-                keyed=keyed,
+                processes=run.processes,
                 progress=bar.update,
             )
 
-    def _loop(
-        self,
-        streams: Sequence[FeatureStream],
-        sources: Mapping[str, DepthSource],
-        folder: RunFolder,
-        record: Mapping[str, Any],
-        processes: Processes,
-        *,
-        save_every: int | None,
-        workers: int,
-    ) -> tuple[TrainingLoop, HeldOut]:
-        recipe, (learnt, judged) = self._recipe, streams
+    def _optimize(
+        self, run: _Run, train: FeatureStream, validation_set: ValidationSet
+    ) -> tuple[Best, int | None]:  # fmt: skip
+        """The best epoch, and the step at which the run was continued."""
+        recipe, processes = self._recipe, run.processes
         order = DataOrder(
-            shares_of(sources["train"]),
+            shares_of(run.sources["train"]),
             batch_size=recipe.batch_size,
             accumulation=recipe.accumulation,
-            views=learnt.views,
+            versions=train.versions,
             seed=recipe.seed,
         )
-        stepper = HeadOptimizer(
-            self.head, recipe, self._protocol, learnt, order=order, processes=processes, workers=workers
-        )
-        held_out = HeldOut(judged, sources["validation"], self._protocol, processes)
+        optimizer = HeadOptimizer(self.head, recipe, self._protocol, train, order=order, processes=processes)
         loop = TrainingLoop(
-            stepper,
-            held_out,
-            folder,
-            epochs=recipe.epochs,
-            steps_per_epoch=order.steps_per_epoch,
-            trained=DepthHeadConfig.from_dict(record["head"]),
+            optimizer,
+            validation_set,
+            run.folder,
+            trained=DepthHeadConfig.from_dict(run.record["head"]),
             processes=processes,
-            save_every=save_every,
+            save_every=run.options.save_every,
         )
         processes.start_tracker({"protocol": self._protocol.name, **dataclasses.asdict(recipe)})
-        return loop, held_out
-
-    def _run(self, loop: TrainingLoop, processes: Processes, *, resume: bool, shown: bool) -> tuple[Best, int | None]:
-        """The best epoch, and the step at which the run was continued."""
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), watched() as interruption:
-            torch.manual_seed(self._recipe.seed + processes.rank)
-            continued_at = processes.together(loop.resume) if resume else None
+            torch.manual_seed(recipe.seed + processes.rank)
+            continued_at = processes.together(loop.resume) if run.options.resume else None
             processes.check_equal({"newest checkpoint": continued_at})
-            return loop.run(interruption, progress=shown), continued_at
+            return loop.run(interruption, progress=run.shown), continued_at
 
-    def _judge(self, held_out: HeldOut, folder: RunFolder) -> Calibration | None:
-        """The best head's uncertainty, believable, and a picture of its depth."""
-        best = DepthHead.from_pretrained(folder.path / BEST_NAME).to(self._device)
-        calibration = held_out.calibrate(best)
+    def _calibrate(self, run: _Run, validation_set: ValidationSet) -> Calibration | None:
+        """Rescale the best head's uncertainty, and draw a picture of its depth."""
+        best = run.folder.load_best().to(self._device)
+        calibration = validation_set.calibrate(best)
         if calibration is not None:
-            folder.save_best(best)
-        folder.save_picture(held_out.pictures(best, PICTURES))
+            run.folder.save_best(best)
+        run.folder.save_picture(validation_set.pictures(best, PICTURES))
         return calibration
 
-    def _test(self, folder: RunFolder, test: DepthSource, *, shown: bool) -> DepthMetrics:
-        head = DepthHead.from_pretrained(folder.path / BEST_NAME).to(self._device)
+    def _test(self, run: _Run) -> DepthMetrics:
+        test = run.sources["test"]
         with (
-            in_eval_mode(self._host),
-            attach_depth_head(self._host, head, **self._chosen) as attachment,
-            tqdm(total=len(test), desc="testing", unit="image", disable=not shown) as bar,
+            self._attached(run.folder.load_best().to(self._device)) as attachment,
+            tqdm(total=len(test), desc="testing", unit="image", disable=not run.shown) as bar,
         ):
             return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
 
-    def _check_host(self, record: Mapping[str, Any], folder: RunFolder, processes: Processes) -> str:
+    def _check_host(self, run: _Run) -> str:
         """The host's digest, that of the record in every process; where it is not, the run ends for good."""
-        before: str = record["host_digest_before"]
-        found = processes.gathered(processes.together(lambda: module_digest(self._host)))
+        before: str = run.record["host_digest_before"]
+        found = run.processes.gathered(run.processes.together(lambda: module_digest(self._host)))
         moved = [after for after in found if after != before]
         if moved:
-            outcome = {"finished": False, **record, "host_digest_after": moved[0]}
-            processes.on_main(lambda: folder.write_record(outcome))
+            outcome = {"finished": False, **run.record, "host_digest_after": moved[0]}
+            run.processes.on_main(lambda: run.folder.write_record(outcome))
             raise TrainingError(
                 f"the host changed while a head was trained on it: digest {before[:12]}… before, {moved[0][:12]}… "
                 "after. Is something else training it in this process? Keep it as it is and start another run"
             )
         return before
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A run as every part of it needs it: its data by what they are for, its folder and record, and who works on it."""
+
+    sources: Mapping[str, DepthSource]
+    fingerprints: Mapping[str, list[str]]
+    folder: RunFolder
+    record: Mapping[str, Any]
+    options: RunOptions
+    processes: Processes
+
+    @property
+    def shown(self) -> bool:
+        """Whether this process shows progress."""
+        return self.options.progress and self.processes.main
 
 
 def _outcome(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
 
-class HeldOut:
+class ValidationSet:
     """Validation images with their features."""
 
     def __init__(self, stream: FeatureStream, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
@@ -33,15 +33,12 @@ class HeldOut:
         Raises:
             DataError: a sample that cannot be scored.
         """
-        processes, count = self._processes, len(self._source)
 
-        def mine() -> list[DepthMetrics]:
-            share = range(processes.rank, count, processes.count)
-            outputs = self._outputs(head, share)
-            return [self._protocol.score(one.depth_m[0].cpu(), sample, seen=seen) for sample, one, seen in outputs]
+        def scored(indices: Sequence[int]) -> Iterator[DepthMetrics]:
+            for sample, output, seen in self._outputs(head, indices):
+                yield self._protocol.score(output.depth_m[0].cpu(), sample, seen=seen)
 
-        shares = processes.gathered(processes.together(mine))
-        return mean_metrics([shares[i % processes.count][i // processes.count] for i in range(count)])
+        return mean_metrics(self._processes.shared_out(scored, len(self._source)))
 
     def calibrate(self, head: DepthHead) -> Calibration | None:
         """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
@@ -52,28 +49,22 @@ class HeldOut:
         decoder = head.decoder
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
-        images = []
+        residuals = []
         for sample, output, seen in self._outputs(head, range(len(self._source))):
-            uncertainty_m = output.uncertainty_m
-            if uncertainty_m is None:
+            if output.uncertainty_m is None:
                 return None
-            maps_m = torch.cat([output.depth_m, uncertainty_m])
-            compared = self._protocol.compared(maps_m, sample, seen=seen)
-            depth_m, spread_m = compared.maps_m
-            images.append(
-                normalised_residuals(
-                    depth_m, spread_m, compared.target_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE
-                )
-            )
-        calibration = calibrate(images)
+            compared = self._protocol.compared(torch.cat([output.depth_m, output.uncertainty_m]), sample, seen=seen)
+            maps_m = (*compared.maps_m, compared.target_m)
+            residuals.append(normalised_residuals(*maps_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE))
+        calibration = calibrate(residuals)
         decoder.rescale_uncertainty(calibration.factor)
         return calibration
 
     def pictures(self, head: DepthHead, count: int) -> list[PanelRow]:
         """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
-        spread = dict.fromkeys(i * len(self._source) // count for i in range(count))
+        indices = dict.fromkeys(i * len(self._source) // count for i in range(count))
         rows = []
-        for sample, output, seen in self._outputs(head, spread):
+        for sample, output, seen in self._outputs(head, indices):
             compared = self._protocol.compared(output.depth_m, sample, seen=seen)
             depth_m = compared.maps_m[0].clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
             shown = depth_m.isfinite()
@@ -84,7 +75,7 @@ class HeldOut:
     def _outputs(
         self, head: DepthHead, indices: Iterable[int]
     ) -> Iterator[tuple[DepthSample, HeadOutput, Tensor | None]]:
-        """Images with what the head says of them, and which pixels of that the tower read; None: all."""
+        """Images with the head's output, and which pixels of it the tower read; None: all."""
         device = next(head.parameters()).device
         for index in indices:
             sample = self._source[index]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import timm
@@ -14,11 +14,12 @@ from spaceclip_plugin import DepthHead
 from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample, fingerprint
-from spaceclip_plugin.evaluation.protocol import Protocol
+from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
-from spaceclip_plugin.training.cache.key import CacheSettings
+from spaceclip_plugin.training.cache.key import cache_key
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
@@ -62,17 +63,17 @@ def tiny_mixer(host: nn.Module, **overrides: object) -> DepthHead:
         return fresh_head(host, architecture="tap-mixer", **{**small, **overrides})
 
 
-def settings(**changes: object) -> CacheSettings:
+def settings(**changes: object) -> FeatureSettings:
     """Two versions in float16, with targets."""
     usual = {
         "protocol": PROTOCOL,
-        "views": 2,
+        "versions": 2,
         "augmentation": Augmentation.named("recommended"),
         "seed": 0,
         "storage": "fp16",
         "targets": True,
     }
-    return CacheSettings(**{**usual, **changes})
+    return FeatureSettings(**{**usual, **changes})
 
 
 def cached(
@@ -80,20 +81,27 @@ def cached(
     samples: Sequence[DepthSample],
     folder: Path,
     *,
-    target_side: int | None = None,
     weights: str = "weights",
+    keyed: bool = False,
+    workers: int = 0,
+    progress: Callable[[int], object] | None = None,
     **changes: object,
 ) -> FeatureCache:
-    """A cache made by this process; `changes` are to `settings`, or options of `make_cache`."""
-    options = {name: changes.pop(name) for name in ("workers", "keyed", "progress") if name in changes}
+    """A cache made by this process; `changes` are to `settings`, and `keyed` puts it under its key."""
+    key = cache_key(
+        settings(**changes),
+        tower=attachment.tower,
+        weights=weights,
+        taps=attachment.head.taps,
+        context=attachment.head.uses_context,
+        fingerprints=[fingerprint(samples, i) for i in range(len(samples))],
+    )
     return make_cache(
         attachment,
         samples,
-        folder,
+        folder / key[:16] if keyed else folder,
+        key=key,
         settings=settings(**changes),
-        weights=weights,
-        fingerprints=[fingerprint(samples, i) for i in range(len(samples))],
-        processes=Processes(torch.device("cpu")),
-        target_side=target_side,
-        **options,
+        processes=Processes(torch.device("cpu"), workers=workers),
+        progress=progress,
     )

@@ -11,7 +11,7 @@ from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 class Killed(BaseException):
@@ -22,7 +22,7 @@ def fit(out: Path, recipe: Recipe = RESUMED, **options: Any) -> None:
     host = tiny_host()
     train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
     trainer = DepthTrainer(host, tiny_mixer(host), recipe=recipe, protocol=PROTOCOL)
-    trainer.fit(train, scenes(5, seed=1), out, trained_on="scenes", progress=False, **options)
+    trainer.fit(train, scenes(5, seed=1), out, trained_on="scenes", options=RunOptions(progress=False, **options))
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from spaceclip_plugin.training.cache import maker
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 def killing_at(owner: object, name: str, count: int, *, after: bool) -> None:
@@ -67,9 +67,7 @@ def main() -> None:
         scenes(5, seed=1),
         out,
         trained_on="scenes",
-        progress=False,
-        save_every=1,
-        resume=out.exists(),
+        options=RunOptions(progress=False, save_every=1, resume=out.exists()),
     )
 
 

@@ -28,7 +28,7 @@ from spaceclip_plugin.training.features import Loaded
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 STOPPED_AFTER = 5
 
@@ -59,12 +59,12 @@ def note_group(out: Path) -> None:
 def fail_late() -> None:
     load, calls = FeatureCache.load, 0
 
-    def failing(self: FeatureCache, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+    def failing(self: FeatureCache, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         nonlocal calls
         calls += 1
         if calls == 2:
             raise DataError("this batch is gone")
-        return load(self, indices, views)
+        return load(self, indices, versions)
 
     FeatureCache.load = failing  # type: ignore[method-assign]
 
@@ -115,9 +115,7 @@ def main() -> None:
             scenes(5, seed=1),
             out,
             trained_on="scenes",
-            progress=False,
-            save_every=2,
-            resume=case == "resumed",
+            options=RunOptions(progress=False, save_every=2, resume=case == "resumed"),
         )
     except SpaceClipError as error:
         sys.stderr.write(f"refused: {error}\n")

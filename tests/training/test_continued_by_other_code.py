@@ -48,7 +48,7 @@ def test_the_same_code_goes_on_in_silence(stopped: Path, caplog: pytest.LogCaptu
     [
         ({"spaceclip_plugin": "0.0.9"}, f"spaceclip_plugin 0.0.9 (code {code_digest()[:12]}…)"),
         ({"code": "ab" * 32}, f"spaceclip_plugin {spaceclip_plugin.__version__} (code abababababab…)"),
-        ({"spaceclip_plugin": None, "code": None}, "a version of spaceclip_plugin that it does not tell"),
+        ({"spaceclip_plugin": None, "code": None}, "a version of spaceclip_plugin that it does not name"),
     ],
 )
 def test_other_code_is_a_warning_that_names_both(
@@ -119,7 +119,7 @@ class TestSettingsOfAnotherVersion:
     def test_one_is_not_recorded(self, folder: Path, record: str | None) -> None:
         if record is not None:
             (folder / "run.json").write_text(record)
-        assert "begun with a version of spaceclip_plugin that it does not tell, this is" in self.refusal(folder)
+        assert "begun with a version of spaceclip_plugin that it does not name, this is" in self.refusal(folder)
 
     def test_it_was_this_one(self, folder: Path) -> None:
         record = {"spaceclip_plugin": spaceclip_plugin.__version__, "code": code_digest()}
@@ -132,4 +132,4 @@ class TestSettingsOfAnotherVersion:
     def test_a_setting_within_another(self, folder: Path) -> None:
         text = (folder / "config.yaml").read_text().replace("later: 2", "recipe: {later: 2}")
         (folder / "config.yaml").write_text(text)
-        assert "begun with a version of spaceclip_plugin that it does not tell, this is" in self.refusal(folder)
+        assert "begun with a version of spaceclip_plugin that it does not name, this is" in self.refusal(folder)

@@ -16,7 +16,7 @@ ONE = (Share(23, 1.0),)
 
 
 def order(shares: tuple[Share, ...] = ONE, **changes: int) -> DataOrder:
-    return DataOrder(shares, **{"batch_size": 8, "accumulation": 1, "views": 5, "seed": 3, **changes})
+    return DataOrder(shares, **{"batch_size": 8, "accumulation": 1, "versions": 5, "seed": 3, **changes})
 
 
 def images(of: DataOrder, epoch: int) -> list[int]:
@@ -38,11 +38,11 @@ def test_it_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_every_version_is_drawn_about_as_often() -> None:
-    views = [int(v) for epoch in range(200) for _, drawn in order().epoch(epoch) for v in drawn]
-    counts = np.bincount(views, minlength=5)
-    assert counts.min() > 0.9 * len(views) / 5
+    versions = [int(v) for epoch in range(200) for _, drawn in order().epoch(epoch) for v in drawn]
+    counts = np.bincount(versions, minlength=5)
+    assert counts.min() > 0.9 * len(versions) / 5
     assert len(counts) == 5
-    assert all(int(v) == 0 for _, drawn in order(views=1).epoch(0) for v in drawn)
+    assert all(int(v) == 0 for _, drawn in order(versions=1).epoch(0) for v in drawn)
 
 
 def test_parts_are_seen_by_their_weight_and_every_image_of_one_before_it_is_seen_again() -> None:
@@ -76,23 +76,23 @@ def test_processes_and_micro_batches_share_every_step_out(
     steps = of.epoch(epoch)
     done, weight, micros = 0, 0.0, 0
     indices: list[int] = []
-    views: list[int] = []
+    versions: list[int] = []
     for together in zip(*plans, strict=True):
         assert len({(micro.sizes, micro.weight, micro.last) for micro in together}) == 1
         for rank, micro in enumerate(together):
             size = micro.sizes[rank]
             # A process without images decodes one that does not count, so that nobody waits for it.
-            assert len(micro.indices) == len(micro.views) == max(1, size)
+            assert len(micro.indices) == len(micro.versions) == max(1, size)
             indices += micro.indices[:size]
-            views += micro.views[:size]
+            versions += micro.versions[:size]
         weight += together[0].weight
         micros += 1
         if together[0].last:
             assert indices == steps[done][0].tolist()
-            assert views == steps[done][1].tolist()
+            assert versions == steps[done][1].tolist()
             assert weight == pytest.approx(1)
             assert micros == min(accumulation, len(indices))
-            indices, views, weight, micros = [], [], 0.0, 0
+            indices, versions, weight, micros = [], [], 0.0, 0
             done += 1
     assert done == len(steps) == of.steps_per_epoch
 

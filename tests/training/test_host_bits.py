@@ -17,8 +17,8 @@ from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.evaluation.evaluate import Evaluation
 from spaceclip_plugin.training import trainer as trainer_module
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.trainer import DepthTrainer
-from spaceclip_plugin.training.validation_set import HeldOut
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
+from spaceclip_plugin.training.validation_set import ValidationSet
 
 
 def move_one_bit(host: nn.Module) -> None:
@@ -29,8 +29,13 @@ def fit(out: Path, host: nn.Module, cache: str, **options: Any) -> None:
     recipe = dataclasses.replace(RESUMED, epochs=1, cache=cache)
     trainer = DepthTrainer(host, tiny_mixer(host), recipe=recipe, protocol=PROTOCOL)
     trainer.fit(
-        scenes(12), scenes(4, seed=1), out, trained_on="x", test=scenes(3, seed=2), progress=False, **options
-    )  # fmt: skip
+        scenes(12),
+        scenes(4, seed=1),
+        out,
+        trained_on="x",
+        test=scenes(3, seed=2),
+        options=RunOptions(progress=False, **options),
+    )
 
 
 def moving_in_a_step(host: nn.Module, patch: pytest.MonkeyPatch) -> None:
@@ -55,13 +60,13 @@ def moving_in_the_test(host: nn.Module, patch: pytest.MonkeyPatch) -> None:
 
 
 def moving_for_the_pictures(host: nn.Module, patch: pytest.MonkeyPatch) -> None:
-    pictures = HeldOut.pictures
+    pictures = ValidationSet.pictures
 
-    def moving(self: HeldOut, *args: Any) -> object:
+    def moving(self: ValidationSet, *args: Any) -> object:
         move_one_bit(host)
         return pictures(self, *args)
 
-    patch.setattr(HeldOut, "pictures", moving)
+    patch.setattr(ValidationSet, "pictures", moving)
 
 
 @pytest.mark.parametrize("cache", ["none", "fp16"])

@@ -14,11 +14,12 @@ from uncertain_head import uncertain_head
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import CheckpointError
+from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import Loaded
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.losses.relative import RelativeLoss
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
@@ -26,31 +27,31 @@ from spaceclip_plugin.training.processes import Processes
 IMAGES = 20
 
 
-def cache_for(head: DepthHead, folder: Path, views: int) -> FeatureCache:
+def cache_for(head: DepthHead, folder: Path, versions: int) -> FeatureCache:
     host = tiny_host().eval()
     with attach_depth_head(host, head) as attachment:
-        return cached(attachment, scenes(IMAGES), folder, views=views, target_side=16)
+        return cached(attachment, scenes(IMAGES), folder, versions=versions, target_side=16)
 
 
-def order_of(recipe: Recipe, views: int) -> DataOrder:
+def order_of(recipe: Recipe, versions: int) -> DataOrder:
     return DataOrder(
         (Share(IMAGES, 1.0),),
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
-        views=views,
+        versions=versions,
         seed=recipe.seed,
     )
 
 
-def stepper_for(head: DepthHead, recipe: Recipe, cache: FeatureCache) -> HeadOptimizer:
-    order = order_of(recipe, cache.views)
+def optimizer_for(head: DepthHead, recipe: Recipe, cache: FeatureCache) -> HeadOptimizer:
+    order = order_of(recipe, cache.versions)
     return HeadOptimizer(head, recipe, PROTOCOL, cache, order=order, processes=Processes(torch.device("cpu")))
 
 
-@pytest.mark.parametrize("views", [1, 2, 5])
-def test_steps_are_those_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int) -> None:
+@pytest.mark.parametrize("versions", [1, 2, 5])
+def test_steps_are_those_of_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: int) -> None:
     head, recipe = tiny_head(tiny_host()), Recipe(epochs=2, batch_size=8, seed=4)
-    cache = cache_for(head, tmp_path, views)
+    cache = cache_for(head, tmp_path, versions)
     asked: list[tuple[list[int], list[int]]] = []
     load = cache.load
 
@@ -59,12 +60,12 @@ def test_steps_are_those_of_the_order(tmp_path: Path, monkeypatch: pytest.Monkey
         return load(indices, numbers)
 
     monkeypatch.setattr(cache, "load", asking)
-    stepper = stepper_for(head, recipe, cache)
+    optimizer = optimizer_for(head, recipe, cache)
     for epoch in range(2):
-        assert len(list(stepper.epoch(epoch))) == 3
-    steps = [step for epoch in range(2) for step in order_of(recipe, views).epoch(epoch)]
+        assert len(list(optimizer.epoch(epoch))) == 3
+    steps = [step for epoch in range(2) for step in order_of(recipe, versions).epoch(epoch)]
     assert asked == [(indices.tolist(), numbers.tolist()) for indices, numbers in steps]
-    assert stepper.step == stepper.steps == 6
+    assert optimizer.step == optimizer.steps == 6
 
 
 def test_micro_batches_add_up_to_the_gradient_of_their_mean(tmp_path: Path) -> None:
@@ -74,16 +75,16 @@ def test_micro_batches_add_up_to_the_gradient_of_their_mean(tmp_path: Path) -> N
         head = tiny_mixer(tiny_host(), dropout=0.0)
         cache = cache_for(head, tmp_path / str(accumulation), 1)
         recipe = Recipe(epochs=1, batch_size=IMAGES, accumulation=accumulation, gradient_norm=1e6)
-        stepper = stepper_for(head, recipe, cache)
+        optimizer = optimizer_for(head, recipe, cache)
         gradients: list[Tensor] = []
-        update = stepper._update
+        update = optimizer._update
 
         def keeping(update=update, head=head, gradients=gradients) -> None:  # type: ignore[no-untyped-def]
             gradients.extend(p.grad.clone() for p in head.parameters())
             update()
 
-        stepper._update = keeping  # type: ignore[method-assign]
-        [loss] = stepper.epoch(0)
+        optimizer._update = keeping  # type: ignore[method-assign]
+        [loss] = optimizer.epoch(0)
         moved.append((loss, gradients))
         if accumulation == 2:
             fresh = tiny_mixer(tiny_host(), dropout=0.0).train()
@@ -93,11 +94,7 @@ def test_micro_batches_add_up_to_the_gradient_of_their_mean(tmp_path: Path) -> N
                 batch = cache.decode(cache.load(half, [0] * 10), torch.device("cpu"))
                 output = fresh(batch.features, cache.target_hw, auxiliary=True)
                 valid = (batch.target_m > PROTOCOL.min_depth_m) & (batch.target_m < PROTOCOL.max_depth_m)
-                halves.append(
-                    RelativeLoss()(
-                        output.depth_m, [], target_m=batch.target_m, valid=valid, uncertainty_m=output.uncertainty_m
-                    ).total
-                )
+                halves.append(RelativeLoss()(output, batch.target_m, valid=valid))
             mean = (halves[0] + halves[1]) / 2
             mean.backward()
             assert loss == pytest.approx(float(mean.detach()), rel=1e-5)
@@ -114,16 +111,16 @@ def test_the_loss_is_given_the_uncertainty(
     given: list[Tensor | None] = []
 
     class Watching(RelativeLoss):
-        def __call__(self, *args: object, uncertainty_m: Tensor | None = None, **maps: object) -> object:
-            given.append(uncertainty_m)
-            return super().__call__(*args, uncertainty_m=uncertainty_m, **maps)  # type: ignore[arg-type]
+        def __call__(self, output: HeadOutput, target_m: Tensor, *, valid: Tensor) -> Tensor:
+            given.append(output.uncertainty_m)
+            return super().__call__(output, target_m, valid=valid)
 
     monkeypatch.setitem(LOSSES, "watching", Watching)
     head = uncertain_head(tiny_host(), monkeypatch, silent=silent)
     cache = cache_for(head, tmp_path, 1)
     before = head.decoder.log_spread.item()
     recipe = Recipe(epochs=1, batch_size=8, loss="watching", precision=precision)
-    list(stepper_for(head, recipe, cache).epoch(0))
+    list(optimizer_for(head, recipe, cache).epoch(0))
     if silent:
         assert given == [None] * 3
     else:
@@ -138,6 +135,6 @@ def test_a_state_is_of_one_head(tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=8)
     one, other = tiny_mixer(host), tiny_mixer(host, channels=(48, 16))
     cache = cache_for(one, tmp_path, 1)
-    state = stepper_for(one, recipe, cache).state()
+    state = optimizer_for(one, recipe, cache).state()
     with pytest.raises(CheckpointError, match="the head of another architecture"):
-        stepper_for(other, recipe, cache).load(state, step=0)
+        optimizer_for(other, recipe, cache).load(state, step=0)

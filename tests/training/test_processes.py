@@ -11,7 +11,7 @@ from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.training.processes import Processes, check_tracker, rng_state, set_rng_state
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 def test_alone_nothing_is_shared() -> None:
@@ -56,7 +56,11 @@ class TestTrackers:
         host = tiny_host()
         trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
         result = trainer.fit(
-            scenes(24), scenes(4, seed=1), tmp_path / "out", trained_on="x", progress=False, log_with="tensorboard"
+            scenes(24),
+            scenes(4, seed=1),
+            tmp_path / "out",
+            trained_on="x",
+            options=RunOptions(progress=False, log_with="tensorboard"),
         )
         [events] = [path for path in (tmp_path / "out").rglob("events.*") if "hparams" not in str(path.parent.name)][:1]
         written = accumulator.EventAccumulator(str(events.parent))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.training.reading_ahead import read_ahead
@@ -19,18 +19,7 @@ from spaceclip_plugin.training.reading_ahead import read_ahead
 HERE = Path(__file__).parent
 
 
-class Made(Dataset):
-    """Item i is what a function makes of i."""
-
-    def __init__(self, make: Callable[[int], object], count: int = 12) -> None:
-        self._make = make
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> object:
-        return self._make(index)
+TWELVE = range(12)
 
 
 def killed_at(place: int, number: int) -> Callable[[int], int]:
@@ -54,12 +43,17 @@ def busy(seconds: float) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_items_come_in_order(workers: int) -> None:
-    assert list(read_ahead(Made(lambda index: index * index), workers=workers)) == [i * i for i in range(12)]
+    assert list(read_ahead(lambda index: index * index, TWELVE, workers=workers)) == [i * i for i in range(12)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_item_that_is_an_error_of_ours_is_raised_in_its_place(workers: int) -> None:
-    items = read_ahead(Made(lambda index: DataError("list.txt:3 bad") if index == 3 else index), workers=workers)
+def test_an_error_of_ours_is_raised_in_its_place(workers: int) -> None:
+    def read(index: int) -> int:
+        if index == 3:
+            raise DataError("list.txt:3 bad")
+        return index
+
+    items = read_ahead(read, TWELVE, workers=workers)
     assert [next(items) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match=r"^list\.txt:3 bad$"):
         next(items)
@@ -72,17 +66,17 @@ def broken(index: int) -> int:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_another_error_stays_what_it_is(workers: int) -> None:
     with pytest.raises(RuntimeError, match="item 0 is broken") as caught:
-        list(read_ahead(Made(broken), workers=workers))
+        list(read_ahead(broken, TWELVE, workers=workers))
     assert not isinstance(caught.value, TrainingError)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_leave_signals_to_the_run(number: signal.Signals) -> None:
-    assert list(read_ahead(Made(killed_at(4, number)), workers=2)) == list(range(12))
+    assert list(read_ahead(killed_at(4, number), TWELVE, workers=2)) == list(range(12))
 
 
 def test_a_killed_worker_is_told_where_its_item_is_asked_for() -> None:
-    items = read_ahead(Made(killed_at(1, signal.SIGKILL)), workers=1)
+    items = read_ahead(killed_at(1, signal.SIGKILL), TWELVE, workers=1)
     assert next(items) == 0
     busy(1.5)  # the worker is dead by now, and the step that is being made must not break
     with pytest.raises(TrainingError, match=r"was killed, most likely because memory.*--resume and fewer --workers"):
@@ -90,9 +84,9 @@ def test_a_killed_worker_is_told_where_its_item_is_asked_for() -> None:
 
 
 def test_the_process_notices_its_children_as_before() -> None:
-    list(read_ahead(Made(int), workers=1))
+    list(read_ahead(int, TWELVE, workers=1))
     before = signal.getsignal(signal.SIGCHLD)
-    items = read_ahead(Made(int), workers=1)
+    items = read_ahead(int, TWELVE, workers=1)
     next(items)
     assert signal.getsignal(signal.SIGCHLD) is not before
     del items

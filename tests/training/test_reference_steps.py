@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.tap_mixer import PreciseLinear
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.losses.relative import RelativeLoss
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 IMAGES = 20
 # Six steps: two of warm-up, then the cosine. Every gradient is longer than 0.05, and the average of a short run decays
@@ -50,11 +51,11 @@ RATES = [
 ]
 
 
-def stepper_for(head: DepthHead, recipe: Recipe, folder: Path) -> tuple[HeadOptimizer, FeatureCache, DataOrder]:
+def optimizer_for(head: DepthHead, recipe: Recipe, folder: Path) -> tuple[HeadOptimizer, FeatureCache, DataOrder]:
     with attach_depth_head(tiny_host().eval(), head) as attachment:
-        cache = cached(attachment, scenes(IMAGES), folder, views=1, target_side=16)
+        cache = cached(attachment, scenes(IMAGES), folder, versions=1, target_side=16)
     order = DataOrder(
-        (Share(IMAGES, 1.0),), batch_size=recipe.batch_size, accumulation=1, views=1, seed=recipe.seed
+        (Share(IMAGES, 1.0),), batch_size=recipe.batch_size, accumulation=1, versions=1, seed=recipe.seed
     )  # fmt: skip
     processes = Processes(torch.device("cpu"))
     return HeadOptimizer(head, recipe, PROTOCOL, cache, order=order, processes=processes), cache, order
@@ -66,29 +67,23 @@ def gradients_on(head: DepthHead, cache: FeatureCache, indices: list[int]) -> di
     head.zero_grad()
     output = head.train()(batch.features, cache.target_hw, auxiliary=True)
     valid = (batch.target_m > PROTOCOL.min_depth_m) & (batch.target_m < PROTOCOL.max_depth_m)
-    RelativeLoss()(
-        output.depth_m,
-        list(output.auxiliary_m),
-        target_m=batch.target_m,
-        valid=valid,
-        uncertainty_m=output.uncertainty_m,
-    ).total.backward()
+    RelativeLoss()(output, batch.target_m, valid=valid).backward()
     return {name: p.grad.clone() for name, p in head.named_parameters() if p.grad is not None}
 
 
 def test_every_step_is_that_of_a_loop_written_out(tmp_path: Path) -> None:
     head = tiny_mixer(tiny_host(), dropout=0.0)
-    stepper, cache, order = stepper_for(head, RECIPE, tmp_path)
+    optimizer, cache, order = optimizer_for(head, RECIPE, tmp_path)
     reference = copy.deepcopy(head)
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
     average = {name: value.clone() for name, value in weights.items()}
     first = {name: torch.zeros_like(value) for name, value in weights.items()}
     second = {name: torch.zeros_like(value) for name, value in weights.items()}
     batches = [indices.tolist() for epoch in range(2) for indices, _ in order.epoch(epoch)]
-    steps = (loss for epoch in range(2) for loss in stepper.epoch(epoch))
+    steps = (loss for epoch in range(2) for loss in optimizer.epoch(epoch))
     norms = []
     for t, (rate, batch) in enumerate(zip(RATES, batches, strict=True), start=1):
-        # From the stepper's own weights, so that rounding does not add up to more than a step's.
+        # From the optimizer's own weights, so that rounding does not add up to more than a step's.
         reference.load_state_dict(head.state_dict())
         weights = {name: p.detach().clone() for name, p in head.named_parameters()}
         gradients = gradients_on(reference, cache, batch)
@@ -105,8 +100,8 @@ def test_every_step_is_that_of_a_loop_written_out(tmp_path: Path) -> None:
             expected = weights[name] * (1 - rate * 0.3) - rate * first[name] / (1 - 0.9**t) / spread
             torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6, msg=f"step {t}: {name}")
             average[name] = decay * average[name] + (1 - decay) * parameter.detach()
-        assert stepper.learning_rate == pytest.approx(rate, rel=1e-9)
-        for name, value in stepper.average.head.named_parameters():
+        assert optimizer.learning_rate == pytest.approx(rate, rel=1e-9)
+        for name, value in optimizer.average.named_parameters():
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6, msg=f"average {t}: {name}")
     assert next(steps, None) is None
     # What the recipe asks for makes a difference here: gradients are clipped, each to another share.
@@ -122,19 +117,19 @@ def test_the_arithmetic_is_of_the_recipes_precision_and_the_loss_is_not(
     losses: set[torch.dtype] = set()
 
     class Watching(RelativeLoss):
-        def __call__(self, depth_m: Tensor, auxiliary_m: list[Tensor], **maps: Tensor) -> object:
-            found = super().__call__(depth_m, auxiliary_m, **maps)  # type: ignore[arg-type]
-            losses.update({depth_m.dtype, maps["target_m"].dtype, found.total.dtype})
+        def __call__(self, output: HeadOutput, target_m: Tensor, *, valid: Tensor) -> Tensor:
+            found = super().__call__(output, target_m, valid=valid)
+            losses.update({output.depth_m.dtype, target_m.dtype, found.dtype})
             return found
 
     monkeypatch.setitem(LOSSES, "watching", Watching)
     head = tiny_mixer(tiny_host(), dropout=0.0)
     recipe = Recipe(epochs=1, batch_size=IMAGES, loss="watching", precision=precision)
-    stepper, _, _ = stepper_for(head, recipe, tmp_path)
+    optimizer, _, _ = optimizer_for(head, recipe, tmp_path)
     for name, part in head.named_modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             part.register_forward_hook(lambda _, __, made, name=name: products.update({name: made.dtype}))
-    assert len(list(stepper.epoch(0))) == 1
+    assert len(list(optimizer.epoch(0))) == 1
     last = {name for name, part in head.named_modules() if isinstance(part, PreciseLinear)}
     assert {products.pop(name) for name in last} == {torch.float32}  # depth itself is never rounded to 8 bits
     assert len(products) > 8
@@ -149,19 +144,19 @@ class TestAGradientThatIsNotFinite:
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_it_names_its_images_and_nothing_is_stepped(self, tmp_path: Path, value: float) -> None:
         head = tiny_head(tiny_host())
-        stepper, cache, order = stepper_for(head, RECIPE, tmp_path)
-        steps = stepper.epoch(0)
+        optimizer, cache, order = optimizer_for(head, RECIPE, tmp_path)
+        steps = optimizer.epoch(0)
         next(steps)
-        before = {kind: {n: v.clone() for n, v in named.items()} for kind, named in stepper.state().items()}
+        before = {kind: {n: v.clone() for n, v in named.items()} for kind, named in optimizer.state().items()}
         next(head.parameters()).register_hook(lambda gradient: gradient * value)
         names = [cache.name(i) for i in order.epoch(0)[1][0][:4].tolist()]
         with pytest.raises(TrainingError) as caught:
             next(steps)
         assert re.search(r"the loss is finite but the norm of its gradient is (nan|inf) at step 1", str(caught.value))
         assert f"on {', '.join(names)}…; lower" in str(caught.value)
-        assert stepper.step == 1
+        assert optimizer.step == 1
         for kind in ("average", "optimizer"):
-            for name, tensor in stepper.state()[kind].items():
+            for name, tensor in optimizer.state()[kind].items():
                 assert torch.equal(tensor, before[kind][name]), f"{kind}: {name}"
         for name, parameter in head.named_parameters():  # running statistics have seen the batch
             assert torch.equal(parameter, before["head"][name]), name
@@ -172,8 +167,12 @@ class TestAGradientThatIsNotFinite:
             host = tiny_host()
             trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
             trainer.fit(
-                scenes(24), scenes(4, seed=1), out, trained_on="x", progress=False, save_every=1, resume=resume
-            )  # fmt: skip
+                scenes(24),
+                scenes(4, seed=1),
+                out,
+                trained_on="x",
+                options=RunOptions(progress=False, save_every=1, resume=resume),
+            )
 
         summed = Processes.sum_gradients
         calls = 0

@@ -21,7 +21,7 @@ from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.run.checkpoint import Checkpoint, CheckpointFolder
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 STEPS = 12  # two epochs of 18 + 6 images in fours
 
@@ -107,7 +107,7 @@ def test_the_weights_a_head_is_given_do_not_matter_to_a_run_that_has_begun(tmp_p
             parameter.add_(1.0)
     train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
     trainer = DepthTrainer(host, head, recipe=RESUMED, protocol=PROTOCOL)
-    trainer.fit(train, scenes(5, seed=1), out, trained_on="scenes", resume=True, progress=False)
+    trainer.fit(train, scenes(5, seed=1), out, trained_on="scenes", options=RunOptions(resume=True, progress=False))
     assert_equal_runs(tmp_path / "whole", out)
     assert not head.training
 
@@ -169,7 +169,9 @@ class TestRefusals:
         trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
         train = Mixture([scenes(18), scenes(6, seed=5)], weights=[3, 1])
         with pytest.raises(TrainingError, match="its shares was"):
-            trainer.fit(train, scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
+            trainer.fit(
+                train, scenes(5, seed=1), stopped, trained_on="scenes", options=RunOptions(resume=True, progress=False)
+            )
 
     def test_another_crop_under_the_same_name(self, stopped: Path) -> None:
         host = tiny_host()
@@ -179,13 +181,21 @@ class TestRefusals:
         )
         train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
         with pytest.raises(TrainingError, match=r": its protocol_settings\.region was null, now it is \{"):
-            trainer.fit(train, scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
+            trainer.fit(
+                train, scenes(5, seed=1), stopped, trained_on="scenes", options=RunOptions(resume=True, progress=False)
+            )
 
     def test_other_data(self, stopped: Path) -> None:
         host = tiny_host()
         trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
         with pytest.raises(TrainingError, match=r": its train data was its source with SHA-256 \w{12}…, now it is"):
-            trainer.fit(scenes(24), scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
+            trainer.fit(
+                scenes(24),
+                scenes(5, seed=1),
+                stopped,
+                trained_on="scenes",
+                options=RunOptions(resume=True, progress=False),
+            )
 
     def test_another_host(self, stopped: Path) -> None:
         host = tiny_host()
@@ -194,7 +204,9 @@ class TestRefusals:
         trainer = DepthTrainer(host, tiny_mixer(host), recipe=RESUMED, protocol=PROTOCOL)
         train = Mixture([scenes(18), scenes(6, seed=5)], weights=[1, 1])
         with pytest.raises(TrainingError, match="its host_digest_before was"):
-            trainer.fit(train, scenes(5, seed=1), stopped, trained_on="scenes", resume=True, progress=False)
+            trainer.fit(
+                train, scenes(5, seed=1), stopped, trained_on="scenes", options=RunOptions(resume=True, progress=False)
+            )
 
     def test_a_damaged_checkpoint_is_no_reason_to_take_an_older_one(self, stopped: Path) -> None:
         newest = stopped / "checkpoints" / "step-00000008"
@@ -223,5 +235,5 @@ class TestRefusals:
         folder.open(record, resume=True, config_yaml=None)
         with pytest.raises(TrainingError, match="another process is training in"):
             fit(stopped, resume=True)
-        folder.release()
+        folder.close()
         fit(stopped, resume=True)

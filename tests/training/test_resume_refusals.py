@@ -16,11 +16,12 @@ from stopped_runs import Killed, stop_after
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.training.config.recipe import Recipe
-from spaceclip_plugin.training.run.folder import LASTING, RunFolder
+from spaceclip_plugin.training.run.folder import RunFolder
+from spaceclip_plugin.training.run.record import MUST_MATCH
 
 HOST = ["--host", "python:small_world:tiny_host"]
 RECORD: dict[str, Any] = {
-    **dict.fromkeys(LASTING),
+    **dict.fromkeys(MUST_MATCH),
     "recipe": dataclasses.asdict(Recipe()),
     "head": {"options": {"taps": [0, 2]}, "trained_on": "a" * 500 + " and then one (3 images)"},
     "data": {"train": "1" * 64, "validation": "2" * 64},
@@ -37,7 +38,7 @@ def refusal(folder: Path, **changes: Any) -> str:
     if not run.exists():
         begun = RunFolder(run)
         begun.open(RECORD, resume=False, config_yaml=None)
-        begun.release()
+        begun.close()
     with pytest.raises(TrainingError) as caught:
         RunFolder(run).open({**RECORD, **changes}, resume=True, config_yaml=None)
     return str(caught.value)
@@ -68,11 +69,11 @@ class TestWhatDiffers:
         run = tmp_path / "run"
         begun = RunFolder(run)
         begun.open(RECORD, resume=False, config_yaml=None)
-        begun.release()
+        begun.close()
         head = {**RECORD["head"], "format_version": 2, "tower_fingerprint": {"blocks": []}}
         continued = RunFolder(run)
         continued.open({**RECORD, "head": head}, resume=True, config_yaml=None)
-        continued.release()
+        continued.close()
 
     def test_a_list_by_its_name(self, tmp_path: Path) -> None:
         told = refusal(tmp_path, data={**RECORD["data"], "validation": "3" * 64})

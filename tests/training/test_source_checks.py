@@ -20,7 +20,7 @@ from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.source_checks import checked_sources
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
 
@@ -45,9 +45,13 @@ def test_an_image_that_cannot_be_scored_is_refused_before_anything_is_written(
     trainer = DepthTrainer(host, tiny_mixer(host), recipe=dataclasses.replace(RESUMED, cache=cache), protocol=PROTOCOL)
     with pytest.raises(DataError) as caught:
         trainer.fit(
-            scenes(4), sources["validation"], tmp_path / "out", test=sources["test"], trained_on="x", progress=False,
-            cache=tmp_path / "cache",
-        )  # fmt: skip
+            scenes(4),
+            sources["validation"],
+            tmp_path / "out",
+            test=sources["test"],
+            trained_on="x",
+            options=RunOptions(progress=False, cache=tmp_path / "cache"),
+        )
     assert f"1 of 3 samples of the {name} source cannot be used" in str(caught.value)
     assert "with --skip-bad:\n  list.txt:3 far.png: no ground truth between 0.001 and 10.0 m" in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -108,7 +112,7 @@ def test_images_to_learn_from_are_not_all_decoded() -> None:
 def test_live_features_refuse_an_image_without_a_valid_pixel() -> None:
     host = tiny_host().eval()
     with attach_depth_head(host, tiny_head(host)) as attachment:
-        stream = LiveFeatures(attachment, with_one_far(3, seed=0), settings=settings(), target_side=None)
+        stream = LiveFeatures(attachment, with_one_far(3, seed=0), settings=settings())
         stream.load([0, 1], [0, 1])
         with pytest.raises(DataError, match=r"far\.png: no ground truth .* leave this sample out \(--skip-bad does\)"):
             stream.load([0, 2], [0, 1])
@@ -119,7 +123,7 @@ def test_images_that_the_tower_cannot_take_are_named() -> None:
     host.blocks[0].register_forward_hook(lambda _module, _args, output: output * float("nan"))
     samples = scenes(3)
     with attach_depth_head(host, tiny_head(host)) as attachment:
-        stream = LiveFeatures(attachment, samples, settings=settings(), target_side=None)
+        stream = LiveFeatures(attachment, samples, settings=settings())
         with pytest.raises(CaptureError, match=f"^one of {samples[2].name}, {samples[0].name}: .*NaN or infinity"):
             stream.decode(stream.load([2, 0], [0, 1]), torch.device("cpu"))
         with pytest.raises(CaptureError, match=f"^{samples[0].name}: .*NaN or infinity"):

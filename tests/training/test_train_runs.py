@@ -27,7 +27,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 from spaceclip_plugin.training.config.run_config import RunConfig
-from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions, TrainingResult
 
 HOST = ["--host", "python:small_world:tiny_host"]
 SIDE = "height_px: 32, width_px: 32"
@@ -235,10 +235,8 @@ class TestWhatTheTrainerIsAsked:
         assert isinstance(train, Mixture)
         assert [(share.count, share.weight) for share in train.shares] == [(6, 1 / 3), (3, 2 / 3)]
         assert (len(validation), len(call.options["test"]), folder) == (2, 2, tmp_path / "run")
-        asked = {name: call.options[name] for name in ("workers", "save_every", "cache", "log_with", "resume")}
-        assert asked == {
-            "workers": 2, "save_every": 5, "cache": tmp_path / "c", "log_with": "tensorboard", "resume": False,
-        }  # fmt: skip
+        wanted = RunOptions(workers=2, save_every=5, cache=tmp_path / "c", log_with="tensorboard")
+        assert dataclasses.replace(call.options["options"], config_yaml=None) == wanted
         assert call.options["trained_on"] == "scenes (6) + scenes (3, seed 5) (9 images)"
         assert "scenes (2, seed 1) (2 images, whole-image, no flip)" in out
         assert "test: AbsRel 0.5000, RMSE 0.500 m, delta1 0.500 on scenes (2, seed 2)" in out
@@ -262,7 +260,7 @@ class TestWhatTheTrainerIsAsked:
     def test_a_range_of_depth_of_ones_own(self, run: Run, fitted: list[Fitted], file: Path, tmp_path: Path) -> None:
         argv = ["--config", file, *HOST, "--out", tmp_path / "run", "--depth-range", "0.25,4"]
         assert "whole-image 0.25-4 m" in run(*argv)[1]
-        assert "depth_range_m: [0.25, 4.0]" in fitted[0].options["config_yaml"]
+        assert "depth_range_m: [0.25, 4.0]" in fitted[0].options["options"].config_yaml
 
     def test_selection_on_a_test_set_is_recorded(
         self, run: Run, fitted: list[Fitted], tmp_path: Path, write_list: Callable[[str], Path]

@@ -26,7 +26,7 @@ from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import PUBLISHED, Recipe
 from spaceclip_plugin.training.run import checkpoint as checkpoint_module
-from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions, TrainingResult
 
 RECIPE = dataclasses.replace(PUBLISHED, epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
 RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, views=3, target_side=24)
@@ -37,7 +37,7 @@ def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **opt
     trainer = DepthTrainer(host, tiny_head(host), recipe=recipe, protocol=PROTOCOL)
     sources = {"train": scenes(24), "validation": scenes(6, seed=1), **options}
     train, validation = sources.pop("train"), sources.pop("validation")
-    return trainer.fit(train, validation, out, trained_on="24 scenes", progress=False, **sources)
+    return trainer.fit(train, validation, out, trained_on="24 scenes", **sources, options=RunOptions(progress=False))
 
 
 def lines(out: Path) -> list[dict]:
@@ -160,7 +160,9 @@ def test_a_head_without_film_or_structure(tmp_path: Path) -> None:
     host = tiny_host()
     head = tiny_head(host, film_hidden=None, structural_taps=())
     trainer = DepthTrainer(host, head, recipe=RECIPE, protocol=PROTOCOL)
-    trainer.fit(scenes(16), scenes(4, seed=1), tmp_path / "out", trained_on="scenes", progress=False)
+    trainer.fit(
+        scenes(16), scenes(4, seed=1), tmp_path / "out", trained_on="scenes", options=RunOptions(progress=False)
+    )
     assert not DepthHead.from_pretrained(tmp_path / "out" / "head").uses_context
 
 
@@ -180,10 +182,14 @@ def test_the_cache_is_made_as_the_recipe_says(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(trainer_module, "make_cache", making)
     fit(tmp_path / "out", recipe=dataclasses.replace(RECOMMENDED, epochs=1, seed=5))
-    (train, train_options), (held_out, _) = made
-    assert (len(train), train.views, train.target_hw, train_options["settings"].seed) == (24, 3, (24, 24), 5)
+    (train, train_options), (validation_set, _) = made
+    assert (len(train), train.versions, train.target_hw, train_options["settings"].seed) == (24, 3, (24, 24), 5)
     # Validation is of the images as photographed, and scored on the samples themselves.
-    assert (len(held_out), held_out.views, held_out.load([0], [0])["target_m"].numel()) == (6, 1, 0)
+    assert (len(validation_set), validation_set.versions, validation_set.load([0], [0])["target_m"].numel()) == (
+        6,
+        1,
+        0,
+    )
 
 
 class TestUncertainty:
@@ -193,7 +199,11 @@ class TestUncertainty:
         head = uncertain_head(host, monkeypatch)
         trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
         out = tmp_path / "out"
-        return host, out, trainer.fit(scenes(16), scenes(6, seed=1), out, trained_on="x", progress=False)
+        return (
+            host,
+            out,
+            trainer.fit(scenes(16), scenes(6, seed=1), out, trained_on="x", options=RunOptions(progress=False)),
+        )
 
     def test_the_record_says_what_it_is_worth(self, calibrated: tuple) -> None:
         _, out, result = calibrated
@@ -227,7 +237,9 @@ class TestUncertainty:
         host = tiny_host()
         head = uncertain_head(host, monkeypatch, silent=True)
         trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
-        result = trainer.fit(scenes(16), scenes(3, seed=1), tmp_path / "out", trained_on="x", progress=False)
+        result = trainer.fit(
+            scenes(16), scenes(3, seed=1), tmp_path / "out", trained_on="x", options=RunOptions(progress=False)
+        )
         assert result.calibration is None
         assert result.head.decoder.log_spread.item() == -5.0  # decayed by nothing: no gradient, no step
         assert json.loads((tmp_path / "out" / "run.json").read_text())["uncertainty"] is None
@@ -239,7 +251,9 @@ class TestUncertainty:
             options = {"taps": (0, 2), "channels": (16, 8), "attention": 0, "convolutions": (1, 1)}
             head = DepthHead.for_tower(host, architecture="tap-mixer", options=options)
         trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
-        result = trainer.fit(scenes(16), scenes(6, seed=1), tmp_path / "out", trained_on="x", progress=False)
+        result = trainer.fit(
+            scenes(16), scenes(6, seed=1), tmp_path / "out", trained_on="x", options=RunOptions(progress=False)
+        )
         assert result.calibration is not None
         with attach_depth_head(host.eval(), result.head) as depth:
             again = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
@@ -270,7 +284,9 @@ def test_an_impossible_record_is_refused_at_once(tmp_path: Path) -> None:
     host = tiny_host()
     trainer = DepthTrainer(host, tiny_head(host), recipe=RECIPE, protocol=PROTOCOL)
     with pytest.raises(ConfigError, match="trained_on"):
-        trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="a\nb", progress=False)
+        trainer.fit(
+            scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="a\nb", options=RunOptions(progress=False)
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -302,7 +318,9 @@ def test_a_loss_that_is_not_finite_names_its_images(tmp_path: Path) -> None:
     with torch.no_grad():
         next(trainer.head.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan at step 0 on tabletop"):
-        trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", progress=False)
+        trainer.fit(
+            scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", options=RunOptions(progress=False)
+        )
 
 
 @pytest.mark.parametrize(("cache", "tolerance"), [("fp16", 5e-4), ("int8", 1e-2)])
@@ -311,7 +329,7 @@ def test_cached_features_train_as_live_ones_do(tmp_path: Path, cache: str, toler
         host = tiny_host()
         recipe = dataclasses.replace(RECOMMENDED, epochs=2, learning_rate=1e-3, cache=name)
         trainer = DepthTrainer(host, tiny_mixer(host, dropout=0.0), recipe=recipe, protocol=PROTOCOL)
-        trainer.fit(scenes(24), scenes(6, seed=1), tmp_path / name, trained_on="x", progress=False)
+        trainer.fit(scenes(24), scenes(6, seed=1), tmp_path / name, trained_on="x", options=RunOptions(progress=False))
     kept, live = lines(tmp_path / cache), lines(tmp_path / "none")
     for one, other in zip(kept, live, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)

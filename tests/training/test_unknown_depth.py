@@ -22,7 +22,7 @@ from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import Batch, Loaded
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 IMAGES = 8
 
@@ -32,14 +32,14 @@ class Blind:
 
     def __init__(self, stream: FeatureCache, unknown: Collection[int]) -> None:
         self.stream, self.unknown, self.indices = stream, unknown, [list[int]()]
-        self.target_hw, self.views, self.name = stream.target_hw, stream.views, stream.name
+        self.target_hw, self.versions, self.name = stream.target_hw, stream.versions, stream.name
 
     def __len__(self) -> int:
         return len(self.stream)
 
-    def load(self, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+    def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         self.indices.append(list(indices))
-        return self.stream.load(indices, views)
+        return self.stream.load(indices, versions)
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
         batch = self.stream.decode(loaded, device)
@@ -53,7 +53,7 @@ class Blind:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     host = tiny_host().eval()
     with attach_depth_head(host, tiny_mixer(host)) as attachment:
-        return cached(attachment, scenes(IMAGES), tmp_path_factory.mktemp("cache"), views=1, target_side=16)
+        return cached(attachment, scenes(IMAGES), tmp_path_factory.mktemp("cache"), versions=1, target_side=16)
 
 
 def optimizer_for(head: DepthHead, cache: FeatureCache, unknown: Collection[int], recipe: Recipe) -> HeadOptimizer:
@@ -61,7 +61,7 @@ def optimizer_for(head: DepthHead, cache: FeatureCache, unknown: Collection[int]
         (Share(IMAGES, 1.0),),
         batch_size=recipe.batch_size,
         accumulation=recipe.accumulation,
-        views=1,
+        versions=1,
         seed=recipe.seed,
     )
     processes = Processes(torch.device("cpu"))
@@ -75,7 +75,7 @@ def weights(head: DepthHead) -> dict[str, Tensor]:
 def order_of(recipe: Recipe) -> list[list[int]]:
     """The images of every step."""
     shares = (Share(IMAGES, 1.0),)
-    order = DataOrder(shares, batch_size=recipe.batch_size, accumulation=1, views=1, seed=recipe.seed)
+    order = DataOrder(shares, batch_size=recipe.batch_size, accumulation=1, versions=1, seed=recipe.seed)
     return [indices.tolist() for indices, _ in order.epoch(0)]
 
 
@@ -96,7 +96,7 @@ def test_a_step_without_depth_moves_nothing_and_counts(cache: FeatureCache, loss
         assert torch.equal(value, before[name])
     for name, value in optimizer.state()["optimizer"].items():
         assert torch.equal(value, moments[name])
-    assert all(value.isfinite().all() for value in optimizer.average.head.state_dict().values())
+    assert all(value.isfinite().all() for value in optimizer.average.state_dict().values())
 
 
 def test_what_follows_such_a_step_is_as_if_it_had_not_been_but_for_its_number(cache: FeatureCache) -> None:
@@ -173,7 +173,7 @@ def test_a_run_on_crops_without_depth_ends_well(tmp_path: Path, recipe: str, sto
     host = tiny_host()
     head = tiny_mixer(host) if recipe == "recommended" else tiny_head(host)
     result = DepthTrainer(host, head, recipe=made, protocol=PROTOCOL).fit(
-        train, scenes(2, seed=1), tmp_path / "out", trained_on="corners", progress=False
+        train, scenes(2, seed=1), tmp_path / "out", trained_on="corners", options=RunOptions(progress=False)
     )
     assert np.isfinite(result.validation.abs_rel)
 
@@ -183,4 +183,6 @@ def test_data_without_any_depth_is_refused_at_its_check(tmp_path: Path) -> None:
     host = tiny_host()
     trainer = DepthTrainer(host, tiny_mixer(host), recipe=Recipe(epochs=1, batch_size=1), protocol=PROTOCOL)
     with pytest.raises(DataError, match="none of 3 samples has a pixel of known depth"):
-        trainer.fit(train, scenes(2, seed=1), tmp_path / "out", trained_on="nothing", progress=False)
+        trainer.fit(
+            train, scenes(2, seed=1), tmp_path / "out", trained_on="nothing", options=RunOptions(progress=False)
+        )

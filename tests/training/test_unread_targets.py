@@ -17,9 +17,9 @@ from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.training.features import Batch, FeatureStream
 from spaceclip_plugin.training.live_features import LiveFeatures
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.validation_set import HeldOut
+from spaceclip_plugin.training.validation_set import ValidationSet
 
 CPU = torch.device("cpu")
 HW = (48, 64)
@@ -47,7 +47,7 @@ def attachment() -> Iterator[DepthAttachment]:
 def stream(request: pytest.FixtureRequest, attachment: DepthAttachment, tmp_path: Path) -> FeatureStream:
     if request.param == "cached":
         return cached(attachment, SAMPLES, tmp_path)
-    return LiveFeatures(attachment, SAMPLES, settings=settings(), target_side=None)
+    return LiveFeatures(attachment, SAMPLES, settings=settings())
 
 
 def batch(stream: FeatureStream, view: int = 0) -> Batch:
@@ -74,7 +74,7 @@ def test_no_loss_sees_the_strip(stream: FeatureStream, loss: str) -> None:
     assert seen.seen == (0, 0, 42, 42)
 
     def value(depth_m: torch.Tensor, target_m: torch.Tensor) -> torch.Tensor:
-        return LOSSES[loss]()(depth_m, [], target_m=target_m, valid=target_m > 0).total
+        return LOSSES[loss]()(HeadOutput(depth_m), target_m, valid=target_m > 0)
 
     grid_m = (1 + torch.rand(2, *READ_HW, generator=torch.Generator().manual_seed(0))).requires_grad_()
     whole = value(seen.laid_out(grid_m, HW), found.target_m)
@@ -102,17 +102,17 @@ def test_validation_scores_what_was_seen_the_same_live_and_cached(stream: Featur
     head.decoder = Truth()
 
     class One:
-        views, target_hw = stream.views, stream.target_hw
+        versions, target_hw = stream.versions, stream.target_hw
 
-        def load(self, indices: list[int], views: list[int]) -> dict[str, torch.Tensor]:
-            return stream.load([1], views)
+        def load(self, indices: list[int], versions: list[int]) -> dict[str, torch.Tensor]:
+            return stream.load([1], versions)
 
         def decode(self, loaded: dict[str, torch.Tensor], device: torch.device) -> Batch:
             return stream.decode(loaded, device)
 
-    held_out = HeldOut(One(), [SAMPLES[1]], PROTOCOL, Processes(CPU))
-    assert held_out.metrics(head.eval()).abs_rel == pytest.approx(0, abs=1e-6)
-    [row] = held_out.pictures(head, 1)
+    validation_set = ValidationSet(One(), [SAMPLES[1]], PROTOCOL, Processes(CPU))
+    assert validation_set.metrics(head.eval()).abs_rel == pytest.approx(0, abs=1e-6)
+    [row] = validation_set.pictures(head, 1)
     assert row.valid is not None
     assert row.valid.sum() == READ_HW[0] * READ_HW[1]
 
@@ -121,8 +121,8 @@ def test_calibration_is_on_what_was_seen(attachment: DepthAttachment) -> None:
     factors = []
     for strip_m in (0.0, 9.0):
         samples = [sample(number, strip_m) for number in range(3)]
-        live = LiveFeatures(attachment, samples, settings=settings(), target_side=None)
-        calibration = HeldOut(live, samples, PROTOCOL, Processes(CPU)).calibrate(tiny_mixer(siglip()).eval())
+        live = LiveFeatures(attachment, samples, settings=settings())
+        calibration = ValidationSet(live, samples, PROTOCOL, Processes(CPU)).calibrate(tiny_mixer(siglip()).eval())
         assert calibration is not None
         factors.append(calibration.factor)
     assert factors[0] == factors[1]

@@ -27,7 +27,7 @@ from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import TowerSpec
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.run.folder import RECORD_NAME, foreign_entries
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 from spaceclip_worlds.demos.demo import (
     SHOWN,
     DemoReport,
@@ -105,7 +105,7 @@ class TrainingDemo:
         test = _render("unseen", self.unseen, progress=progress)
         trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL, **which)
         about = f"{self.scenes} rendered tabletop scenes"
-        trained = trainer.fit(train, validation, run, trained_on=about, progress=progress)
+        trained = trainer.fit(train, validation, run, trained_on=about, options=RunOptions(progress=progress))
         with attach_depth_head(host, trained.folder, **which) as attachment:
             predicted = evaluate(attachment, test, protocol=PROTOCOL).mean
             shown = predict(attachment, [sample.image for sample in test[:SHOWN]], output_hw=IMAGE_HW)

@@ -14,10 +14,9 @@ from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import TowerFeatures
-from spaceclip_plugin.training.cache.key import CacheSettings
 from spaceclip_plugin.training.cache.shards import Shard, unpacked
 from spaceclip_plugin.training.cache.storage import STORAGES
-from spaceclip_plugin.training.features import Batch, Loaded
+from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
 INDEX_NAME = "index.json"
 OPEN_SHARDS = 64
@@ -31,6 +30,7 @@ class FeatureCache:
 
     Attributes:
         target_hw: size of a batch's targets, in pixels: that of the first image's depth, made smaller where asked.
+        versions: how many there are of every image.
     """
 
     def __init__(
@@ -38,11 +38,10 @@ class FeatureCache:
         folder: Path,
         *,
         key: str,
-        settings: CacheSettings,
+        settings: FeatureSettings,
         taps: Sequence[int],
         image_hw: tuple[int, int],
         seen: SeenPart | None,
-        target_side: int | None,
     ) -> None:
         """Open a complete cache; nothing but its index and first shard is read.
 
@@ -53,7 +52,6 @@ class FeatureCache:
             taps: hidden states it holds.
             image_hw: size of the images the tower saw.
             seen: what it read of them; None for all. It follows from the tower, so that no file need tell it.
-            target_side: the longer side of a batch's targets is at most this, in pixels; None: as the depth is.
 
         Raises:
             TrainingError: there is no complete cache, or it is of other features.
@@ -68,42 +66,32 @@ class FeatureCache:
         self._files, self._starts, self._count = cache_index(folder, key)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         depth_hw = self._shard(0)[0].depth_m(0).shape
-        self.target_hw = within((depth_hw[0], depth_hw[1]), target_side)
+        self.target_hw = settings.target_hw((depth_hw[0], depth_hw[1]))
+        self.versions = settings.versions
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def views(self) -> int:
-        """How many versions of every image there are."""
-        return self._settings.views
 
     def name(self, index: int) -> str:
         """What an image is called, for messages."""
         shard, row = self._shard(index)
         return shard.names[row]
 
-    def load(self, indices: Sequence[int], views: Sequence[int]) -> Loaded:
+    def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         """Packed features and targets of some images, each in one of its versions.
 
         Raises:
             TrainingError: a shard has gone missing.
         """
         rows, targets = [], []
-        for index, number in zip(indices, views, strict=True):
+        for index, number in zip(indices, versions, strict=True):
             shard, row = self._shard(index)
             rows.append(shard.parts(row, number))
             if self.target_hw[0]:
-                settings = self._settings
-                version = settings.augmentation.version(
-                    number,
-                    seed=settings.seed,
-                    index=index,
-                    image_hw=shard.image_hw[row],
-                )
-                targets.append(torch.from_numpy(version.target(shard.depth_m(row).numpy(), self.target_hw).copy()))
+                version = self._settings.version(number, index=index, image_hw=shard.image_hw[row])
+                targets.append(version.target(shard.depth_m(row).numpy(), self.target_hw))
         loaded = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        loaded[_TARGET] = torch.stack(targets) if targets else torch.zeros(len(rows), 0, 0)
+        loaded[_TARGET] = stacked_targets(targets, len(rows))
         return loaded
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
@@ -131,13 +119,6 @@ class FeatureCache:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_shards": OrderedDict()}  # a worker opens files of its own
-
-
-def within(hw: tuple[int, int], longest: int | None) -> tuple[int, int]:
-    """`hw`, scaled down so that neither side is longer than that."""
-    if longest is None or max(hw) <= longest:
-        return hw
-    return max(1, round(hw[0] * longest / max(hw))), max(1, round(hw[1] * longest / max(hw)))
 
 
 def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:

@@ -7,11 +7,12 @@ cached goes on where it was. The index is written last; a cache without one is n
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +21,19 @@ import torch
 from einops import rearrange
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
-from spaceclip_plugin.errors import CaptureError, DataError, SpaceClipError, TrainingError
+from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.towers.spec import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.feature_cache import INDEX_NAME, FeatureCache, cache_index
-from spaceclip_plugin.training.cache.key import CacheSettings, cache_key
 from spaceclip_plugin.training.cache.shards import CachedImage, Shard, packed, write_shard
 from spaceclip_plugin.training.cache.storage import STORAGES
+from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.reading_ahead import read_ahead
-from spaceclip_plugin.training.versions import known_depth, seen_image
 
 TOWER_BATCH = 16
 """Images the tower sees at once."""
@@ -44,31 +43,14 @@ SHARD_BYTES = 64 << 20
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CacheEstimate:
-    """What a cache will cost, told before it is made.
-
-    Attributes:
-        bytes: its size on the disk.
-        seconds: time to make it with these processes, as a first image took; reading ahead may make it shorter.
-    """
-
-    bytes: int
-    seconds: float
-
-
 def make_cache(
     attachment: DepthAttachment,
     source: DepthSource,
     folder: Path,
     *,
-    settings: CacheSettings,
-    weights: str,
-    fingerprints: list[str],
+    key: str,
+    settings: FeatureSettings,
     processes: Processes,
-    target_side: int | None = None,
-    workers: int = 0,
-    keyed: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> FeatureCache:
     """Make a cache, or what is missing of it, and open it.
@@ -76,14 +58,10 @@ def make_cache(
     Args:
         attachment: the host with the head to train, whose taps are kept.
         source: images and depth; every process has the same.
-        folder: where the cache is, or, with `keyed`, the folder of several caches, each under its key.
+        folder: of this cache alone.
+        key: what its features depend on; see `cache_key`.
         settings: what is kept, and how.
-        weights: digest of the tower.
-        fingerprints: of every sample, in order.
         processes: who works on it.
-        target_side: see `FeatureCache`.
-        workers: processes that read and prepare images ahead, for each of `processes`.
-        keyed: whether `folder` may hold caches of other hosts and data.
         progress: called with the number of images done, over all processes.
 
     Raises:
@@ -94,44 +72,36 @@ def make_cache(
     """
     if len(source) == 0:
         raise DataError("there are no features to cache: the source is empty")
-    tower, taps = attachment.tower, attachment.head.taps
-    context = attachment.head.uses_context
-    key = cache_key(settings, tower=tower, weights=weights, taps=taps, context=context, fingerprints=fingerprints)
-    if keyed:
-        folder = folder / key[:16]
-    maker = _Maker(attachment, source, folder, settings=settings, key=key, workers=workers)
+    maker = _Maker(attachment, source, folder, key=key, settings=settings, processes=processes)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     processes.on_main(lambda: _acquire(lock, folder))
     try:
-        maker.images_per_shard = processes.on_main(lambda: maker.prepare(processes))
-        digests = processes.together(lambda: maker.make_share(processes, progress))
+        maker.images_per_shard = processes.on_main(maker.prepare)
+        digests = processes.together(lambda: maker.make_share(progress))
         shards = {number: digest for share in processes.gathered(digests) for number, digest in share.items()}
         processes.on_main(lambda: maker.write_index(shards))
     finally:
         lock.release()
-    image_hw = (tower.image_hw[0], tower.image_hw[1])
+    height, width = attachment.tower.image_hw
     return FeatureCache(
         folder,
         key=key,
         settings=settings,
-        taps=taps,
-        image_hw=image_hw,
-        seen=attachment.seen(image_hw),
-        target_side=target_side,
+        taps=attachment.head.taps,
+        image_hw=(height, width),
+        seen=attachment.seen((height, width)),
     )
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     """Lock the cache in `folder`; a run that finds another one making it waits for it."""
-    try:
+    with _making(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             _logger.info("another run is making the feature cache %s: waiting for it", folder)
             lock.acquire()
-    except OSError as error:
-        raise TrainingError(f"cannot make the feature cache {str(folder)!r}: {error}") from error
 
 
 class _Maker:
@@ -143,82 +113,82 @@ class _Maker:
         source: DepthSource,
         folder: Path,
         *,
-        settings: CacheSettings,
         key: str,
-        workers: int,
+        settings: FeatureSettings,
+        processes: Processes,
     ) -> None:
         self._attachment = attachment
         self._source = source
         self._folder = folder
-        self._settings = settings
         self._key = key
-        self._workers = workers
-        self._storage = STORAGES[settings.storage]
+        self._settings = settings
+        self._processes = processes
         self.images_per_shard = 1
 
-    def prepare(self, processes: Processes) -> int:
-        """Make the folder, tell what the cache will cost, and see that the disk has room; returns images per shard."""
-        try:
+    def prepare(self) -> int:
+        """Make the folder, log what the cache will cost, and see that the disk has room; returns images per shard."""
+        with _making(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             for left in self._folder.glob(".*.tmp.safetensors"):  # of a killed process
                 left.unlink()
-        except OSError as error:
-            raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
         with contextlib.suppress(TrainingError):
             _, starts, images = cache_index(self._folder, self._key)
             return starts[1] if len(starts) > 1 else images
         for _ in range(2):  # the first call of a tower is slower than all others
             started = time.perf_counter()
-            [image] = self._cached(list(self._seen([0], workers=0)))
+            [image] = self._cached(list(self._read([0], workers=0)))
             seconds = time.perf_counter() - started
         size = sum(part.nbytes for part in image.parts.values()) + image.depth_m.nbytes
         # A resumed cache keeps the shards it has.
         count = self._images_per_existing_shard() or max(1, SHARD_BYTES // size)
-        estimate = CacheEstimate(size * len(self._source), seconds * len(self._source) / processes.count)
-        try:
+        with _making(self._folder):
             there = sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors"))
             free = shutil.disk_usage(self._folder).free
-        except OSError as error:
-            raise TrainingError(f"cannot make the feature cache {str(self._folder)!r}: {error}") from error
+        images, needed = len(self._source), size * len(self._source)
         _logger.info(
             "features of %d images in %d versions: %s on the disk, about %.0f s to make%s",
-            len(self._source), self._settings.views, _size(estimate.bytes),
-            estimate.seconds * max(0.0, 1 - there / max(1, estimate.bytes)),
+            images, self._settings.versions, _size(needed),
+            seconds * images / self._processes.count * max(0.0, 1 - there / max(1, needed)),
             f" ({_size(there)} are there already)" if there else "",
         )  # fmt: skip
-        if estimate.bytes - there > free:
+        if needed - there > free:
             raise TrainingError(
-                f"the feature cache {str(self._folder)!r} needs {_size(estimate.bytes - there)} and "
-                f"{_size(free)} are free; free disk space, choose another folder, keep fewer views of an image "
-                "or int8 features, or none at all"
+                f"the feature cache {str(self._folder)!r} needs {_size(needed - there)} and {_size(free)} are free; "
+                "free disk space, choose another folder, keep fewer versions of an image (--views) or int8 features, "
+                "or none at all"
             )
         return count
 
-    def make_share(self, processes: Processes, progress: Callable[[int], object] | None) -> dict[int, str]:
+    def make_share(self, progress: Callable[[int], object] | None) -> dict[int, str]:
         """Digests of this process's shards, once they are there and whole."""
-        starts = range(0, len(self._source), self.images_per_shard)
+        processes = self._processes
+
+        def advance(images: int) -> None:
+            if progress is not None:
+                progress(images * processes.count)
+
+        shards = -(-len(self._source) // self.images_per_shard)
         digests: dict[int, str] = {}
         missing: list[int] = []
-        for number in range(processes.rank, len(starts), processes.count):
-            path = self._path(number)
-            if path.exists():
-                shard = Shard(path, key=self._key)
-                shard.verify()
-                shard.check_place(self._range(number))
-                digests[number] = shard.sha256
-                self._advance(progress, len(shard), processes)
-            else:
+        for number in range(processes.rank, shards, processes.count):
+            if not self._path(number).exists():
                 missing.append(number)
-        seen = self._seen([i for number in missing for i in self._range(number)], workers=self._workers)
+                continue
+            shard = Shard(self._path(number), key=self._key)
+            shard.verify()
+            shard.check_place(self._range(number))
+            digests[number] = shard.sha256
+            advance(len(shard))
+        read = self._read([i for number in missing for i in self._range(number)], workers=processes.workers)
+        at_once = max(1, TOWER_BATCH // self._settings.versions)  # images whose versions fill the tower's batch
         for number in missing:
             held: list[CachedImage] = []
-            left = len(self._range(number))
-            while left > 0:
-                together = list(itertools.islice(seen, min(left, self._images_at_once)))
+            images = self._range(number)
+            while len(held) < len(images):
+                together = list(itertools.islice(read, min(len(images) - len(held), at_once)))
                 held += self._cached(together)
-                left -= len(together)
-                self._advance(progress, len(together), processes)
-            digests[number] = write_shard(self._path(number), held, key=self._key, start=starts[number])
+                advance(len(together))
+            digests[number] = write_shard(self._path(number), held, key=self._key, start=images.start)
         return digests
 
     def write_index(self, shards: dict[int, str]) -> None:
@@ -232,21 +202,16 @@ class _Maker:
         except OSError as error:
             raise TrainingError(f"cannot write the feature cache's index: {error}; free disk space") from error
 
-    def _seen(self, indices: list[int], *, workers: int) -> Iterator[_Seen]:
+    def _read(self, indices: list[int], *, workers: int) -> Iterator[_Prepared]:
         """Images one after the other, read ahead by the workers."""
-        versions = _Versions(self._source, self._settings, self._attachment.tower, indices)
-        return read_ahead(versions, workers=workers)
+        read = functools.partial(_prepared, self._source, self._settings, self._attachment.tower)
+        return read_ahead(read, indices, workers=workers)
 
-    @property
-    def _images_at_once(self) -> int:
-        """Images whose versions fill the tower's batch."""
-        return max(1, TOWER_BATCH // self._settings.views)
-
-    def _cached(self, images: Sequence[_Seen]) -> list[CachedImage]:
+    def _cached(self, images: Sequence[_Prepared]) -> list[CachedImage]:
         """Run the tower over all versions of some images."""
         hidden: dict[int, list[Tensor]] = {tap: [] for tap in self._attachment.head.taps}
         contexts: list[Tensor] = []
-        for pixels in _chunks(torch.cat([image.pixels for image in images])):
+        for pixels in torch.split(torch.cat([image.pixels for image in images]), TOWER_BATCH):
             features = self._features(pixels, images)
             for tap, maps in hidden.items():
                 maps.append(rearrange(features.hidden[tap], "v c h w -> v h w c").cpu())
@@ -254,25 +219,23 @@ class _Maker:
                 contexts.append(features.context.cpu())
         joined = {tap: torch.cat(maps) for tap, maps in hidden.items()}
         context = torch.cat(contexts) if contexts else None
-        return [self._packed(image, i, joined, context) for i, image in enumerate(images)]
+        return [self._packed(image, place, joined, context) for place, image in enumerate(images)]
 
-    def _packed(
-        self, image: _Seen, place: int, hidden: Mapping[int, Tensor], context: Tensor | None
-    ) -> CachedImage:  # fmt: skip
-        """One image's share of a batch, as it is kept."""
-        views = self._settings.views
-        rows = slice(place * views, (place + 1) * views)
+    def _packed(self, image: _Prepared, place: int, hidden: dict[int, Tensor], context: Tensor | None) -> CachedImage:
+        """One image's share of the features of several, as it is kept."""
+        versions = self._settings.versions
+        rows = slice(place * versions, (place + 1) * versions)
         try:
             parts = packed(
                 {tap: maps[rows] for tap, maps in hidden.items()},
                 None if context is None else context[rows],
-                self._storage,
+                STORAGES[self._settings.storage],
             )
         except TrainingError as error:
             raise TrainingError(f"{image.name}: {error}") from error
         return CachedImage(image.name, image.image_hw, image.depth_m, parts)
 
-    def _features(self, pixels: Tensor, images: Sequence[_Seen]) -> TowerFeatures:
+    def _features(self, pixels: Tensor, images: Sequence[_Prepared]) -> TowerFeatures:
         """Features of some versions of these images; an error names the image it is about."""
         try:
             self._attachment.refresh(pixels)
@@ -300,10 +263,13 @@ class _Maker:
         start = number * self.images_per_shard
         return range(start, min(start + self.images_per_shard, len(self._source)))
 
-    @staticmethod
-    def _advance(progress: Callable[[int], object] | None, images: int, processes: Processes) -> None:
-        if progress is not None:
-            progress(images * processes.count)
+
+@contextlib.contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"cannot make the feature cache {str(folder)!r}: {error}") from error
 
 
 def _size(size: int) -> str:
@@ -312,13 +278,8 @@ def _size(size: int) -> str:
     return f"{size / scale:.2f} {unit}"
 
 
-def _chunks(pixels: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(pixels), TOWER_BATCH):
-        yield pixels[start : start + TOWER_BATCH]
-
-
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _Prepared:
     """An image in all its versions, as the tower wants them."""
 
     name: str
@@ -327,30 +288,11 @@ class _Seen:
     depth_m: Tensor
 
 
-class _Versions(Dataset["_Seen | SpaceClipError"]):
-    """Item i is image `indices[i]` in all its versions."""
-
-    def __init__(self, source: DepthSource, settings: CacheSettings, tower: TowerSpec, indices: list[int]) -> None:
-        self._source = source
-        self._settings = settings
-        self._tower = tower
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, item: int) -> _Seen | SpaceClipError:
-        index, settings = self._indices[item], self._settings
-        try:
-            sample = self._source[index]
-            image = seen_image(sample, settings.protocol)
-            hw = (image.shape[0], image.shape[1])
-            drawn = settings.augmentation
-            versions = [
-                drawn.version(number, seed=settings.seed, index=index, image_hw=hw) for number in range(settings.views)
-            ]
-            pixels = prepare([version.image(image) for version in versions], self._tower)
-            depth_m = known_depth(sample, settings.protocol) if settings.targets else np.zeros((0, 0), np.float32)
-        except SpaceClipError as error:
-            return error
-        return _Seen(sample.name, hw, pixels, torch.from_numpy(np.ascontiguousarray(depth_m)))
+def _prepared(source: DepthSource, settings: FeatureSettings, tower: TowerSpec, index: int) -> _Prepared:
+    sample = source[index]
+    image = settings.image(sample)
+    hw = (image.shape[0], image.shape[1])
+    versions = [settings.version(number, index=index, image_hw=hw) for number in range(settings.versions)]
+    pixels = prepare([version.image(image) for version in versions], tower)
+    depth_m = settings.depth_m(sample) if settings.targets else np.zeros((0, 0), np.float32)
+    return _Prepared(sample.name, hw, pixels, torch.from_numpy(np.ascontiguousarray(depth_m)))

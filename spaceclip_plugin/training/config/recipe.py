@@ -8,7 +8,7 @@ from typing import Annotated
 from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.settings import Config, choice, real, whole
-from spaceclip_plugin.training.losses.registry import LOSSES
+from spaceclip_plugin.training.losses import LOSSES
 
 LIVE = "none"
 """Features that are not kept: the tower runs at every step."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +54,9 @@ def real(low: float, high: float, help: str, *, flag: str | None = NAME_AS_FLAG)
     return Setting(lambda name, value: _checks.real(name, value, low, high), help, flag, float, "X")
 
 
-def choice(known: Iterable[str], help: str, *, flag: str = NAME_AS_FLAG) -> Setting:
-    """One of a few names."""
-    names = tuple(known)
-    return Setting(lambda name, value: _checks.choice(name, value, names), help, flag, choices=names)
+def choice(known: Collection[str], help: str, *, flag: str = NAME_AS_FLAG) -> Setting:
+    """One of a few names; one that is registered later is known, too."""
+    return Setting(lambda name, value: _checks.choice(name, value, known), help, flag, choices=tuple(known))
 
 
 def text(help: str, metavar: str = "NAME") -> Setting:

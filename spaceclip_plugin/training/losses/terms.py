@@ -1,5 +1,9 @@
 """Terms of the training losses: pure functions of (B, H, W) maps and a mask of the pixels that count.
 
+All take `prediction_m`, metres; `target_m`, metres, positive where valid and 0 where unknown; and `valid`, bool, all of
+one shape (B, H, W). All give a scalar, and raise DataError where shapes differ, `valid` is not bool, or no pixel of the
+batch is valid.
+
 SILog: Eigen et al. 2014, equation 4. SSIM: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
 Similarity" (2004), equation 13. Both, and the gradient of depth, are checked against the published code's outputs. The
 gradient of log depth at several strides: MiDaS (Ranftl et al., "Towards Robust Monocular Depth Estimation", 2020).
@@ -18,7 +22,7 @@ from spaceclip_plugin.errors import DataError
 
 # Where logarithm, root and division stop being finite; the published values, so that the loss is the same function.
 _DEPTH_FLOOR_M = 1e-7
-_SPREAD_FLOOR = 1e-7
+_VARIANCE_FLOOR = 1e-7
 _RANGE_FLOOR_M = 1e-6
 _RELATIVE_FLOOR = 1e-6
 
@@ -29,18 +33,8 @@ _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """10 sqrt(var(g) + 0.15 mean(g)^2), g = ln prediction - ln target, over all valid pixels of the batch.
 
-    The variance divides by n. Where the root is at its floor (a perfect prediction) the gradient is zero.
-
-    Args:
-        prediction_m: (B, H, W) metres; values under 1e-7 m, as a dead ReLU gives, count as 1e-7 m.
-        target_m: (B, H, W) metres, positive where valid.
-        valid: (B, H, W) bool.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
+    The variance divides by n. Predictions under 1e-7 m, as a dead ReLU gives, count as 1e-7 m. Where the root is at its
+    floor (a perfect prediction) the gradient is zero.
     """
     prediction, target = _checked(prediction_m, target_m, valid)
     # Sums under the mask: picking the valid pixels out costs several times as much as all the arithmetic on them.
@@ -48,8 +42,7 @@ def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tens
     difference = _log(prediction) - _log(target)
     mean = difference.masked_fill(~valid, 0).sum() / count
     variance = (difference - mean).masked_fill(~valid, 0).square().sum() / count
-    spread = variance + 0.15 * mean.square()
-    return 10.0 * spread.clamp_min(_SPREAD_FLOOR).sqrt()
+    return 10.0 * (variance + 0.15 * mean.square()).clamp_min(_VARIANCE_FLOOR).sqrt()
 
 
 def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
@@ -57,17 +50,6 @@ def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tenso
 
     Normalised maps are clamped to [0, 1] and zero beyond the border. As published, unknown pixels of the target
     (0 m, so 0 after clamping) are seen by the windows of their neighbours. A sample without valid pixels is left out.
-
-    Args:
-        prediction_m: (B, H, W) metres.
-        target_m: (B, H, W) metres; 0 where unknown.
-        valid: (B, H, W) bool.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
     """
     prediction, target = _checked(prediction_m, target_m, valid)
     known = valid.flatten(1).any(dim=1)
@@ -83,16 +65,7 @@ def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tenso
 def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """Mean absolute error of horizontal and of vertical differences between valid neighbours, averaged; metres.
 
-    Args:
-        prediction_m: (B, H, W) metres.
-        target_m: (B, H, W) metres.
-        valid: (B, H, W) bool.
-
-    Returns:
-        A scalar; a direction in which no two neighbours are valid adds zero.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
+    A direction in which no two neighbours are valid adds zero.
     """
     prediction, target = _checked(prediction_m, target_m, valid)
     error = prediction - target
@@ -105,19 +78,7 @@ def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> T
 
 
 def abs_rel_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """Mean |prediction - target| / target over all valid pixels of the batch: AbsRel itself.
-
-    Args:
-        prediction_m: (B, H, W) metres.
-        target_m: (B, H, W) metres, positive where valid.
-        valid: (B, H, W) bool.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
-    """
+    """Mean |prediction - target| / target over all valid pixels of the batch: AbsRel itself."""
     prediction, target = _checked(prediction_m, target_m, valid)
     relative = (prediction - target).abs() / target.masked_fill(~valid, 1)
     return relative.masked_fill(~valid, 0).sum() / valid.sum()
@@ -129,18 +90,8 @@ def log_gradient_loss(
     """Sum over strides s of s (mean |Δx g| + mean |Δy g|), g = ln prediction - ln target at every s-th pixel.
 
     Only differences between two valid pixels count, so that sparse targets do; it is blind to the overall scale.
-
-    Args:
-        prediction_m: (B, H, W) metres; values under 1e-7 m count as 1e-7 m.
-        target_m: (B, H, W) metres, positive where valid.
-        valid: (B, H, W) bool.
-        strides: in pixels, both ways.
-
-    Returns:
-        A scalar; a stride at which no two neighbours are valid, in one direction, adds zero for it.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
+    Predictions under 1e-7 m count as 1e-7 m. A stride at which no two neighbours are valid, in one direction, adds zero
+    for it.
     """
     prediction, target = _checked(prediction_m, target_m, valid)
     error = (_log(prediction) - _log(target)).masked_fill(~valid, 0)
@@ -155,24 +106,16 @@ def log_gradient_loss(
     return torch.stack(means).sum()
 
 
-def spread_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """Mean negative log-likelihood of |ln prediction - ln target| under a Laplace distribution of the claimed spread.
+def uncertainty_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
+    """Negative log-likelihood of g = ln prediction - ln target under a Laplace distribution, over all valid pixels.
 
     With r = uncertainty / prediction, the relative standard deviation, and b = r / sqrt(2): mean of |g| / b + ln b, up
-    to a constant. It is least where b is the mean |g|. No gradient reaches the prediction: learning how wrong the depth
-    is must not change the depth.
+    to a constant, of either sign. It is lowest where b is the mean |g|. No gradient reaches the prediction: learning
+    how wrong the depth is must not change the depth.
 
     Args:
-        prediction_m: (B, H, W) metres; values under 1e-7 m count as 1e-7 m.
+        prediction_m: under 1e-7 m they count as 1e-7 m.
         uncertainty_m: (B, H, W) standard deviation in metres; under a millionth of the depth it counts as that much.
-        target_m: (B, H, W) metres, positive where valid.
-        valid: (B, H, W) bool.
-
-    Returns:
-        A scalar, of either sign.
-
-    Raises:
-        DataError: shapes differ, `valid` is not bool, or no pixel of the batch is valid.
     """
     prediction, target = _checked(prediction_m.detach(), target_m, valid)
     uncertainty, _ = _checked(uncertainty_m, target_m, valid)

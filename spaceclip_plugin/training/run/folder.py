@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME as HEAD_CONFIG_NAME
 from spaceclip_plugin.head.folder import WEIGHTS_NAME
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
+from spaceclip_plugin.training.run.record import check_same_run
 
 CONFIG_NAME = "config.yaml"
 RECORD_NAME = "run.json"
@@ -31,18 +30,13 @@ BEST_NAME = "best"
 HEAD_NAME = "head"
 PICTURE_NAME = "validation.png"
 CACHE_NAME = "cache"
-LASTING = ("recipe", "protocol", "protocol_settings", "head", "tower", "host_digest_before", "data", "shares")
-"""What a continued run must have in common with what was begun."""
-
-SHOULD_LAST = ("device", "torch", "threads")
-"""What the last bits depend on, too."""
 
 _LOCK_NAME = ".lock"
-_FLAGS = {"train": "data", "validation": "val", "test": "test"}
-_MOST_SHOWN = 120
+_NAMES = frozenset(
+    {CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CACHE_NAME}
+    | {_LOCK_NAME}
+)
 _THEN = "Free disk space or make the folder writable, then resume the run"
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,18 +68,9 @@ class FinishedRun:
         return cls(path / HEAD_NAME, record, path / PICTURE_NAME)
 
 
-def code_of(record: Mapping[str, object]) -> str:
-    """Which code a run was begun with, in words."""
-    version, digest = record.get("spaceclip_plugin"), record.get("code")
-    if version is None:
-        return "a version of spaceclip_plugin that it does not tell"
-    return f"spaceclip_plugin {version} (code {str(digest)[:12]}…)"
-
-
 def foreign_entries(path: Path) -> list[Path]:
     """What lies in a run's folder, or in that of its head, and no run writes."""
-    names = {CONFIG_NAME, RECORD_NAME, METRICS_NAME, PICTURE_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, CACHE_NAME}
-    found = [entry for entry in sorted(path.iterdir()) if entry.name not in {*names, _LOCK_NAME}]
+    found = [entry for entry in sorted(path.iterdir()) if entry.name not in _NAMES]
     for folder in (path / BEST_NAME, path / HEAD_NAME):
         inner = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [entry for entry in inner if entry.name not in (HEAD_CONFIG_NAME, WEIGHTS_NAME)]
@@ -125,15 +110,16 @@ class RunFolder:
                 no run to continue, it is finished, or it had another host, head, recipe or data.
             CheckpointError: the run to continue has lost its checkpoints.
         """
-        with ExitStack() as undo:
-            undo.callback(self.release)
+        try:
             if resume:
                 self._reopen(record)
             else:
                 self._claim(record, config_yaml)
-            undo.pop_all()
+        except BaseException:
+            self.close()
+            raise
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let others use the folder."""
         self._lock.release()
 
@@ -170,6 +156,10 @@ class RunFolder:
                 raise TrainingError(f"{error}. {_THEN}") from error
             raise
 
+    def load_best(self) -> DepthHead:
+        """The best head so far, on the CPU."""
+        return DepthHead.from_pretrained(self.path / BEST_NAME)
+
     def save_picture(self, rows: Sequence[PanelRow]) -> None:
         """Draw what the best head makes of some validation images."""
         with self._written(PICTURE_NAME) as temporary:
@@ -195,7 +185,7 @@ class RunFolder:
 
     def _claim(self, record: Mapping[str, object], config_yaml: str | None) -> None:
         if all((self.path / name).is_file() for name in (RECORD_NAME, _LOCK_NAME)):
-            self._take()  # of a run that is under way nobody shall be told to remove it
+            self._take()  # nobody shall be advised to remove the folder of a run that is under way
         self._check_empty()  # before the lock is made, which is a file
         self._take()
         self._check_empty()  # of two runs that start together one waits for nothing
@@ -208,7 +198,17 @@ class RunFolder:
         if not (self.path / RECORD_NAME).is_file():
             raise TrainingError(f"there is no run to continue in {str(self.path)!r}: it holds no {RECORD_NAME}")
         self._take()
-        self._check_same(record)
+        try:
+            begun = read_json_object(self.path / RECORD_NAME)
+        except CheckpointError as error:
+            raise TrainingError(f"the run in {str(self.path)!r} cannot be continued: {error}") from error
+        if begun.get("finished"):
+            self.clean()  # a kill may have come between
+            raise TrainingError(
+                f"the run in {str(self.path)!r} is finished; its head is {str(self.path / HEAD_NAME)!r}. "
+                "For more epochs start another run"
+            )
+        check_same_run(self.path, begun, record)
         self._check_checkpoints()
 
     def _check_checkpoints(self) -> None:
@@ -216,64 +216,14 @@ class RunFolder:
         if self.checkpoints.steps():
             return
         metrics = self.path / METRICS_NAME
-        told = [BEST_NAME] if (self.path / BEST_NAME).exists() else []
-        told += [METRICS_NAME] if metrics.is_file() and metrics.stat().st_size else []
-        if told:
+        traces = [BEST_NAME] if (self.path / BEST_NAME).exists() else []
+        traces += [METRICS_NAME] if metrics.is_file() and metrics.stat().st_size else []
+        if traces:
             raise CheckpointError(
-                f"the run in {str(self.path)!r} cannot be continued: {' and '.join(told)} tell of a finished epoch, "
+                f"the run in {str(self.path)!r} cannot be continued: {' and '.join(traces)} tell of a finished epoch, "
                 f"but {str(self.checkpoints.path)!r} holds no checkpoint. Bring its checkpoints back, or start a new "
                 "run in another folder, or in this one once it is removed"
             )
-
-    def _check_same(self, record: Mapping[str, object]) -> None:
-        try:
-            previous = read_json_object(self.path / RECORD_NAME)
-        except CheckpointError as error:
-            raise TrainingError(f"the run in {str(self.path)!r} cannot be continued: {error}") from error
-        if previous.get("finished"):
-            self.clean()  # a kill may have come between
-            raise TrainingError(
-                f"the run in {str(self.path)!r} is finished; its head is {str(self.path / HEAD_NAME)!r}. "
-                "For more epochs start another run"
-            )
-        if previous.get("host_digest_after") not in (None, previous.get("host_digest_before")):
-            raise TrainingError(
-                f"the run in {str(self.path)!r} cannot be continued: its host changed while a head was trained on it. "
-                "Find what changed it, then start another run"
-            )
-        ours = json.loads(json.dumps(record))
-        previous, ours = comparable(previous), comparable(ours)
-        for key in LASTING:
-            if previous.get(key) != ours[key]:
-                found = _differences(key, previous.get(key), ours[key])
-                differing = "; ".join(_told(name, (old, previous), (new, ours)) for name, old, new in found)
-                raise TrainingError(
-                    f"the run in {str(self.path)!r} cannot be continued: {differing}. Give what it was started with, "
-                    "or start another run"
-                )
-        for key in SHOULD_LAST:
-            if previous.get(key) != ours[key]:
-                _logger.warning(
-                    "the run was begun with %s %s and goes on with %s: its last bits may differ from those of an "
-                    "uninterrupted one", key, previous.get(key), ours[key],
-                )  # fmt: skip
-        begun, now = code_of(previous), code_of(ours)
-        if begun != now:
-            _logger.warning(
-                "the run was begun with %s and goes on with %s: it may end otherwise than an uninterrupted one. "
-                "For the same bits resume it with the code it was begun with", begun, now,
-            )  # fmt: skip
-
-    @contextlib.contextmanager
-    def _written(self, name: str) -> Iterator[Path]:
-        """A temporary file that becomes one of the run's."""
-        try:
-            with atomic_path(self.path / name) as temporary:
-                yield temporary
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write {str(self.path / name)!r}: {error.strerror or error}. {_THEN}"
-            ) from error
 
     def _check_empty(self) -> None:
         try:
@@ -298,46 +248,13 @@ class RunFolder:
         except OSError as error:
             raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
 
-
-def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what says the same in two ways: the fingerprint in the head's config is of the host, whose
-    digest is compared, and its last digits may hang on the device; a format only says how the config is written."""
-    head = record.get("head")
-    if not isinstance(head, Mapping):
-        return dict(record)
-    kept = {key: value for key, value in head.items() if key not in ("format_version", "tower_fingerprint")}
-    return {**record, "head": kept}
-
-
-def _differences(name: str, before: object, now: object) -> Iterator[tuple[str, object, object]]:
-    """(name, before, now) of every setting within a setting that is not as it was."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        yield name, before, now
-        return
-    for key in dict.fromkeys([*before, *now]):
-        if before.get(key) != now.get(key):
-            yield from _differences(f"{name}.{key}", before.get(key), now.get(key))
-
-
-def _told(name: str, before: tuple[object, Mapping[str, Any]], now: tuple[object, Mapping[str, Any]]) -> str:
-    """A difference in words, from both values and the records they are of."""
-    if not name.startswith("data."):
-        return f"its {name} was {_shown(before[0], now[0])}, now it is {_shown(now[0], before[0])}"
-    source = name.removeprefix("data.")
-    lists = [
-        f"{record.get('details', {}).get(_FLAGS.get(source)) or 'its source'} with SHA-256 {str(digest)[:12]}…"
-        if digest is not None
-        else "none"
-        for digest, record in (before, now)
-    ]
-    return f"its {source} data was {lists[0]}, now it is {lists[1]}: other images, depth or order"
-
-
-def _shown(value: object, other: object) -> str:
-    """A value of the record for a message; of a long one, what it has from where it differs from another one."""
-    text, theirs = (json.dumps(one, ensure_ascii=False) for one in (value, other))
-    pairs = zip(text, theirs, strict=False)
-    same = next((i for i, (mine, yours) in enumerate(pairs) if mine != yours), min(len(text), len(theirs)))
-    start = 0 if len(text) <= _MOST_SHOWN else max(0, same - 20)
-    end = start + _MOST_SHOWN
-    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+    @contextlib.contextmanager
+    def _written(self, name: str) -> Iterator[Path]:
+        """A temporary file that becomes one of the run's."""
+        try:
+            with atomic_path(self.path / name) as temporary:
+                yield temporary
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {str(self.path / name)!r}: {error.strerror or error}. {_THEN}"
+            ) from error

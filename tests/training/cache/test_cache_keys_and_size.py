@@ -38,9 +38,9 @@ class TestStale:
         others = [
             {"weights": "other"},
             {"host": "without context"},
-            {"views": 3},
-            {"views": 3, "seed": 1},
-            {"views": 3, "augmentation": Augmentation.named("published-nyu")},
+            {"versions": 3},
+            {"versions": 3, "seed": 1},
+            {"versions": 3, "augmentation": Augmentation.named("published-nyu")},
             {"storage": "int8"},
             {"targets": False},
             {"protocol": dataclasses.replace(PROTOCOL, max_depth_m=5.0)},
@@ -94,7 +94,7 @@ class TestSize:
         self, attachment: DepthAttachment, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO, logger="spaceclip_plugin"):
-            cached(attachment, scenes(40), tmp_path, views=8)
+            cached(attachment, scenes(40), tmp_path, versions=8)
         [told] = [record.getMessage() for record in caplog.records if "on the disk" in record.getMessage()]
         size = sum(path.stat().st_size for path in tmp_path.glob("shard-*"))
         assert told.startswith("features of 40 images in 8 versions: ")
@@ -102,14 +102,14 @@ class TestSize:
         estimate = float(amount) * {"kB": 1e3, "MB": 1e6}[unit]
         assert estimate == pytest.approx(size, rel=0.05)
 
-    @pytest.mark.parametrize("views", [2, 8])
+    @pytest.mark.parametrize("versions", [2, 8])
     def test_the_time_it_takes_is_told_too(
         self,
         attachment: DepthAttachment,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
-        views: int,
+        versions: int,
     ) -> None:
         """On a clock that runs while the tower does: half a second an image, and a minute more at first."""
         now, first = 0.0, 60.0
@@ -121,8 +121,8 @@ class TestSize:
         attachment._recorder.tower.blocks[0].register_forward_pre_hook(tower)
         monkeypatch.setattr(maker, "time", SimpleNamespace(perf_counter=lambda: now))
         with caplog.at_level(logging.INFO, logger="spaceclip_plugin"):
-            cached(attachment, scenes(40), tmp_path, views=views)
-        trial = 60.0 + 2 * 0.5 * views
+            cached(attachment, scenes(40), tmp_path, versions=versions)
+        trial = 60.0 + 2 * 0.5 * versions
         [told] = [record.getMessage() for record in caplog.records if "to make" in record.getMessage()]
         assert float(told.split("about ")[1].split()[0]) == pytest.approx(now - trial, rel=0.1)
 

@@ -29,8 +29,8 @@ RANDOM = Augmentation.named("recommended")
 CPU = torch.device("cpu")
 
 
-def batch(cache: FeatureCache, indices: list[int], views: list[int]) -> Batch:
-    return cache.decode(cache.load(indices, views), CPU)
+def batch(cache: FeatureCache, indices: list[int], versions: list[int]) -> Batch:
+    return cache.decode(cache.load(indices, versions), CPU)
 
 
 @pytest.fixture
@@ -44,15 +44,15 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maker, "SHARD_BYTES", 35_000)
 
 
-@pytest.mark.parametrize("views", [1, 2, 5])
-def test_batches_are_the_towers_features(attachment: DepthAttachment, tmp_path: Path, views: int) -> None:
+@pytest.mark.parametrize("versions", [1, 2, 5])
+def test_batches_are_the_towers_features(attachment: DepthAttachment, tmp_path: Path, versions: int) -> None:
     samples = scenes(19)
-    cache = cached(attachment, samples, tmp_path, views=views, seed=11)
+    cache = cached(attachment, samples, tmp_path, versions=versions, seed=11)
     assert len(cache) == len(samples)
-    assert cache.views == views
+    assert cache.versions == versions
     assert [cache.name(i) for i in range(19)] == [sample.name for sample in samples]
     indices = [17, 0, 5, 16]
-    chosen = [view % views for view in (3, 1, 4, 2)]
+    chosen = [view % versions for view in (3, 1, 4, 2)]
     read = batch(cache, indices, chosen)
     for row, (index, number) in enumerate(zip(indices, chosen, strict=True)):
         view = RANDOM.version(number, seed=11, index=index, image_hw=(32, 32))
@@ -78,7 +78,7 @@ def test_the_second_version_is_the_mirrored_photo(attachment: DepthAttachment, t
 def test_versions_depend_on_the_seed_and_targets_on_the_version(attachment: DepthAttachment, tmp_path: Path) -> None:
     batches = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        cache = cached(attachment, scenes(2), tmp_path / name, views=3, seed=seed)
+        cache = cached(attachment, scenes(2), tmp_path / name, versions=3, seed=seed)
         batches.append(batch(cache, [0], [2]))
     first, same, other = batches
     assert torch.equal(first.features.context, same.features.context)
@@ -93,7 +93,7 @@ def test_targets_are_no_larger_than_asked(
 ) -> None:
     [sample] = scenes(1)
     wide = dataclasses.replace(sample, image=sample.image[:20], depth_m=sample.depth_m[:20])
-    cache = cached(attachment, [wide], tmp_path, views=4, target_side=side)
+    cache = cached(attachment, [wide], tmp_path, versions=4, target_side=side)
     assert cache.target_hw == hw
     for number in range(4):
         view = RANDOM.version(number, seed=0, index=0, image_hw=(20, 32))
@@ -110,7 +110,7 @@ def test_versions_are_of_what_the_protocol_shows(attachment: DepthAttachment, tm
     sample = DepthSample(image, generator.uniform(1, 70, (360, 1230)).astype(np.float32), "kitti.txt:1")
     for name, image_hw in (("kitti-eigen", (352, 1216)), ("spaceclip-kitti", (360, 1230))):
         protocol, folder = get_protocol(name), tmp_path / name
-        cache = cached(attachment, [sample], folder, views=3, protocol=protocol, target_side=64)
+        cache = cached(attachment, [sample], folder, versions=3, protocol=protocol, target_side=64)
         view = RANDOM.version(2, seed=0, index=0, image_hw=image_hw)
         read = batch(cache, [0], [2])
         assert np.array_equal(read.target_m[0].numpy(), view.target(protocol.training_target(sample), cache.target_hw))
@@ -122,18 +122,18 @@ def test_the_tower_sees_no_more_than_a_batch_at_once(attachment: DepthAttachment
     sizes: list[int] = []
     attachment._recorder.tower.blocks[0].register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
     steps: list[int] = []
-    cached(attachment, scenes(3), tmp_path, views=19, progress=steps.append)
+    cached(attachment, scenes(3), tmp_path, versions=19, progress=steps.append)
     assert sizes == [16, 3] * 5  # twice the first image, to tell what the cache will cost
     assert steps == [1, 1, 1]
     sizes.clear()
-    cached(attachment, scenes(12), tmp_path / "five", views=5)
+    cached(attachment, scenes(12), tmp_path / "five", versions=5)
     assert sizes == [5, 5, 15, 15, 15, 15]
 
 
 def test_depth_beyond_the_range_is_not_zoomed_into_it(attachment: DepthAttachment, tmp_path: Path) -> None:
     [sample] = scenes(1)
     far = np.where(np.arange(32) < 16, np.float32(PROTOCOL.max_depth_m), sample.depth_m)
-    cache = cached(attachment, [dataclasses.replace(sample, depth_m=far)], tmp_path, views=6)
+    cache = cached(attachment, [dataclasses.replace(sample, depth_m=far)], tmp_path, versions=6)
     for view in range(6):
         target = batch(cache, [0], [view]).target_m
         assert target.max() < 0.99 * PROTOCOL.max_depth_m * 0.7  # the scene itself is nearer, whatever the zoom
@@ -148,8 +148,8 @@ def test_maps_come_back_channels_last(attachment: DepthAttachment, tmp_path: Pat
 def test_without_targets_sizes_may_differ(attachment: DepthAttachment, tmp_path: Path) -> None:
     one, two = scenes(2)
     odd = dataclasses.replace(two, image=two.image[:20], depth_m=two.depth_m[:20])
-    cache = cached(attachment, [one, odd], tmp_path, targets=False, views=1, target_side=16)
-    assert cache.views == 1
+    cache = cached(attachment, [one, odd], tmp_path, targets=False, versions=1, target_side=16)
+    assert cache.versions == 1
     assert batch(cache, [1], [0]).target_m.numel() == 0
 
 
@@ -172,8 +172,8 @@ def test_features_beyond_half_precision_are_refused(attachment: DepthAttachment,
     cached(attachment, scenes(2), tmp_path / "int8", storage="int8")
 
 
-@pytest.mark.parametrize("views", [2, 19])
-def test_an_image_that_the_tower_cannot_take_is_named(tmp_path: Path, views: int) -> None:
+@pytest.mark.parametrize("versions", [2, 19])
+def test_an_image_that_the_tower_cannot_take_is_named(tmp_path: Path, versions: int) -> None:
     host = tiny_host().eval()
     attachment = attach_depth_head(host, tiny_head(host))
     samples = scenes(6)
@@ -187,7 +187,7 @@ def test_an_image_that_the_tower_cannot_take_is_named(tmp_path: Path, views: int
 
     host.patch_embed.register_forward_hook(spoil)
     with pytest.raises(CaptureError, match=r"^list\.txt:5 black\.png: .*NaN or infinity"):
-        cached(attachment, samples, tmp_path, views=views)
+        cached(attachment, samples, tmp_path, versions=versions)
 
 
 def test_an_empty_source(attachment: DepthAttachment, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ class TestShards:
         one = cached(attachment, samples, tmp_path / "one", storage=storage)
         assert len(list((tmp_path / "many").glob("shard-*"))) >= 3
         assert len(list((tmp_path / "one").glob("shard-*"))) == 1
-        indices, views = [13, 0, 5, 6, 13], [1, 0, 1, 1, 0]
-        first, second = (cache.load(indices, views) for cache in (many, one))
+        indices, versions = [13, 0, 5, 6, 13], [1, 0, 1, 1, 0]
+        first, second = (cache.load(indices, versions) for cache in (many, one))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)
 

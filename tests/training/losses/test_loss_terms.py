@@ -17,15 +17,15 @@ from spaceclip_plugin.training.losses.terms import (
     gradient_loss,
     log_gradient_loss,
     silog_loss,
-    spread_loss,
     ssim_loss,
+    uncertainty_loss,
 )
 
 STRIDES = (1, 2, 4, 8)
 
 
-def spread_loss_of_a_tenth(prediction: Tensor, target: Tensor, *, valid: Tensor) -> Tensor:
-    return spread_loss(prediction, 0.1 * target.clamp_min(1.0), target, valid=valid)
+def uncertainty_loss_of_a_tenth(prediction: Tensor, target: Tensor, *, valid: Tensor) -> Tensor:
+    return uncertainty_loss(prediction, 0.1 * target.clamp_min(1.0), target, valid=valid)
 
 
 ALL_LOSSES = (silog_loss, ssim_loss, gradient_loss, log_gradient_loss, abs_rel_loss)
@@ -144,45 +144,45 @@ def test_log_gradient_is_blind_to_scale() -> None:
     assert scaled == pytest.approx(ours)
 
 
-def test_spread_pixel_by_pixel() -> None:
+def test_uncertainty_pixel_by_pixel() -> None:
     prediction, target, valid = batch(2, 7, 9)
     uncertainty = prediction * (0.05 + 0.4 * torch.rand(2, 7, 9, generator=torch.Generator().manual_seed(3)))
     likelihoods = []
     for d, u, t in zip(prediction[valid].tolist(), uncertainty[valid].tolist(), target[valid].tolist(), strict=True):
         b = u / d / math.sqrt(2)
         likelihoods.append(abs(math.log(d) - math.log(t)) / b + math.log(b))
-    value = spread_loss(prediction, uncertainty, target, valid=valid)
+    value = uncertainty_loss(prediction, uncertainty, target, valid=valid)
     assert value.item() == pytest.approx(sum(likelihoods) / len(likelihoods), rel=1e-6)
 
 
-def test_spread_is_least_at_the_standard_deviation_of_the_errors() -> None:
+def test_uncertainty_is_least_at_the_standard_deviation_of_the_errors() -> None:
     _, target, valid = batch(1, 60, 60)
     sign = torch.where(torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(1)) < 0.5, -1.0, 1.0)
     prediction = target.clamp_min(1.0) * torch.exp(0.2 * sign)  # |g| is 0.2 everywhere: b = 0.2, deviation 0.2 √2
     uncertainty = [prediction * k * 0.2 * math.sqrt(2) for k in (0.9, 1.0, 1.1)]
-    low, best, high = (spread_loss(prediction, u, target, valid=valid).item() for u in uncertainty)
+    low, best, high = (uncertainty_loss(prediction, u, target, valid=valid).item() for u in uncertainty)
     assert best == pytest.approx(1 + math.log(0.2))
     assert best < low
     assert best < high
 
 
-def test_spread_gives_no_gradient_to_the_depth() -> None:
+def test_uncertainty_gives_no_gradient_to_the_depth() -> None:
     prediction, target, valid = batch(2, 7, 9)
     depth, uncertainty = prediction.clone().requires_grad_(), (0.1 * prediction).requires_grad_()
-    value = spread_loss(depth, uncertainty, target, valid=valid)
+    value = uncertainty_loss(depth, uncertainty, target, valid=valid)
     of_depth, of_uncertainty = torch.autograd.grad(value, [depth, uncertainty], allow_unused=True)
     assert of_depth is None
     assert (of_uncertainty[valid] != 0).all()
     assert (of_uncertainty[~valid] == 0).all()
-    assert torch.autograd.gradcheck(lambda u: spread_loss(prediction, u, target, valid=valid), uncertainty)
+    assert torch.autograd.gradcheck(lambda u: uncertainty_loss(prediction, u, target, valid=valid), uncertainty)
 
 
-def test_spread_does_not_see_unknown_pixels() -> None:
+def test_uncertainty_does_not_see_unknown_pixels() -> None:
     prediction, target, valid = batch(2, 7, 9)
-    reference = spread_loss(prediction, 0.1 * prediction, target, valid=valid).item()
+    reference = uncertainty_loss(prediction, 0.1 * prediction, target, valid=valid).item()
     spoilt = prediction.masked_fill(~valid, math.nan)
     uncertainty = (0.1 * spoilt).requires_grad_()
-    value = spread_loss(spoilt, uncertainty, target, valid=valid)
+    value = uncertainty_loss(spoilt, uncertainty, target, valid=valid)
     assert value.item() == pytest.approx(reference, rel=1e-12)
     assert torch.isfinite(gradient_of(value, uncertainty)).all()
 
@@ -249,7 +249,7 @@ def test_a_flat_target_has_no_range_but_a_finite_loss() -> None:
     assert torch.isfinite(gradient_of(value, depth)).all()
 
 
-@pytest.mark.parametrize("loss", [*ALL_LOSSES, spread_loss_of_a_tenth])
+@pytest.mark.parametrize("loss", [*ALL_LOSSES, uncertainty_loss_of_a_tenth])
 def test_what_cannot_be_compared_is_refused(loss: object) -> None:
     prediction, target, valid = batch(2, 5, 6)
     assert callable(loss)

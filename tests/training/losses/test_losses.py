@@ -7,9 +7,8 @@ import torch
 from depth_maps import batch, gradient_of
 
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.training.losses.published import PublishedLoss
-from spaceclip_plugin.training.losses.registry import LOSSES
-from spaceclip_plugin.training.losses.relative import RelativeLoss
+from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.training.losses import LOSSES, PublishedLoss, RelativeLoss
 
 
 def test_the_names() -> None:
@@ -23,18 +22,19 @@ def test_built_without_arguments_and_called_alike(name: str) -> None:
     uncertainty = (0.2 * depth.detach()).requires_grad_()
     loss = LOSSES[name]()
     for given in (uncertainty, None):
-        value = loss(depth, [depth], target_m=target, valid=valid, uncertainty_m=given)
-        assert value.total.ndim == 0
-        assert value.parts
-        assert not any(part.requires_grad for part in value.parts.values())
-        gradient = gradient_of(value.total, depth)
+        value = loss(HeadOutput(depth, (depth,), given), target, valid=valid)
+        assert value.ndim == 0
+        gradient = gradient_of(value, depth)
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
-    assert LOSSES[name]()(depth, [], target_m=target, valid=valid).total.isfinite()
+    value = loss(HeadOutput(depth, uncertainty_m=uncertainty), target, valid=valid)
+    assert value.isfinite()
+    taught = torch.autograd.grad(value, uncertainty, allow_unused=True)[0] is not None
+    assert taught == loss.learns_uncertainty
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_nothing_to_learn_from_is_refused(name: str) -> None:
     prediction, target, valid = batch(2, 12, 16)
     with pytest.raises(DataError, match="no valid pixel in the whole batch"):
-        LOSSES[name]()(prediction, [], target_m=target, valid=torch.zeros_like(valid))
+        LOSSES[name]()(HeadOutput(prediction), target, valid=torch.zeros_like(valid))

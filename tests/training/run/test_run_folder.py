@@ -129,7 +129,7 @@ class TestAFolderInUse:
                 folder.open({}, resume=False, config_yaml=None)
         other = RunFolder(tmp_path / "run")
         other.open({}, resume=False, config_yaml=None)
-        other.release()
+        other.close()
 
 
 def test_a_disk_that_is_full_when_the_best_head_is_saved_is_told_with_what_to_do(
