@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 80
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """`value` if it is an integer in [low, high].
+    """`value` if it is an integer in [low, high]; for configs, which are written to files.
 
     Raises:
         ConfigError: anything else (bool and 3.0 included), naming the field.
@@ -30,23 +30,31 @@ def whole(name: str, value: object, low: int, high: int) -> int:
 def integer(name: str, value: object, low: int, high: int, *, meaning: str = "") -> int:
     """`value` as an int if it is one number in [low, high] of any integer type: Python's, numpy's or a tensor's.
 
-    For arguments of calls, which users compute with numpy and torch. Configs, which are written to files, hold what
-    `whole` takes.
-
-    Args:
-        name: of the argument.
-        value: of it.
-        low, high: its bounds.
-        meaning: of the number and how to get it, for the error.
+    For arguments of calls, which users compute with numpy and torch. `meaning` says what the number is and how to get
+    it, for the error.
 
     Raises:
         ConfigError: anything else (truth values, 3.0 and arrays of one number included), naming the argument.
     """
     found = _index(value)
     if found is None or not low <= found <= high:
-        told = f" ({meaning})" if meaning else ""
-        raise ConfigError(f"{name} must be an integer from {low} to {high}{told}, got {shown(value)}")
+        meant = f" ({meaning})" if meaning else ""
+        raise ConfigError(f"{name} must be an integer from {low} to {high}{meant}, got {shown(value)}")
     return found
+
+
+def size_hw(name: str, value: object, *, max_side: int = 1 << 30) -> tuple[int, int]:
+    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them.
+
+    Raises:
+        ConfigError: anything else, a side below 1 or above `max_side` included, naming the field.
+    """
+    sides = [_index(side) for side in value] if isinstance(value, (tuple, list)) else []
+    found = [side for side in sides if side is not None and 1 <= side <= max_side]
+    if len(sides) != 2 or len(found) != 2:
+        bounds = f"from 1 to {max_side}" if max_side < 1 << 30 else "at least 1"
+        raise ConfigError(f"{name} must be (height, width) in pixels, each {bounds}, got {shown(value)}")
+    return found[0], found[1]
 
 
 def number(value: object) -> float:
@@ -75,20 +83,6 @@ def _is_one_number(value: object) -> bool:
     return not is_truth and not len(getattr(value, "shape", ()))
 
 
-def size_hw(name: str, value: object, *, most: int = 1 << 30) -> tuple[int, int]:
-    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them.
-
-    Raises:
-        ConfigError: anything else, a side below 1 or above `most` included, naming the field.
-    """
-    sides = [_index(side) for side in value] if isinstance(value, (tuple, list)) else []
-    if len(sides) != 2 or not all(side is not None and 1 <= side <= most for side in sides):
-        bound = "at least 1x1" if most >= 1 << 30 else f"1x1 to {most}x{most}"
-        raise ConfigError(f"{name} is (height, width) of {bound} pixels, got {shown(value)}")
-    height, width = (int(side) for side in sides if side is not None)
-    return height, width
-
-
 def real(name: str, value: object, low: float, high: float) -> float:
     """`value` as a float if it is a finite number in [low, high].
 
@@ -100,26 +94,32 @@ def real(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
-def wholes(name: str, value: object, low: int, high: int, *, least: int, most: int) -> tuple[int, ...]:
-    """A tuple of `least` to `most` integers in [low, high] from a list or tuple."""
-    items = _sequence(name, value, least, most)
-    return tuple(whole(f"{name}[{i}]", item, low, high) for i, item in enumerate(items))
+def wholes(name: str, value: object, low: int, high: int, *, length: int | tuple[int, int]) -> tuple[int, ...]:
+    """A tuple of integers in [low, high] from a list or tuple of that length, or of a length between these two."""
+    return tuple(whole(f"{name}[{i}]", item, low, high) for i, item in _items(name, value, length))
 
 
 def reals(name: str, value: object, low: float, high: float, *, length: int) -> tuple[float, ...]:
     """A tuple of `length` finite numbers in [low, high] from a list or tuple."""
-    items = _sequence(name, value, length, length)
-    return tuple(real(f"{name}[{i}]", item, low, high) for i, item in enumerate(items))
+    return tuple(real(f"{name}[{i}]", item, low, high) for i, item in _items(name, value, length))
 
 
-def text(name: str, value: object, *, most: int = 500) -> str:
-    """A string of 1 to `most` characters that says something and can be written to a file and shown on a terminal.
+def _items(name: str, value: object, length: int | tuple[int, int]) -> Iterable[tuple[int, object]]:
+    low, high = (length, length) if isinstance(length, int) else length
+    if not isinstance(value, (list, tuple)) or not low <= len(value) <= high:
+        count = str(low) if low == high else f"{low} to {high}"
+        raise ConfigError(f"{name} must be a list of {count} values, got {shown(value)}")
+    return enumerate(value)
+
+
+def text(name: str, value: object, *, max_length: int = 500) -> str:
+    """A string of 1 to `max_length` characters that says something and can be written to a file and to a terminal.
 
     Raises:
         ConfigError: not a string, blank, too long, or with control characters or lone surrogates in it.
     """
-    if not isinstance(value, str) or not value.strip() or len(value) > most:
-        raise ConfigError(f"{name} must be a string of 1 to {most} characters, got {shown(value)}")
+    if not isinstance(value, str) or not value.strip() or len(value) > max_length:
+        raise ConfigError(f"{name} must be a string of 1 to {max_length} characters, got {shown(value)}")
     # Lone surrogates (a file name that is not UTF-8 gives them) cannot be saved; escape codes would reach a terminal.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise ConfigError(f"{name} must be one line of Unicode text without control characters, got {shown(value)}")
@@ -127,7 +127,7 @@ def text(name: str, value: object, *, most: int = 500) -> str:
 
 
 def truth(name: str, value: object) -> bool:
-    """`value` if it is True or False; no number or word is taken for one.
+    """`value` if it is True or False; no number or word counts as one.
 
     Raises:
         ConfigError: anything else, naming the field.
@@ -188,10 +188,3 @@ def shown(value: object) -> str:
     except ValueError:  # Python refuses to spell out an integer of thousands of digits
         return f"{type(value).__name__} too long to show"
     return full if len(full) <= _SHOWN_CHARACTERS else f"{full[:_SHOWN_CHARACTERS]}…"
-
-
-def _sequence(name: str, value: object, least: int, most: int) -> list[object]:
-    if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
-        count = str(least) if least == most else f"{least} to {most}"
-        raise ConfigError(f"{name} must be a list of {count} values, got {shown(value)}")
-    return list(value)

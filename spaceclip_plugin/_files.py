@@ -132,10 +132,10 @@ def sync_to_disk(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
+def read_json_object(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The JSON object in a file that may come from anywhere.
 
-    Stricter than `json.load`: UTF-8 only, at most `most_bytes`, no key twice, every number finite.
+    Stricter than `json.load`: UTF-8 only, at most `max_bytes`, no key twice, every number finite.
 
     Raises:
         CheckpointError: there is no such file, or it holds anything else; the message names the file.
@@ -145,11 +145,11 @@ def read_json_object(path: str | os.PathLike[str], *, most_bytes: int = MAX_JSON
         raise CheckpointError(f"{str(source)!r} is not a file; expected a JSON file, check the path")
     try:
         with source.open("rb") as handle:
-            raw = handle.read(most_bytes + 1)
+            raw = handle.read(max_bytes + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read {str(source)!r} ({error.strerror}); check its permissions") from error
-    if len(raw) > most_bytes:
-        raise CheckpointError(f"{str(source)!r} is larger than {most_bytes} bytes, expected a smaller JSON file")
+    if len(raw) > max_bytes:
+        raise CheckpointError(f"{str(source)!r} is larger than {max_bytes} bytes, expected a smaller JSON file")
     return parse_json_object(raw, source=repr(str(source)))
 
 

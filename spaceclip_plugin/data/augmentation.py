@@ -54,7 +54,7 @@ class Augmentation:
         _checks.real("smallest_crop", self.smallest_crop, 0.01, 1.0)
         _checks.real("rotation_deg", self.rotation_deg, 0.0, 180.0)
         if self.crop_hw is not None:
-            object.__setattr__(self, "crop_hw", _checks.wholes("crop_hw", self.crop_hw, 1, 65_536, least=2, most=2))
+            object.__setattr__(self, "crop_hw", _checks.wholes("crop_hw", self.crop_hw, 1, 65_536, length=2))
             if self.smallest_crop != 1.0:
                 raise ConfigError(
                     f"crops are of a fixed size or of a random one, got crop_hw={self.crop_hw} and "

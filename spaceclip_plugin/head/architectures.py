@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from spaceclip_plugin._checks import shown
-from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_plugin._checks import choice
 from spaceclip_plugin.head.space_clip.decoder import SpaceClipDecoder, SpaceClipOptions
 from spaceclip_plugin.head.space_clip.fused import FusedSpaceClipDecoder
 from spaceclip_plugin.head.tap_mixer import TapMixerDecoder, TapMixerOptions
@@ -37,6 +36,11 @@ class Architecture:
     decoder: Callable[[int, Any, Mapping[int, int]], nn.Module]
     fused: Callable[[Any], nn.Module] | None = None
 
+    @property
+    def option_names(self) -> list[str]:
+        """Names of its settings."""
+        return [field.name for field in dataclasses.fields(self.options)]
+
 
 ARCHITECTURES = {
     "space-clip": Architecture(SpaceClipOptions, SpaceClipDecoder, FusedSpaceClipDecoder),
@@ -54,11 +58,7 @@ def architecture(name: object) -> Architecture:
     Raises:
         ConfigError: an unknown name, with the nearest known one.
     """
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        hint = nearest(name, ARCHITECTURES) if isinstance(name, str) else ""
-        raise ConfigError(f"unknown head architecture {shown(name)}{hint}; known are {known}")
-    return ARCHITECTURES[name]
+    return ARCHITECTURES[choice("architecture of a head", name, ARCHITECTURES)]
 
 
 def name_for(options: object) -> str:
@@ -68,8 +68,4 @@ def name_for(options: object) -> str:
 
 def owner_of(option: str) -> str | None:
     """The first architecture with an option of that name, if there is one."""
-    return next((name for name, one in ARCHITECTURES.items() if option in _names(one.options)), None)
-
-
-def _names(options: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(options)]
+    return next((name for name, one in ARCHITECTURES.items() if option in one.option_names), None)

@@ -102,12 +102,10 @@ class DepthHeadConfig:
                 )
         if self.tap_widths is not None:
             count = len(self.options.taps)
-            widths = _checks.wholes("tap_widths", self.tap_widths, 1, 16384, least=count, most=count)
+            widths = _checks.wholes("tap_widths", self.tap_widths, 1, 16384, length=count)
             object.__setattr__(self, "tap_widths", widths)
-        if self.context is not None and self.context not in CONTEXT_KINDS:
-            raise ConfigError(
-                f"context must be one of {', '.join(CONTEXT_KINDS)} or null, got {_checks.shown(self.context)}"
-            )
+        if self.context is not None:
+            _checks.choice("context", self.context, CONTEXT_KINDS)
         for name, low in (("image_mean", -10.0), ("image_std", 1e-6)):
             value = getattr(self, name)
             if value is not None:
@@ -163,7 +161,7 @@ class DepthHeadConfig:
         if isinstance(options, Mapping):
             for key in options:
                 owner = architectures.owner_of(key)
-                if owner is not None and key not in {field.name for field in dataclasses.fields(kind)}:
+                if owner is not None and key not in architectures.architecture(name).option_names:
                     raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
             _checks.check_keys(kind, options, where=f"options of {name!r}")
             settled = dataclasses.replace(kind.for_blocks(spec.blocks), **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import tempfile
 from collections.abc import Mapping
@@ -14,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import integer, shown
+from spaceclip_plugin._checks import shown, size_hw
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, HeadMismatchError
+from spaceclip_plugin.errors import CheckpointError, ConfigError, HeadMismatchError
 from spaceclip_plugin.head import folder as head_folder
 from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.architectures import architecture
+from spaceclip_plugin.head.checked_features import checked_features
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
 from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
@@ -95,7 +94,7 @@ class DepthHead(nn.Module):
             return self._decoded(features, output_hw, auxiliary=False)
 
     def _decoded(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
-        inputs = self._checked(features)
+        inputs = checked_features(features, self.config, like=next(self.parameters()))
         seen = features.seen
         grid_hw = output_hw if seen is None else seen.grid_size(output_hw)
         output: HeadOutput = self.decoder(inputs, grid_hw, auxiliary=auxiliary)
@@ -339,54 +338,7 @@ class DepthHead(nn.Module):
         self.load_state_dict(weights.matched_state(state, self.state_dict(), source=source), assign=True)
         return self.eval()
 
-    def _checked(self, features: TowerFeatures) -> TowerFeatures:
-        """The features the decoder reads and no others, in the head's dtype and on its device."""
-        parameter = next(self.parameters())
-        hidden = {tap: _checked_map(features, tap, width) for tap, width in self.config.width_of.items()}
-        first = self.taps[0]
-        several_grids = self.config.tap_widths is not None
-        for tap, value in hidden.items():
-            alike = value.shape[:1] == hidden[first].shape[:1] if several_grids else value.shape == hidden[first].shape
-            if not alike:
-                raise CaptureError(
-                    f"hidden state {tap} has shape {tuple(value.shape)}, hidden state {first} has "
-                    f"{tuple(hidden[first].shape)}; a head reads maps of one batch and one grid"
-                )
-        context = None
-        if self.uses_context:
-            context = _checked_context(features, (hidden[first].shape[0], self.config.width)).to(parameter)
-        moved = {tap: value.to(parameter) for tap, value in hidden.items()}
-        return dataclasses.replace(features, hidden=moved, context=context)
-
 
 def checked_size(size: object) -> tuple[int, int]:
     """`size` as (height, width) in pixels, of any integer type; ConfigError for anything else or over 16384 a side."""
-    if isinstance(size, (tuple, list)) and len(size) == 2:
-        with contextlib.suppress(ConfigError):  # the error below shows both sides
-            height, width = (integer("a side of output_size", side, 1, MAX_OUTPUT_SIDE) for side in size)
-            return height, width
-    raise ConfigError(
-        f"output_size must be (height, width) in pixels, each from 1 to {MAX_OUTPUT_SIDE}, got {shown(size)}"
-    )
-
-
-def _checked_map(features: TowerFeatures, tap: int, width: int) -> Tensor:
-    if tap not in features.hidden:
-        raise CaptureError(f"the head reads hidden state {tap}, the features hold {sorted(features.hidden)}")
-    patch_map = features.hidden[tap]
-    if patch_map.ndim != 4 or patch_map.shape[1] != width or 0 in patch_map.shape:
-        raise CaptureError(
-            f"hidden state {tap} must be a non-empty map (B, {width}, h, w), got shape {tuple(patch_map.shape)}"
-        )
-    return patch_map
-
-
-def _checked_context(features: TowerFeatures, shape: tuple[int, int]) -> Tensor:
-    if features.context is None:
-        raise CaptureError("the head reads the tower's context (FiLM), but the features hold none")
-    # FiLM broadcasts: a context of another batch would pass unnoticed and modulate the wrong images.
-    if tuple(features.context.shape) != shape:
-        raise CaptureError(
-            f"the context must have shape {shape}, one vector per image, got {tuple(features.context.shape)}"
-        )
-    return features.context
+    return size_hw("output_size", size, max_side=MAX_OUTPUT_SIDE)

@@ -197,7 +197,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         CheckpointError: the file is not a JSON object, or does not say which version wrote it.
     """
-    config = read_json_object(path, most_bytes=MAX_CONFIG_BYTES)
+    config = read_json_object(path, max_bytes=MAX_CONFIG_BYTES)
     if "format_version" not in config:
         raise CheckpointError(f"{str(path)!r}: there is no format_version: this is not the config of a depth head")
     if _VERSION_KEY not in config:
@@ -206,7 +206,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
             "or is older than the first released format; save the head again"
         )
     try:
-        return config, text(_VERSION_KEY, config.pop(_VERSION_KEY), most=64)
+        return config, text(_VERSION_KEY, config.pop(_VERSION_KEY), max_length=64)
     except ConfigError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
 

@@ -62,20 +62,19 @@ class TapMixerOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        taps = _checks.wholes("taps", self.taps, 0, 512, least=1, most=64)
+        taps = _checks.wholes("taps", self.taps, 0, 512, length=(1, 64))
         if list(taps) != sorted(set(taps)):
             raise ConfigError(f"taps must ascend without repeats, got {_checks.shown(self.taps)}")
-        channels = _checks.wholes("channels", self.channels, 2, 4096, least=1, most=5)
+        channels = _checks.wholes("channels", self.channels, 2, 4096, length=(1, 5))
         count = len(channels)
-        convolutions = _checks.wholes("convolutions", self.convolutions, 0, 16, least=count, most=count)
+        convolutions = _checks.wholes("convolutions", self.convolutions, 0, 16, length=count)
         _checks.whole("attention", self.attention, 0, 16)
         if self.attention and channels[0] % HEAD_CHANNELS:
             raise ConfigError(
                 f"channels[0] must be a multiple of {HEAD_CHANNELS} where there is attention, got {channels[0]}; "
                 "choose another width or attention=0"
             )
-        if not isinstance(self.uncertainty, bool):
-            raise ConfigError(f"uncertainty must be true or false, got {_checks.shown(self.uncertainty)}")
+        _checks.truth("uncertainty", self.uncertainty)
         object.__setattr__(self, "dropout", _checks.real("dropout", self.dropout, 0.0, 0.9))
         for name, value in (("taps", taps), ("channels", channels), ("convolutions", convolutions)):
             object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples

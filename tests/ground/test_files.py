@@ -244,9 +244,9 @@ class TestReadJsonObject:
 
     def test_a_limit_of_the_caller_s_own(self, tmp_path: Path) -> None:
         path = write(tmp_path / "config.json", b'{"a": 1}')
-        assert read_json_object(path, most_bytes=8) == {"a": 1}
+        assert read_json_object(path, max_bytes=8) == {"a": 1}
         with pytest.raises(CheckpointError, match="larger than 7 bytes"):
-            read_json_object(path, most_bytes=7)
+            read_json_object(path, max_bytes=7)
 
     @pytest.mark.parametrize("name", ["absent.json", "."])
     def test_no_file_is_said_so(self, tmp_path: Path, name: str) -> None:

@@ -225,8 +225,8 @@ class TestForTower:
             ("space-clip", {"channels": (8, 4)}, "one tap per stage: 2 channels, 4 taps; give channels and semantic_"),
             ("tap-mixer", {"film_hidden": 3}, "is an option of .space-clip."),
             ("tap-mixer", {"channels": (48, 4, 2)}, "convolutions must be a list of 3 values"),
-            ("space-clop", {}, r"unknown head architecture 'space-clop' \(did you mean 'space-clip'\?\)"),
-            ("", {}, "unknown head architecture ''; known are space-clip, tap-mixer"),
+            ("space-clop", {}, r"got 'space-clop' \(did you mean 'space-clip'\?\)"),
+            ("", {}, "one of space-clip, tap-mixer, got ''"),
         ],
     )
     def test_what_an_architecture_does_not_take(self, name: str, options: dict[str, Any], message: str) -> None:
@@ -331,9 +331,9 @@ class TestJson:
             ({"widht": 3}, r"config: unknown key 'widht' \(did you mean 'width'\?\)"),
             ({"options": None}, "options must be an object, got None"),
             ({"options": []}, "options must be an object"),
-            ({"architecture": "dpt"}, "unknown head architecture 'dpt'; known are space-clip, tap-mixer"),
-            ({"architecture": {}}, "unknown head architecture {}"),
-            ({"architecture": None}, "unknown head architecture None"),
+            ({"architecture": "dpt"}, "one of space-clip, tap-mixer, got 'dpt'"),
+            ({"architecture": {}}, "got {}"),
+            ({"architecture": None}, "got None"),
         ],
     )
     def test_another_file_is_refused(self, name: str, changes: dict[str, Any], message: str) -> None:

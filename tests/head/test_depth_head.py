@@ -258,7 +258,7 @@ class TestRefusals:
     @every_architecture
     def test_an_impossible_output_size(self, size: Any, name: str) -> None:
         head = small_head(name)
-        with pytest.raises(ConfigError, match=r"output_size must be \(height, width\) in pixels, each from 1 to 16384"):
+        with pytest.raises(ConfigError, match=r"output_size must be .* 1 to 16384"):
             head(features(head), size)
 
     @every_architecture
@@ -291,7 +291,7 @@ class TestForTower:
             DepthHead.for_tower(SPEC, architecture=name, options={"droput": 0.5})
 
     def test_an_unknown_architecture(self) -> None:
-        with pytest.raises(ConfigError, match="unknown head architecture 'dpt'"):
+        with pytest.raises(ConfigError, match="got 'dpt'"):
             DepthHead.for_tower(SPEC, architecture="dpt")
 
     @pytest.mark.parametrize("source", ["a folder", None, 3])

@@ -128,7 +128,7 @@ def export_onnx(
             "a fused head is arranged for torch; export the head it was made from: runtimes fuse operations themselves"
         )
     size = OutputSize(patch_size, output_hw)
-    rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, least=2, most=2)
+    rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, length=2)
     onnxruntime = _onnxruntime()
     plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
     if sum(4 * value.numel() for value in plain.state_dict().values()) > _MOST_BYTES:

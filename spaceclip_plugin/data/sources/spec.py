@@ -84,7 +84,7 @@ def checked_path(name: str, value: object) -> str:
     Raises:
         ConfigError: not a string of one line, or an empty one.
     """
-    return text(name, value, most=_LONGEST_PATH)
+    return text(name, value, max_length=_LONGEST_PATH)
 
 
 def checked_units(value: object) -> float | None:

@@ -46,10 +46,10 @@ class SpaceClipOptions:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        channels = _checks.wholes("channels", self.channels, 2, 2048, least=1, most=MAX_STAGES)
+        channels = _checks.wholes("channels", self.channels, 2, 2048, length=(1, MAX_STAGES))
         stages = len(channels)
-        semantic = _checks.wholes("semantic_taps", self.semantic_taps, 0, 512, least=1, most=MAX_STAGES)
-        structural = _checks.wholes("structural_taps", self.structural_taps, 0, 512, least=0, most=MAX_STAGES)
+        semantic = _checks.wholes("semantic_taps", self.semantic_taps, 0, 512, length=(1, MAX_STAGES))
+        structural = _checks.wholes("structural_taps", self.structural_taps, 0, 512, length=(0, MAX_STAGES))
         if len(semantic) != stages:
             raise ConfigError(
                 f"semantic_taps needs one tap per stage: {stages} channels, {len(semantic)} taps; "
@@ -59,8 +59,7 @@ class SpaceClipOptions:
             raise ConfigError(f"structural_taps can have at most one tap per stage: {stages}, got {len(structural)}")
         if self.film_hidden is not None:
             _checks.whole("film_hidden", self.film_hidden, 1, 8192)
-        if not isinstance(self.auxiliary, bool):
-            raise ConfigError(f"auxiliary must be true or false, got {_checks.shown(self.auxiliary)}")
+        _checks.truth("auxiliary", self.auxiliary)
         object.__setattr__(self, "dropout", _checks.real("dropout", self.dropout, 0.0, 0.9))
         for name, value in (("channels", channels), ("semantic_taps", semantic), ("structural_taps", structural)):
             object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples

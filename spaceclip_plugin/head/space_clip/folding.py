@@ -34,11 +34,11 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return _with_weights(nn.Linear(weight.shape[1], weight.shape[0], device="meta"), weight, bias)
 
 
-def convolution(weight: Tensor, bias: Tensor, *, groups: int = 1) -> nn.Conv2d:
-    """The layer of kernels (out, in / groups, k, k), k odd, that keeps height and width."""
+def convolution(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """The layer of kernels (out, in, k, k), k odd, that keeps height and width."""
     outgoing, incoming, kernel, _ = weight.shape
-    kind = Pointwise if kernel == 1 and groups == 1 else nn.Conv2d
-    layer = kind(incoming * groups, outgoing, kernel, padding=kernel // 2, groups=groups, device="meta")
+    kind = Pointwise if kernel == 1 else nn.Conv2d
+    layer = kind(incoming, outgoing, kernel, padding=kernel // 2, device="meta")
     return _with_weights(layer, weight, bias)
 
 

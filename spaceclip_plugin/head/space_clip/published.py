@@ -182,7 +182,7 @@ def _layers(head: Mapping[str, Tensor], path: Path, stack: str, layer: str, *, d
 
 def _taps(name: str, given: Sequence[int] | None, published: tuple[int, ...], count: int) -> tuple[int, ...]:
     if given is not None:
-        return _checks.wholes(name, given, 0, 512, least=count, most=count)
+        return _checks.wholes(name, given, 0, 512, length=count)
     if count not in (0, len(published)):
         raise ConfigError(f"{name}: the published {published} are for {len(published)} stages, this head has {count}")
     return published[:count]

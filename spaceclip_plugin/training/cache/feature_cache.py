@@ -129,7 +129,7 @@ def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
     """
     path = folder / INDEX_NAME
     try:
-        index = read_json_object(path, most_bytes=1 << 26)
+        index = read_json_object(path, max_bytes=1 << 26)
         found, count = str(index["key"]), int(str(index["images"]))
         shards = index["shards"]
         if not isinstance(shards, list) or not shards:

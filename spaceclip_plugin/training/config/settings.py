@@ -73,7 +73,7 @@ def as_path(name: str, value: object) -> Path:
     """The check of a path, which may be given as text."""
     if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name} must be a path, got {_checks.shown(value)}")
-    return Path(_checks.text(name, str(value), most=4096))
+    return Path(_checks.text(name, str(value), max_length=4096))
 
 
 def floats(count: int) -> Callable[[str], tuple[float, ...]]:

@@ -17,7 +17,7 @@ def _weights(name: str, value: object) -> Path | str:
 
 
 def _image_hw(name: str, value: object) -> tuple[int, ...]:
-    return _checks.wholes(name, value, 1, 16_384, least=2, most=2)
+    return _checks.wholes(name, value, 1, 16_384, length=2)
 
 
 def _rgb(purpose: str) -> Setting:

@@ -284,7 +284,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
 def _read_index(folder: Path, step: int) -> dict[str, object]:
     path = folder / INDEX_NAME
     _check_is_file(path)
-    index = read_json_object(path, most_bytes=MAX_INDEX_BYTES)
+    index = read_json_object(path, max_bytes=MAX_INDEX_BYTES)
     version = index.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
