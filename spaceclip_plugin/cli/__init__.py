@@ -1,4 +1,4 @@
-"""The command `spaceclip`: one module per subcommand.
+"""The command `spaceclip`: one module per subcommand, imported when it is the one that is asked for.
 
 Data goes to standard output, messages and progress to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
 130 interrupted.
@@ -7,23 +7,59 @@ Data goes to standard output, messages and progress to standard error. Exit code
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import sys
 from collections.abc import Sequence
 
 from spaceclip_plugin import __version__
-from spaceclip_plugin.cli import convert, demo, evaluate, export, inspect, predict, push, train, verify
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import SpaceClipError
 
-COMMANDS = (demo, inspect, train, evaluate, predict, convert, export, verify, push)
+__all__ = ["main"]
+
+_COMMANDS = {
+    "demo": "Drive a small embedded policy, read depth from its frozen tower and compare it with the truth: seconds, "
+    "no download. With --train, or a --host: train a head on rendered scenes.",
+    "inspect": "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head "
+    "fits.",
+    "train": "Train a depth head on a frozen host; --recipe published for the published loss and settings.",
+    "eval": "Score a head on a list or other data; metric scale, never aligned.",
+    "predict": "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are "
+    "given.",
+    "convert": "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors.",
+    "export": "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with "
+    "it.",
+    "verify": "Show what a head is and what it fits, and check its digest; fails where its files are not whole.",
+    "push": "Publish the head of a finished run, or of a folder, on the Hugging Face Hub with a model card.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    """Run one command, whose words are those of the process by default; returns the exit code.
+
+    Example:
+        >>> main(["verify", "./absent"])  # what is wrong is said on standard error
+        1
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="spaceclip", description="Metric depth from the vision tower a VLA already runs."
+    )
+    parser.add_argument("--version", action="version", version=f"spaceclip_plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, about in _COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=about)
+        if words[:1] == [name]:
+            module = importlib.import_module(f"{__name__}.{'evaluate' if name == 'eval' else name}")
+            module.add_arguments(command)
+            command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+            command.set_defaults(run=module.run)
+    return _run(parser, parser.parse_args(words))
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("spaceclip_plugin").setLevel(logging.INFO)
     logging.getLogger().setLevel(logging.WARNING)
@@ -46,17 +82,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"spaceclip {args.command}: {result.failure}\n")
         return 1
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="spaceclip", description="Metric depth from the vision tower a VLA already runs."
-    )
-    parser.add_argument("--version", action="version", version=f"spaceclip_plugin {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in COMMANDS:
-        command = commands.add_parser(module.NAME, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-        command.set_defaults(run=module.run)
-    return parser

@@ -9,9 +9,6 @@ from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.outputs import Result
 
-NAME = "convert"
-HELP = "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The checkpoint, the folder, and the taps, which a checkpoint does not tell."""

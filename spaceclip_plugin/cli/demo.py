@@ -12,14 +12,9 @@ from spaceclip_plugin.cli.hosts import add_host, device_called, host_from
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import ConfigError
 
-NAME = "demo"
 GROUP = "spaceclip_plugin.demos"
 """Entry points of the demos: frozen dataclasses of settings with a method `run`."""
 _ARENAS, _SCENES, _UNSEEN = 8, 800, 100
-HELP = (
-    "Drive a small embedded policy, read depth from its frozen tower and compare it with the truth: seconds, no "
-    "download. With --train, or a --host: train a head on rendered scenes."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +46,10 @@ def run(args: argparse.Namespace) -> Result:
     names = ("scenes", "unseen", "epochs", "tower", "adapter") if trains else ("arenas",)
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     demo = _demo("training" if trains else "policy")(**settings)
-    own_host: dict[str, Any] = {}
+    on: dict[str, Any] = {}
     if trains:
-        host = None if args.host is None else host_from(args)
-        own_host = {"host": host, "device": device_called(args.device)}
-    report = demo.run(args.out, overwrite=args.overwrite, **own_host)
+        on = {"host": None if args.host is None else host_from(args), "device": device_called(args.device)}
+    report = demo.run(args.out, overwrite=args.overwrite, **on)
     files = {kind: str(path) for kind, path in report.files.items()}
     lines = [*report.lines, *(f"  {kind}: {path}" for kind, path in files.items())]
     return Result("\n".join(lines), {**report.figures, "files": files})

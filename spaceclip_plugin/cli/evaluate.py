@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from spaceclip_plugin.evaluation import Evaluation
     from spaceclip_plugin.evaluation.report import Report
 
-NAME = "eval"
-HELP = "Score a head on a list or other data; metric scale, never aligned."
 
 _WORST = 8
 _TABLE = (

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from spaceclip_plugin.bridges.onnx import OnnxFile
     from spaceclip_plugin.head.config import DepthHeadConfig
 
-NAME = "export"
-HELP = "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with it."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, the file, and the size of the depth, which a head does not know."""

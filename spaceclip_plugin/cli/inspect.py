@@ -14,9 +14,6 @@ from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.training.config.shared import HostConfig
 
-NAME = "inspect"
-HELP = "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head fits."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The host, and a head to try on it."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Record = Callable[[DepthMap, npt.NDArray[np.uint8], Intrinsics | None], None]
 
-NAME = "predict"
-HELP = "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are given."
 DETAILS = """
 Depth is that of the upright photo, turned as its EXIF tag says, pixel by pixel: metres along the optical axis (z), not
 along the ray. Points are x right, y down, z forward. A photo that cannot be used does not stop the others: it is listed

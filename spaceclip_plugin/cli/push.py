@@ -8,9 +8,6 @@ from pathlib import Path
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import ConfigError
 
-NAME = "push"
-HELP = "Publish the head of a finished run, or of a folder, on the Hugging Face Hub with a model card."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What, where to, and on which terms."""

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from spaceclip_plugin.head.depth_head import DepthHead
     from spaceclip_plugin.training.trainer import TrainingResult
 
-NAME = "train"
 _LONGEST_TITLE = 400
-HELP = "Train a depth head on a frozen host; --recipe published for the published loss and settings."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,6 @@ from spaceclip_plugin.cli.outputs import Result
 if TYPE_CHECKING:
     from spaceclip_plugin.head.depth_head import DepthHead
 
-NAME = "verify"
-HELP = "Show what a head is and what it fits, and check its digest; fails where its files are not whole."
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The head, and which version of it."""

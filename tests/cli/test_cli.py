@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -318,6 +320,15 @@ class TestUsage:
         with pytest.raises(SystemExit) as exit_info:
             main(argv)
         assert exit_info.value.code == 2
+
+    def test_help_loads_no_library(self) -> None:
+        script = (
+            "import sys\nfrom spaceclip_plugin.cli import main\n"
+            "try:\n    main(['--help'])\nfinally:\n    print(*sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert "usage: spaceclip" in done.stdout
+        assert not {"torch", "numpy", "yaml"} & set(done.stdout.split())
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as exit_info:
