@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from turns import IMAGES, Case
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.bridges.onnx import export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, named_inputs
 from spaceclip_plugin.errors import ExportError
@@ -91,7 +92,7 @@ class Attached:
     def __init__(self, host: nn.Module, head: DepthHead) -> None:
         shared = itertools.chain(host.parameters(), host.buffers())
         self.host = copy.deepcopy(host, {id(value): value for value in shared})
-        self.depth = attach_depth_head(self.host, head, max_unread=1)
+        self.depth = attach_depth_head(self.host, head, unread=UnreadFrames(max_frames=1))
 
     def unread(self, pixels: Tensor) -> Tensor:
         """What the host gives; its features stay unread."""

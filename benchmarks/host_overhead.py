@@ -23,7 +23,7 @@ from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._files import write_json
-from spaceclip_plugin.attach.attachment import MAX_UNREAD
+from spaceclip_plugin.attach import UnreadFrames
 
 RECORD = Path(__file__).parent / "results" / "host_overhead.json"
 
@@ -91,13 +91,18 @@ def memory_growth(steps: int) -> dict[str, object]:
     """Tensor bytes at the end of warm-up and after `steps` more steps, with a reader that never reads."""
     host = small_clip()
     with torch.no_grad(), attach_depth_head(host, DepthHead.for_tower(host).eval()) as depth:
-        for _ in range(MAX_UNREAD):
+        for _ in range(UnreadFrames().max_frames):
             host(torch.randn(1, 3, 64, 64))
         before = tensor_bytes()
         for _ in range(steps):
             host(torch.randn(1, 3, 64, 64))
         after, dropped = tensor_bytes(), depth.dropped
-    return {"steps": steps, "unread_frames": MAX_UNREAD, "dropped": dropped, "growth_bytes": after - before}
+    return {
+        "steps": steps,
+        "unread_frames": UnreadFrames().max_frames,
+        "dropped": dropped,
+        "growth_bytes": after - before,
+    }
 
 
 def main() -> None:

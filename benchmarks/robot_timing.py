@@ -28,7 +28,7 @@ from turns import PAUSE_S, spread, turn_order
 
 from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
 from spaceclip_plugin._files import write_json
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 
 RECORD = Path(__file__).parent / "results" / "robot_timing.json"
 STEPS = 3

@@ -44,7 +44,7 @@ def main() -> None:
         for frame in depth.read():
             print(frame)
             print("points", tuple(frame.points(camera).shape))
-        report = depth.verify(**request)
+        report = depth.verify(lambda: vla(**request))
         print(f"answers with and without taps: identical={report.identical} over {report.tensors} tensors")
 
 

@@ -47,7 +47,7 @@ def main(episodes: int) -> None:
             print(f"{name:20}{reached:9}{lifted:8}{hit:10}{error_cm:12.1f}", flush=True)
         with ArmWorld(0) as world:
             image = world.observe().image
-        report = attachment.verify_call(lambda: policy.select_action([image]))
+        report = attachment.verify(lambda: policy.select_action([image]))
     print(f"actions with and without taps: identical={report.identical}")
 
 

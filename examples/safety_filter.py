@@ -45,7 +45,7 @@ def main(episodes: int) -> None:
             goal, collision, timeout = (ended.count(outcome) for outcome in Outcome)
             print(f"{name:14}{goal:6}{collision:11}{timeout:9}", flush=True)
         seen = RoverWorld(0).observe()
-        report = attachment.verify_call(lambda: (policy.reset(), policy.select_action(seen))[1])
+        report = attachment.verify(lambda: (policy.reset(), policy.select_action(seen))[1])
     print(f"actions with and without taps: identical={report.identical}")
 
 

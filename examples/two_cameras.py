@@ -43,7 +43,7 @@ def main(tables: int) -> None:
                     place = find_block({view: seen[view] for view in views}, depths)
                     found[kind, name] += place is not None and math.dist(place, table.block_m) <= FOUND_M
         images = [observation.image for observation in seen.values()]
-        report = attachment.verify_call(lambda: policy.select_action(images))
+        report = attachment.verify(lambda: policy.select_action(images))
     for kind, distances in apart_m.items():
         counts = ", ".join(f"{name} {found[kind, name]}" for name in CAMERAS)
         print(f"{kind}: found on {tables} tables: {counts}; surfaces agree to {100 * np.median(distances):.1f} cm")

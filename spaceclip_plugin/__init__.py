@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
-    from spaceclip_plugin.attach.reader import DepthReader
+    from spaceclip_plugin.attach import DepthAttachment, DepthReader, attach_depth_head
     from spaceclip_plugin.depth.camera import Intrinsics
     from spaceclip_plugin.depth.depth_map import DepthMap
     from spaceclip_plugin.errors import SpaceClipError
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from spaceclip_plugin.head.depth_head import DepthHead
 
 _HOMES = {
-    "attach_depth_head": "attach.attachment",
-    "DepthAttachment": "attach.attachment",
+    "attach_depth_head": "attach",
+    "DepthAttachment": "attach",
     "DepthHead": "head.depth_head",
     "DepthHeadConfig": "head.config",
     "DepthMap": "depth.depth_map",
-    "DepthReader": "attach.reader",
+    "DepthReader": "attach",
     "Intrinsics": "depth.camera",
     "SpaceClipError": "errors",
 }

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.evaluation import Protocol, evaluate, mean_metrics, predict
 from spaceclip_plugin.head.depth_head import DepthHead

@@ -1,37 +1,30 @@
-"""The front door: `attach_depth_head` links a live host, its tower's taps and a head."""
+"""The live link of a host, its tower's taps and a head: image calls come in, depth maps go out."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from spaceclip_plugin.attach import verification
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
-from spaceclip_plugin.attach.cameras import CallNames, Given
-from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, checked_cameras, declared_cameras
+from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
+from spaceclip_plugin.attach.declared import CameraOrder
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
-from spaceclip_plugin.attach.eval_twin import eval_twin
-from spaceclip_plugin.attach.fitted_head import fitted_head, tower_device
-from spaceclip_plugin.attach.latest_depth import LatestDepth
-from spaceclip_plugin.attach.taps import FrameRecorder
-from spaceclip_plugin.attach.tower_match import WARN, TowerMatch, check_tower
-from spaceclip_plugin.attach.tower_run import run_alone
-from spaceclip_plugin.attach.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
+from spaceclip_plugin.attach.host_state import eval_twin, run_alone, tower_device
+from spaceclip_plugin.attach.recorder import FrameRecorder
+from spaceclip_plugin.attach.tower_match import TowerMatch
+from spaceclip_plugin.attach.verification import VerifyReport, measure
 from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.head.depth_head import DepthHead, checked_size
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.adapter import Adapter, lineage
 from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import RawFrame, TowerFeatures, TowerSpec
 
@@ -40,70 +33,30 @@ T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 
-def attach_depth_head(
-    host: nn.Module,
-    head: DepthHead | str | Path | None = None,
-    *,
-    tower: str | None = None,
-    adapter: str | Adapter | None = None,
-    cameras: Sequence[str] | PolicyCameras | None = None,
-    mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
-    max_unread: int = MAX_UNREAD,
-    max_unread_bytes: int = MAX_UNREAD_BYTES,
-    copy: bool = False,
-    other_tower: str = WARN,
-) -> DepthAttachment:
-    """Read depth from the vision tower of a live host.
-
-    The host is not changed: hooks keep references to activations it computes anyway, and the head stays outside it.
-    Everything is checked before the first hook is registered.
-
-    Args:
-        host: any module with a vision tower inside.
-        head: a `DepthHead`, the folder of a saved one, or None for a fresh one to train.
-        tower: module path of the tower, where the host has several.
-        adapter: name of the adapter to use, or an instance, where discovery is wrong.
-        cameras: names in the order in which the host runs its tower within a step, one image call each; None: as the
-            policy's configuration lists them, for policies that are declared (LeRobot's are). Of cameras that are
-            missing, see `given`.
-        mapping: how the host makes its tower's image out of the camera's, of every camera or by name; depth maps carry
-            it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
-            configuration says, for policies that are declared, and as the padding of its images confirms.
-        max_unread: unread frames kept; beyond it the oldest is dropped and counted.
-        max_unread_bytes: memory that unread frames may keep alive, likewise; the newest is kept whatever it holds.
-        copy: keep copies of the activations, not references, for a host that overwrites them in place.
-        other_tower: what to do where the weights are not those the head was trained on, or adapters change the blocks:
-            "warn" in the log, "error", or "ignore", which does not look. `DepthAttachment.tower_match` says what was
-            found.
-
-    Returns:
-        The attachment; also a context manager that detaches on leaving.
-
-    Raises:
-        TowerNotFoundError, AmbiguousTowerError, AdapterError, HostError: no tower, or no single one.
-        HeadMismatchError: the head does not fit the tower, or with `other_tower="error"` was trained on another one.
-        CheckpointError: the head's files are not a head.
-    """
-    bounds = UnreadBounds(max_unread, max_unread_bytes)
-    declared = cameras if isinstance(cameras, PolicyCameras) else None
-    names = None if cameras is None or isinstance(cameras, PolicyCameras) else checked_cameras(cameras)
-    chosen = registry.find_tower(host, tower=tower, adapter=adapter)
-    head = fitted_head(head, chosen)
-    match = check_tower(chosen, head.config, other_tower)
-    if declared is None:
-        declared = declared_cameras(lineage(host, chosen.spec.path))
-    order = CameraOrder() if declared is None else declared.order
-    if names is not None:
-        order = CameraOrder(names, order.placeholders)
-    mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
-    recorder = FrameRecorder(chosen, head.taps, context=head.uses_context, bounds=bounds, copy=copy)
-    attachment = DepthAttachment(host, head, recorder, order, mappings, match)
-    recorder.start()
-    return attachment
-
-
 class DepthAttachment:
-    """The live link of host, taps and head; made by `attach_depth_head`."""
+    """The live link of host, taps and head; made by `attach_depth_head`.
+
+    Attributes:
+        head: what decodes.
+        tower_match: how the tower compares with the one the head was trained on; None: not asked.
+        cameras: names in the order in which the host runs its tower; empty where they are not known.
+
+    Example:
+        >>> import torch, transformers
+        >>> from spaceclip_plugin import attach_depth_head
+        >>> config = transformers.CLIPVisionConfig(
+        ...     hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
+        ...     image_size=32, patch_size=8,
+        ... )
+        >>> host = transformers.CLIPVisionModel(config).eval()
+        >>> images = torch.randn(1, 3, 32, 32)
+        >>> with torch.no_grad(), attach_depth_head(host, cameras=["left", "right"]) as depth:
+        ...     _ = host(images), host(images)  # a host step: one image call per camera
+        ...     seen = depth.read()
+        ...     report = depth.verify(lambda: host(images))
+        >>> [(one.camera, one.age) for one in seen], report.identical
+        ([('left', 0), ('right', 0)], True)
+    """
 
     def __init__(
         self,
@@ -115,18 +68,18 @@ class DepthAttachment:
         tower_match: TowerMatch | None = None,
     ) -> None:
         self.head = head
-        self.tower_match = tower_match  # how the tower compares with the one the head was trained on; None: not asked
-        self.cameras = order.names  # in the order in which the host runs its tower
+        self.tower_match = tower_match
+        self.cameras = order.names
         self._mappings = mappings
         self._host = host
         self._recorder = recorder
         self._latest = LatestDepth(order.names)
         self._steps = HostSteps()
         self._names = CallNames(order)
-        self._attached = True
+        self._closed = False
         self._warned = False
         # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
-        weakref.finalize(self, recorder.stop).atexit = False
+        weakref.finalize(self, recorder.close).atexit = False
 
     @property
     def tower(self) -> TowerSpec:
@@ -164,13 +117,13 @@ class DepthAttachment:
         """
         return self._latest.each
 
-    def latest_of(self, view: str) -> DepthMap | None:
+    def latest_of(self, camera: str) -> DepthMap | None:
         """The newest depth of one camera; None before its first.
 
         Raises:
             ConfigError: no camera has that name.
         """
-        return self._latest.of(view)
+        return self._latest.of(camera)
 
     def given(self, cameras: Iterable[str]) -> None:
         """Tell before this step's `read` which cameras the policy has images of: where some lack, calls do not.
@@ -246,25 +199,24 @@ class DepthAttachment:
             self.step()
 
     def refresh(
-        self, pixels: Tensor, *, view: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
+        self, pixels: Tensor, *, camera: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
     ) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
 
         Args:
             pixels: (B, 3, H, W), prepared as the host prepares them (`data.preparation.prepare`); moved to the tower's
                 device and dtype.
-            view: the camera they are of; None: told by order, where every camera is refreshed.
+            camera: that they are of; None: told by order, where every camera is refreshed.
             mapping: how they were made out of the camera's images: as the host makes them, which is what the attachment
                 knows; by a mapping of their own; or None where that is not told.
 
         Raises:
-            ConfigError: not such a tensor, an empty batch, no mapping, or the attachment is detached.
+            ConfigError: not such a tensor, an empty batch, no mapping, or the attachment is closed.
             CaptureError: the tower does not take images of that size.
         """
-        if not self._attached:
-            raise ConfigError("this attachment is detached; attach again to refresh")
+        self._check_open("refresh")
         self._names.refreshed(self.steps)
-        run_alone(self._recorder, pixels, view=view, mapping=mapping)
+        run_alone(self._recorder, pixels, camera=camera, mapping=mapping)
 
     def seen(self, image_hw: tuple[int, int] | None = None) -> SeenPart | None:
         """What the tower reads of an image of that size, or of the size it was built for; None where that is all of it.
@@ -284,32 +236,27 @@ class DepthAttachment:
         """
         return self._each(lambda frame: frame_features(self._recorder, frame).trainable())
 
-    def verify(self, *args: Any, **kwargs: Any) -> verification.VerifyReport:
-        """Call the host with these arguments, without and with its taps, and compare; see `verify_call`."""
-        return self.verify_call(lambda: self._host(*args, **kwargs))
-
-    def verify_call(self, call: Callable[[], object]) -> verification.VerifyReport:
+    def verify(self, call: Callable[[], object]) -> VerifyReport:
         """Run `call`, which uses the host, without and with its taps, and compare what it returns bit for bit.
 
         Runs without gradients from the same random state, which is restored along with the host's buffers. Frames of
         these calls are not kept. Eager hosts and per-block compilation are exact; this measures every other case.
 
         Args:
-            call: a step of the host from the same start each time. For a policy that queues actions:
-                `lambda: (policy.reset(), policy.select_action(batch))[1]`.
+            call: a step of the host from the same start each time, such as `lambda: host(**request)`. For a policy that
+                queues actions: `lambda: (policy.reset(), policy.select_action(batch))[1]`.
 
         Raises:
             CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
-            ConfigError: the attachment is detached.
+            ConfigError: the attachment is closed.
         """
-        if not self._attached:
-            raise ConfigError("this attachment is detached; attach again to verify")
-        return verification.measure(self._recorder, self._host, call, device=tower_device(self._recorder.tower))
+        self._check_open("verify")
+        return measure(self._recorder, self._host, call, device=tower_device(self._recorder.tower))
 
-    def detach(self) -> None:
+    def close(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
-        self._recorder.stop()
-        self._attached = False
+        self._recorder.close()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -317,14 +264,18 @@ class DepthAttachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.detach()
+        self.close()
 
     def __repr__(self) -> str:
-        state = "attached" if self._attached else "detached"
-        return f"DepthAttachment({state} to the {self.tower}, taps {list(self.head.taps)})"
+        state = "closed" if self._closed else "open"
+        return f"DepthAttachment({state} on the {self.tower}, taps {list(self.head.taps)})"
 
     def __reduce__(self) -> NoReturn:
         raise HostError("an attachment is a live link and cannot be copied or saved; copy the host and attach again")
+
+    def _check_open(self, what: str) -> None:
+        if self._closed:
+            raise ConfigError(f"this attachment is closed; attach again to {what}")
 
     def _each(self, decode: Callable[[RawFrame], T]) -> list[T]:
         """Decode every unread frame, or none: on an error the bad frame is dropped and the others stay unread."""
@@ -349,7 +300,7 @@ class DepthAttachment:
 
     def _taken(self) -> list[RawFrame]:
         frames = self._recorder.take()
-        if not frames and self._attached and not self._recorder.tower.is_part_of(self._host):
+        if not frames and not self._closed and not self._recorder.tower.is_part_of(self._host):
             raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
         return frames
 

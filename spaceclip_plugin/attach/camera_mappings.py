@@ -1,7 +1,6 @@
 """How an attachment's host makes its tower's images out of each camera's, and which depth map gets which mapping.
 
-A user says it once for all cameras or camera by camera; of known policies their configuration says it
-(`declared`). What a user says holds. What a configuration says holds for a camera once the padding of its
+What a user says holds. What a policy's configuration says (`declared`) holds for a camera once the padding of its
 images is as declared: until then its depth has no mapping, and says why.
 """
 
@@ -15,15 +14,10 @@ from spaceclip_plugin.attach.declared import PolicyCameras, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
-from spaceclip_plugin.depth.padding import Borders, declared_borders, inside, verdict
+from spaceclip_plugin.depth.padding import declared_borders, inside, verdict
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
-from spaceclip_plugin.towers.seen_part import SeenPart
 
 _logger = logging.getLogger(__name__)
-
-_ADVICE = (
-    "give the size that the camera has: mapping={{{name!r}: ImageMapping.letterboxed((H, W), {hw}, anchor={anchor!r})}}"
-)
 
 
 class CameraMappings:
@@ -40,7 +34,7 @@ class CameraMappings:
         cameras: Sequence[str] = (),
         declared: PolicyCameras | None = None,
     ) -> None:
-        """Check what a user or a policy's configuration says.
+        """Check what a user says.
 
         Args:
             mapping: of every camera or by camera, as a user says; None where none does.
@@ -50,21 +44,19 @@ class CameraMappings:
         Raises:
             ConfigError: not mappings, a name that is no camera's, or mappings by camera where cameras are not told.
         """
-        self._one = mapping if isinstance(mapping, ImageMapping) else None
-        self._by_camera = dict(mapping) if isinstance(mapping, Mapping) else {}
-        self._is_by_camera = isinstance(mapping, Mapping)
+        self._said = dict(mapping) if isinstance(mapping, Mapping) else mapping
         self._declared = declared if mapping is None and declared is not None and declared.mappings else None
         self.anchor: Anchor | None = None if self._declared is None else self._declared.anchor
         self._agreed: set[tuple[str | None, ImageMapping]] = set()
         self._warned: set[str | None] = set()
-        strangers = [one for one in self._by_camera.values() if not isinstance(one, ImageMapping)]
-        if strangers or not (mapping is None or self._is_by_camera or self._one is not None):
-            given = type(strangers[0] if strangers else mapping).__name__
-            raise ConfigError(
-                f"mapping is an ImageMapping, or one by camera name, got {given}; "
-                "for example mapping=ImageMapping.letterboxed((480, 640), (224, 224))"
-            )
-        _check_names(self._by_camera, cameras)
+        for one in self._said.values() if isinstance(self._said, dict) else [self._said]:
+            if not isinstance(one, ImageMapping) and mapping is not None:
+                raise ConfigError(
+                    f"mapping is an ImageMapping, or one by camera name, got {type(one).__name__}; "
+                    "for example mapping=ImageMapping.letterboxed((480, 640), (224, 224))"
+                )
+        if isinstance(self._said, dict) and self._said:
+            _check_names(self._said, cameras)
 
     def applied(self, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """A depth map with the mapping of its camera; what that calls padding is not valid any more.
@@ -79,27 +71,16 @@ class CameraMappings:
             CaptureError: there are mappings by camera, and no one can tell which camera's depth this is.
             ConfigError: its camera has no mapping, or one to a tower image of another size.
         """
-        if decoded.mapping == "host" and self._declared is not None:
+        if not isinstance(decoded.mapping, str):  # said by whoever ran the tower
+            return self._mapped(depth, decoded.mapping, decoded)
+        if self._declared is not None:
             return self._as_declared(self._declared, depth, decoded)
-        mapping = self._one if decoded.mapping == "host" else decoded.mapping
-        if decoded.mapping == "host" and self._is_by_camera:
-            mapping = self._of_camera(depth, blank=decoded.blank is True)
-        if mapping is None:
-            return depth
-        if not _fits(mapping, depth):
-            several = " and of several sizes" if depth.image_sizes is not None else ""
-            raise ConfigError(
-                f"the mapping of {_whose(depth.camera)} is to a tower image of {mapping.tower_hw}, the tower saw one "
-                f"of {tuple(depth.image_hw)}{several}; give the mapping to what the host shows its tower"
-            )
-        return depth.with_mapping(_clipped(mapping, decoded.seen))
-
-    def _of_camera(self, depth: DepthMap, *, blank: bool) -> ImageMapping | None:
-        """What a user said of the camera of this depth."""
-        mapping = self._by_camera.get(depth.camera or "")
-        if blank:  # what stands for a camera that is missing shows nothing, and needs no mapping
-            return mapping if mapping is not None and _fits(mapping, depth) else None
-        known = ", ".join(self._by_camera) or "none"
+        if not isinstance(self._said, dict):
+            return self._mapped(depth, self._said, decoded)
+        mapping = self._said.get(depth.camera or "")
+        if decoded.blank:  # what stands for a camera that is missing shows nothing, and needs no mapping
+            return self._mapped(depth, mapping if mapping is not None and _fits(mapping, depth) else None, decoded)
+        known = ", ".join(self._said) or "none"
         if depth.camera is None:
             raise CaptureError(
                 f"mapping= is by camera ({known}), and no one can tell which camera image call {depth.frame} is of: "
@@ -111,7 +92,18 @@ class CameraMappings:
                 f"camera {depth.camera!r} has no entry in mapping=; known: {known}. Add one, such as "
                 f"ImageMapping.stretched(camera_hw, {tuple(depth.image_hw)}) where the host stretches its images"
             )
-        return mapping
+        return self._mapped(depth, mapping, decoded)
+
+    def _mapped(self, depth: DepthMap, mapping: ImageMapping | None, decoded: Decoded) -> DepthMap:
+        if mapping is None:
+            return depth
+        if not _fits(mapping, depth):
+            several = " and of several sizes" if depth.image_sizes is not None else ""
+            raise ConfigError(
+                f"the mapping of {_whose(depth.camera)} is to a tower image of {mapping.tower_hw}, the tower saw one "
+                f"of {tuple(depth.image_hw)}{several}; give the mapping to what the host shows its tower"
+            )
+        return depth.with_mapping(mapping if decoded.seen is None else mapping.clipped(decoded.seen.seen))
 
     def _as_declared(self, declared: PolicyCameras, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """What a policy's configuration says of the camera of this depth, if its pixels agree."""
@@ -124,9 +116,9 @@ class CameraMappings:
             reason = f"its configuration says that its tower sees {mapping.tower_hw}, and it saw {depth.image_hw}"
         else:
             reason = self._disagreement(mapping, declared, depth, decoded)
-        if mapping is not None and not reason:
-            return depth.with_mapping(_clipped(mapping, decoded.seen))
-        return depth if decoded.blank else self._unmapped(declared, depth, reason, decoded.borders)
+        if not reason:
+            return self._mapped(depth, mapping, decoded)
+        return depth if decoded.blank else self._unmapped(declared, depth, decoded, reason)
 
     def _disagreement(self, mapping: ImageMapping, declared: PolicyCameras, depth: DepthMap, decoded: Decoded) -> str:
         """Why the pixels do not bear out a mapping; empty where they do."""
@@ -148,19 +140,20 @@ class CameraMappings:
             f"{' and '.join(map(str, dict.fromkeys(showing)))}"
         )
 
-    def _unmapped(
-        self, declared: PolicyCameras, depth: DepthMap, reason: str, borders: Sequence[Borders] | None
-    ) -> DepthMap:
+    def _unmapped(self, declared: PolicyCameras, depth: DepthMap, decoded: Decoded, reason: str) -> DepthMap:
         """Depth that says why it has no mapping, without what is of the padding's value."""
-        advice = _ADVICE.format(name=depth.camera or "…", hw=tuple(depth.image_hw), anchor=declared.anchor)
-        message = f"how {declared.policy} made the image of {_whose(depth.camera)} is not known: {reason}; {advice}"
+        message = (
+            f"how {declared.policy} made the image of {_whose(depth.camera)} is not known: {reason}; give the size "
+            f"that the camera has: mapping={{{depth.camera or '…'!r}: ImageMapping.letterboxed((H, W), "
+            f"{tuple(depth.image_hw)}, anchor={declared.anchor!r})}}"
+        )
         if depth.camera not in self._warned:
             self._warned.add(depth.camera)
             _logger.warning("%s. Until then its depth has no mapping", message)
-        if not borders or depth.image_sizes is not None:
+        if not decoded.borders or depth.image_sizes is not None:
             return dataclasses.replace(depth, unmapped=message)
         hw = (depth.depth_m.shape[1], depth.depth_m.shape[2])
-        shown = inside(borders, depth.image_hw, hw).to(depth.valid.device)
+        shown = inside(decoded.borders, depth.image_hw, hw).to(depth.valid.device)
         return dataclasses.replace(
             depth,
             depth_m=depth.depth_m * shown,
@@ -172,30 +165,23 @@ class CameraMappings:
 
 def _check_names(mappings: Mapping[str, ImageMapping], cameras: Sequence[str]) -> None:
     """Refuse names that no image call will ever bear."""
-    if not mappings:
-        return
     if not cameras:
         raise ConfigError(
             f"mapping= is by camera ({', '.join(map(str, mappings))}), but this host does not tell which camera an "
             "image call is of; give cameras=[…], their names in the order in which it runs its tower within a step, or "
             "one ImageMapping for all"
         )
-    unknown = [name for name in mappings if name not in cameras]
-    if unknown:
-        raise ConfigError(
-            f"mapping= names {unknown[0]!r}, which is no camera of this host"
-            f"{nearest(camera_name(str(unknown[0])), cameras)}; "
-            f"its cameras: {', '.join(cameras)}"
-        )
+    for name in mappings:
+        if name not in cameras:
+            raise ConfigError(
+                f"mapping= names {name!r}, which is no camera of this host{nearest(camera_name(str(name)), cameras)}; "
+                f"its cameras: {', '.join(cameras)}"
+            )
 
 
 def _fits(mapping: ImageMapping, depth: DepthMap) -> bool:
     return tuple(mapping.tower_hw) == tuple(depth.image_hw) and depth.image_sizes is None
 
 
-def _clipped(mapping: ImageMapping, seen: SeenPart | None) -> ImageMapping:
-    return mapping if seen is None else mapping.clipped(seen.seen)
-
-
-def _whose(view: str | None) -> str:
-    return "an image call" if view is None else f"camera {view!r}"
+def _whose(camera: str | None) -> str:
+    return "an image call" if camera is None else f"camera {camera!r}"

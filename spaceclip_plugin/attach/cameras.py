@@ -1,4 +1,4 @@
-"""Which camera an image call belongs to, as far as that can be told without asking the policy.
+"""Which camera an image call belongs to, as far as that can be told without asking the policy, and its newest depth.
 
 A policy that runs its tower once per camera does so in the order of its configuration, cameras it has no image for
 last, as images of one value, or not at all. A name is given only where the calls of a host step leave no doubt, or the
@@ -8,11 +8,13 @@ user tells which cameras are there; a wrong name would be worse than none.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.attach.declared import CameraOrder, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
+from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError, nearest
 
 Given = Mapping[int, frozenset[str]]
@@ -116,3 +118,58 @@ def _are_all_there(order: CameraOrder, there: Sequence[str], blank: Sequence[boo
     shows = [i for i, is_blank in enumerate(blank, 1) if not is_blank]
     counted = order.leaves_out and len(blank) == len(order.names)
     return counted or len(there) == 1 or (bool(shows) and shows[-1] >= len(there))
+
+
+class LatestDepth:
+    """Keeps the newest depth map of each named camera, and those without a name of the last step that had any.
+
+    A thread may add to it while another asks.
+    """
+
+    def __init__(self, cameras: Sequence[str]) -> None:
+        self._cameras = tuple(cameras)
+        self._lock = threading.Lock()
+        self._newest: DepthMap | None = None
+        self._named: dict[str, DepthMap] = {}
+        self._unnamed: tuple[DepthMap, ...] = ()
+
+    def add(self, maps: Sequence[DepthMap]) -> None:
+        """Take depth maps of one read, in call order; of older image calls than it has, none counts."""
+        with self._lock:
+            for depth in maps:
+                if _is_newer(depth, self._newest):
+                    self._newest = depth
+                if depth.camera is not None and _is_newer(depth, self._named.get(depth.camera)):
+                    self._named[depth.camera] = depth
+            steps = {depth.step for depth in (*maps, *self._unnamed)}
+            if steps:  # names that come after those without are of the same cameras
+                unnamed = [depth for depth in (*self._unnamed, *maps) if depth.camera is None]
+                self._unnamed = tuple(depth for depth in unnamed if depth.step == max(steps))
+
+    @property
+    def newest(self) -> DepthMap | None:
+        """That of the newest image call of all, a new object each time; None before the first."""
+        newest = self._newest
+        return None if newest is None else newest.relabelled()
+
+    def of(self, camera: str) -> DepthMap | None:
+        """That of one camera, None before its first; ConfigError where no camera has that name."""
+        with self._lock:
+            known = dict.fromkeys((*self._cameras, *self._named))
+            found = self._named.get(camera)
+        if camera not in known:
+            listed = ", ".join(known) or "none by name: attach with cameras=[…]"
+            hint = nearest(str(camera), known)
+            raise ConfigError(f"no camera is called {camera!r}{hint}; the cameras of this attachment are {listed}")
+        return found
+
+    @property
+    def each(self) -> tuple[DepthMap, ...]:
+        """That of every camera: named ones in the order of the cameras, then those without a name in call order."""
+        with self._lock:
+            names = dict.fromkeys((*self._cameras, *self._named))  # a refreshed camera may be none of these
+            return (*(self._named[name] for name in names if name in self._named), *self._unnamed)
+
+
+def _is_newer(depth: DepthMap, than: DepthMap | None) -> bool:
+    return than is None or depth.frame > than.frame

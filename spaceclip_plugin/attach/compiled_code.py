@@ -36,11 +36,8 @@ def _never() -> bool:
 
 # Whether torch.export is at work. Compiled code must read the flag: from torch 2.7 to 2.11 at least, dynamo takes the
 # question `torch.compiler.is_exporting()` for True wherever it compiles. Versions before have neither.
-is_exporting: Callable[[], bool] = (
-    _exporting_flag
-    if hasattr(torch.compiler, "_is_exporting_flag")
-    else getattr(torch.compiler, "is_exporting", None) or _never
-)
+_ask: Callable[[], bool] = getattr(torch.compiler, "is_exporting", None) or _never
+is_exporting = _exporting_flag if hasattr(torch.compiler, "_is_exporting_flag") else _ask
 
 
 def taps_came(modules: Iterable[nn.Module]) -> None:
@@ -51,7 +48,7 @@ def taps_came(modules: Iterable[nn.Module]) -> None:
     if not _looks_at_forward(dynamo):
         _logger.warning(
             "torch %s does not notice hooks that come and go: every compiled function of this process is compiled "
-            "again on its next call, and once more after detaching; torch 2.5 and later spare all but the host",
+            "again on its next call, and once more after closing; torch 2.5 and later spare all but the host",
             torch.__version__,
         )
         torch.compiler.reset()
@@ -123,4 +120,4 @@ def _make_room(dynamo: Any) -> None:
 
 def _has_taps(entry: Any) -> bool:
     """Whether the guards of a piece of compiled code name one of our hooks."""
-    return "spaceclip_plugin.attach.taps" in str(entry.guard_manager)
+    return "spaceclip_plugin.attach." in str(entry.guard_manager)

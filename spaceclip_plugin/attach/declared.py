@@ -32,6 +32,10 @@ class CameraOrder:
         names: of all cameras; empty where that is not known or the policy puts all of them into one call.
         placeholders: those of them that no robot has.
         leaves_out: whether the tower is called once less for every camera that is missing.
+
+    Example:
+        >>> CameraOrder(("front", "wrist", "spare"), placeholders=frozenset({"spare"})).names
+        ('front', 'wrist', 'spare')
     """
 
     names: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from spaceclip_plugin.attach.taps import FrameRecorder
+from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
 from spaceclip_plugin.depth.padding import Borders, blank_and_borders
@@ -61,18 +61,15 @@ def decode(
     reader: int,
     anchor: Anchor | None = None,
 ) -> Decoded:
-    """Run the head on a frame.
+    """Run the head, in eval mode, on a frame; raises what `frame_features` raises.
 
     Args:
         recorder: the one that kept the frame.
-        head: in eval mode.
-        frame: complete.
+        head: what decodes.
+        frame: of one image call.
         output_size: (H, W) of the depth; the size of the image the tower saw if None.
         reader: identity of the thread that took the frame.
         anchor: where images lie in their padding, if the padding that they show is asked for.
-
-    Raises:
-        CaptureError: see `frame_features`.
     """
     device = next(head.parameters()).device
     features = frame_features(recorder, frame)
@@ -122,9 +119,9 @@ def _over_image(patches: Tensor, features: TowerFeatures, hw: tuple[int, int]) -
 def _looked_at(
     pixels: Tensor | None, anchor: Anchor | None, device: torch.device
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(B,) bool, which images are of one value throughout, as policies put in place of a camera that is missing.
+    """(B,) bool, which images are of one value throughout, and (B, 4) the borders of each, if `anchor` asks for them.
 
-    And (B, 4) the borders of each, where its padding is asked for; None for what cannot be told.
+    Policies put images of one value in place of a camera that is missing. None for what cannot be told.
     """
     if pixels is None:
         return None, None

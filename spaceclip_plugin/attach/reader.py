@@ -21,17 +21,29 @@ Work = Callable[[], list[DepthMap]]
 class DepthReader:
     """Reads an attachment as often as a control loop can afford; every depth carries its age in host steps.
 
-        with DepthReader(depth, every=3, background=True) as reader:
-            while True:
-                action = policy.select_action(observation)
-                reader.step()  # once per host step, in the host's thread
-                seen = reader.latest_of_each  # of every camera; reader.latest_of("wrist") of one
-                if not seen or max(depth.age for depth in seen) > 5:
-                    ...  # too old to act on
-
     In the background the newest step wins: while one is decoded, steps that pass are dropped but for the last. The host
     and the head then share cores, or the device. A host that writes over its activations in place must be attached with
-    copy=True; one that does is noticed and reported, in inference mode not always.
+    `UnreadFrames(copy=True)`; one that does is noticed and reported, in inference mode not always.
+
+    Example:
+        Depth at every second host step of a small random host:
+
+        >>> import torch, transformers
+        >>> from spaceclip_plugin import attach_depth_head
+        >>> config = transformers.CLIPVisionConfig(
+        ...     hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
+        ...     image_size=32, patch_size=8,
+        ... )
+        >>> policy = transformers.CLIPVisionModel(config).eval()
+        >>> with torch.no_grad(), attach_depth_head(policy) as depth, DepthReader(depth, every=2) as reader:
+        ...     for _ in range(4):
+        ...         _ = policy(torch.randn(1, 3, 32, 32))
+        ...         _ = reader.step()  # once per host step, in the host's thread
+        ...         print(reader.latest.step, reader.latest.age)
+        0 0
+        0 1
+        2 0
+        2 1
     """
 
     def __init__(
@@ -109,13 +121,13 @@ class DepthReader:
         """The newest depth of every camera that is ready; see `DepthAttachment.latest_of_each`."""
         return self._attachment.latest_of_each
 
-    def latest_of(self, view: str) -> DepthMap | None:
+    def latest_of(self, camera: str) -> DepthMap | None:
         """The newest depth of one camera that is ready; see `DepthAttachment.latest_of`.
 
         Raises:
             ConfigError: no camera has that name.
         """
-        return self._attachment.latest_of(view)
+        return self._attachment.latest_of(camera)
 
     def wait(self) -> None:
         """Wait until everything that was handed to the thread is decoded; without one, nothing is waited for."""
@@ -126,7 +138,7 @@ class DepthReader:
         """Stop reading: what is being decoded is finished, the rest dropped. May be called again."""
         self._closed = True
         if self._worker is not None:
-            self._worker.stop()
+            self._worker.close()
             self._worker.join()
 
     def __enter__(self) -> Self:
@@ -146,7 +158,7 @@ class _Worker(threading.Thread):
         self._changed = threading.Condition()
         self._next: Work | None = None
         self._busy = False
-        self._stopped = False
+        self._closed = False
         self._maps: list[DepthMap] = []
         self._error: Exception | None = None
 
@@ -166,11 +178,11 @@ class _Worker(threading.Thread):
 
     def wait(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or (self._next is None and not self._busy))
+            self._changed.wait_for(lambda: self._closed or (self._next is None and not self._busy))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         with self._changed:
-            self._stopped, self._next = True, None
+            self._closed, self._next = True, None
             self._changed.notify_all()
 
     def run(self) -> None:
@@ -190,7 +202,7 @@ class _Worker(threading.Thread):
 
     def _take(self) -> Work | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._next is not None)
+            self._changed.wait_for(lambda: self._closed or self._next is not None)
             work, self._next = self._next, None
             self._busy = work is not None
             return work
@@ -198,6 +210,6 @@ class _Worker(threading.Thread):
 
 def _leave(worker: _Worker) -> None:
     """Stop a thread that nobody reads from; at interpreter exit also wait for it, or torch aborts the process."""
-    worker.stop()
+    worker.close()
     if not threading.main_thread().is_alive():  # the interpreter is on its way out
         worker.join()

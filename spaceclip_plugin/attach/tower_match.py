@@ -2,19 +2,23 @@
 
 Little is much: measured on DeiT-Tiny, one step of AdamW at a rate of 1e-5 moves weights by 0.04 % and, because all move
 one way, hidden states by 14 %; rounding to bfloat16 moves weights by 0.26 % and hidden states by 1 %. So weights are
-compared as bfloat16, in which a cast shows 0 % and that one step 0.12 %, and anything above `MOST_DISTANCE` counts.
-Where one side is in float16 and the other is not, roundings one after the other show 0.18 %: `MOST_ROUNDED` holds.
+compared as bfloat16, in which a cast shows 0 % and that one step 0.12 %, and anything above `MAX_DISTANCE` counts.
+Where one side is in float16 and the other is not, roundings one after the other show 0.18 %: `MAX_ROUNDED` holds.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import dis
+import functools
 import logging
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from spaceclip_plugin._checks import choice
-from spaceclip_plugin.attach.foreign_hooks import foreign_hooks
 from spaceclip_plugin.errors import HeadMismatchError
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers.identity.fingerprint import (
@@ -28,7 +32,7 @@ from spaceclip_plugin.towers.identity.fingerprint import (
 )
 from spaceclip_plugin.towers.identity.part_reader import CONTEXT, INPUT, Part
 from spaceclip_plugin.towers.identity.tower_reading import read_tower
-from spaceclip_plugin.towers.spec import Tower, TowerSpec
+from spaceclip_plugin.towers.spec import Tower
 
 WARN, ERROR, IGNORE = OTHER_TOWER = ("warn", "error", "ignore")
 """What to do where a head was trained on another tower."""
@@ -36,13 +40,15 @@ WARN, ERROR, IGNORE = OTHER_TOWER = ("warn", "error", "ignore")
 SAME, OTHER, UNKNOWN = "same", "other", "unknown"
 """Whether a tower is the one that a head was trained on."""
 
-MOST_DISTANCE = 0.0002
+MAX_DISTANCE = 0.0002
 """Relative distance of a part's weights up to which it counts as the same."""
-MOST_ROUNDED = 0.003
+MAX_ROUNDED = 0.003
 """The same where two roundings lie between."""
-MOST_IN_EFFECT = 0.006
+MAX_IN_EFFECT = 0.006
 """The same where one side has adapters in effect: what layers answer in half precision is not what is merged."""
 
+_HARMLESS_PACKAGES = frozenset({"spaceclip_plugin", "torch", "accelerate", "transformers", "timm", "peft"})
+_NOT_BLOCKS = frozenset({INPUT, CONTEXT})
 _EXACT = frozenset({"float64", "float32", "bfloat16"})
 
 _logger = logging.getLogger(__name__)
@@ -58,15 +64,19 @@ class TowerMatch:
         adapted: blocks (from 1) that adapters move away from the tower that the head was trained on, or of which
             nothing tells how far they do.
         reason: why something was not compared; None where all was.
-        most: distance up to which a part counts as the same, by the precisions of both sides.
+        max_distance: of a part that counts as the same, by the precisions of both sides.
         before_blocks: whether adapters move what comes before the blocks, likewise.
+
+    Example:
+        >>> str(TowerMatch(SAME, (PartDistance("block 1", 0.0001, "attention"),)))
+        'the same weights (within 0.01 %)'
     """
 
     verdict: str
     distances: tuple[PartDistance, ...] = ()
     adapted: tuple[int, ...] = ()
     reason: str | None = None
-    most: float = MOST_DISTANCE
+    max_distance: float = MAX_DISTANCE
     before_blocks: bool = False
 
     @property
@@ -74,11 +84,27 @@ class TowerMatch:
         """That of the part which is farthest, relative to the weights' norm; None where nothing was compared."""
         return max((part.distance for part in self.distances), default=None)
 
+    @property
+    def adapted_parts(self) -> str:
+        """Where adapters are, in words, plural; empty where there are none."""
+        return _places(self.adapted, before=self.before_blocks)
+
+    @property
+    def difference(self) -> str:
+        """Which parts differ and by how much, in words."""
+        others = [part for part in self.distances if part.added or part.distance > self.max_distance]
+        names = {part.part for part in others}
+        places = _places(_numbers(names), before=INPUT in names, context=CONTEXT in names)
+        worst = max(others, key=lambda part: part.distance)
+        added = sum(part.added for part in others)
+        weights = f", {abs(added)} weights were {'added' if added > 0 else 'left out'}" if added else ""
+        return f"{places} by up to {_percent(worst.distance)} ({worst.kind} of {worst.part}){weights}"
+
     def __str__(self) -> str:
         """In words, for people."""
-        adapted = f"; {_adapted_parts(self)} are adapted" if self.adapted or self.before_blocks else ""
+        adapted = f"; {self.adapted_parts} are adapted" if self.adapted_parts else ""
         if self.verdict == OTHER:
-            return f"other weights: {_told(self)}{adapted}"
+            return f"other weights: in {self.difference}{adapted}"
         if self.verdict == SAME:
             return f"the same weights (within {_percent(self.distance or 0.0)}){adapted}"
         so_far = f"; what could be compared is the same ({len(self.distances)} parts)" if self.distances else ""
@@ -100,12 +126,8 @@ def fingerprint_of(tower: Tower, config: DepthHeadConfig) -> TowerFingerprint | 
 def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
     """Compare a tower with the one that a head was trained on; nothing is run as a whole, moved or changed."""
     fingerprint = config.tower_fingerprint
-    parts = read_tower(
-        tower,
-        blocks=_blocks(tower, config),
-        context=config.options.uses_context,
-        sketching=fingerprint is not None,
-    )
+    read = functools.partial(read_tower, tower, blocks=_blocks(tower, config), context=config.options.uses_context)
+    parts = read(sketching=fingerprint is not None)
     adapted = {part.name for part in parts if _is_adapted(part, config)}
     if fingerprint is None:
         why = "the head carries no fingerprint of the tower it was trained on"
@@ -115,10 +137,12 @@ def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
     others = {part.part for part in found if part.distance > most or part.added}
     adapted |= {part.name for part in parts if part.name in others and part.is_adapted}
     suspects = {part.name for part in parts if part.name not in others and part.is_adapted}
-    if suspects:
-        adapted |= _farther_by_additions(tower, config, fingerprint, found, suspects)
+    if suspects:  # adapters move those away that lie nearer without, by however little
+        within = {part.part: part.distance for part in found}
+        plain = [part for part in distances(fingerprint, read(plain=True)) if part.part in suspects]
+        adapted |= {part.part for part in plain if 2 * part.distance < within.get(part.part, 0.0)}
     reason = _troubles(parts)
-    if not any(part.part not in (INPUT, CONTEXT) for part in found):
+    if not any(part.part not in _NOT_BLOCKS for part in found):
         reason = reason or "no block of it could be compared"
     verdict = OTHER if others else SAME if reason is None else UNKNOWN
     return TowerMatch(verdict, found, _numbers(adapted), reason, most, INPUT in adapted)
@@ -139,43 +163,36 @@ def check_tower(tower: Tower, config: DepthHeadConfig, other_tower: str) -> Towe
         if other_tower == ERROR:
             raise HeadMismatchError(text)
         _logger.warning("%s", text)
-    _say_what_is_unknown(match, tower.spec, config)
+    if match.reason is not None and config.trained_on is not None:
+        level = logging.INFO if config.tower_fingerprint is None else logging.WARNING
+        _logger.log(
+            level, "the %s cannot be compared with the one the head was trained on: %s", tower.spec, match.reason
+        )
     return match
 
 
 def _complaints(match: TowerMatch, tower: Tower, config: DepthHeadConfig) -> list[str]:
     made_for = f" ({config.base_model})" if config.base_model else ""
-    found = []
+    adapted, found = match.adapted_parts, []
     if match.verdict == OTHER:
-        held = match.adapted or match.before_blocks
-        adapted = f"; {_adapted_parts(match)} hold adapters" if held else ""
         found.append(
-            f"the head was trained on another tower{made_for} than the {tower.spec}: its weights differ, "
-            f"{_told(match)}{adapted}. The depth will be off: attach the head to the tower it was trained "
-            "on, train one on this host, or accept it with other_tower='ignore' (--other-tower ignore)"
+            f"the head was trained on another tower{made_for} than the {tower.spec}: its weights differ in "
+            f"{match.difference}{f'; {adapted} hold adapters' * bool(adapted)}. The depth will be off: attach the head "
+            "to the tower it was trained on, train one on this host, or accept it with other_tower='ignore' "
+            "(--other-tower ignore)"
         )
-    elif match.adapted or match.before_blocks:
+    elif adapted:
         found.append(
-            f"{_adapted_parts(match)} of the {tower.spec} are adapted (LoRA or the like): its activations "
-            "differ from the frozen tower's, and so will the depth; train the head on this host, or keep adapters out "
-            "of the vision tower"
+            f"{adapted} of the {tower.spec} are adapted (LoRA or the like): its activations differ from the frozen "
+            "tower's, and so will the depth; train the head on this host, or keep adapters out of the vision tower"
         )
-    hooked = {name: number for number, block in enumerate(tower.blocks, 1) for name in foreign_hooks(block)}
+    hooked = list(dict.fromkeys(name for block in tower.blocks for name in foreign_hooks(block)))
     if hooked:
         found.append(
-            f"hooks in blocks of the {tower.spec} may change what these give ({', '.join(list(hooked)[:4])}): where "
+            f"hooks in blocks of the {tower.spec} may change what these give ({', '.join(hooked[:4])}): where "
             "they do the depth will be off, unless the head was trained with them"
         )
     return found
-
-
-def _say_what_is_unknown(match: TowerMatch, spec: TowerSpec, config: DepthHeadConfig) -> None:
-    if match.reason is None or config.trained_on is None:
-        return
-    if config.tower_fingerprint is None:
-        _logger.info("whether the %s is the one the head was trained on cannot be checked: %s", spec, match.reason)
-    else:
-        _logger.warning("the %s could not be compared with the one the head was trained on: %s", spec, match.reason)
 
 
 def _is_adapted(part: Part, config: DepthHeadConfig) -> bool:
@@ -185,26 +202,12 @@ def _is_adapted(part: Part, config: DepthHeadConfig) -> bool:
     return dataclasses.replace(part, additions=tuple(beside)).is_adapted
 
 
-def _farther_by_additions(
-    tower: Tower,
-    config: DepthHeadConfig,
-    fingerprint: TowerFingerprint,
-    found: Sequence[PartDistance],
-    suspects: Set[str],
-) -> set[str]:
-    """The suspects that adapters move away from what the head was trained on, by however little."""
-    within = {part.part: part.distance for part in found}
-    blocks, context = _blocks(tower, config), config.options.uses_context
-    plain = distances(fingerprint, read_tower(tower, blocks=blocks, context=context, plain=True))
-    return {part.part for part in plain if part.part in suspects and 2 * part.distance < within.get(part.part, 0.0)}
-
-
 def _most(theirs: str, ours: str) -> float:
     """How far the same weights may be apart, by their precisions."""
     if ADAPTED in (theirs, ours):
-        return MOST_IN_EFFECT
+        return MAX_IN_EFFECT
     exact = {theirs, ours} <= _EXACT or (theirs == ours and theirs != MIXED)
-    return MOST_DISTANCE if exact else MOST_ROUNDED
+    return MAX_DISTANCE if exact else MAX_ROUNDED
 
 
 def _blocks(tower: Tower, config: DepthHeadConfig) -> int:
@@ -222,54 +225,74 @@ def _troubles(parts: Sequence[Part]) -> str | None:
     return "; ".join(told[:3]) or None
 
 
-def _told(match: TowerMatch) -> str:
-    """Which parts differ and by how much."""
-    others = [part for part in match.distances if part.added or part.distance > match.most]
-    blocks = [part for part in others if part.part not in (INPUT, CONTEXT)]
-    words = []
-    if blocks:
-        low, high = min(blocks, key=_distance), max(blocks, key=_distance)
-        span = _percent(high.distance) if len(blocks) == 1 else f"{_percent(low.distance)} to {_percent(high.distance)}"
-        numbers = [int(part.part.removeprefix("block ")) for part in blocks]
-        most = "" if len(blocks) == 1 else f", most in block {high.part.removeprefix('block ')} ({high.kind})"
-        words.append(f"in blocks {_listed(numbers)} by {span}{most}")
-    words += [
-        f"in {'what comes before the blocks' if part.part == INPUT else 'what gives the context'} by "
-        f"{_percent(part.distance)} ({part.kind})"
-        for part in others
-        if part.part in (INPUT, CONTEXT)
-    ]
-    if added := sum(part.added for part in others):
-        words.append(f"{abs(added)} weights were {'added' if added > 0 else 'left out'}")
-    return ", ".join(words)
-
-
-def _adapted_parts(match: TowerMatch) -> str:
-    """Where adapters are, plural."""
-    blocks = f"blocks {_listed(match.adapted)}" if match.adapted else ""
-    before = "layers before the blocks" if match.before_blocks else ""
-    return " and ".join(filter(None, (blocks, before)))
-
-
-def _distance(part: PartDistance) -> float:
-    return part.distance
-
-
 def _percent(distance: float) -> str:
     return f"{100 * distance:.2g} %" if distance < 1 else f"{100 * distance:.0f} %"
 
 
 def _numbers(names: Iterable[str]) -> tuple[int, ...]:
     """Of the blocks among these parts, ascending."""
-    return tuple(sorted(int(name.removeprefix("block ")) for name in names if name not in (INPUT, CONTEXT)))
+    return tuple(sorted(int(name.removeprefix("block ")) for name in names if name not in _NOT_BLOCKS))
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    """Numbers in words, runs shortened: 1 to 4, 7."""
+def _places(blocks: Sequence[int], *, before: bool = False, context: bool = False) -> str:
+    """Parts of a tower in words, runs of blocks shortened: blocks 1 to 4, 7."""
     runs: list[list[int]] = []
-    for number in numbers:
+    for number in blocks:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
+    listed = ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in runs)
+    words = (f"blocks {listed}" * bool(runs), "layers before the blocks" * before, "what gives the context" * context)
+    return " and ".join(filter(None, words))
+
+
+def foreign_hooks(block: nn.Module) -> list[str]:
+    """Names of others' hooks below a block that may change what it gives, each once: one that returns something does.
+
+    Hooks of libraries that move, shard or collect are not meant, nor those that can be seen to return nothing.
+    """
+    found = (_name(hook) for part in block.modules() for hook in _hooks(part) if _may_change(hook))
+    return list(dict.fromkeys(found))
+
+
+def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
+    yield from module._forward_pre_hooks.values()
+    yield from module._forward_hooks.values()
+
+
+def _may_change(hook: Callable[..., Any]) -> bool:
+    function = _function(hook)
+    package = str(getattr(function, "__module__", None) or "").partition(".")[0]
+    return package not in _HARMLESS_PACKAGES and not _returns_nothing(function)
+
+
+def _function(hook: Any) -> Any:
+    """The function inside partials, methods and callable objects; a builtin stays what it is."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    hook = getattr(hook, "__func__", hook)
+    if hasattr(hook, "__code__") or not callable(hook):
+        return hook
+    called = type(hook).forward if isinstance(hook, nn.Module) else type(hook).__call__
+    return called if hasattr(called, "__code__") else hook
+
+
+def _returns_nothing(function: Any) -> bool:
+    """Whether every return of a function is a plain `return`."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("NOP", "CACHE", "RESUME")]
+    returns = [index for index, step in enumerate(steps) if step.opname in ("RETURN_VALUE", "RETURN_CONST")]
+    return all(
+        steps[i].argval is None if steps[i].opname == "RETURN_CONST"
+        else i > 0 and steps[i - 1].opname == "LOAD_CONST" and steps[i - 1].argval is None
+        for i in returns
+    )  # fmt: skip
+
+
+def _name(hook: Callable[..., Any]) -> str:
+    function = _function(hook)
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", type(hook).__name__)
+    return f"{module}.{name}" if module else str(name)

@@ -10,20 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin.attach.taps import FrameRecorder
+from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.module_state import buffers_kept, random_state_kept
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found.
+    """What `DepthAttachment.verify` found.
 
     Attributes:
         identical: every output tensor was the same, bit for bit, with the taps as without.
         max_abs_difference: largest absolute difference of any output element; NaN against NaN counts as equal.
         tensors: how many output tensors were compared.
         frames: image calls the taps recorded in the run.
+
+    Example:
+        >>> report = VerifyReport(identical=True, max_abs_difference=0.0, tensors=2, frames=1)
+        >>> f"{report.tensors} tensors, identical={report.identical}"
+        '2 tensors, identical=True'
     """
 
     identical: bool
@@ -35,23 +40,19 @@ class VerifyReport:
 def measure(
     recorder: FrameRecorder, host: nn.Module, call: Callable[[], object], *, device: torch.device
 ) -> VerifyReport:
-    """Run `call`, which uses the host, without and with the recorder's taps; see `DepthAttachment.verify_call`.
-
-    Raises:
-        CaptureError: the host ran but the taps saw nothing, or its output holds nothing to compare.
-    """
+    """Run `call`, which uses the host, without and with the recorder's taps; see `DepthAttachment.verify`."""
     tapped = recorder.twin()
     unread = recorder.take()
-    recorder.stop()
+    recorder.close()
     try:
         with random_state_kept(device), buffers_kept(host):
-            plain_output = run(call)
+            plain_output = _outputs(call)
         tapped.start()
         with random_state_kept(device), buffers_kept(host):
-            tapped_output = run(call)
+            tapped_output = _outputs(call)
         frames = tapped.take()
     finally:
-        tapped.stop()
+        tapped.close()
         recorder.start()
         recorder.put_back(unread)
     if not frames:
@@ -67,24 +68,19 @@ def measure(
     return VerifyReport(identical, difference, len(plain_output), len(frames))
 
 
-def run(call: Callable[[], object]) -> list[Tensor]:
-    """The tensors a call returns without gradients, as copies a later in-place host cannot overwrite."""
-    with torch.no_grad():
-        return [tensor.detach().clone() for tensor in tensors_in(call())]
-
-
 def compare(plain: list[Tensor], tapped: list[Tensor]) -> tuple[bool, float]:
     """Whether two runs gave the same bits, and their largest absolute difference."""
     if len(plain) != len(tapped):
         return False, float("inf")
     identical, largest = True, 0.0
     for a, b in zip(plain, tapped, strict=True):
+        if same_bits(a, b):
+            continue
         if a.shape != b.shape or a.dtype != b.dtype:
             return False, float("inf")
-        if not same_bits(a, b):
-            identical = False
-            difference = (a.to(torch.float64) - b.to(torch.float64)).abs()
-            largest = max(largest, float(difference.nan_to_num(0.0).max()))
+        identical = False
+        difference = (a.to(torch.float64) - b.to(torch.float64)).abs()
+        largest = max(largest, float(difference.nan_to_num(0.0).max()))
     return identical, largest
 
 
@@ -112,3 +108,9 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from tensors_in(getattr(value, field.name))
+
+
+def _outputs(call: Callable[[], object]) -> list[Tensor]:
+    """The tensors a call returns without gradients, as copies a later in-place host cannot overwrite."""
+    with torch.no_grad():
+        return [tensor.detach().clone() for tensor in tensors_in(call())]

@@ -10,10 +10,11 @@ import sys
 import torch
 from torch import nn
 
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.cli.flags import add_flags, add_head, add_other_tower, given
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.towers.hosts import load_host, say_statistics
+from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.training.config.run_config import CODE
 from spaceclip_plugin.training.config.shared import HostConfig
 
@@ -32,9 +33,9 @@ def add_attachment(parser: argparse.ArgumentParser) -> None:
 
 def attached(args: argparse.Namespace) -> DepthAttachment:
     """The head that the flags name, on its host."""
-    return attach_depth_head(
-        host_from(args), args.head, tower=args.tower, adapter=args.adapter, other_tower=args.other_tower
-    )
+    host = host_from(args)
+    tower = find_tower(host, tower=args.tower, adapter=args.adapter)
+    return attach_depth_head(host, args.head, tower=tower, other_tower=args.other_tower)
 
 
 def host_from(args: argparse.Namespace) -> nn.Module:

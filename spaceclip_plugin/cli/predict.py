@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from spaceclip_plugin.attach.attachment import DepthAttachment
+    from spaceclip_plugin.attach import DepthAttachment
     from spaceclip_plugin.depth.camera import Intrinsics
     from spaceclip_plugin.depth.depth_map import DepthMap
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals

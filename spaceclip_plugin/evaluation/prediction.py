@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.depth.depth_map import DepthMap
 

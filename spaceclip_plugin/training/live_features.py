@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from spaceclip_plugin import __version__, _checks
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
 from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSource
@@ -167,7 +167,6 @@ class DepthTrainer:
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
-        self._attach_options: dict[str, Any] = {"tower": tower, "adapter": adapter, "other_tower": IGNORE}
         self._tower = registry.find_tower(host, tower=tower, adapter=adapter)
         if head is None:
             with torch.random.fork_rng():
@@ -300,7 +299,10 @@ class DepthTrainer:
 
     @contextlib.contextmanager
     def _attached(self, head: DepthHead) -> Iterator[DepthAttachment]:
-        with in_eval_mode(self._host), attach_depth_head(self._host, head, **self._attach_options) as attachment:
+        with (
+            in_eval_mode(self._host),
+            attach_depth_head(self._host, head, tower=self._tower, other_tower=IGNORE) as attachment,
+        ):
             yield attachment
 
     def _stream(self, run: _Run, attachment: DepthAttachment, name: str) -> FeatureStream:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
 from spaceclip_adapters.hosts.absent_parts import drop_absent
-from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers.registry import find_tower

@@ -17,7 +17,7 @@ from torch import nn
 
 from spaceclip_adapters.hosts import load_hf
 from spaceclip_adapters.hosts.image_processors import image_size_of_processor, statistics_of_processor
-from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.head.depth_head import DepthHead

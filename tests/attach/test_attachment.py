@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.errors import (
     CaptureError,
     ConfigError,
@@ -77,14 +78,14 @@ class TestReading:
             assert (depth.latest.depth_m is maps[-1].depth_m, depth.latest.age) == (True, 1)
 
     def test_unread_frames_are_bounded_and_counted(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, max_unread=2) as depth:
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=2)) as depth:
             see(host, 1, 2, 3, 4, 5)
             assert depth.dropped == 3
             assert [frame.frame for frame in depth.read()] == [3, 4]
             assert depth.dropped == 3
 
     def test_dropped_frames_are_released(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, max_unread=1) as depth:
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=1)) as depth:
             kept: list[weakref.ref[Tensor]] = []
             handle = depth._recorder.tower.blocks[0].register_forward_hook(
                 lambda _m, _a, output: kept.append(weakref.ref(output if isinstance(output, Tensor) else output[0]))
@@ -160,7 +161,7 @@ class TestReading:
             assert [frame.frame for frame in depth.read()] == [0]
 
     def test_two_threads_do_not_mix_their_frames(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, max_unread=1000) as depth:
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=1000)) as depth:
             expected = {}
             for batch in (1, 2):
                 see(host, batch, batch=batch)
@@ -261,19 +262,19 @@ class TestHost:
                 depth.read()
 
 
-class TestDetaching:
+class TestClosing:
     def test_nothing_stays(self, host: nn.Module, head: DepthHead) -> None:
         before = hook_count(host)
         depth = attach_depth_head(host, head)
         assert hook_count(host) > before
         see(host, 1)
-        depth.detach()
-        depth.detach()
+        depth.close()
+        depth.close()
         assert hook_count(host) == before
         assert depth.read() == []
         see(host, 1)
         assert depth.read() == []
-        assert "detached" in repr(depth)
+        assert "closed" in repr(depth)
 
     def test_an_error_in_the_block_detaches(self, host: nn.Module, head: DepthHead) -> None:
         before = hook_count(host)
@@ -301,11 +302,11 @@ class TestDetaching:
         assert len(calls) == step + 1
         assert hook_count(host) == before
 
-    def test_detached_attachments_refuse_to_work(self, host: nn.Module, head: DepthHead) -> None:
+    def test_closed_attachments_refuse_to_work(self, host: nn.Module, head: DepthHead) -> None:
         depth = attach_depth_head(host, head)
-        depth.detach()
-        for action in (lambda: depth.verify(images(1)), lambda: depth.refresh(images(1))):
-            with pytest.raises(ConfigError, match="detached"):
+        depth.close()
+        for action in (lambda: depth.verify(lambda: host(images(1))), lambda: depth.refresh(images(1))):
+            with pytest.raises(ConfigError, match="closed"):
                 action()
 
 

@@ -13,6 +13,7 @@ from clip_world import clip_host, head, hook_count, host, images, see
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.errors import (
     CaptureError,
     HostError,
@@ -49,7 +50,7 @@ class TestFrames:
 
     def test_a_reader_in_another_thread_waits_for_whole_frames(self, host: nn.Module, head: DepthHead) -> None:
         calls, errors, seen = 60, [], []
-        with attach_depth_head(host, head, max_unread=1000) as depth:
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=1000)) as depth:
             driver = threading.Thread(target=see, args=(host, *range(calls)))
             driver.start()
             while driver.is_alive():

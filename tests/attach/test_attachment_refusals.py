@@ -27,19 +27,15 @@ from spaceclip_plugin.towers.spec import Tower
 __all__ = ["head", "host"]  # fixtures
 
 
-class Contextless:
-    """Finds the CLIP tower without what gives its context."""
-
-    name = "contextless"
-
-    def find(self, host: nn.Module) -> list[Tower]:
-        return [dataclasses.replace(tower, context_source=None) for tower in registry.find_towers(host)]
+def contextless(host: nn.Module) -> Tower:
+    """The CLIP tower without what gives its context."""
+    return dataclasses.replace(registry.find_towers(host)[0], context_source=None)
 
 
 @pytest.mark.parametrize("options", [{**SMALL, "film_hidden": None}, {"architecture": "tap-mixer"}])
 def test_a_head_that_reads_no_context_is_not_refused_for_it(host: nn.Module, options: dict[str, Any]) -> None:
     head = fresh_head(dataclasses.replace(registry.find_towers(host)[0].spec, context="mean"), **options)
-    with attach_depth_head(host, head.eval(), adapter=Contextless()) as depth:  # type: ignore[arg-type]
+    with attach_depth_head(host, head.eval(), tower=contextless(host)) as depth:
         see(host, 1)
         [frame] = depth.read()
     assert frame.depth_m.shape == (1, 32, 32)
@@ -74,13 +70,17 @@ class TestRefusals:
         with pytest.raises(TowerNotFoundError, match=f"did you mean '{path}'"):
             attach_depth_head(host, tower=path[:-1])
 
+    def test_a_tower_of_another_host(self, host: nn.Module) -> None:
+        with pytest.raises(HostError, match="does not hold the tower"):
+            attach_depth_head(host, tower=registry.find_towers(clip_host())[0])
+
     def test_an_unknown_adapter(self, host: nn.Module) -> None:
         with pytest.raises(AdapterError, match=r"'clipp'.*did you mean 'clip'"):
-            attach_depth_head(host, adapter="clipp")
+            registry.find_tower(host, adapter="clipp")
 
     def test_an_adapter_for_another_family(self, host: nn.Module) -> None:
         with pytest.raises(TowerNotFoundError, match="adapter 'siglip'"):
-            attach_depth_head(host, adapter="siglip")
+            registry.find_tower(host, adapter="siglip")
 
     def test_another_width(self, head: DepthHead) -> None:
         with pytest.raises(HeadMismatchError, match=r"width 32, the tower's have 64"):
@@ -98,7 +98,7 @@ class TestRefusals:
 
     def test_a_tower_without_a_context(self, host: nn.Module, head: DepthHead) -> None:
         with pytest.raises(HeadMismatchError, match=r"no module that gives one.*as DepthHead.for_tower"):
-            attach_depth_head(host, head, adapter=Contextless())  # type: ignore[arg-type]
+            attach_depth_head(host, head, tower=contextless(host))
 
     def test_a_folder_without_a_head(self, host: nn.Module, tmp_path) -> None:
         with pytest.raises(CheckpointError, match="no head at"):
@@ -109,7 +109,6 @@ class TestRefusals:
         with pytest.raises(SpaceClipError, match="DepthHead"):
             attach_depth_head(host, wrong)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("unread", [0, -1, 1.5])
-    def test_no_room_for_frames(self, host: nn.Module, head: DepthHead, unread: int) -> None:
-        with pytest.raises(ConfigError, match="max_unread"):
-            attach_depth_head(host, head, max_unread=unread)
+    def test_a_number_of_frames(self, host: nn.Module, head: DepthHead) -> None:
+        with pytest.raises(ConfigError, match=r"UnreadFrames.*16"):
+            attach_depth_head(host, head, unread=16)  # type: ignore[arg-type]

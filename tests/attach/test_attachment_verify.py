@@ -23,7 +23,7 @@ class TestVerify:
     def test_an_eager_host_is_identical(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
             see(host, 1)
-            report = depth.verify(images(2))
+            report = depth.verify(lambda: host(images(2)))
             assert report.identical
             assert report.max_abs_difference == 0
             assert report.frames == 1
@@ -35,7 +35,7 @@ class TestVerify:
         host.train()
         with attach_depth_head(host, head) as depth:
             state = torch.get_rng_state()
-            assert depth.verify(images(1)).identical
+            assert depth.verify(lambda: host(images(1))).identical
             assert torch.equal(torch.get_rng_state(), state)
 
     def test_a_host_that_changes_is_found_out(self, head: DepthHead) -> None:
@@ -49,8 +49,9 @@ class TestVerify:
                 self.calls += 1
                 return self.inner(pixels).last_hidden_state + self.calls
 
-        with attach_depth_head(Drifting(), head) as depth:
-            report = depth.verify(images(1))
+        drifting = Drifting()
+        with attach_depth_head(drifting, head) as depth:
+            report = depth.verify(lambda: drifting(images(1)))
         assert not report.identical
         assert report.max_abs_difference == pytest.approx(1.0)
 
@@ -68,7 +69,7 @@ class TestVerify:
         with attach_depth_head(blind, head) as depth:
             attached = hook_count(blind)
             with pytest.raises(CaptureError, match="did not"):
-                depth.verify(images(1))
+                depth.verify(lambda: blind(images(1)))
             assert hook_count(blind) == attached > before
 
     def test_verify_needs_something_to_compare(self, head: DepthHead) -> None:
@@ -81,18 +82,19 @@ class TestVerify:
                 self.inner(pixels)
                 return "done"
 
-        with attach_depth_head(Silent(), head) as depth, pytest.raises(CaptureError, match="could be compared"):
-            depth.verify(images(1))
+        silent = Silent()
+        with attach_depth_head(silent, head) as depth, pytest.raises(CaptureError, match="could be compared"):
+            depth.verify(lambda: silent(images(1)))
 
     def test_any_call_that_uses_the_host(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
-            drawn = depth.verify_call(lambda: [host(images(1)).pooler_output, random.random(), np.random.rand(3)])  # noqa: NPY002
+            drawn = depth.verify(lambda: [host(images(1)).pooler_output, random.random(), np.random.rand(3)])  # noqa: NPY002
             assert drawn.identical
             assert drawn.frames == 1
             with pytest.raises(CaptureError, match="a queued action"):
-                depth.verify_call(lambda: 1.0)
+                depth.verify(lambda: 1.0)
             counter = itertools.count()
-            assert not depth.verify_call(lambda: host(images(next(counter))).pooler_output).identical
+            assert not depth.verify(lambda: host(images(next(counter))).pooler_output).identical
 
     def test_blocks_compiled_one_by_one_are_exact(self, host: nn.Module, head: DepthHead) -> None:
         with torch.no_grad():

@@ -72,10 +72,10 @@ class TestNames:
 
     def test_a_refreshed_camera_may_be_named(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head, cameras=VIEWS, mapping={"top": SQUASHED, "wrist": PADDED}) as depth:
-            depth.refresh(images(0), view="wrist")
+            depth.refresh(images(0), camera="wrist")
             [found] = depth.read()
             assert (found.camera, found.mapping) == ("wrist", PADDED)
-            depth.refresh(images(0), view="top", mapping=PADDED)
+            depth.refresh(images(0), camera="top", mapping=PADDED)
             depth.refresh(images(0), mapping=None)
             assert [one.mapping for one in depth.read()] == [PADDED, None]
 

@@ -11,6 +11,7 @@ from clip_world import head, hook_count, host, images
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 
 dynamo = pytest.importorskip("torch._dynamo", reason="this torch has no compiler")
 
@@ -91,7 +92,7 @@ class TestRegional:
         torch.testing.assert_close(frame.depth_m, eager.depth_m, rtol=1e-4, atol=1e-5)
 
     def test_nothing_is_compiled_again_whether_read_or_not(self, host: nn.Module, head: DepthHead) -> None:
-        with torch.no_grad(), attach_depth_head(host, head, max_unread=4) as depth:
+        with torch.no_grad(), attach_depth_head(host, head, unread=UnreadFrames(max_frames=4)) as depth:
             compile_blocks(host, "eager")
             host(images(0))
             settled = graphs()
@@ -154,7 +155,7 @@ class TestWhole:
     def test_verify_measures_a_compiled_host(self, host: nn.Module, head: DepthHead) -> None:
         host.compile(backend="aot_eager")
         with attach_depth_head(host, head) as depth:
-            report = depth.verify(images(1))
+            report = depth.verify(lambda: host(images(1)))
         assert (report.frames, report.tensors) == (1, 2)
         assert report.max_abs_difference < 1e-4
 

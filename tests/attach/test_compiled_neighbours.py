@@ -81,17 +81,17 @@ def come_and_go(host: nn.Module, head: DepthHead, call: Callable[[Tensor], Any])
     call(images(1))
     assert len(depth.read()) == 1
     yield "read"
-    depth.verify_call(lambda: call(images(1)))
+    depth.verify(lambda: call(images(1)))
     yield "verified"
     other = attach_depth_head(host, head)
     yield "attached twice"
     call(images(1))
     assert (len(depth.read()), len(other.read())) == (1, 1)
-    depth.detach()
+    depth.close()
     yield "one left"
     call(images(1))
     assert (len(depth.read()), len(other.read())) == (0, 1)
-    other.detach()
+    other.close()
     yield "both left"
     call(images(1))
     assert depth.read() == other.read() == []

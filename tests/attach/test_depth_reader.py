@@ -16,7 +16,7 @@ from slow_head import SlowHead, truth
 from torch import nn
 
 from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.errors import CaptureError, ConfigError
 
 __all__ = ["head", "host"]  # fixtures

@@ -14,7 +14,7 @@ from slow_head import SlowHead, truth
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
-from spaceclip_plugin.attach.eval_twin import can_have_twin, eval_twin
+from spaceclip_plugin.attach.host_state import can_have_twin, eval_twin
 from spaceclip_plugin.errors import HostError
 
 SEEDS = (3, 4)

@@ -108,7 +108,7 @@ class TestInferenceMode:
         [features] = depth.features()
         depth.head(features).depth_m.mean().backward()
         torch.optim.SGD(depth.head.parameters(), 0.1).step()
-        depth.detach()
+        depth.close()
 
     def test_a_head_loaded_inside_can_be_trained_outside(self, host: nn.Module, head: DepthHead, tmp_path) -> None:
         head.save_pretrained(tmp_path / "head")
@@ -118,7 +118,7 @@ class TestInferenceMode:
         [features] = depth.features()
         depth.head(features).depth_m.mean().backward()
         torch.optim.SGD(depth.head.parameters(), 0.1).step()
-        depth.detach()
+        depth.close()
 
     def test_reading_inside_leaves_the_head_trainable(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
@@ -135,7 +135,7 @@ class TestInferenceMode:
             depth.refresh(images(1))
             with torch.inference_mode():
                 depth.refresh(images(1))
-                assert depth.verify(images(2)).identical
+                assert depth.verify(lambda: host(images(2))).identical
             outside, inside = depth.read()
         assert same_bits(outside.depth_m, inside.depth_m)
 
@@ -167,7 +167,7 @@ class TestAutocast:
 
     def test_verify_compares_what_autocast_gives(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth, BFLOAT16_AUTOCAST():
-            assert depth.verify(images(1)).identical
+            assert depth.verify(lambda: host(images(1))).identical
 
 
 class TestHalfPrecisionHosts:
@@ -195,7 +195,7 @@ class TestHalfPrecisionHosts:
         skip_without_half(dtype)
         half = clip_host().to(dtype)
         with attach_depth_head(half, head) as depth:
-            assert depth.verify(images(1, 3).to(dtype)).identical
+            assert depth.verify(lambda: half(images(1, 3).to(dtype))).identical
             depth.refresh(images(1, 3))  # moved to the tower's dtype
             assert len(depth.read()[0]) == 3
 
@@ -235,7 +235,7 @@ class TestTrainMode:
     def test_verify_between_steps(self, head: DepthHead) -> None:
         def act(host: nn.Module, attached: list[DepthAttachment]) -> None:
             attached.append(attach_depth_head(host, head))
-            assert attached[-1].verify(images(2)).identical
+            assert attached[-1].verify(lambda: host(images(2))).identical
             assert host.training
 
         expected = self.steps(lambda _host, _attached: None)

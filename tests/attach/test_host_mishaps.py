@@ -112,7 +112,7 @@ class TestBypassedBlocks:
         driven.bypassed = {0, 1, 2}
         with attach_depth_head(driven, head) as depth:
             with pytest.raises(CaptureError, match="did not reach: hidden state 0"):
-                depth.verify(images(1))
+                depth.verify(lambda: driven(images(1)))
             driven.bypassed = set()
             assert_next_image_is_clean(depth, driven, 0)
 

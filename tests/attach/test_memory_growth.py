@@ -15,7 +15,7 @@ from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attach.attachment import MAX_UNREAD
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.errors import CaptureError
 
 __all__ = ["head", "host"]  # fixtures
@@ -74,21 +74,21 @@ def captured(host: nn.Module) -> list[weakref.ref[Tensor]]:
 class TestNobodyReads:
     def test_a_thousand_steps_hold_no_more_than_the_unread_frames(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
-            see(host, *range(MAX_UNREAD + 1))
+            see(host, *range(UnreadFrames().max_frames + 1))
             full, things = live_bytes(), live_things()
             for _ in range(4):
                 see(host, *range(STEPS // 4))
                 assert live_bytes() == full
             assert live_things() <= things + 50  # what pytest, torch and a log keep for themselves
             assert depth.dropped == STEPS + 1
-            assert len(depth.features()) == MAX_UNREAD
+            assert len(depth.features()) == UnreadFrames().max_frames
             assert live_bytes() < full
 
     def test_steps_with_a_graph_hold_no_more_either(self, host: nn.Module, head: DepthHead) -> None:
         # A frame that held its graph would hold every activation of the host, where no Python object shows it.
         host.train()
         with attach_depth_head(host, head) as depth:
-            for seed in range(MAX_UNREAD + 1):
+            for seed in range(UnreadFrames().max_frames + 1):
                 host(images(seed, 8)).last_hidden_state.sum().backward()
             full, resident = live_bytes(), resident_bytes()
             for seed in range(100):
@@ -99,7 +99,7 @@ class TestNobodyReads:
 
     def test_the_process_does_not_grow(self, head: DepthHead) -> None:
         host = clip_host()
-        with attach_depth_head(host, head, max_unread=4):
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=4)):
             see(host, *[1] * 50, batch=16)
             before = resident_bytes()
             see(host, *[1] * 200, batch=16)
@@ -110,7 +110,7 @@ class TestNobodyReads:
         held = []
         for bound in (1, 2, 3):
             plain = live_bytes()
-            with attach_depth_head(host, head, max_unread=bound):
+            with attach_depth_head(host, head, unread=UnreadFrames(max_frames=bound)):
                 see(host, *range(10))
                 held.append(live_bytes() - plain)
         one = 4 * (3 * 17 * 32 + 32 + 3 * 32 * 32)  # three hidden states, a context and the image, float32
@@ -151,10 +151,10 @@ class TestSomebodyReads:
     def test_verify_keeps_nothing(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as depth:
             see(host, 1)
-            depth.verify(images(2))
+            depth.verify(lambda: host(images(2)))
             before, hooks = live_bytes(), hook_count(host)
             for _ in range(20):
-                depth.verify(images(2))
+                depth.verify(lambda: host(images(2)))
             assert live_bytes() == before
             assert hook_count(host) == hooks
 
@@ -165,7 +165,7 @@ class TestLeaving:
         depth = attach_depth_head(host, head)
         see(host, 1, 2, 3)
         assert live_bytes() > before
-        depth.detach()
+        depth.close()
         assert [ref() for ref in kept if ref() is not None] == []
         assert live_bytes() == before
 
@@ -174,7 +174,7 @@ class TestLeaving:
     ) -> None:
         kept, depth = captured(host), attach_depth_head(host, head)
         first = next(module for module in host.modules() if type(module).__name__ == "CLIPEncoderLayer")
-        first.register_forward_hook(lambda *_call: depth.detach())
+        first.register_forward_hook(lambda *_call: depth.close())
         see(host, 1)
         gc.collect()
         assert [ref() for ref in kept if ref() is not None] == []
@@ -184,7 +184,7 @@ class TestLeaving:
         depth = attach_depth_head(host, head)
         see(host, 1)
         depth.read()
-        depth.detach()
+        depth.close()
         gone = weakref.ref(depth)
         del depth
         assert gone() is None  # at once: it is in no cycle that holds depth maps until the collector comes by
@@ -225,7 +225,7 @@ class TestLeaving:
         assert live_things() <= things + 50
 
     def test_threads_that_end_leave_nothing(self, host: nn.Module, head: DepthHead) -> None:
-        with attach_depth_head(host, head, max_unread=2):
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=2)):
             see(host, 1, 2, 3)
             before, things = live_bytes(), live_things()
             for _ in range(100):

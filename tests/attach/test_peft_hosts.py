@@ -137,7 +137,7 @@ def test_the_tower_is_found_in_the_peft_model() -> None:
 def test_verify_finds_the_same_bits() -> None:
     host = adapted(llava_host(), "all-linear")
     with attach_depth_head(host, small_head()) as depth:
-        assert depth.verify(**question(1)).identical
+        assert depth.verify(lambda: host(**question(1))).identical
 
 
 def test_training_the_lora_has_the_same_gradients() -> None:

@@ -16,6 +16,7 @@ from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthAttachment, DepthHead, DepthMap, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.attach.verification import same_bits
 
 __all__ = ["head", "host"]  # fixtures
@@ -150,7 +151,7 @@ class TestThreads:
     def test_no_frame_mixes_two_threads(self, host: nn.Module, head: DepthHead) -> None:
         threads, calls = 4, 30
         constant = [torch.full((1, 3, 32, 32), float(shade)) for shade in range(threads)]
-        with attach_depth_head(host, head, max_unread=threads * calls) as depth, torch.no_grad():
+        with attach_depth_head(host, head, unread=UnreadFrames(max_frames=threads * calls)) as depth, torch.no_grad():
             for image in constant:
                 host(image)
             expected = depth.read()
@@ -192,7 +193,7 @@ class TestThreads:
             assert [frame.frame for frame in frames] == list(range(20))
             assert all(same_bits(frame.depth_m, expected.depth_m) for frame in frames)
         for attachment in attachments:
-            attachment.detach()
+            attachment.close()
 
 
 class TestTwoAttachments:
@@ -246,7 +247,7 @@ class TestTwoAttachments:
     def test_verifying_one_gives_the_other_its_frames_back(self, host: nn.Module, head: DepthHead) -> None:
         with attach_depth_head(host, head) as first, attach_depth_head(host, self.other_head(host)) as second:
             see(host, 1)
-            assert second.verify(images(2)).identical
+            assert second.verify(lambda: host(images(2))).identical
             assert self.same(second, self.alone(second.head, 1))
             assert self.same(first, self.alone(head, 1, 2, 2))  # to the first, these were calls like any other
             see(host, 3)
@@ -288,10 +289,10 @@ class TestHooksOfTheUser:
         log, order = self.firing(host, lambda: attached.append(attach_depth_head(host, head)))
         assert order == expected
         [depth] = attached
-        assert depth.verify(images(1)).identical
+        assert depth.verify(lambda: host(images(1))).identical
         assert self.call(host, log) == expected
         assert hook_count(host) > hook_count(plain)
-        depth.detach()
+        depth.close()
         assert self.call(host, log) == expected
         assert hook_count(host) == hook_count(plain)
 

@@ -16,7 +16,7 @@ from torch import nn
 from trained_heads import matched, moved, trained_on
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.tower_match import MOST_DISTANCE, MOST_ROUNDED, OTHER, SAME, UNKNOWN
+from spaceclip_plugin.attach.tower_match import MAX_DISTANCE, MAX_ROUNDED, OTHER, SAME, UNKNOWN
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError
 from spaceclip_plugin.towers import registry
 
@@ -40,7 +40,7 @@ class TestTheSame:
         match = matched(clip_host().to(dtype), trained_on(clip_host()))
         assert match.verdict == SAME
         assert match.distance is not None
-        assert match.distance < MOST_ROUNDED / 1.5 if dtype == torch.float16 else match.distance == 0.0
+        assert match.distance < MAX_ROUNDED / 1.5 if dtype == torch.float16 else match.distance == 0.0
 
     @pytest.mark.parametrize("ours", [torch.bfloat16, torch.float16])
     def test_trained_in_half_precision(self, ours: torch.dtype) -> None:
@@ -103,7 +103,7 @@ class TestAnother:
         moved(host, by)
         match = matched(host, head)
         assert match.verdict == OTHER
-        assert {part.part for part in match.distances if part.distance > MOST_DISTANCE} == {
+        assert {part.part for part in match.distances if part.distance > MAX_DISTANCE} == {
             "input", "block 1", "block 2", "block 3",
         }  # fmt: skip
         matrices = [part.distance for part in match.distances if part.kind == "matrices"]
@@ -124,7 +124,7 @@ class TestAnother:
         match = matched(host, head)
         assert match.verdict == OTHER
         assert match.distance is not None
-        assert MOST_DISTANCE < match.distance < 0.02
+        assert MAX_DISTANCE < match.distance < 0.02
 
     def test_of_another_seed(self) -> None:
         host = clip_host()
@@ -153,7 +153,7 @@ class TestAnother:
         host, head = clip_host(), trained_on(clip_host())
         moved(tower_of(host).module.get_submodule(part), 0.2)
         match = matched(host, head)
-        assert [part.part for part in match.distances if part.distance > MOST_DISTANCE] == [where]
+        assert [part.part for part in match.distances if part.distance > MAX_DISTANCE] == [where]
 
     def test_a_class_token(self) -> None:
         host, head = clip_host(), trained_on(clip_host())
@@ -167,7 +167,7 @@ class TestAnother:
         moved(tower_of(host).module.get_submodule("post_layernorm"), 0.2)
         assert matched(host, without).verdict == SAME
         match = matched(host, with_context)
-        assert [part.part for part in match.distances if part.distance > MOST_DISTANCE] == ["context"]
+        assert [part.part for part in match.distances if part.distance > MAX_DISTANCE] == ["context"]
 
     def test_one_warning_names_the_tower_and_the_distance(self, caplog: pytest.LogCaptureFixture) -> None:
         host, head = clip_host(), trained_on(clip_host())

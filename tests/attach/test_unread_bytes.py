@@ -12,7 +12,7 @@ from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attach.unread_frames import MAX_UNREAD, MAX_UNREAD_BYTES, UnreadBounds
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.towers.spec import ImageCall, RawFrame
 
@@ -30,7 +30,7 @@ def frame(pixels: int, held: int) -> RawFrame:
 
 @pytest.mark.parametrize(("frames", "bytes_"), [(1, 1), (1, ONE), (2, 2 * ONE), (2, 3 * ONE - 1), (3, 3 * ONE)])
 def test_so_many_bytes_hold_so_many_frames(host: nn.Module, head: DepthHead, frames: int, bytes_: int) -> None:
-    with attach_depth_head(host, head, max_unread_bytes=bytes_) as depth:
+    with attach_depth_head(host, head, unread=UnreadFrames(max_bytes=bytes_)) as depth:
         see(host, *range(8))
         assert depth.unread == frames
         assert depth.dropped == 8 - frames
@@ -38,7 +38,7 @@ def test_so_many_bytes_hold_so_many_frames(host: nn.Module, head: DepthHead, fra
 
 
 def test_the_number_bounds_too(host: nn.Module, head: DepthHead) -> None:
-    with attach_depth_head(host, head, max_unread=2, max_unread_bytes=100 * ONE) as depth:
+    with attach_depth_head(host, head, unread=UnreadFrames(2, 100 * ONE)) as depth:
         see(host, *range(8))
         assert (depth.unread, depth.dropped) == (2, 6)
 
@@ -48,7 +48,7 @@ def test_frames_of_large_images_stay_within_the_bound() -> None:
     large = clip_host(image_size=512)
     one = 4 * (3 * 4097 * 32 + 32 + 3 * 512 * 512)
     bound = 5 * one // 2
-    with attach_depth_head(large, fresh_head(large, **SMALL), max_unread_bytes=bound) as depth:
+    with attach_depth_head(large, fresh_head(large, **SMALL), unread=UnreadFrames(max_bytes=bound)) as depth:
         with torch.no_grad():
             for _ in range(5):
                 large(torch.zeros(1, 3, 512, 512))
@@ -58,7 +58,7 @@ def test_frames_of_large_images_stay_within_the_bound() -> None:
 
 def test_the_default_lets_the_number_decide_at_the_usual_sizes() -> None:
     so400m = 4 * 1152 * 256 * 7  # seven hidden states at 224 pixels, float32
-    assert MAX_UNREAD * so400m <= MAX_UNREAD_BYTES == 256 * 2**20
+    assert UnreadFrames().max_frames * so400m <= UnreadFrames().max_bytes == 256 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_default_lets_the_number_decide_at_the_usual_sizes() -> None:
 )
 def test_the_frame_to_come_is_reckoned_by_its_pixels(waiting: list[tuple[int, int]], pixels: int, kept: int) -> None:
     frames = [*(frame(*one) for one in waiting), frame(pixels, 0)]
-    assert UnreadBounds(frames=16, held_bytes=300).kept(frames) == kept
+    assert UnreadFrames(max_frames=16, max_bytes=300).kept(frames) == kept
 
 
 def test_a_storage_behind_several_views_counts_once() -> None:
@@ -83,15 +83,16 @@ def test_a_storage_behind_several_views_counts_once() -> None:
     assert shared.held_bytes() == 4 * 8 * 16 * 4
 
 
-@pytest.mark.parametrize("name", ["max_unread", "max_unread_bytes"])
+@pytest.mark.parametrize("name", ["max_frames", "max_bytes"])
 @pytest.mark.parametrize("bound", [0, -1, 1.5, True, "1"])
-def test_a_bound_that_is_none_is_refused_by_name(host: nn.Module, head: DepthHead, name: str, bound: object) -> None:
+def test_a_bound_that_is_none_is_refused_by_name(name: str, bound: object) -> None:
     with pytest.raises(ConfigError, match=name):
-        attach_depth_head(host, head, **{name: bound})
+        UnreadFrames(**{name: bound})  # type: ignore[arg-type]
 
 
 def test_bounds_of_any_integer_type_are_taken(host: nn.Module, head: DepthHead) -> None:
-    with attach_depth_head(host, head, max_unread=np.int64(2), max_unread_bytes=torch.tensor(100 * ONE)) as depth:  # type: ignore[arg-type]
+    bounds = UnreadFrames(np.int64(2), torch.tensor(100 * ONE))  # type: ignore[arg-type]
+    with attach_depth_head(host, head, unread=bounds) as depth:
         see(host, 0, 1, 2)
         assert (depth.unread, depth.dropped) == (2, 1)
 
@@ -100,7 +101,7 @@ def test_a_frame_that_another_thread_adds_meanwhile_is_not_dropped(host: nn.Modu
     with attach_depth_head(host, head) as depth:
         recorder = depth._recorder
 
-        class Slow(UnreadBounds):
+        class Slow(UnreadFrames):
             def kept(self, frames: Sequence[RawFrame]) -> int:
                 count = super().kept(frames)
                 recorder._frames.append(frame(1, 0))  # what another thread may do at this moment

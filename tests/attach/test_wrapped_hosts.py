@@ -109,7 +109,7 @@ class TestEveryWrapper:
         wrapped = wrap(host) if order == BEFORE else host
         run(wrapped)
         attached = hook_count(wrapped)
-        depth.detach()
+        depth.close()
         assert hook_count(wrapped) == hook_count(never) < attached
         assert all_same(run(wrapped), plain.logits)
         assert depth.read() == []
@@ -119,7 +119,7 @@ def test_verify_finds_the_same_bits(wrap: Wrapping, plain: Plain) -> None:
     host = wrap(llava_host())
     with attach_depth_head(host, small_head()) as depth:
         run(host)
-        report = depth.verify(**question(4))
+        report = depth.verify(lambda: host(**question(4)))
         assert report.identical
         assert report.frames == 1
         assert all_same([frame.depth_m for frame in depth.read()], plain.depths)

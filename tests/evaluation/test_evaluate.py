@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate

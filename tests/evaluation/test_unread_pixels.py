@@ -11,7 +11,7 @@ import torch
 from ramp_world import places, ramp_head, siglip
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError

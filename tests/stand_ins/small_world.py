@@ -11,7 +11,7 @@ from fresh_heads import fresh_head
 from torch import nn
 
 from spaceclip_plugin import DepthHead
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample, fingerprint
 from spaceclip_plugin.evaluation import Protocol

@@ -12,7 +12,7 @@ from ramp_world import places, siglip
 from small_world import PROTOCOL, cached, settings, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.training.features import Batch, FeatureStream

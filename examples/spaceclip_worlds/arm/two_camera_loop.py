@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_worlds.arm.embedded import load_arm_head

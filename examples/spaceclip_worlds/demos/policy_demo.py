@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
@@ -71,7 +71,7 @@ class PolicyDemo:
         with attach_depth_head(policy, load_head()) as attachment:
             for seed in tqdm(seeds, desc="driving", unit="arena", disable=not progress):
                 outcomes[_drive(policy, attachment, seed, frames).value] += 1
-            identical = attachment.verify_call(lambda: _first_action(policy)).identical
+            identical = attachment.verify(lambda: _first_action(policy)).identical
         predicted = mean_metrics([PROTOCOL.score(depth.depth_m[0], sample) for sample, depth in frames])
         guess = torch.full(IMAGE_HW, float(np.median([sample.depth_m for sample, _ in frames])))
         constant = mean_metrics([PROTOCOL.score(guess, sample) for sample, _ in frames])

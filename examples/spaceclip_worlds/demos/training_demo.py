@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spaceclip_plugin._files import read_json_object
-from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
@@ -106,7 +106,7 @@ class TrainingDemo:
         trainer = DepthTrainer(host, head, recipe=recipe, protocol=PROTOCOL, **which)
         about = f"{self.scenes} rendered tabletop scenes"
         trained = trainer.fit(train, validation, run, trained_on=about, options=RunOptions(progress=progress))
-        with attach_depth_head(host, trained.folder, **which) as attachment:
+        with attach_depth_head(host, trained.folder, tower=registry.find_tower(host, **which)) as attachment:
             predicted = evaluate(attachment, test, protocol=PROTOCOL).mean
             shown = predict(attachment, [sample.image for sample in test[:SHOWN]], output_hw=IMAGE_HW)
         files = write_pictures(out, test[:SHOWN], list(shown))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.rover.embedded import load_head, load_policy

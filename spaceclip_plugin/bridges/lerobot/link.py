@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.attach.attachment import attach_depth_head
+from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.attach.declared import camera_name
 from spaceclip_plugin.bridges.lerobot.actions import ActionChunks
 from spaceclip_plugin.bridges.lerobot.declared_cameras import camera_names
@@ -187,7 +187,7 @@ class DepthLink:
         for key, image in images.items():
             name = camera_name(key)
             mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
-            self._attachment.refresh(self._prepare(self.policy, key, image, mapping), view=name, mapping=mapping)
+            self._attachment.refresh(self._prepare(self.policy, key, image, mapping), camera=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
         # Of this step, which `end_step` ends: reading counted one more.
         placed = [self._over_camera(depth, depth.mapping).relabelled(age=0) for depth in maps]
@@ -212,7 +212,7 @@ class DepthLink:
 
     def close(self) -> None:
         """Take the hooks off the policy's tower, and let go of it; nothing can be read any more."""
-        self._attachment.detach()
+        self._attachment.close()
         del self._attachment
 
     def _share_out(self, maps: Sequence[DepthMap], robots: int, *, placed: bool = False) -> None:

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 from transformers.modeling_outputs import DepthEstimatorOutput
 from typing_extensions import Self
 
-from spaceclip_plugin.attach.attachment import DepthAttachment, attach_depth_head
-from spaceclip_plugin.attach.eval_twin import eval_twin
+from spaceclip_plugin.attach import DepthAttachment, UnreadFrames, attach_depth_head
+from spaceclip_plugin.attach.host_state import eval_twin
 from spaceclip_plugin.bridges.transformers.checkpoint import (
     SpaceClipDepthConfig,
     build_tower,
@@ -271,8 +271,9 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             found = registry.find_tower(self._tower, adapter=self._spec.adapter)
             # Alone, a tower no longer knows what the host around it declared.
             spec = replace(found.spec, image_mean=self._spec.image_mean, image_std=self._spec.image_std)
-            known: Any = _Known(replace(found, spec=spec))
-            attachment = attach_depth_head(self._tower, self.head, adapter=known, max_unread=1)
+            attachment = attach_depth_head(
+                self._tower, self.head, tower=replace(found, spec=spec), unread=UnreadFrames(max_frames=1)
+            )
             if not self.head.trained:
                 _logger.warning("the head on the %s has random weights: its depth means nothing", self._spec)
             self._link = attachment, threading.Lock()
@@ -283,16 +284,6 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: tower and head have set their own."""
-
-
-class _Known:
-    """Stands for an adapter where a tower has been found before."""
-
-    def __init__(self, tower: Tower) -> None:
-        self.name, self._tower = tower.spec.adapter, tower
-
-    def find(self, host: nn.Module) -> list[Tower]:
-        return [self._tower]
 
 
 def register() -> None:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from spaceclip_plugin._files import write_json
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError

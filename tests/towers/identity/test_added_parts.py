@@ -14,8 +14,7 @@ from torch.nn.utils import parametrize, prune
 from trained_heads import matched, trained_on
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.foreign_hooks import foreign_hooks
-from spaceclip_plugin.attach.tower_match import OTHER, SAME
+from spaceclip_plugin.attach.tower_match import OTHER, SAME, foreign_hooks
 from spaceclip_plugin.towers import registry
 
 

@@ -14,7 +14,7 @@ import torch
 from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import TrainingError

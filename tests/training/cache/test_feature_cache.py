@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.augmentation import Augmentation
 from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSample

@@ -32,7 +32,7 @@ def test_the_policy_looks_once_per_camera() -> None:
     with attach_depth_head(policy, load_arm_head(), cameras=["left", "right"]) as attachment:
         action = policy.select_action(images)
         frames = attachment.read()
-        assert attachment.verify_call(lambda: policy.select_action(images)).identical
+        assert attachment.verify(lambda: policy.select_action(images)).identical
     assert action.shape == (7,)
     assert not torch.equal(action, policy.select_action(images[:1]))
     assert [frame.camera for frame in frames] == ["left", "right"]

@@ -123,7 +123,7 @@ def test_attached_or_not_it_acts_the_same_bit_for_bit(starts: list[tuple[RoverWo
             [frame] = depth.read()
             assert frame.depth_m.shape == (1, 112, 112)
             assert frame.trained
-        report = depth.verify_call(lambda: (policy.reset(), policy.select_action(starts[0][1]))[1])
+        report = depth.verify(lambda: (policy.reset(), policy.select_action(starts[0][1]))[1])
     assert attached == plain
     assert report.identical
     assert report.tensors == 2

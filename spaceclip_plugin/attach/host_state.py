@@ -1,18 +1,25 @@
-"""A module in eval mode beside itself in whatever mode: what one thread decodes with while another trains.
+"""Running a module without changing the state it is in.
 
 Train and eval mode are attributes of a module's parts, the same for every thread. Switching them and back for a moment
-would switch off the dropout of a training step that goes on meanwhile, or switch on that of the decoding.
+would switch off the dropout of a training step that goes on meanwhile, or switch on that of the decoding. What runs in
+eval mode is therefore a twin of the module.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from types import MethodType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.attach.recorder import FrameRecorder
+from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.towers.module_state import in_eval_mode
+from spaceclip_plugin.towers.spec import Tower
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -58,6 +65,74 @@ def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
 def can_have_twin(module: nn.Module) -> bool:
     """Whether `eval_twin` makes one of a module in train mode."""
     return not any(map(_is_replaced, module.modules()))
+
+
+def run_alone(
+    recorder: FrameRecorder, pixels: Tensor, *, camera: str | None, mapping: ImageMapping | Literal["host"] | None
+) -> None:
+    """Run a tower without the rest of its host in eval mode, so that its recorder has a frame of these images.
+
+    Only a tower whose `forward` someone replaced has no `eval_twin`, and is switched and back.
+
+    Args:
+        recorder: started.
+        pixels: (B, 3, H, W), as the tower takes them; moved to its device and dtype.
+        camera, mapping: what the frame shall say of them; see `RawFrame`.
+
+    Raises:
+        ConfigError: not such a tensor, an empty batch, or something else than a mapping.
+        CaptureError: the tower does not take images of that size.
+    """
+    if not (mapping is None or isinstance(mapping, ImageMapping) or (isinstance(mapping, str) and mapping == "host")):
+        raise ConfigError(f'mapping of refresh is one ImageMapping, None or "host", got {mapping!r}')
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
+        shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
+    tower = recorder.tower
+    # FSDP leaves a sharded module no parameters of its own, offloading leaves them on the meta device.
+    weight = next((p for p in tower.module.parameters() if p.is_floating_point()), pixels)
+    device = pixels.device if weight.is_meta else weight.device
+    if any(part.training for part in tower.module.modules()) and can_have_twin(tower.module):
+        tower = _eval_tower(tower)
+    before = recorder.newest()
+    try:
+        with torch.no_grad(), in_eval_mode(tower.module):
+            tower.adapter.run(tower, pixels.to(device, weight.dtype))
+    except CaptureError:
+        raise
+    except (ValueError, RuntimeError, AssertionError) as error:  # how the libraries refuse a size
+        recorder.abandon()
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        height, width = tower.spec.image_hw
+        raise CaptureError(
+            f"the {tower.spec} refused images of shape {tuple(pixels.shape)}: {error}. "
+            f"It was built for {height}x{width}; prepare images with data.preparation.prepare"
+        ) from error
+    frame = recorder.newest()
+    if frame is not None and frame is not before:
+        frame.camera, frame.mapping = camera, mapping
+
+
+def tower_device(tower: Tower) -> torch.device:
+    """Where a tower's weights are.
+
+    Offloaded hosts rest on the meta device; a head then starts on the CPU and moves with .to() like any module.
+    """
+    devices = (parameter.device for parameter in tower.module.parameters() if not parameter.is_meta)
+    return next(devices, torch.device("cpu"))
+
+
+def _eval_tower(tower: Tower) -> Tower:
+    twins: dict[nn.Module, nn.Module] = {}
+    module = eval_twin(tower.module, twins)
+    return dataclasses.replace(
+        tower,
+        module=module,
+        entry=twins.get(tower.entry, tower.entry),
+        blocks=tuple(twins.get(block, block) for block in tower.blocks),
+        context_source=None if tower.context_source is None else twins.get(tower.context_source, tower.context_source),
+    )
 
 
 def _state(part: nn.Module, twins: dict[nn.Module, nn.Module]) -> dict[str, object]:
