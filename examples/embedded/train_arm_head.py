@@ -16,8 +16,7 @@ import torch
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.evaluation import evaluate
-from spaceclip_plugin.training.config.recipe import Recipe
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training import DepthTrainer, Recipe
 from spaceclip_worlds.arm.embedded import tower_note
 from spaceclip_worlds.arm.lessons import FIRST_SEED, PROTOCOL, samples_of
 from spaceclip_worlds.arm.policy import load_arm_policy

@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.attach import attach_depth_head
+from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.evaluation import Protocol, evaluate, mean_metrics, predict
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.training.config.recipe import Recipe
-from spaceclip_plugin.training.trainer import DepthTrainer
+from spaceclip_plugin.training import DepthTrainer, Recipe
+from spaceclip_worlds.arm.embedded import tower_note
 from spaceclip_worlds.rover.embedded import load_policy, save_policy
 from spaceclip_worlds.rover.instruction import encode
 from spaceclip_worlds.rover.lessons import Frame, frames_of, lesson
@@ -192,7 +190,7 @@ def main() -> None:
         shutil.copyfile(args.policy, file)
     policy = load_policy(file)  # what the head will meet: weights rounded to half precision
     score_policy(policy, frames["test"])
-    note = f"the rover's policy.safetensors, SHA-256 {sha256_of(file.read_bytes())}"
+    note = tower_note(file)
     with tempfile.TemporaryDirectory() as run:
         known = {split: frames[split] for split in ("train", "validation")}
         head = train_head(policy, known, args.head_epochs, Path(run), note)

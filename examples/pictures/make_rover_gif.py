@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.depth import PanelRow, depth_panel
 from spaceclip_plugin.depth.colours import DEPTH_TABLE
-from spaceclip_plugin.depth.pictures import PanelRow, depth_panel
 from spaceclip_worlds.rover.embedded import HEAD_FOLDER, load_head, load_policy
 from spaceclip_worlds.rover.steering import DepthSafetyFilter
 from spaceclip_worlds.rover.world import STEP_S, RoverWorld
@@ -55,8 +54,8 @@ def write_gif(path: Path, pictures: list[np.ndarray], *, frame_s: float) -> None
     palette.putpalette(colours + colours[:3] * (256 - len(colours) // 3))
     frames = [Image.fromarray(each).quantize(palette=palette, dither=Image.Dither.NONE) for each in pictures]
     durations_ms = [round(1000 * frame_s)] * (len(frames) - 1) + [1500]
-    with atomic_path(path) as temporary:
-        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations_ms, loop=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations_ms, loop=0)
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin import DepthHead
 from spaceclip_worlds.rover.embedded import POLICY_FILE
 
 HEAD_FOLDER = Path(__file__).parent / "weights" / "head"
@@ -22,4 +22,4 @@ def load_arm_head(folder: str | Path = HEAD_FOLDER) -> DepthHead:
 
 def tower_note(file: Path = POLICY_FILE) -> str:
     """Which tower a head is for, as it is written into the head's `base_model`."""
-    return f"the rover's policy.safetensors, SHA-256 {sha256_of(file.read_bytes())}"
+    return f"the rover's policy.safetensors, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"

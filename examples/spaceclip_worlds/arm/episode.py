@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation, locate_block
@@ -96,7 +95,7 @@ def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
     Raises:
         ConfigError: another number of looks, or MuJoCo is missing or cannot draw.
     """
-    _checks.whole("looks", looks, 1, 2)
+    checks.whole("looks", looks, 1, 2)
     with ArmWorld(seed) as world:
         first = world.observe(TABLE_VIEW)
         place = locate_block(first, see(first, TABLE_VIEW), half_m=BLOCK_HALF_M)
@@ -128,7 +127,7 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
     Raises:
         ConfigError: another word, or a predicted depth without policy and attachment.
     """
-    _checks.choice("depth", depth, DEPTHS)
+    checks.choice("depth", depth, DEPTHS)
     if depth == TRUE:
         return lambda seen, view: seen.depth_map()
     if depth == TABLE:

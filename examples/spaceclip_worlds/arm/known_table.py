@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spaceclip_plugin.depth.alignment import align_to_plane
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthMap
+from spaceclip_plugin.depth import align_to_plane
 from spaceclip_plugin.errors import DataError
 from spaceclip_worlds.arm.observation import Observation
 

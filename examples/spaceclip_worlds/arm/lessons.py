@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.evaluation import Protocol
+from spaceclip_worlds import checks
 from spaceclip_worlds.arm.two_cameras import VIEWS, TwoCameraTable
 from spaceclip_worlds.arm.world import ArmWorld
 from spaceclip_worlds.render.scene import Vector
@@ -28,8 +28,8 @@ def samples_of(split: str, tables: int) -> list[DepthSample]:
     Raises:
         ConfigError: another split or number, or MuJoCo is missing or cannot draw.
     """
-    _checks.whole("tables", tables, 1, MOST_TABLES)
-    first = FIRST_SEED[_checks.choice("split", split, FIRST_SEED)]
+    checks.whole("tables", tables, 1, MOST_TABLES)
+    first = FIRST_SEED[checks.choice("split", split, FIRST_SEED)]
     seeds = range(first, first + tables)
     samples = [sample for seed in seeds for sample in arm_samples(seed)]
     watched = [each for seed in seeds for each in (seed, seed + MOST_TABLES)]

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.depth.alignment import Plane
-from spaceclip_plugin.depth.camera import Intrinsics
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthMap, Intrinsics
+from spaceclip_plugin.data import DepthSample
+from spaceclip_plugin.depth import Plane
 from spaceclip_worlds.render.scene import Camera, Vector
 
 _LEAST_PIXELS = 5

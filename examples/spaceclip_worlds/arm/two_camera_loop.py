@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
 from spaceclip_plugin.errors import CaptureError, ConfigError
+from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE
 from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
@@ -128,8 +127,8 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, cameras: str = "both") 
     Raises:
         ConfigError: no seed, or another word.
     """
-    _checks.choice("depth", depth, DEPTHS)
-    used = CAMERAS[_checks.choice("cameras", cameras, CAMERAS)]
+    checks.choice("depth", depth, DEPTHS)
+    used = CAMERAS[checks.choice("cameras", cameras, CAMERAS)]
     started, errors_m, agreements_m = time.perf_counter(), [], []
     with ExitStack() as stack, torch.no_grad():
         policy = load_arm_policy()

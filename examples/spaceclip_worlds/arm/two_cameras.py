@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from spaceclip_plugin import _checks
+from spaceclip_worlds import checks
 from spaceclip_worlds.arm.observation import Observation
 from spaceclip_worlds.render.raycaster import render
 from spaceclip_worlds.render.scene import (
@@ -56,7 +56,7 @@ class TwoCameraTable:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        seed = _checks.integer("seed of a table", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of a table", seed, 0, _MOST_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         x_m, y_m = generator.uniform(-_BLOCK_REACH_M, _BLOCK_REACH_M, 2).tolist()
         stand_m = float(generator.uniform(0.01, 0.1))
@@ -89,7 +89,7 @@ class TwoCameraTable:
         Raises:
             ConfigError: there is no such view.
         """
-        camera = self.cameras[_checks.choice("view", view, VIEWS)]
+        camera = self.cameras[checks.choice("view", view, VIEWS)]
         rendering = render(Scene(self._room, camera, self._light, self._solids), IMAGE_HW)
         return Observation(rendering.image, rendering.depth_m, rendering.intrinsics, camera)
 

@@ -7,8 +7,8 @@ from types import TracebackType
 import numpy as np
 from typing_extensions import Self
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin import Intrinsics
+from spaceclip_worlds import checks
 from spaceclip_worlds.arm.kinematics import JointAngles, joint_angles
 from spaceclip_worlds.arm.observation import Observation
 from spaceclip_worlds.arm.scene import FOVY_RAD, OPEN_M, ArmScene, mjcf, random_scene
@@ -39,7 +39,7 @@ class ArmWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1, or MuJoCo is missing.
         """
-        seed = _checks.integer("seed of an arm's world", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of an arm's world", seed, 0, _MOST_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         self.scene: ArmScene = random_scene(generator, cameras=cameras)
         self._simulation = Simulation(mjcf(self.scene), image_hw=IMAGE_HW)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy.typing as npt
 from torch import Tensor
 
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin import DepthMap
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
-from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics
 

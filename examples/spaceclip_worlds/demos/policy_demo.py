@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
-from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import Protocol, mean_metrics
 from spaceclip_worlds.demos.demo import (

@@ -7,6 +7,7 @@ frozen random tower spreads an image over its tokens. A real tower does better; 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin._files import read_json_object
-from spaceclip_plugin.attach import attach_depth_head
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
-from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import TowerSpec
 from spaceclip_plugin.training.config.recipe import Recipe
@@ -165,19 +164,22 @@ def _smooth_positions(rows: int, columns: int) -> Tensor:
 
 def _remove_older_demo(run: Path) -> None:
     # A folder that no demo made is left alone; the trainer then refuses it.
-    if (run / RECORD_NAME).is_file() and read_json_object(run / RECORD_NAME).get("protocol") == PROTOCOL.name:
-        foreign = foreign_entries(run)
-        if foreign:
-            raise ConfigError(
-                f"{str(foreign[0])!r} is not of the older demo in {str(run)!r}, which would be removed; nothing was "
-                "touched: move it away, or choose another --out"
-            )
-        try:
-            shutil.rmtree(run)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot replace the older demo in {str(run)!r}: {error}; choose another --out"
-            ) from error
+    try:
+        protocol = json.loads((run / RECORD_NAME).read_text(encoding="utf-8"))["protocol"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if protocol != PROTOCOL.name:
+        return
+    foreign = foreign_entries(run)
+    if foreign:
+        raise ConfigError(
+            f"{str(foreign[0])!r} is not of the older demo in {str(run)!r}, which would be removed; nothing was "
+            "touched: move it away, or choose another --out"
+        )
+    try:
+        shutil.rmtree(run)
+    except OSError as error:
+        raise ConfigError(f"cannot replace the older demo in {str(run)!r}: {error}; choose another --out") from error
 
 
 def _render(split: str, count: int, *, progress: bool) -> list[DepthSample]:

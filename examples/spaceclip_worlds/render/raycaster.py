@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin import Intrinsics
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.render.intersection import Hits, Solids
 from spaceclip_worlds.render.scene import Camera, Scene

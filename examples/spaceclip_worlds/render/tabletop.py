@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import shown, whole
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds.checks import shown, whole
 from spaceclip_worlds.render.raycaster import render
 from spaceclip_worlds.render.scene import (
     Camera,

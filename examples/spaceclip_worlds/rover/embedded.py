@@ -9,10 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin import DepthHead
 from spaceclip_plugin.errors import CheckpointError
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.head.weights import matched_state
 from spaceclip_worlds.rover.policy import RoverPolicy
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -27,8 +25,8 @@ def save_policy(policy: RoverPolicy, path: str | Path) -> None:
         OSError: the disk refuses the write.
     """
     state = {lasting: tensor.detach().half().contiguous() for lasting, tensor in _by_lasting_name(policy).items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path)
 
 
 def load_policy(path: str | Path = POLICY_FILE) -> RoverPolicy:
@@ -44,10 +42,14 @@ def load_policy(path: str | Path = POLICY_FILE) -> RoverPolicy:
     with torch.random.fork_rng(devices=[]):
         policy = RoverPolicy()
     own = _by_lasting_name(policy)
-    state = matched_state(saved, own, source=repr(str(path)))
+    for name in sorted({*saved, *own}):
+        if name not in saved or name not in own or saved[name].shape != own[name].shape:
+            raise CheckpointError(f"{str(path)!r}: {name!r} is missing, unknown or of another shape than the policy's")
+        if not torch.isfinite(saved[name]).all():
+            raise CheckpointError(f"{str(path)!r}: {name!r} holds NaN or infinity; install the package again")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            tensor.copy_(saved[name])
     return policy.eval().requires_grad_(False)
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds import checks
 from spaceclip_worlds.rover.embedded import load_head, load_policy
 from spaceclip_worlds.rover.policy import RoverPolicy
 from spaceclip_worlds.rover.steering import DepthSafetyFilter, SteeringOptions
@@ -93,7 +92,7 @@ def drive(
     Raises:
         ConfigError: another word for `depth`, or an attachment without the policy it hangs on.
     """
-    _checks.choice("depth", depth, DEPTHS)
+    checks.choice("depth", depth, DEPTHS)
     if attachment is not None and policy is None:
         raise ConfigError("an attachment reads one policy; give that policy, too: drive(seed, policy=…, attachment=…)")
     policy = load_policy() if policy is None else policy

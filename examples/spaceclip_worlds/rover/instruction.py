@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError, nearest
+from spaceclip_worlds.checks import shown
 
 COLOURS = ("red", "yellow", "green", "blue")
 SHAPES = ("ball", "box", "drum")

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.depth.camera import back_project
+from spaceclip_plugin.data import DepthSample
+from spaceclip_plugin.depth import back_project
 from spaceclip_worlds.rover.arena import Goal
 from spaceclip_worlds.rover.episode import true_depth
 from spaceclip_worlds.rover.instruction import COLOURS, SHAPES, instruction_for

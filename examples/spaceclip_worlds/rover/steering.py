@@ -14,10 +14,9 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.camera import Intrinsics
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin import DepthMap, Intrinsics
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds import checks
 from spaceclip_worlds.render.scene import Camera
 from spaceclip_worlds.rover.pose import STOP, Action, Pose
 
@@ -61,12 +60,12 @@ class SteeringOptions:
 
     def __post_init__(self) -> None:
         for name in ("body_radius_m", "reach_m", "cell_m", "look_ahead_s", "heading_s", "most_turn_rps", "step_s"):
-            _checks.real(name, getattr(self, name), 1e-3, 100.0)
+            checks.real(name, getattr(self, name), 1e-3, 100.0)
         for name in ("margin_m", "low_m", "high_m"):
-            _checks.real(name, getattr(self, name), 0.0, 100.0)
-        _checks.real("least_valid", self.least_valid, 0.0, 1.0)
+            checks.real(name, getattr(self, name), 0.0, 100.0)
+        checks.real("least_valid", self.least_valid, 0.0, 1.0)
         for name, low in (("least_points", 1), ("memory", 1), ("oldest", 0)):
-            _checks.whole(name, getattr(self, name), low, 10_000)
+            checks.whole(name, getattr(self, name), low, 10_000)
         if self.low_m >= self.high_m:
             raise ConfigError(f"low_m must be below high_m, got {self.low_m} and {self.high_m}")
 

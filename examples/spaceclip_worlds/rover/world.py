@@ -8,9 +8,9 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin import Intrinsics
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_worlds import checks
 from spaceclip_worlds.render.raycaster import render
 from spaceclip_worlds.render.scene import Camera
 from spaceclip_worlds.rover.arena import Arena, footprint_distance_m, random_arena
@@ -85,7 +85,7 @@ class RoverWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        seed = _checks.integer("seed of an episode", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of an episode", seed, 0, _MOST_SEED)
         self.arena = random_arena(np.random.default_rng(np.random.SeedSequence(seed)))
         self.pose = self.arena.start
         self.steps, self.time_s, self.outcome = 0, 0.0, None
