@@ -26,12 +26,12 @@ def main(episodes: int) -> None:
     policy = load_arm_policy()
     with attach_depth_head(policy, load_arm_head()) as attachment:
 
-        def predicted(seen: Observation, view: str) -> DepthMap:
+        def predicted(seen: Observation, camera: str) -> DepthMap:
             policy.select_action([seen.image])
             return attachment.read()[-1]
 
-        def aligned(seen: Observation, view: str) -> DepthMap:
-            return aligned_to_table(predicted(seen, view), seen)  # align_to_plane with the table's place
+        def aligned(seen: Observation, camera: str) -> DepthMap:
+            return aligned_to_table(predicted(seen, camera), seen)  # align_to_plane with the table's place
 
         sources = {
             "ground truth": source_of(TRUE),

@@ -18,7 +18,7 @@ from spaceclip_plugin.depth.alignment import align_to_plane
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.policy import load_arm_policy
 from spaceclip_worlds.arm.two_camera_loop import CAMERAS, FOUND_M, agreement_m, find_block
-from spaceclip_worlds.arm.two_cameras import VIEWS, TwoCameraTable
+from spaceclip_worlds.arm.two_cameras import SIDES, TwoCameraTable
 
 
 def main(tables: int) -> None:
@@ -26,21 +26,21 @@ def main(tables: int) -> None:
     policy = load_arm_policy()
     found = {(kind, name): 0 for kind in ("ground truth", "predicted") for name in CAMERAS}
     apart_m: dict[str, list[float]] = {"ground truth": [], "predicted": []}
-    with attach_depth_head(policy, load_arm_head(), cameras=VIEWS) as attachment:
+    with attach_depth_head(policy, load_arm_head(), cameras=SIDES) as attachment:
         for seed in range(tables):
             table = TwoCameraTable(seed)
-            seen = {view: table.observe(view) for view in VIEWS}
-            policy.select_action([seen[view].image for view in VIEWS])
+            seen = {side: table.observe(side) for side in SIDES}
+            policy.select_action([seen[side].image for side in SIDES])
             predicted = {}
             for depth in attachment.read():  # one per camera
                 observation = seen[depth.camera]
                 scale = align_to_plane(depth, observation.intrinsics, plane=observation.table)
                 predicted[depth.camera] = scale.apply(depth)
-            true = {view: observation.depth_map() for view, observation in seen.items()}
+            true = {side: observation.depth_map() for side, observation in seen.items()}
             for kind, depths in (("ground truth", true), ("predicted", predicted)):
                 apart_m[kind].append(agreement_m(seen, depths))
-                for name, views in CAMERAS.items():
-                    place = find_block({view: seen[view] for view in views}, depths)
+                for name, sides in CAMERAS.items():
+                    place = find_block({side: seen[side] for side in sides}, depths)
                     found[kind, name] += place is not None and math.dist(place, table.block_m) <= FOUND_M
         images = [observation.image for observation in seen.values()]
         report = attachment.verify(lambda: policy.select_action(images))

@@ -19,7 +19,7 @@ from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation, locate_block
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
 from spaceclip_worlds.arm.scene import BLOCK_HALF_M
-from spaceclip_worlds.arm.world import TABLE_VIEW, WRIST_VIEW, ArmWorld
+from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 from spaceclip_worlds.render.scene import Vector
 
 TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT = "true", "aligned", "predicted", "table", "constant"
@@ -30,7 +30,7 @@ REACHED_M = 0.03
 """The block is reached when its centre is no farther than this from the middle between the fingertips."""
 LIFTED_M = 0.08
 """The block is lifted when it is higher by this in the end."""
-_TYPICAL_M = {TABLE_VIEW: 0.9, WRIST_VIEW: 0.38}
+_TYPICAL_M = {TABLE_CAMERA: 0.9, WRIST_CAMERA: 0.38}
 _LOOK_FROM_M, _APPROACH_M, _RAISE_M = 0.2, 0.12, 0.15
 _BELOW_CENTRE_M = 0.005
 _LOWEST_TOOL_M = 0.012
@@ -97,15 +97,15 @@ def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
     """
     checks.whole("looks", looks, 1, 2)
     with ArmWorld(seed) as world:
-        first = world.observe(TABLE_VIEW)
-        place = locate_block(first, see(first, TABLE_VIEW), half_m=BLOCK_HALF_M)
+        first = world.observe(TABLE_CAMERA)
+        place = locate_block(first, see(first, TABLE_CAMERA), half_m=BLOCK_HALF_M)
         if place is None:
             return Attempt(seed, False, math.inf, False, False, False)
         if looks == 2:
             if world.move_to(_above(place, _LOOK_FROM_M)):
                 return Attempt(seed, True, math.dist(place, world.block_m), False, False, True)
-            second = world.observe(WRIST_VIEW)
-            place = locate_block(second, see(second, WRIST_VIEW), half_m=BLOCK_HALF_M) or place
+            second = world.observe(WRIST_CAMERA)
+            place = locate_block(second, see(second, WRIST_CAMERA), half_m=BLOCK_HALF_M) or place
         error_m = math.dist(place, world.block_m)
         collided = world.move_to(_above(place, _APPROACH_M)) or world.move_to(_above(place, -_BELOW_CENTRE_M))
         if collided:
@@ -129,15 +129,15 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
     """
     checks.choice("depth", depth, DEPTHS)
     if depth == TRUE:
-        return lambda seen, view: seen.depth_map()
+        return lambda seen, camera: seen.depth_map()
     if depth == TABLE:
-        return lambda seen, view: table_depth(seen)
+        return lambda seen, camera: table_depth(seen)
     if depth == CONSTANT:
-        return lambda seen, view: seen.depth_map(np.full_like(seen.depth_m, _TYPICAL_M[view]))
+        return lambda seen, camera: seen.depth_map(np.full_like(seen.depth_m, _TYPICAL_M[camera]))
     if policy is None or attachment is None:
         raise ConfigError(f"{depth} depth comes from a head: give the policy, and the attachment that reads it")
 
-    def predicted(seen: Observation, view: str) -> DepthMap:
+    def predicted(seen: Observation, camera: str) -> DepthMap:
         policy.select_action([seen.image])
         frame = attachment.read()[-1]
         return aligned_to_table(frame, seen) if depth == ALIGNED else frame

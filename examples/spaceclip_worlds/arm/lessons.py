@@ -7,7 +7,7 @@ import numpy as np
 from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.evaluation import Protocol
 from spaceclip_worlds import checks
-from spaceclip_worlds.arm.two_cameras import VIEWS, TwoCameraTable
+from spaceclip_worlds.arm.two_cameras import SIDES, TwoCameraTable
 from spaceclip_worlds.arm.world import ArmWorld
 from spaceclip_worlds.render.scene import Vector
 
@@ -54,7 +54,7 @@ def arm_samples(seed: int) -> list[DepthSample]:
 def table_samples(seed: int) -> list[DepthSample]:
     """Both pictures of one table that two cameras watch."""
     table = TwoCameraTable(seed)
-    return [table.observe(view).sample(f"two cameras seed {seed} {view}") for view in VIEWS]
+    return [table.observe(side).sample(f"two cameras seed {seed} {side}") for side in SIDES]
 
 
 def _above(block_m: Vector, generator: np.random.Generator) -> Vector:

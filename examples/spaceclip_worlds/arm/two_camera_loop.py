@@ -20,11 +20,11 @@ from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE
 from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation, locate_block
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
-from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, VIEWS, TwoCameraTable
+from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, SIDES, TwoCameraTable
 from spaceclip_worlds.render.scene import Vector
 
 DEPTHS = (TRUE, ALIGNED, PREDICTED, TABLE)
-CAMERAS: dict[str, tuple[str, ...]] = {"left": ("left",), "right": ("right",), "both": VIEWS}
+CAMERAS: dict[str, tuple[str, ...]] = {"left": ("left",), "right": ("right",), "both": SIDES}
 FOUND_M = 0.03
 """The block is found when it is no farther than this from where it is said to be; its side is 5 cm."""
 _SAME_SURFACE_M = 0.01
@@ -63,7 +63,7 @@ def look(policy: ArmPolicy, attachment: DepthAttachment, seen: Mapping[str, Obse
 
     Args:
         policy: the host.
-        attachment: a head on it, attached with the names of the cameras as `views`, in the order of `seen`.
+        attachment: a head on it, attached with the names of the cameras as `cameras`, in the order of `seen`.
         seen: an observation for each camera.
 
     Raises:
@@ -81,7 +81,7 @@ def look(policy: ArmPolicy, attachment: DepthAttachment, seen: Mapping[str, Obse
 
 def find_block(seen: Mapping[str, Observation], depths: Mapping[str, DepthMap]) -> Vector | None:
     """Where the block is by the cameras that see it: the mean of what they say, or None."""
-    places = [locate_block(observation, depths[view], half_m=BLOCK_HALF_M) for view, observation in seen.items()]
+    places = [locate_block(observation, depths[side], half_m=BLOCK_HALF_M) for side, observation in seen.items()]
     told = [place for place in places if place is not None]
     if not told:
         return None
@@ -99,7 +99,7 @@ def agreement_m(seen: Mapping[str, Observation], depths: Mapping[str, DepthMap])
     """
     if len(seen) != 2:
         raise ConfigError(f"agreement is that of two cameras, got {len(seen)}: {', '.join(seen)}")
-    (view, one), (other_view, other) = seen.items()
+    (side, one), (other_side, other) = seen.items()
     true_m = one.world_points(one.depth_map())
     inside = (true_m - np.array(other.camera.position_m)) @ other.camera.rotation
     ahead = np.maximum(inside[..., 2], 1e-6)
@@ -111,7 +111,7 @@ def agreement_m(seen: Mapping[str, Observation], depths: Mapping[str, DepthMap])
     common &= np.abs(other.depth_m[row, column] - inside[..., 2]) < _SAME_SURFACE_M
     if not common.any():
         raise ConfigError("the two cameras see no surface in common; let them look at the same place")
-    said, said_by_other = one.world_points(depths[view]), other.world_points(depths[other_view])
+    said, said_by_other = one.world_points(depths[side]), other.world_points(depths[other_side])
     apart_m = np.linalg.norm(said[common] - said_by_other[row[common], column[common]], axis=-1)
     return float(np.median(apart_m))
 
@@ -132,12 +132,12 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, cameras: str = "both") 
     started, errors_m, agreements_m = time.perf_counter(), [], []
     with ExitStack() as stack, torch.no_grad():
         policy = load_arm_policy()
-        attachment = stack.enter_context(attach_depth_head(policy, load_arm_head(), cameras=VIEWS))
+        attachment = stack.enter_context(attach_depth_head(policy, load_arm_head(), cameras=SIDES))
         for seed in seeds:
             table = TwoCameraTable(seed)
-            seen = {view: table.observe(view) for view in VIEWS}
+            seen = {side: table.observe(side) for side in SIDES}
             depths = _depths(depth, policy, attachment, seen)
-            place = find_block({view: seen[view] for view in used}, depths)
+            place = find_block({side: seen[side] for side in used}, depths)
             errors_m.append(None if place is None else math.dist(place, table.block_m))
             if len(used) == 2:
                 agreements_m.append(agreement_m(seen, depths))
@@ -162,8 +162,8 @@ def _depths(
     depth: str, policy: ArmPolicy, attachment: DepthAttachment, seen: Mapping[str, Observation]
 ) -> dict[str, DepthMap]:
     if depth == TRUE:
-        return {view: observation.depth_map() for view, observation in seen.items()}
+        return {side: observation.depth_map() for side, observation in seen.items()}
     if depth == TABLE:
-        return {view: table_depth(observation) for view, observation in seen.items()}
+        return {side: table_depth(observation) for side, observation in seen.items()}
     depths = look(policy, attachment, seen)
-    return {view: aligned_to_table(depths[view], seen[view]) if depth == ALIGNED else depths[view] for view in seen}
+    return {side: aligned_to_table(depths[side], seen[side]) if depth == ALIGNED else depths[side] for side in seen}

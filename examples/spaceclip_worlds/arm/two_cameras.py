@@ -24,7 +24,7 @@ from spaceclip_worlds.render.scene import (
 from spaceclip_worlds.render.textures import TEXTURE_VARIANTS
 
 IMAGE_HW = (112, 112)
-VIEWS = ("left", "right")
+SIDES = ("left", "right")
 FOVY_RAD = math.radians(50.0)
 BLOCK_HALF_M = 0.025
 _AZIMUTH_RAD = {"left": math.radians(-50.0), "right": math.radians(50.0)}
@@ -44,7 +44,7 @@ class TwoCameraTable:
 
     Attributes:
         block_m: centre of the block: the truth. The table top has height 0.
-        cameras: pose of each of `VIEWS`.
+        cameras: pose of each of `SIDES`.
     """
 
     block_m: Vector
@@ -61,8 +61,8 @@ class TwoCameraTable:
         x_m, y_m = generator.uniform(-_BLOCK_REACH_M, _BLOCK_REACH_M, 2).tolist()
         stand_m = float(generator.uniform(0.01, 0.1))
         self.block_m = (x_m, y_m, stand_m + BLOCK_HALF_M)
-        self.cameras = {view: _camera(generator, azimuth_rad) for view, azimuth_rad in _AZIMUTH_RAD.items()}
-        hidden = str(generator.choice(VIEWS)) if generator.random() < _HIDDEN_SHARE else None
+        self.cameras = {side: _camera(generator, azimuth_rad) for side, azimuth_rad in _AZIMUTH_RAD.items()}
+        hidden = str(generator.choice(SIDES)) if generator.random() < _HIDDEN_SHARE else None
         turned = rotation_about(_UP, generator.uniform(0.0, math.pi))
         solids = [
             Primitive(Shape.BOX, (0.0, 0.0, -_TABLE_HALF_M[2]), _TABLE_HALF_M, _material(generator, 0.25)),
@@ -83,13 +83,13 @@ class TwoCameraTable:
         floor, walls, ceiling = (_material(generator, 0.6) for _ in range(3))
         self._room = Room((-1.6, -1.6, -0.7), (1.6, 1.6, 1.7), floor=floor, walls=walls, ceiling=ceiling)
 
-    def observe(self, view: str) -> Observation:
-        """Look through one of `VIEWS`.
+    def observe(self, side: str) -> Observation:
+        """Look through one of `SIDES`.
 
         Raises:
-            ConfigError: there is no such view.
+            ConfigError: there is no such side.
         """
-        camera = self.cameras[checks.choice("view", view, VIEWS)]
+        camera = self.cameras[checks.choice("side", side, SIDES)]
         rendering = render(Scene(self._room, camera, self._light, self._solids), IMAGE_HW)
         return Observation(rendering.image, rendering.depth_m, rendering.intrinsics, camera)
 

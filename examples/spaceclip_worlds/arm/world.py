@@ -16,7 +16,7 @@ from spaceclip_worlds.arm.simulator import Simulation
 from spaceclip_worlds.render.scene import Camera, Vector
 
 IMAGE_HW = (112, 112)
-TABLE_VIEW, WRIST_VIEW = "table0", "wrist"
+TABLE_CAMERA, WRIST_CAMERA = "table0", "wrist"
 _HOME = JointAngles(0.0, -0.35, 1.9, 1.2, 0.0)
 _JOINTS = 5
 _SETTLE_S = 0.2
@@ -65,17 +65,17 @@ class ArmWorld:
         pairs = [{str(model.geom(int(geom)).name) for geom in contact.geom} for contact in data.contact]
         return any(pair & _GRIPPER and not pair <= _HARMLESS for pair in pairs)
 
-    def observe(self, view: str = TABLE_VIEW) -> Observation:
+    def observe(self, camera: str = TABLE_CAMERA) -> Observation:
         """Look through "table0", "table1", … or the hand's "wrist".
 
         Raises:
             ConfigError: there is no OpenGL to draw with.
         """
-        picture = self._simulation.picture(view)
-        (x, y, z), rotation = self._simulation.camera_pose(view)
-        camera = Camera((float(x), float(y), float(z)), rotation, FOVY_RAD)
+        picture = self._simulation.picture(camera)
+        (x, y, z), rotation = self._simulation.camera_pose(camera)
+        pose = Camera((float(x), float(y), float(z)), rotation, FOVY_RAD)
         intrinsics = Intrinsics.from_fovy(FOVY_RAD, IMAGE_HW)
-        return Observation(picture.image, picture.depth_m, intrinsics, camera)
+        return Observation(picture.image, picture.depth_m, intrinsics, pose)
 
     def move_to(self, tool_m: Vector, *, seconds: float = 0.8, opening_m: float = OPEN_M) -> bool:
         """Move the tool there, pointing down; a point out of reach is approached.

@@ -28,7 +28,7 @@ def test_no_head_is_told(tmp_path: Path) -> None:
 
 def test_the_policy_looks_once_per_camera() -> None:
     policy = load_arm_policy()
-    images = [TwoCameraTable(0).observe(view).image for view in ("left", "right")]
+    images = [TwoCameraTable(0).observe(side).image for side in ("left", "right")]
     with attach_depth_head(policy, load_arm_head(), cameras=["left", "right"]) as attachment:
         action = policy.select_action(images)
         frames = attachment.read()

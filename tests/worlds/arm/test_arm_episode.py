@@ -32,11 +32,11 @@ def test_true_depth_lifts_the_block() -> None:
 @drawn
 @pytest.mark.parametrize("factor", [0.85, 1.1])
 def test_alignment_to_the_table_makes_up_for_a_wrong_scale(factor: float) -> None:
-    def wrong(seen: Observation, view: str) -> DepthMap:
+    def wrong(seen: Observation, camera: str) -> DepthMap:
         return seen.depth_map(seen.depth_m * np.float32(factor))
 
-    def mended(seen: Observation, view: str) -> DepthMap:
-        return aligned_to_table(wrong(seen, view), seen)
+    def mended(seen: Observation, camera: str) -> DepthMap:
+        return aligned_to_table(wrong(seen, camera), seen)
 
     for seed in range(2):
         true, aligned, raw = (attempt(seed, see) for see in (source_of(TRUE), mended, wrong))
@@ -64,7 +64,7 @@ def test_a_second_look_is_better() -> None:
 
 @drawn
 def test_a_block_that_is_not_seen_is_missed() -> None:
-    def nothing(seen: Observation, view: str) -> DepthMap:
+    def nothing(seen: Observation, camera: str) -> DepthMap:
         depth = seen.depth_map()
         depth.valid[:] = False
         return depth

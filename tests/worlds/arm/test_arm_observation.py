@@ -8,7 +8,7 @@ import pytest
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation, locate_block
-from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, VIEWS, TwoCameraTable
+from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, SIDES, TwoCameraTable
 from spaceclip_worlds.render.scene import Camera
 
 
@@ -60,8 +60,8 @@ def test_depth_without_the_table_in_it_is_left_alone() -> None:
 
 def test_the_depth_of_an_empty_table() -> None:
     table = TwoCameraTable(1)
-    for view in VIEWS:
-        seen = table.observe(view)
+    for side in SIDES:
+        seen = table.observe(side)
         empty = table_depth(seen)
         height_m = seen.world_points(seen.depth_map())[..., 2]
         bare = np.abs(height_m) < 1e-4
@@ -73,8 +73,8 @@ def test_true_depth_finds_the_block_where_it_is_seen() -> None:
     errors_m = []
     for seed in range(20):
         table = TwoCameraTable(seed)
-        for view in VIEWS:
-            seen = table.observe(view)
+        for side in SIDES:
+            seen = table.observe(side)
             place = locate_block(seen, seen.depth_map(), half_m=BLOCK_HALF_M)
             if place is not None:
                 errors_m.append(math.dist(place, table.block_m))

@@ -12,12 +12,12 @@ from spaceclip_worlds.arm.world import ArmWorld
 
 
 @pytest.mark.usefixtures("drawing")
-@pytest.mark.parametrize(("seed", "view"), [(0, "table0"), (1, "table0"), (2, "wrist")])
-def test_true_depth_puts_the_table_at_height_0(seed: int, view: str) -> None:
+@pytest.mark.parametrize(("seed", "camera"), [(0, "table0"), (1, "table0"), (2, "wrist")])
+def test_true_depth_puts_the_table_at_height_0(seed: int, camera: str) -> None:
     with ArmWorld(seed) as world:
         x, y, z = world.block_m
         world.pose_at((x, y, z + 0.2))
-        seen = world.observe(view)
+        seen = world.observe(camera)
     assert seen.image.shape == (112, 112, 3)
     assert seen.intrinsics.fy_px == pytest.approx(56.0 / math.tan(0.5 * FOVY_RAD))
     depth = seen.depth_map()

@@ -17,7 +17,7 @@ from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE
 from spaceclip_worlds.arm.observation import locate_block, red_pixels
 from spaceclip_worlds.arm.policy import load_arm_policy
 from spaceclip_worlds.arm.two_camera_loop import agreement_m, find_block, look, score
-from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, VIEWS, TwoCameraTable
+from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, SIDES, TwoCameraTable
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "two_cameras.py"
 
@@ -26,7 +26,7 @@ def test_the_screen_mostly_hides_the_block_from_one_camera_and_never_from_both()
     seen = []
     for seed in range(40):
         table = TwoCameraTable(seed)
-        seen.append(tuple(int(red_pixels(table.observe(view).image).sum()) >= 5 for view in VIEWS))
+        seen.append(tuple(int(red_pixels(table.observe(side).image).sum()) >= 5 for side in SIDES))
     assert (False, False) not in seen
     assert seen.count((True, False)) >= 10
     assert seen.count((False, True)) >= 10
@@ -36,13 +36,13 @@ def test_the_screen_mostly_hides_the_block_from_one_camera_and_never_from_both()
 def test_true_depth_of_both_cameras_is_one_world() -> None:
     for seed in range(4):
         table = TwoCameraTable(seed)
-        seen = {view: table.observe(view) for view in VIEWS}
-        true = {view: observation.depth_map() for view, observation in seen.items()}
+        seen = {side: table.observe(side) for side in SIDES}
+        true = {side: observation.depth_map() for side, observation in seen.items()}
         assert agreement_m(seen, true) < 0.008  # a pixel
         left, right = seen.values()
         one_wrong = {"left": left.depth_map(left.depth_m * np.float32(1.1)), "right": right.depth_map()}
         assert agreement_m(seen, one_wrong) > 0.05
-        far = {view: observation.depth_map(observation.depth_m + 0.1) for view, observation in seen.items()}
+        far = {side: observation.depth_map(observation.depth_m + 0.1) for side, observation in seen.items()}
         assert agreement_m(seen, far) > 0.05
     with pytest.raises(ConfigError, match="two cameras"):
         agreement_m({"left": seen["left"]}, true)
@@ -51,9 +51,9 @@ def test_true_depth_of_both_cameras_is_one_world() -> None:
 def test_the_block_is_where_the_cameras_that_see_it_say() -> None:
     for seed in (0, 1, 5):
         table = TwoCameraTable(seed)
-        seen = {view: table.observe(view) for view in VIEWS}
-        true = {view: observation.depth_map() for view, observation in seen.items()}
-        places = [locate_block(seen[view], true[view], half_m=BLOCK_HALF_M) for view in VIEWS]
+        seen = {side: table.observe(side) for side in SIDES}
+        true = {side: observation.depth_map() for side, observation in seen.items()}
+        places = [locate_block(seen[side], true[side], half_m=BLOCK_HALF_M) for side in SIDES]
         told = [place for place in places if place is not None]
         assert find_block(seen, true) == pytest.approx(np.mean(told, axis=0))
         assert math.dist(find_block(seen, true), table.block_m) < 0.015
@@ -81,16 +81,16 @@ def test_predicted_depth_finds_it_too() -> None:
 
 def test_depth_is_read_by_name() -> None:
     table, policy = TwoCameraTable(2), load_arm_policy()
-    seen = {view: table.observe(view) for view in VIEWS}
-    with attach_depth_head(policy, load_arm_head(), cameras=VIEWS) as attachment:
+    seen = {side: table.observe(side) for side in SIDES}
+    with attach_depth_head(policy, load_arm_head(), cameras=SIDES) as attachment:
         depths = look(policy, attachment, seen)
-        backwards = {view: seen[view] for view in reversed(VIEWS)}
+        backwards = {side: seen[side] for side in reversed(SIDES)}
         swapped = look(policy, attachment, backwards)
-    assert list(depths) == list(VIEWS)
+    assert list(depths) == list(SIDES)
     np.testing.assert_array_equal(swapped["left"].depth_m.numpy(), depths["right"].depth_m.numpy())
     with (
         attach_depth_head(policy, load_arm_head()) as attachment,
-        pytest.raises(CaptureError, match=r"left, right.*views="),
+        pytest.raises(CaptureError, match=r"left, right.*cameras="),
     ):
         look(policy, attachment, seen)
 
@@ -102,7 +102,7 @@ def test_wrong_words_are_refused() -> None:
         score([0], "constant")
     with pytest.raises(ConfigError, match="at least one seed"):
         score([], TRUE)
-    with pytest.raises(ConfigError, match="view"):
+    with pytest.raises(ConfigError, match="side"):
         TwoCameraTable(0).observe("top")
     with pytest.raises(ConfigError, match="seed of a table"):
         TwoCameraTable(-1)
