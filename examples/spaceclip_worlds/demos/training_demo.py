@@ -24,9 +24,8 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.spec import TowerSpec
-from spaceclip_plugin.training.config.recipe import Recipe
+from spaceclip_plugin.training import DepthTrainer, Recipe, RunOptions
 from spaceclip_plugin.training.run.folder import RECORD_NAME, foreign_entries
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 from spaceclip_worlds.demos.demo import (
     SHOWN,
     DemoReport,
