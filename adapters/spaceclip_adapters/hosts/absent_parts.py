@@ -8,21 +8,25 @@ What passed is then taken out of the model, so that no weight is left in it that
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spaceclip_adapters.hosts.hub_files import HubFile
 from spaceclip_adapters.hosts.weights import (
     differences,
     few,
     first_line,
     fixed_randomness,
-    load_exactly,
     load_fitting,
+    not_a_state_dict,
+    read_safetensors,
     reshaped,
+    warn_of_random_weights,
 )
 from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.towers import Tower, find_towers
@@ -33,27 +37,45 @@ _BUFFERS = frozenset({"position_ids", "inv_freq", "mask_token"})
 """What older checkpoints hold beside their embeddings and no forward of an image needs."""
 
 
-def load_all_there_is(model: nn.Module, name: str, given: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load a state dict into a model and take out what it has no weights for.
+Weights = dict[str, Tensor]
+
+
+def load_all_there_is(
+    model: nn.Module, name: str, file: HubFile | Path | None, convert: Callable[[Weights], Weights]
+) -> list[str]:
+    """Load a file of weights into a model and take out what it has no weights for.
 
     Args:
-        model: the model that the weights are of.
+        model: the model that the weights are of, its own weights random.
         name: what it is called in messages.
-        given: weights by their names in the model.
-        source: what they are called in messages.
+        file: of the Hub, or the user's own, under the model's own names; None: the weights stay random, with a warning.
+        convert: gives weights of the Hub the model's names, as the model's library does.
 
     Returns:
         The parts that were taken out, by their paths.
 
     Raises:
-        HostError: a weight is unexpected, of another shape, or missing where a tower needs it.
+        HostError: a weight is unexpected, of another shape, or missing where a tower needs it, or `convert` fails.
     """
+    if file is None:
+        warn_of_random_weights(name)
+        return []
+    if isinstance(file, Path):
+        given, source = read_safetensors(file), str(file)
+    else:
+        given, source = read_safetensors(file.path, downloaded=True), f"{file.path.name} of {file.repo!r}"
+        if any(differences(model, given)):
+            try:
+                given = convert(given)
+            except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
+                why = f"{type(error).__name__}: {first_line(error)}"
+                raise HostError(f"{source} cannot be read as weights of {name!r}: {why}.") from error
+        model._commit_hash = file.commit  # type: ignore[assignment]  # as transformers notes it in a config
     missing, unexpected = differences(model, given)
-    if missing and not unexpected and not reshaped(model, given) and len(missing) < len(model.state_dict()):
-        load_fitting(model, name, given, source=source)
-        return drop_absent(model, missing, source=source)
-    load_exactly(model, name, given, source=source)
-    return []
+    if unexpected or (missing and (len(missing) == len(model.state_dict()) or reshaped(model, given))):
+        raise not_a_state_dict(source, name, missing, unexpected)
+    load_fitting(model, name, given, source=source)
+    return drop_absent(model, missing, source=source) if missing else []
 
 
 def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> list[str]:

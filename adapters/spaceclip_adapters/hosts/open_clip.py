@@ -13,14 +13,7 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.hosts.absent_parts import load_all_there_is
 from spaceclip_adapters.hosts.hub_files import HubFile, fetch, safe_names
-from spaceclip_adapters.hosts.weights import (
-    differences,
-    first_line,
-    fixed_randomness,
-    frozen,
-    read_safetensors,
-    warn_of_random_weights,
-)
+from spaceclip_adapters.hosts.weights import differences, first_line, fixed_randomness, frozen
 from spaceclip_plugin.errors import HostError, nearest
 
 logger = logging.getLogger(__name__)
@@ -51,17 +44,9 @@ def load_open_clip(name: str, weights: Path | None = None, *, random: bool = Fal
         tag = _only_tag(model_name)
     config = {} if tag is None else _config(model_name, tag)
     whole = model_name if tag is None else f"{model_name}/{tag}"
-    found = _fetched(whole, config) if weights is None and not random else None
+    file = weights if weights is not None else None if random else _fetched(whole, config)
     model = _built(model_name, whole, config)
-    if found is not None:
-        source = f"{found.path.name} of {found.repo!r}"
-        state = _converted(read_safetensors(found.path, downloaded=True), model, whole, source)
-        load_all_there_is(model, whole, state, source=source)
-        model._commit_hash = found.commit  # type: ignore[assignment]  # as transformers notes it in a config
-    elif weights is not None:
-        load_all_there_is(model, whole, read_safetensors(weights), source=str(weights))
-    else:
-        warn_of_random_weights(whole)
+    load_all_there_is(model, whole, file, lambda state: _converted(state, model))
     return frozen(model)
 
 
@@ -152,23 +137,18 @@ def _fetched(whole: str, config: Mapping[str, Any]) -> HubFile:
     return found
 
 
-def _converted(state: dict[str, Tensor], model: Any, whole: str, source: str) -> dict[str, Tensor]:
-    """The file's weights under the model's names: as they are, or as open_clip itself converts older checkpoints."""
+def _converted(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """The file's weights under the model's names, as open_clip itself converts older checkpoints."""
+    from open_clip import factory
+
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if not any(differences(model, state)):
         return state
-    from open_clip import factory
-
-    try:
-        convert = getattr(factory, "convert_state_dict", None)
-        if convert is not None:
-            state = convert(model, state)
-        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
-            state = factory.convert_to_custom_text_state_dict(state)
-    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
-        raise HostError(
-            f"open_clip cannot read {source} as weights of {whole!r}: {type(error).__name__}: {first_line(error)}."
-        ) from error
+    convert = getattr(factory, "convert_state_dict", None)
+    if convert is not None:
+        state = convert(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = factory.convert_to_custom_text_state_dict(state)
     own = model.state_dict()
     for name in ("logit_scale", "logit_bias"):  # a scalar or a vector of one, between versions
         if name in state and name in own and state[name].numel() == own[name].numel():

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.hosts.absent_parts import load_all_there_is, take_out_too
 from spaceclip_adapters.hosts.hub_files import HubFile, fetch, safe_names
-from spaceclip_adapters.hosts.weights import (
-    differences,
-    few,
-    first_line,
-    fixed_randomness,
-    frozen,
-    read_safetensors,
-    warn_of_random_weights,
-)
+from spaceclip_adapters.hosts.weights import few, first_line, fixed_randomness, frozen
 from spaceclip_plugin.errors import HostError, nearest
 
 logger = logging.getLogger(__name__)
@@ -53,23 +45,14 @@ def load_timm(
         raise HostError(f"timm has no model {name!r}{nearest(name, timm.list_models())}; `timm.list_models()` has all.")
     name = _current_name(name)
     config = _pretrained_config(name)
-    absent: list[str] = []
-    found = _fetched(name, config) if weights is None and not random else None
+    file = weights if weights is not None else None if random else _fetched(name, config)
     try:
         with fixed_randomness():
             model: nn.Module = timm.create_model(name, pretrained=False)
             resized = model if image_hw is None else _resized(name, image_hw)
     except RuntimeError as error:
         raise HostError(f"timm cannot build {name!r}: {first_line(error)}.") from error
-    if found is not None:
-        source = f"{found.path.name} of {found.repo!r}"
-        state = _converted(read_safetensors(found.path, downloaded=True), model, name, source)
-        absent = load_all_there_is(model, name, state, source=source)
-        model._commit_hash = found.commit  # type: ignore[assignment]  # as transformers notes it in a config
-    elif weights is not None:
-        absent = load_all_there_is(model, name, read_safetensors(weights), source=str(weights))
-    else:
-        warn_of_random_weights(name)
+    absent = load_all_there_is(model, name, file, lambda state: _converted(state, model, name))
     if resized is not model:
         take_out_too(resized, absent, like=model)
         _load_resized(resized, model.state_dict(), name)
@@ -144,22 +127,13 @@ def _fetched(name: str, config: Any) -> HubFile:
     return found
 
 
-def _converted(state: dict[str, Tensor], model: nn.Module, name: str, source: str) -> dict[str, Tensor]:
-    """The file's weights under the model's names: as they are, or as timm's own filter of this family makes them."""
-    if not any(differences(model, state)):
-        return state
+def _converted(state: dict[str, Tensor], model: nn.Module, name: str) -> dict[str, Tensor]:
+    """The file's weights under the model's names, as timm's own filter of this family makes them."""
     import timm
 
     entry = timm.model_entrypoint(name)
     convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    try:
-        converted: dict[str, Tensor] = convert(state, model)
-    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, TypeError) as error:
-        raise HostError(
-            f"timm cannot read {source} as weights of {name!r}: {type(error).__name__}: {first_line(error)}."
-        ) from error
+    converted: dict[str, Tensor] = state if convert is None else convert(state, model)
     return converted
 
 

@@ -22,6 +22,7 @@ from spaceclip_adapters.hosts.weights import (
     fixed_randomness,
     frozen,
     load_fitting,
+    not_a_state_dict,
     read_safetensors,
     warn_of_random_weights,
 )
@@ -151,10 +152,7 @@ def _filled(name: str, config: PretrainedConfig, weights: Path) -> nn.Module:
         if leaner is not None:
             model, missing, unexpected = _filled_with(given, name, leaner, options, source)
     if unexpected or len(missing) == len(model.state_dict()):
-        raise HostError(
-            f"{source} is not a state dict of {name!r}: missing {few(missing)}; unexpected {few(unexpected)}. "
-            "Give the weights of this very model, or name the model they belong to."
-        )
+        raise not_a_state_dict(source, name, missing, unexpected)
     drop_absent(model, missing, source=source)
     return model
 

@@ -44,19 +44,12 @@ def read_safetensors(path: Path, *, downloaded: bool = False) -> dict[str, Tenso
         raise HostError(f"{path} is not a whole safetensors file ({error}). {advice}.") from error
 
 
-def load_exactly(model: nn.Module, name: str, given: Mapping[str, Tensor], *, source: str) -> None:
-    """Load a state dict whose names and shapes are the model's; both are checked before the first copy.
-
-    Raises:
-        HostError: a weight is missing, unexpected or of another shape.
-    """
-    missing, unexpected = differences(model, given)
-    if missing or unexpected:
-        raise HostError(
-            f"{source} is not a state dict of {name!r}: missing {few(missing)}; unexpected {few(unexpected)}. "
-            "Give the weights of this very model, or name the model they belong to."
-        )
-    load_fitting(model, name, given, source=source)
+def not_a_state_dict(source: str, name: str, missing: Iterable[str], unexpected: Iterable[str]) -> HostError:
+    """The error for weights that are not the model's."""
+    return HostError(
+        f"{source} is not a state dict of {name!r}: missing {few(missing)}; unexpected {few(unexpected)}. "
+        "Give the weights of this very model, or name the model they belong to."
+    )
 
 
 def differences(model: nn.Module, given: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
