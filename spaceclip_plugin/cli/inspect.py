@@ -9,9 +9,8 @@ from typing import Any
 from spaceclip_plugin.cli.flags import add_flags, add_head
 from spaceclip_plugin.cli.hosts import host_from
 from spaceclip_plugin.cli.outputs import Result
-from spaceclip_plugin.errors import TowerNotFoundError, nearest
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.towers.spec import Tower
+from spaceclip_plugin.towers import Tower
 from spaceclip_plugin.training.config.shared import HostConfig
 
 
@@ -25,19 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Find the towers; nothing is run."""
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.towers.registry import find_towers, no_tower
+    from spaceclip_plugin.towers import find_towers
+    from spaceclip_plugin.towers.registry import find_tower, no_tower
 
     head = None if args.head is None else DepthHead.from_pretrained(args.head).config
     host = host_from(args)
     towers = find_towers(host, adapter=args.adapter)
-    paths = [tower.spec.path for tower in towers]
     if args.tower is not None:
-        towers = [tower for tower in towers if tower.spec.path == args.tower]
-    if not paths:
-        raise no_tower(host, adapter=args.adapter)
+        towers = [find_tower(host, tower=args.tower, adapter=args.adapter)]
     if not towers:
-        hint = "" if args.tower is None else f" at {args.tower!r}{nearest(args.tower, paths)}"
-        raise TowerNotFoundError(f"no vision tower found in {type(host).__name__}{hint}; towers are at {paths}")
+        raise no_tower(host, adapter=args.adapter)
     found = [_described(tower, head) for tower in towers]
     text = f"{type(host).__name__}: {len(found)} vision tower{'s' * (len(found) > 1)}\n"
     return Result(text + "\n".join(_lines(tower) for tower in found), {"host": type(host).__name__, "towers": found})

@@ -58,8 +58,7 @@ class TowerParts:
 class Adapter(ABC):
     """What knows one family of towers. Stateless: one instance serves every host.
 
-    Subclass `TokenAdapter` where data is enough, `TokenReader` or `PackedReader` where the tower's parts must be found
-    in another way, and this class for a tower of another kind.
+    Towers of tokens are read by `TokenAdapter` (all data), `TokenReader` and `PackedReader`; others subclass this.
 
     Attributes:
         name: unique name, also the name of the adapter's entry point.
@@ -149,10 +148,9 @@ class Adapter(ABC):
     @staticmethod
     def attribute_at(module: object, path: str) -> object | None:
         """What lies at a dotted attribute path, or None; sees through wrappers that forward attributes."""
-        found: object | None = module
         for step in path.split("."):
-            found = getattr(found, step, None)
-        return found
+            module = getattr(module, step, None)
+        return module
 
     @classmethod
     def module_at(cls, module: object, path: str) -> nn.Module | None:

@@ -20,19 +20,12 @@ _MAX_OF_A_STEM = 7  # in front of a transformer; a network that ends before it h
 
 @dataclass(frozen=True)
 class ConvolutionalNetwork:
-    """A network of convolutions that a host's images go through.
+    """A network of convolutions that a host's images go through."""
 
-    Attributes:
-        name: class of the module that holds it.
-        path: where that module is in the host; empty where it is the host.
-        convolutions: how many of them look at more than one pixel.
-        block: class that holds most of them, with its module; empty where the network itself does.
-    """
-
-    name: str
-    path: str
-    convolutions: int
-    block: str
+    name: str  # class of the module that holds it
+    path: str  # where that module is in the host; empty where it is the host
+    convolutions: int  # how many of them look at more than one pixel
+    block: str  # class that holds most of them, with its module; empty where the network itself does
 
     def __str__(self) -> str:
         where = f" at {self.path!r}" if self.path else ""

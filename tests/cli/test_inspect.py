@@ -78,7 +78,7 @@ def test_whether_a_head_fits_and_why_not(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([HOST, "--tower", "eyes"], r"no vision tower found in VisionTransformer at 'eyes'"),
+        ([HOST, "--tower", "eyes"], r"VisionTransformer has no tower at 'eyes'"),
         (["python:users_policy:two_eyes", "--tower", "rigth"], r"did you mean 'right'"),
         (["python:users_policy:blind"], r"no vision tower found in Linear"),
         ([HOST, "--adapter", "tim-vit"], r"unknown adapter 'tim-vit' \(did you mean 'timm-vit'\?\)"),

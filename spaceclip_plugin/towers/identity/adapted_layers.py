@@ -35,15 +35,10 @@ class AdaptedLayer:
     """A layer with something added.
 
     What asks the layer raises whatever a foreign layer does when it is asked alone, and ValueError where it cannot be.
-
-    Attributes:
-        module: the layer as the host calls it.
-        plain: the layer alone; `module` itself where parameters were added to its class.
-        weights: of its tower.
     """
 
-    module: nn.Module
-    plain: nn.Module
+    module: nn.Module  # as the host calls it
+    plain: nn.Module  # the layer alone; `module` itself where parameters were added to its class
     weights: RestingWeights
 
     @property

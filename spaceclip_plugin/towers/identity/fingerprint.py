@@ -87,19 +87,12 @@ class TowerFingerprint:
 
 @dataclass(frozen=True)
 class PartDistance:
-    """How far one part of a tower is from the one that a head was trained on.
-
-    Attributes:
-        part: its name.
-        distance: of the weights, relative to their norm, of the kind that moved most: 0 the same, about 1.4 unrelated.
-        kind: that kind.
-        added: how many weights of matrices it has more; fewer if negative.
-    """
+    """How far one part of a tower is from the one that a head was trained on."""
 
     part: str
-    distance: float
+    distance: float  # of the kind of weights that moved most, relative to their norm: 0 the same, about 1.4 unrelated
     kind: str
-    added: int = 0
+    added: int = 0  # how many weights of matrices it has more; fewer if negative
 
 
 def precision_of(parts: Sequence[Part]) -> str:

@@ -34,36 +34,22 @@ MOST_EFFECT = 0.001
 
 @dataclass(frozen=True)
 class Addition:
-    """Something that was added to a layer.
+    """Something that was added to a layer."""
 
-    Attributes:
-        kind: class of the layer, for people.
-        effect: how far the layer's answers are from those it would give alone, relative to these; None: not known.
-        counted: whether the weights that were read are those with it.
-    """
-
-    kind: str
-    effect: float | None
-    counted: bool = True
+    kind: str  # class of the layer, for people
+    effect: float | None  # how far the layer's answers move, relative to those it would give alone; None: not known
+    counted: bool = True  # whether the weights that were read are those with it
 
 
 @dataclass(frozen=True)
 class Part:
-    """What was read of one part of a tower.
+    """What was read of one part of a tower."""
 
-    Attributes:
-        name: "input", "block 1" and so on, "context".
-        sketches: by kind of weight, or by shape (of the input's matrices); empty where it could not be read.
-        additions: what was added to its layers.
-        trouble: why it could not be read, for the inside of a sentence; None where it was.
-        dtypes: of its matrices.
-    """
-
-    name: str
-    sketches: dict[str, Sketch]
+    name: str  # "input", "block 1" and so on, "context"
+    sketches: dict[str, Sketch]  # by kind of weight, or by shape (of the input's matrices); empty if it cannot be read
     additions: tuple[Addition, ...] = ()
-    trouble: str | None = None
-    dtypes: frozenset[str] = frozenset()
+    trouble: str | None = None  # why it cannot be read, for the inside of a sentence
+    dtypes: frozenset[str] = frozenset()  # of its matrices
 
     @property
     def is_adapted(self) -> bool:
@@ -73,17 +59,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a tower.
-
-    Attributes:
-        weights: where they rest.
-        sketching: whether to sum up weights; else additions alone are looked for.
-        plain: whether to leave out of the sums what was added to layers and is not merged.
-    """
+    """How to read a tower."""
 
     weights: RestingWeights
-    sketching: bool = True
-    plain: bool = False
+    sketching: bool = True  # else additions alone are looked for
+    plain: bool = False  # leave out of the sums what was added to layers and is not merged
 
 
 class PartReader:

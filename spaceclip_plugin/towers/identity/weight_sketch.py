@@ -36,26 +36,17 @@ _LARGEST_NORM = 1e9
 
 @dataclass(frozen=True)
 class Sketch:
-    """What is kept of a set of weights.
-
-    Attributes:
-        count: how many weights there are.
-        norm: root of the sum of their squares.
-        step: unit of the projections.
-        projections: `PROJECTIONS` signed sums in this unit, the largest of them 32767 or -32767.
-    """
+    """What is kept of a set of weights."""
 
     count: int
-    norm: float
-    step: float
-    projections: tuple[int, ...]
+    norm: float  # root of the sum of their squares
+    step: float  # unit of the projections
+    projections: tuple[int, ...]  # `PROJECTIONS` signed sums in this unit, the largest of them 32767 or -32767
 
     def distance(self, other: Sketch, *, min_norm: float = 0.0) -> float:
-        """About how far the two sets lie apart, relative to the longer one: 0 the same, about 1.4 unrelated.
+        """About how far two sets of one arrangement lie apart, relative to the longer one: 0 the same, 1.4 unrelated.
 
-        Args:
-            other: sketch of other weights of the same arrangement.
-            min_norm: what the distance is relative to where both are shorter.
+        Where both are shorter than `min_norm`, the distance is relative to that.
         """
         pairs = zip(self.projections, other.projections, strict=True)
         square = sum((a * self.step - b * other.step) ** 2 for a, b in pairs) / PROJECTIONS
