@@ -127,7 +127,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
     def __init__(
         self, dataset: LeRobotFrames, *, camera: str | None = None, stride: int = 1, skip_bad: bool = False
     ) -> None:
-        """Chooses the camera; no frame is read.
+        """Find the camera; no frame is read.
 
         Args:
             dataset: opened without `delta_timestamps` and `image_transforms`, in either depth unit.
@@ -137,8 +137,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
 
         Raises:
             ConfigError: a stride below 1.
-            DataError: no camera has depth, several have and none was chosen, none is called `camera`, its depth has no
-                known unit, or there is no frame.
+            DataError: not one camera with depth, none of that name, no known unit, or no frame.
         """
         self.stride = whole("stride", stride, 1, _MOST)
         self.dataset = dataset

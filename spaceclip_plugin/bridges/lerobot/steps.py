@@ -43,16 +43,14 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
     - `observation.images.front_depth_age`: (B,) int64 host steps since the tower saw it, -1 where there is none yet.
       With chunks of actions it is the most it can be: as if every action of the last chunk had been executed.
 
-    Policies take the inputs of their config, and these are none of them.
+    Policies take the inputs of their config, and these are none of them. Where it cannot be told which camera an image
+    is of or where its pixels lie in it, or the depth cannot be read, there is none, and a log says so.
 
-    This step runs before the policy. With `fresh=False` it tells what the tower saw last, one step ago or more: a
-    policy that queues actions looks once per chunk. With `fresh=True` it runs the tower alone on the present images,
-    at every step, which costs one run of it. They are prepared by the policy's own function where it has one (SmolVLA,
-    pi0 and its family, X-VLA) and takes its images without normalisation, so that the depth is bit for bit that of the
-    policy's own run, and a log names the function; elsewhere by `data.preparation`, from images in [0, 1].
-
-    Where it cannot be told which camera an image is of or where its pixels lie in it, or the depth cannot be read,
-    there is none, and a log says so.
+    With `fresh=False` it tells what the tower saw last, one step ago or more: a policy that queues actions looks once
+    per chunk. With `fresh=True` it runs the tower alone on the present images, at every step, which costs one run of
+    it. They are prepared by the policy's own function where it has one (SmolVLA, pi0 and its family, X-VLA) and takes
+    its images without normalisation, so that the depth is bit for bit that of the policy's own run, and a log names
+    the function; elsewhere by `data.prepare`, from images in [0, 1].
 
     Example:
         >>> step = DepthProcessorStep(head, fresh=True)
@@ -70,7 +68,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         allow_untrained: bool = False,
         policy: nn.Module | None = None,
     ) -> None:
-        """Check the settings; the step links itself to its policy at the first observation.
+        """Check the settings; the policy is met at the first observation.
 
         Args:
             head: to decode with, its config (the weights then come with the state), or its folder.
@@ -174,15 +172,12 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
     that will be executed, and no more): from the row on at which the depth is older than the guard's `max_age`, the
     robot stops. The last one sent is the row before; before the first row it is the last row of the chunk before, or,
     where real-time chunking is on and a chunk ends early, that row of it which is nearest to the first of the new.
-    Real-time chunking plans on with what the policy wanted, not with what was sent: behind a stop its positions may
-    leap.
+    Real-time chunking plans on with what the policy wanted, not with what was sent: behind a stop it may leap.
 
-    A policy acts on one look at its images until its queue or its chunk is used up. If that is longer than the guard's
-    `max_age` and nobody said a `max_age`, the pipeline is refused when it meets its policy: a robot that goes for
-    eleven steps and stops for thirty-nine was never meant. Fresh depth (`DepthProcessorStep(fresh=True)`, which serves
-    both steps, and must be connected first) is the safest remedy; fewer `n_action_steps` or an explicit `max_age` are
-    the others. With an explicit one a warning tells how many actions are stops. Depth refreshed between chunks
-    does not help real-time chunking, which hands over all rows at once: there `max_age` must be said.
+    A policy that acts longer on one look than the guard's `max_age`, where nobody said a `max_age`, is refused when
+    the step meets it: a robot that goes for eleven steps and stops for thirty-nine was never meant. Remedies are a
+    depth step with `fresh=True`, which serves both and must be connected first, fewer `n_action_steps`, or an explicit
+    `max_age`, of which a warning tells how many actions are stops. Real-time chunking needs the explicit one.
 
     Attributes:
         guard: its settings.
@@ -205,7 +200,7 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         stop_action: Sequence[float] | None = None,
         policy: nn.Module | None = None,
     ) -> None:
-        """Check the settings; the step links itself to its policy at the first action.
+        """Check the settings; the policy is met at the first action.
 
         Args:
             head: to decode with, its config (the weights then come with the state), or its folder.

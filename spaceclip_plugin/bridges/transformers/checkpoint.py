@@ -165,7 +165,7 @@ def read_config(folder: Path) -> SpaceClipDepthConfig:
     return SpaceClipDepthConfig(**{name: values.get(name) for name in ("tower", "head", "adapter", "statistics")})
 
 
-def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, Tensor]) -> None:
+def write_model(folder: Path, config: SpaceClipDepthConfig, parts: Mapping[str, nn.Module]) -> None:
     """Write config and weights, each whole or not at all, the weights first; they carry the config they belong to.
 
     A model of this kind that is there is replaced; another one, such as the host that the tower came from, is not.
@@ -174,7 +174,7 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, state: Mapping[str, 
         CheckpointError: the weights are not what the config builds, the folder holds another model, or it cannot be
             written.
     """
-    tensors = weights.writable(state)
+    tensors = weights.writable(_state(parts))
     check_replaceable(folder, lambda: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
     weights.check_kinds(tensors, _expected(config), source="the model", hint=_HINT)
     try:
@@ -212,5 +212,8 @@ def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor
 def _expected(config: SpaceClipDepthConfig) -> dict[str, Tensor]:
     """Names, shapes and dtypes of what the config builds."""
     with torch.device("meta"):  # a config that asks for gigabytes is refused before any are taken
-        parts = {"tower": build_tower(config).module, "head": DepthHead(head_config(config))}
+        return _state({"tower": build_tower(config).module, "head": DepthHead(head_config(config))})
+
+
+def _state(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}

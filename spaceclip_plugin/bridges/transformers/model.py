@@ -35,7 +35,6 @@ from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.adapter import declared_statistics
 from spaceclip_plugin.towers.spec import Tower
 
-_DTYPES = ("float32", "float16", "bfloat16")
 # What AutoModel and pipeline hand down and what changes nothing where a local folder is read and no code is loaded.
 _WITHOUT_EFFECT = """
 _commit_hash _from_auto _from_pipeline adapter_kwargs cache_dir code_revision force_download local_files_only
@@ -102,7 +101,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         if isinstance(head, (str, Path)):
             first = next((value for value in live.module.parameters() if not value.is_meta), torch.empty(0))
             head = DepthHead.from_pretrained(head).to(first.device)
-        elif not isinstance(head, DepthHead):
+        if not isinstance(head, DepthHead):
             raise ConfigError(f"head must be a DepthHead or the folder of one, got {type(head).__name__}")
         declared = declared_statistics(host, live.spec.path)
         statistics = None if declared is None else asdict(declared)
@@ -160,9 +159,8 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
     def image_processor(self) -> Any:
         """An image processor of transformers that stretches photos to the tower's input size, as heads are trained.
 
-        It gives the pixels of `data.preparation.prepare`; the one that transformers 5 makes of the saved file resizes
-        with torchvision, up to one grey level off. The host's own may crop: a pipeline then stretches the depth of the
-        crop over the whole photo, or fails where that processor has no `post_process_depth_estimation`.
+        It gives the pixels of `data.prepare`; the one that transformers 5 makes of the saved file is up to one grey
+        level off. The host's own may crop: a pipeline then stretches the depth of the crop over the whole photo.
         """
         return image_processor(self._spec)
 
@@ -191,12 +189,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             raise ConfigError("this model is saved as safetensors only; leave safe_serialization at True")
         self.config.head = self.head.config.to_dict()
         self.config.architectures = [type(self).__name__]
-        state = {
-            f"{part}.{name}": value
-            for part, module in (("tower", self._tower), ("head", self.head))
-            for name, value in module.state_dict().items()
-        }
-        write_model(Path(save_directory), self.config, state)
+        write_model(Path(save_directory), self.config, {"tower": self._tower, "head": self.head})
         self.image_processor().save_pretrained(save_directory)
 
     @classmethod
@@ -231,8 +224,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         """
         device = one_device(device_map)
         unknown = [name for name, value in kwargs.items() if value and name not in _WITHOUT_EFFECT.split()]
-        if kwargs.get("use_safetensors") is False:
-            unknown.append("use_safetensors=False")
+        unknown += ["use_safetensors=False"] if kwargs.get("use_safetensors") is False else []
         if model_args or unknown:
             raise ConfigError(
                 f"{cls.__name__}.from_pretrained takes a folder, config, dtype and device_map, got "
@@ -302,10 +294,11 @@ def register() -> None:
 
 
 def _floating(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Of the tower; None: as saved."""
     name = str(dtype).removeprefix("torch.")
     if name in ("None", "auto"):
         return None
-    if name not in _DTYPES:
-        raise ConfigError(f"dtype must be {', '.join(_DTYPES)} or auto, got {dtype!r}")
+    if name not in ("float32", "float16", "bfloat16"):
+        raise ConfigError(f"dtype must be float32, float16, bfloat16 or auto, got {dtype!r}")
     found: torch.dtype = getattr(torch, name)
     return found
