@@ -1,4 +1,4 @@
-"""Reading LeRobot data sets, on a stand-in for its class; tests/lerobot/test_depth_dataset.py is on the real one."""
+"""Reading LeRobot data sets, on a stand-in for its class; test_depth_dataset.py is on the real one."""
 
 from __future__ import annotations
 

@@ -233,29 +233,27 @@ class TestAWrongFile:
         other = copy.deepcopy(exported.head)
         with torch.no_grad():
             next(value for name, value in other.named_parameters() if name.endswith("weight")).mul_(1.01)
-        with pytest.raises(
-            ExportError, match=r"for 1 images on a grid of 4x4 the file's depth differs from torch's by"
-        ):
+        with pytest.raises(ExportError, match="1 images.*4x4"):
             export_onnx(other, tmp_path / "head.onnx", grid_hw=(4, 4), **exported.output)
 
     def test_that_onnx_runtime_refuses(self, tmp_path: Path, instant: list[DepthHead]) -> None:
-        with pytest.raises(ExportError, match=r"ONNX Runtime .* cannot run the exported head"):
+        with pytest.raises(ExportError, match=f"ONNX Runtime {onnxruntime.__version__}"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
 
     def test_that_is_no_onnx_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export, "_describe", lambda *_: None)
         broken = SimpleNamespace(SerializeToString=lambda: b"no protobuf")
         monkeypatch.setattr(export, "_converted", lambda *_: broken)
-        with pytest.raises(ExportError, match=r"ONNX Runtime .* cannot run the exported head"):
+        with pytest.raises(ExportError, match=f"ONNX Runtime {onnxruntime.__version__}"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
 
     @pytest.mark.parametrize(
         ("depth", "message"),
         [
-            (lambda depth: depth[:, 1:], r"the file gives torch.float32 depth of shape \(1, 7, 12\), torch gives"),
-            (lambda depth: depth.astype(np.float64), r"the file gives torch.float64 depth of shape \(1, 8, 12\)"),
-            (lambda depth: depth * np.nan, r"differs from torch's by up to nan m"),
-            (lambda depth: depth + 1e-3, r"differs from torch's by up to 0\.001 m, allowed are .* m at a standard"),
+            (lambda depth: depth[:, 1:], r"torch\.float32.*\(1, 7, 12\)"),
+            (lambda depth: depth.astype(np.float64), r"torch\.float64.*\(1, 8, 12\)"),
+            (lambda depth: depth * np.nan, "nan m"),
+            (lambda depth: depth + 1e-3, r"0\.001 m"),
         ],
     )
     def test_that_gives_another_depth(
@@ -287,8 +285,8 @@ class TestAWrongFile:
     @pytest.mark.parametrize(
         ("decide", "message"),
         [
-            (lambda depth: depth if depth.mean() > 0 else 2 * depth, r"torch .* cannot convert a 'space-clip' head"),
-            (lambda depth: depth if depth.shape[1] > 6 else 2 * depth, r"the file's depth differs"),  # traced at 5
+            (lambda depth: depth if depth.mean() > 0 else 2 * depth, "'space-clip'"),
+            (lambda depth: depth if depth.shape[1] > 6 else 2 * depth, "14x14|15x14"),  # traced at 5
         ],
     )
     def test_of_a_decoder_that_decides(self, tmp_path: Path, decide: Callable[[Tensor], Tensor], message: str) -> None:
@@ -309,7 +307,7 @@ class TestAWrongFile:
         model = onnx.load(exported.written.path)
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 5  # what the exporter does when in doubt
         monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=model))
-        with pytest.raises(ExportError, match=r"fixed sizes of 'hidden_\d' that must stay free: \('batch', \d, 5, 'w"):
+        with pytest.raises(ExportError, match=r"'hidden_\d'.*\('batch', \d, 5, 'w"):
             export_onnx(exported.head, tmp_path / "head.onnx", **exported.output)
 
 
@@ -317,13 +315,13 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({}, "give patch_size, .* or output_hw"),
-            ({"patch_size": 16, "output_hw": (8, 8)}, "not both"),
-            ({"patch_size": 0}, "patch_size must be an integer from 1 to 1024, got 0"),
-            ({"patch_size": 14.0}, "patch_size must be an integer"),
-            ({"output_hw": (0, 8)}, "output_size must be"),
-            ({"patch_size": 16, "grid_hw": (4,)}, "grid_hw must be a list of 2 values"),
-            ({"patch_size": 16, "grid_hw": (0, 4)}, r"grid_hw\[0\] must be an integer from 1 to 256"),
+            ({}, "patch_size.*output_hw"),
+            ({"patch_size": 16, "output_hw": (8, 8)}, "patch_size.*output_hw"),
+            ({"patch_size": 0}, "patch_size.*1024.* 0"),
+            ({"patch_size": 14.0}, "patch_size"),
+            ({"output_hw": (0, 8)}, "output_size"),
+            ({"patch_size": 16, "grid_hw": (4,)}, "grid_hw"),
+            ({"patch_size": 16, "grid_hw": (0, 4)}, r"grid_hw\[0\].*256"),
         ],
     )
     def test_impossible_sizes(self, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -335,7 +333,7 @@ class TestRefusals:
         (tmp_path / "file").write_text("")
         with pytest.raises(ConfigError, match="folder"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path, patch_size=4)
-        with pytest.raises(ConfigError, match="cannot create the folder"):
+        with pytest.raises(ConfigError, match="folder"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "file" / "head.onnx", patch_size=4)
         assert instant == []  # known before seconds were spent
 
@@ -348,11 +346,11 @@ class TestRefusals:
 
     def test_an_old_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.6.0+cpu"))
-        with pytest.raises(ExportError, match=r"needs torch 2\.11 or newer, this is 2\.6\.0\+cpu"):
+        with pytest.raises(ExportError, match=r"2\.11.*2\.6\.0\+cpu"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
 
     def test_a_fused_head(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="export the head it was made from"):
+        with pytest.raises(ConfigError, match="fused"):
             export_onnx(small_head(**SMALL["space-clip"]).fuse(), tmp_path / "head.onnx", patch_size=4)
 
     def test_more_weights_than_a_file_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
