@@ -23,7 +23,7 @@ from spaceclip_plugin.data.sources.selective import SelectiveSource
 from spaceclip_plugin.data.sources.spec import absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
-_MOST = 10**9
+_MAX_STRIDE = 10**9
 _RANGE = "[0-9]{1,6}(-[0-9]{1,6})?"
 _INSTALL = 'pip install "lerobot[dataset]>=0.6"'
 
@@ -68,7 +68,7 @@ class LeRobotData:
         checked_path("path of a LeRobot data set", self.path)
         if self.camera is not None:
             text("camera", self.camera)
-        whole("stride", self.stride, 1, _MOST)
+        whole("stride", self.stride, 1, _MAX_STRIDE)
         if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
             object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
         _numbers(self.episodes)
@@ -105,7 +105,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
     NaN, infinity, what is not positive, the two ends of the range of a depth video, and 65535 millimetres, the
     saturated value of depth kept as 16-bit images, are unknown depth: 0. Depth is along the optical axis.
 
-    Photo and depth must be of the same camera's view, of one size or scaled alike in both sides. LeRobot keeps
+    Photo and depth must be registered to one another, of one size or scaled alike in both sides. LeRobot keeps
     what a camera delivers and does not register one to the other (nor does its RealSense camera, as of 0.6.1): that is
     up to whoever records.
 
@@ -139,7 +139,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
             ConfigError: a stride below 1.
             DataError: not one camera with depth, none of that name, no known unit, or no frame.
         """
-        self.stride = whole("stride", stride, 1, _MOST)
+        self.stride = whole("stride", stride, 1, _MAX_STRIDE)
         self.dataset = dataset
         self.place = dataset.repo_id
         self.skip_bad = skip_bad
@@ -163,7 +163,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
         if not sizes_agree((height, width), (image.shape[0], image.shape[1])):
             raise DataError(
                 f"{where}: depth is {height}x{width} (HxW) but the photo is {image.shape[0]}x{image.shape[1]}; "
-                "a pair must be registered to one view: of one size, or scaled alike in both sides"
+                "the two must be registered to one another: of one size, or scaled alike in both sides"
             )
         if not depth_m.any():
             raise DataError(f"{where}: no pixel of known depth; leave this frame out")

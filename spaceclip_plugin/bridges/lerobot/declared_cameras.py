@@ -1,7 +1,7 @@
-"""What LeRobot's policies declare of their cameras: in which order their tower sees them, and how images are padded.
+"""What LeRobot's policies declare of their cameras: in which order their tower sees them, and how images fill it.
 
 They resize a camera's image with its aspect ratio and fill up the rest of the tower's. Which size, which size of camera
-and which side is padded stands in their class and its configuration; a user need not repeat it. LeRobot itself is not
+and which side is filled up stands in their class and its configuration; no user need repeat it. LeRobot itself is not
 imported. Sources: `prepare_images`, `_preprocess_images` and `_prepare_images` of LeRobot 0.4.4 and 0.6.1.
 """
 

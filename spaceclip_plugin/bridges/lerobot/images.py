@@ -87,7 +87,7 @@ class Preparation:
         mode = modes.get("VISUAL", "IDENTITY")
         normalised_later = getattr(mode, "value", mode) != "IDENTITY"  # the method takes images as they are then
         self.own = None if family is None or normalised_later else family.prepares
-        self._told = False
+        self._logged = False
         self._compared: set[ImageMapping] = set()
 
     def __call__(self, policy: nn.Module, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
@@ -109,8 +109,8 @@ class Preparation:
         method = getattr(policy, self.own, None)
         if not callable(method):
             raise HostError(f"there is no {name}: {_REMEDY}")
-        if not self._told:
-            self._told = True
+        if not self._logged:
+            self._logged = True
             private = self.own.startswith("_")
             level, kind = (logging.WARNING, "private ") if private else (logging.INFO, "")
             _logger.log(level, "fresh depth is of the images that the %smethod %s makes", kind, name)

@@ -63,7 +63,7 @@ class DepthLink:
         self._digest = module_digest(head)
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
-        self._open, self._robots, self._told = False, 0, False
+        self._open, self._robots, self._warned = False, 0, False
         self.cameras = camera_names(policy)
         self.names_images = bool(self._attachment.cameras)
         self.refreshed = False
@@ -275,8 +275,8 @@ class DepthLink:
                 return depth.in_camera(mapping)
             except ConfigError as error:
                 raise HostError(f"the policy's images are not what its configuration says: {error}") from error
-        if not self._told and depth.valid.any():
-            self._told = True
+        if not self._warned and depth.valid.any():
+            self._warned = True
             _logger.warning(
                 "how this policy makes its tower's images out of its cameras' is not known: the guard judges the "
                 "tower's images, and the depth step gives depth with fresh=True alone"

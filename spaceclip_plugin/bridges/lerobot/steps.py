@@ -85,7 +85,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         super().__init__(head, allow_untrained=allow_untrained, policy=policy)
         self.cameras = None if cameras is None else checked_cameras(cameras)
         self.fresh = _checks.truth("fresh", fresh)
-        self._told = False
+        self._warned = False
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """The observation with depth; the images themselves stay as they are.
@@ -143,8 +143,8 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             _logger.warning("no depth: %s", error)
             return {key: [None] * robots for key in images}
         unnamed = any(image.camera is None for newest in link.newest for image in newest.images)
-        if not self._told and unnamed and all(depth is None for each in found.values() for depth in each):
-            self._told = True
+        if not self._warned and unnamed and all(depth is None for each in found.values() for depth in each):
+            self._warned = True
             _logger.warning(
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
             )
@@ -221,7 +221,7 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         self._actions = ActionsSent(actions, stop_action)
         self.counts: Counter[str] = Counter()
         self.decisions: tuple[GuardDecision, ...] = ()
-        self._told = False
+        self._warned = False
 
     @property
     def actions(self) -> str:
@@ -283,8 +283,8 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             return [(guard.unreadable(error),) * rows] * robots
         along = [guard.decide_chunk(newest.images, rows, repeats=newest.repeats) for newest in link.newest]
         oldest = max((image.age for newest in link.newest for image in newest.images), default=0) + rows - 1
-        if not self._told and oldest > limits.oldest_allowed:  # nothing is near, and the robot stops all the same
-            self._told = True
+        if not self._warned and oldest > limits.oldest_allowed:  # nothing is near, and the robot stops all the same
+            self._warned = True
             _logger.warning(
                 "the guard stops the robot because its depth is up to %d host steps old when an action is executed, "
                 "and max_age is %d: have it refreshed at every step (fresh=True), execute fewer actions of each chunk "

@@ -29,7 +29,7 @@ OPSET = 18
 OLDEST_TORCH = "2.11"
 """Seen to work. 2.9 refuses a fixed output size on a free grid, 2.6 every resize to a size known only at run time."""
 
-_MOST_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
+_MAX_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
 _TRACED_BATCH, _TRACED_GRID = 2, (5, 7)  # neither 1, which the exporter takes for a constant, nor two alike
 
 
@@ -131,7 +131,7 @@ def export_onnx(
     rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, length=2)
     onnxruntime = _onnxruntime()
     plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
-    if sum(4 * value.numel() for value in plain.state_dict().values()) > _MOST_BYTES:
+    if sum(4 * value.numel() for value in plain.state_dict().values()) > _MAX_BYTES:
         raise ExportError("the weights of the head are more than one ONNX file can hold (2 GiB)")
     cases = [
         random_features(plain, batch, grid, size.of(grid), seed=batch)

@@ -233,7 +233,7 @@ class TestAWrongFile:
         other = copy.deepcopy(exported.head)
         with torch.no_grad():
             next(value for name, value in other.named_parameters() if name.endswith("weight")).mul_(1.01)
-        with pytest.raises(ExportError, match="1 images.*4x4"):
+        with pytest.raises(ExportError, match=r"1 images.*4x4"):
             export_onnx(other, tmp_path / "head.onnx", grid_hw=(4, 4), **exported.output)
 
     def test_that_onnx_runtime_refuses(self, tmp_path: Path, instant: list[DepthHead]) -> None:
@@ -354,6 +354,6 @@ class TestRefusals:
             export_onnx(small_head(**SMALL["space-clip"]).fuse(), tmp_path / "head.onnx", patch_size=4)
 
     def test_more_weights_than_a_file_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(export, "_MOST_BYTES", 1000)
+        monkeypatch.setattr(export, "_MAX_BYTES", 1000)
         with pytest.raises(ExportError, match="2 GiB"):
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
