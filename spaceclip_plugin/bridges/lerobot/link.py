@@ -59,7 +59,12 @@ class DepthLink:
         if weight is not None:
             head.to(weight.device)
         this = weakref.ref(self)
-        self._policy = weakref.ref(policy, lambda _: None if (link := this()) is None else link.close())
+
+        def close(_: object) -> None:
+            if (link := this()) is not None:
+                link.close()
+
+        self._policy = weakref.ref(policy, close)
         self._digest = module_digest(head)
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
