@@ -3,7 +3,7 @@
 python benchmarks/closed_loop.py rover          # a depth safety filter around a driving policy, no simulator
 python benchmarks/closed_loop.py two-cameras    # a block hidden from one of two cameras, no simulator
 python benchmarks/closed_loop.py arm            # reach and lift in MuJoCo; needs its extra `sim` and OpenGL
-python benchmarks/closed_loop.py --table        # the table of README, from the record; measures nothing
+python benchmarks/closed_loop.py --table        # the table of examples/README.md, from the record; measures nothing
 
 Every part drives the same seeds with every source of depth, none of them seen in training or tuning, and replaces its
 rows in the record.
@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[range], list[Any]]] = {"rover": rover, "arm": arm, "t
 
 
 def table(record: dict[str, Any]) -> str:
-    """The README's: one row for each loop and source of depth."""
+    """That of examples/README.md: one row for each loop and source of depth."""
     lines = ["| loop | depth | seeds | success | collisions | wall time (s) |", "|---|---|---|---|---|---|"]
     for name, part in record.items():
         for row in part["rows"]:

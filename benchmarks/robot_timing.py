@@ -99,7 +99,7 @@ def measured(host: nn.Module, head: DepthHead, side: int, cameras: int, rounds: 
 
 
 def table(record: dict[str, Any]) -> str:
-    """The README's."""
+    """That of examples/README.md."""
     lines = ["| cameras | step without depth | " + " | ".join(WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
     for cameras in CAMERAS:
         rows = {row["way"]: row for row in record["rows"] if row["cameras"] == cameras}
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--table", action="store_true", help="print the README's table of the record, measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the guide's table of the record, measure nothing")
     args = parser.parse_args()
     if args.table:
         print(table(json.loads(args.record.read_text())))

@@ -2,8 +2,8 @@
 
     MUJOCO_GL=egl python examples/embedded/train_arm_head.py --out arm-head     # some ten minutes on one CPU core
 
-`--out spaceclip_plugin/arm/weights` replaces the package's own head, which has to be made anew whenever the rover's
-policy is: the two share one tower.
+`--out examples/spaceclip_worlds/arm/weights` replaces the package's own head, which has to be made anew whenever the
+rover's policy is: the two share one tower.
 """
 
 from __future__ import annotations
