@@ -32,15 +32,13 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterat
     Readers see the old file or the new one, never a part: the content is on the disk before the rename. Missing parent
     folders are created. Where `path` is a symbolic link, the link is replaced and what it points to is left alone.
 
-    A file at `path` is replaced, as libraries do with a path that they are given. Commands, which choose names
-    themselves, say `replace=False`: then nothing is, not even what another process put there meanwhile.
-
         with atomic_path("head.safetensors") as temporary:
             save_file(tensors, temporary)
 
     Args:
         path: where the file shall be.
-        replace: whether a file that is there is replaced.
+        replace: whether a file that is there is replaced, as libraries do with a path that they are given. Commands,
+            which choose names themselves, replace nothing, not even what another process put there meanwhile.
 
     Yields:
         A path of the same suffix in the same folder, for the block to write one file to.
@@ -52,11 +50,7 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterat
     target = Path(path)
     if target.is_dir():
         raise ConfigError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
-    if not replace and os.path.lexists(target):
-        raise _there_already(target)
-    _make_parent(target)
-    # Not tempfile: its files are private to the user (mode 0600), and the rename would keep them so.
-    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}.tmp{target.suffix}")
+    temporary = _temporary_beside(target, target.stem, target.suffix, may_be_there=replace)
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -74,8 +68,8 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder under a hidden name beside `path`, renamed to it when the block ends well, else removed.
 
     Readers see the whole folder or none. Every file in it is on the disk before the rename, and the rename is before
-    the block is left. Missing parent folders are created. A killed process leaves the hidden folder behind, named
-    `.NAME.XXXXXXXXXXXX.tmp` with the first 40 characters of the name and twelve hexadecimal digits.
+    the block is left. Missing parent folders are created. A killed process leaves the hidden folder behind; see
+    `is_temporary`.
 
         with atomic_folder("run/step-00000120") as temporary:
             save_file(tensors, temporary / "head.safetensors")
@@ -91,10 +85,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: the disk refuses the write; `filename` says which file or folder.
     """
     target = Path(path)
-    if os.path.lexists(target):
-        raise ConfigError(f"cannot write the folder {str(target)!r}: it is there already; remove it or choose another")
-    _make_parent(target)
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary_beside(target, target.name, "", may_be_there=False)
     temporary.mkdir()
     try:
         yield temporary
@@ -106,8 +97,25 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _temporary_beside(target: Path, stem: str, suffix: str, *, may_be_there: bool) -> Path:
+    """A hidden name in the target's folder, which is made; ConfigError where something is at the target already."""
+    if not may_be_there and os.path.lexists(target):
+        raise _there_already(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create the folder of {str(target)!r} ({error.strerror}); choose a folder you can write to"
+        ) from error
+    # Not tempfile: its files are private to the user (mode 0600), and the rename would keep them so.
+    return target.with_name(f".{stem[:40]}.{secrets.token_hex(6)}.tmp{suffix}")
+
+
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder is called as one that `atomic_path` or `atomic_folder` had not finished."""
+    """Whether a file or folder is called as one that `atomic_path` or `atomic_folder` had not finished.
+
+    Such names are `.NAME.XXXXXXXXXXXX.tmp` and the suffix: 40 characters of the name, twelve hexadecimal digits.
+    """
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -210,15 +218,6 @@ def _link_new(temporary: Path, target: Path) -> None:
 
 def _there_already(target: Path) -> ConfigError:
     return ConfigError(f"cannot write {str(target)!r}: it is there already; move it away or choose another name")
-
-
-def _make_parent(target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create the folder of {str(target)!r} ({error.strerror}); choose a folder you can write to"
-        ) from error
 
 
 def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

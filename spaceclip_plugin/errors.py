@@ -23,7 +23,16 @@ from collections.abc import Iterable
 
 
 class SpaceClipError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose.
+
+    Example:
+        >>> from spaceclip_plugin import DepthHeadConfig
+        >>> try:
+        ...     DepthHeadConfig(width=0)
+        ... except SpaceClipError as error:
+        ...     print(error)
+        width must be an integer from 1 to 16384, got 0
+    """
 
 
 class ConfigError(SpaceClipError, ValueError):

@@ -36,6 +36,16 @@ class DepthHeadConfig:
         base_model_revision: which version of it (a commit on the Hub); None where unknown.
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
         tower_fingerprint: of the tower's weights that the head was trained on; None where unknown.
+
+    Raises:
+        ConfigError: a value that its field cannot have, or options of another architecture.
+
+    Example:
+        >>> config = DepthHeadConfig(options={"taps": [3, 6], "attention": 0}, width=384, blocks=12)
+        >>> config.architecture, config.tap_fractions
+        ('tap-mixer', (0.25, 0.5))
+        >>> DepthHeadConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     architecture: str = None  # type: ignore[assignment]

@@ -20,6 +20,11 @@ class HeadOutput:
         auxiliary_m: coarser predictions for deep supervision, each (B, H, W) metres; empty unless asked for.
         uncertainty_m: (B, H, W) standard deviation in metres, or None where the architecture predicts none. No gradient
             of it reaches the depth.
+
+    Example:
+        >>> import torch
+        >>> HeadOutput(torch.ones(1, 4, 6)).uncertainty_m is None
+        True
     """
 
     depth_m: Tensor
@@ -28,7 +33,13 @@ class HeadOutput:
 
 
 class DecoderOptions(Protocol):
-    """A frozen dataclass with the settings of one architecture; its constructor checks every field."""
+    """A frozen dataclass with the settings of one architecture; its constructor checks every field.
+
+    Example:
+        >>> from spaceclip_plugin.head import ARCHITECTURES
+        >>> ARCHITECTURES["space-clip"].options.for_blocks(6).taps
+        (0, 1, 2, 3, 5, 6)
+    """
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -49,9 +60,18 @@ class DecoderOptions(Protocol):
 class Decoder(Protocol):
     """The module of one architecture, built as `Decoder(width, options, tap_widths)`.
 
-    `width` is the context's, `tap_widths` says the channels of every tap.
+    `width` is the context's, `tap_widths` says the channels of every tap. One that predicts uncertainty is
+    `Calibratable`.
 
-    One that predicts uncertainty is `Calibratable`.
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.head import ARCHITECTURES
+        >>> from spaceclip_plugin.towers.spec import TowerFeatures
+        >>> kind = ARCHITECTURES["tap-mixer"]
+        >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
+        >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24))
+        >>> decoder(features, (24, 24), auxiliary=False).depth_m.shape
+        torch.Size([2, 24, 24])
     """
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
@@ -61,7 +81,15 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Calibratable(Protocol):
-    """A decoder that may predict uncertainty, which the trainer calibrates."""
+    """A decoder that may predict uncertainty, which the trainer calibrates.
+
+    Example:
+        >>> from spaceclip_plugin.head import ARCHITECTURES
+        >>> kind = ARCHITECTURES["tap-mixer"]
+        >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
+        >>> isinstance(decoder, Calibratable), decoder.predicts_uncertainty
+        (True, True)
+    """
 
     @property
     def predicts_uncertainty(self) -> bool:

@@ -42,6 +42,14 @@ class DepthHead(nn.Module):
         config: what the head is; replaced, never edited.
         decoder: the architecture's module.
         fused: whether this is what `fuse` gives: for inference alone.
+
+    Example:
+        >>> from spaceclip_plugin.towers.spec import TowerFeatures
+        >>> options = {"taps": (1, 2), "channels": (8,), "convolutions": (1,)}
+        >>> head = DepthHead(DepthHeadConfig("tap-mixer", options, width=16, blocks=2)).eval()
+        >>> features = TowerFeatures({1: torch.zeros(1, 16, 4, 6), 2: torch.zeros(1, 16, 4, 6)}, None, (32, 48))
+        >>> head(features).depth_m.shape, head.trained
+        (torch.Size([1, 32, 48]), False)
     """
 
     fused = False

@@ -132,7 +132,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
             written.
     """
     tensors = writable(state)
-    check_replaceable(folder, lambda: read_config(folder / CONFIG_NAME), kind="a depth head")
+    check_replaceable(folder, read_config, kind="a depth head")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / CONFIG_NAME) as config_file:
@@ -144,7 +144,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
     return folder
 
 
-def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) -> None:
+def check_replaceable(folder: Path, read: Callable[[Path], object], *, kind: str) -> None:
     """Refuse to write a config and weights over those of something else.
 
     Args:
@@ -157,11 +157,8 @@ def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) ->
     """
     config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     foreign = weights_file if _is_there(weights_file) and not is_written_here(weights_file) else None
-    if _is_there(config_file):
-        try:
-            read()
-        except (CheckpointError, ConfigError):
-            foreign = config_file
+    if _is_there(config_file) and not _is_readable(read, config_file):
+        foreign = config_file
     if foreign is not None:
         raise CheckpointError(
             f"{str(foreign)!r} is not {kind}'s, and is not replaced by one: nothing was written; choose another "
@@ -172,14 +169,10 @@ def check_replaceable(folder: Path, read: Callable[[], object], *, kind: str) ->
 def check_replaceable_on_hub(repo: str, held: HeldFiles) -> None:
     """Raise CheckpointError where a repository holds a model that is no depth head."""
     config_file = held.fetch(CONFIG_NAME)
-    foreign = None
-    if config_file is not None:
-        try:
-            read_config(config_file)
-        except CheckpointError:
-            foreign = CONFIG_NAME
-    elif held.has(WEIGHTS_NAME):
-        foreign = WEIGHTS_NAME
+    if config_file is None:
+        foreign = WEIGHTS_NAME if held.has(WEIGHTS_NAME) else None
+    else:
+        foreign = None if _is_readable(read_config, config_file) else CONFIG_NAME
     if foreign is not None:
         raise CheckpointError(
             f"{repo!r} holds a {foreign} that is not a depth head's, and it is not replaced by one: nothing was "
@@ -189,6 +182,14 @@ def check_replaceable_on_hub(repo: str, held: HeldFiles) -> None:
 
 def _is_there(file: Path) -> bool:
     return os.path.lexists(file) and not os.path.isdir(file)  # a folder is refused by whoever writes the file
+
+
+def _is_readable(read: Callable[[Path], object], file: Path) -> bool:
+    try:
+        read(file)
+    except (CheckpointError, ConfigError):
+        return False
+    return True
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:

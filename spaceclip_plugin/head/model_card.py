@@ -112,50 +112,43 @@ class ModelCard:
                     dataset_split=split,
                     metric_type=metric,
                     metric_value=round(scores[metric], 4),
-                    metric_name=f"{_METRICS[metric][:-2]}, protocol {self._protocol}, {_FORWARDS}",
+                    metric_name=f"{_METRICS[metric][:-2]}, protocol {self._record['protocol']}, {_FORWARDS}",
                 )
 
     def _opening(self) -> str:
         base = f"`{_plain(self.config.base_model)}`" if self.config.base_model else "a frozen vision tower"
-        lines = [f"# {self.repo.split('/')[-1]}", ""]
-        if self.config.trained_on is None:
-            lines += ["**Not trained: its weights are random and its depth means nothing.**", ""]
-        lines += [
+        parts = [
+            f"# {self.repo.split('/')[-1]}",
             f"A metric depth head for {base}: it reads the hidden states that the frozen tower computes anyway, inside "
             "a vision-language-action model or alone, and gives dense depth in metres. The tower is not part of it. "
-            f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657)."
+            f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657).",
         ]
+        if self.config.trained_on is None:
+            parts.insert(1, "**Not trained: its weights are random and its depth means nothing.**")
         if self.details.picture is not None:
-            lines += ["", f"![Photo, true depth, predicted depth and error of validation images]({PICTURE_NAME})"]
-        return "\n".join(lines)
+            parts.append(f"![Photo, true depth, predicted depth and error of validation images]({PICTURE_NAME})")
+        return "\n\n".join(parts)
 
     def _use(self) -> str:
         uncertain = getattr(self.config.options, "uncertainty", False)
-        uncertainty = ["    frame.uncertainty_m  # (B, H, W) standard deviation in metres"] if uncertain else []
-        return "\n".join(
-            [
-                "## Use it",
-                "",
-                "```python",
-                "from spaceclip_plugin import attach_depth_head  # pip install spaceclip-plugin",
-                "",
-                f'depth = attach_depth_head(host, "{self.repo}")  # host: your frozen model with this tower inside',
-                "host(images)  # unchanged, bit for bit",
-                "for frame in depth.read():",
-                "    frame.depth_m  # (B, H, W) float32 metres along the optical axis",
-                *uncertainty,
-                "```",
-            ]
-        )
+        uncertainty = "    frame.uncertainty_m  # (B, H, W) standard deviation in metres\n" if uncertain else ""
+        return f"""## Use it
+
+```python
+from spaceclip_plugin import attach_depth_head  # pip install spaceclip-plugin
+
+depth = attach_depth_head(host, "{self.repo}")  # host: your frozen model with this tower inside
+host(images)  # unchanged, bit for bit
+for frame in depth.read():
+    frame.depth_m  # (B, H, W) float32 metres along the optical axis
+{uncertainty}```"""
 
     def _head(self) -> str:
         config = self.config
         revision = f" at `{_plain(config.base_model_revision)}`" if config.base_model_revision else ""
         near, far = config.depth_range_m
         fractions = config.tap_fractions
-        depths = (
-            "" if fractions is None else f" ({', '.join(f'{fraction:.2f}' for fraction in fractions)} of its depth)"
-        )
+        depths = "" if fractions is None else f" ({', '.join(f'{part:.2f}' for part in fractions)} of its depth)"
         rows = {
             "architecture": f"`{config.architecture}`, {self.parameters / 1e6:.2f} M parameters",
             "tower": f"`{_plain(config.base_model or 'not said')}`{revision}",
@@ -170,68 +163,52 @@ class ModelCard:
         return "\n".join(["## What it is", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
 
     def _figures(self) -> str:
-        scores = self._scores()
-        if not scores:
-            return (
-                "## How good it is\n\nNo run record came with these weights: nothing is known here of their accuracy."
-            )
-        lines = [
-            "## How good it is",
-            "",
-            f"Protocol `{self._protocol}`, {_FORWARDS}; means over images.",
-            "",
-            f"| data | images | {' | '.join(_METRICS.values())} |",
-            f"|---|---|{'---|' * len(_METRICS)}",
-        ]
-        for split, values in scores.items():
+        title = "## How good it is\n\n"
+        if not self._scores():
+            return title + "No run record came with these weights: nothing is known here of their accuracy."
+        rows = [f"| data | images | {' | '.join(_METRICS.values())} |", f"|---|---|{'---|' * len(_METRICS)}"]
+        for split, values in self._scores().items():
             numbers = " | ".join(f"{values[name]:.4f}" for name in _METRICS)
-            lines.append(f"| {_plain(self._data(split))} ({split}) | {self._count(split)} | {numbers} |")
-        lines += ["", "The best epoch was chosen on the validation images, so their figures flatter it."]
-        checked = ((self.details.record or {}).get("uncertainty") or {}).get("cross_checked")
+            rows.append(f"| {_plain(self._data(split))} ({split}) | {self._record[f'{split}_images']} | {numbers} |")
+        parts = [
+            f"Protocol `{self._record['protocol']}`, {_FORWARDS}; means over images.",
+            "\n".join(rows),
+            "The best epoch was chosen on the validation images, so their figures flatter it.",
+        ]
+        checked = (self._record.get("uncertainty") or {}).get("cross_checked")
         if checked:
             held = ", ".join(f"{100 * float(level):.0f} %: {100 * share:.1f} %" for level, share in checked.items())
-            lines += [
-                "",
-                f"Pixels inside the predicted intervals, fitted on one half of them and measured on the other: {held}.",
-            ]
-        return "\n".join(lines)
+            parts.append(
+                f"Pixels inside the predicted intervals, fitted on one half of them and measured on the other: {held}."
+            )
+        return title + "\n\n".join(parts)
 
     def _training(self) -> str:
-        record = self.details.record
         trained_on = _plain(self.config.trained_on or "nothing")
-        if record is None:
+        if not self._record:
             return f"## How it was trained\n\nOn {trained_on}."
-        recipe, details = record["recipe"], record.get("details", {})
-        weights = details.get("host_weights")
-        lines = [
-            "## How it was trained",
-            "",
-            f"On {trained_on}, {recipe['epochs']} epochs of batches of {recipe['batch_size']}, loss "
-            f"`{recipe['loss']}`, augmentation `{recipe['augmentation']}`, "
-            f"seed {recipe['seed']}; best epoch {record['best_epoch']}.",
-            f"The tower was frozen and is unchanged: SHA-256 `{record['host_digest_after']}` before and after"
-            + (f" (its weights: `{_plain(weights)}`)." if weights else "."),
-        ]
-        return "\n".join(lines)
+        recipe = self._record["recipe"]
+        weights = self._record.get("details", {}).get("host_weights")
+        of_weights = f" (its weights: `{_plain(weights)}`)" if weights else ""
+        return f"""## How it was trained
+
+On {trained_on}, {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, loss `{recipe["loss"]}`, \
+augmentation `{recipe["augmentation"]}`, seed {recipe["seed"]}; best epoch {self._record["best_epoch"]}.
+The tower was frozen and is unchanged: SHA-256 `{self._record["host_digest_after"]}` before and after{of_weights}."""
 
     def _limits(self) -> str:
         near, far = self.config.depth_range_m
-        return "\n".join(
-            [
-                "## Where it ends",
-                "",
-                "- It reads the tower it was trained on and no other; a tower of another size is refused, "
-                f"{self._other_weights()} and make the depth worse.",
-                f"- It knows depths from {near:g} to {far:g} m, and scenes and cameras like those it was trained on. "
-                "Another focal length gives another scale.",
-                "- It is learnt, not measured: do not let it be the only thing between a robot and a person.",
-            ]
-        )
-
-    def _other_weights(self) -> str:
         if self.config.tower_fingerprint is None:
-            return "fine-tuned weights of the same size are not noticed"
-        return "other weights of the same size (fine-tuned, adapted) are warned of"
+            others = "fine-tuned weights of the same size are not noticed"
+        else:
+            others = "other weights of the same size (fine-tuned, adapted) are warned of"
+        return f"""## Where it ends
+
+- It reads the tower it was trained on and no other; a tower of another size is refused, {others} and make the depth \
+worse.
+- It knows depths from {near:g} to {far:g} m, and scenes and cameras like those it was trained on. Another focal \
+length gives another scale.
+- It is learnt, not measured: do not let it be the only thing between a robot and a person."""
 
     def _licence(self) -> str:
         weights, data = self.details.license, self.details.data_license
@@ -240,20 +217,16 @@ class ModelCard:
         of_data = own_terms if data is None else _plain(data)
         return f"## Licence\n\nWeights: {of_weights} Training data: {of_data}"
 
-    def _scores(self) -> dict[str, Mapping[str, float]]:
-        record = self.details.record or {}
-        return {split: record[split] for split in ("validation", "test") if record.get(split)}
-
     @property
-    def _protocol(self) -> str:
-        return str((self.details.record or {})["protocol"])
+    def _record(self) -> Mapping[str, Any]:
+        return self.details.record or {}
+
+    def _scores(self) -> dict[str, Mapping[str, float]]:
+        return {split: self._record[split] for split in ("validation", "test") if self._record.get(split)}
 
     def _data(self, split: str) -> str:
-        details = (self.details.record or {}).get("details", {})
+        details = self._record.get("details", {})
         return str(details.get({"validation": "val"}.get(split, split)) or f"{split} images")
-
-    def _count(self, split: str) -> int:
-        return int((self.details.record or {})[f"{split}_images"])
 
 
 def _numbers(values: Iterable[float] | None) -> str:

@@ -175,7 +175,7 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, parts: Mapping[str, 
             written.
     """
     tensors = weights.writable(_state(parts))
-    check_replaceable(folder, lambda: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
+    check_replaceable(folder, lambda _: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
     weights.check_kinds(tensors, _expected(config), source="the model", hint=_HINT)
     try:
         with atomic_path(folder / WEIGHTS_NAME) as weights_file:
