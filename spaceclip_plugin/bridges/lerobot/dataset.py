@@ -10,16 +10,15 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from typing_extensions import Self
 
 from spaceclip_plugin._checks import shown, text, whole
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
+from spaceclip_plugin.data import DepthSample, SelectiveSource
 from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
-from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.data.sources.selective import SelectiveSource
 from spaceclip_plugin.data.sources.spec import absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
@@ -213,8 +212,8 @@ def _opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
     name, root = (f"{last_name(path)} (local)", path) if local else (path, None)
     try:
         # Eight bits: photos of a video would otherwise be made floats and back. Images always come as floats.
-        opened = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
-        dataset, total = cast(LeRobotFrames, opened), opened.meta.total_episodes
+        dataset = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
+        total = dataset.meta.total_episodes
     except _unreadable() as error:
         why = "files are missing or damaged" if local else "it is not on the Hub, or cannot be read; nor is it a folder"
         raise DataError(f"{path}: cannot be opened as a LeRobot data set, {why} ({error})") from error

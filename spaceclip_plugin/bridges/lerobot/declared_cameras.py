@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, camera_name
-from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth import ImageMapping
+from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.errors import ConfigError
 
 PLACEHOLDER = "empty_camera"

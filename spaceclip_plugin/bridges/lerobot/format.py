@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +31,8 @@ _DEPTH_MIN_M, _DEPTH_MAX_M, _SHIFT_M = 0.01, 10.0, 3.5
 _HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
 
 
-class LeRobotFrames(Protocol):
-    """What is used of a `LeRobotDataset`: features by key, whose `info` says whether they are depth, and its frames."""
-
-    repo_id: str
-
-    @property
-    def features(self) -> Mapping[str, Mapping[str, Any]]: ...  # noqa: D102
-
-    @property
-    def depth_output_unit(self) -> str: ...  # noqa: D102
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+LeRobotFrames = Any
+"""A `LeRobotDataset`: of it `repo_id`, `features`, `depth_output_unit`, its length and its frames are used."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ def camera_key(dataset: LeRobotFrames, named: str | None) -> str:
         DataError: no camera has depth, several have and none was named, or none is called so.
     """
     keys = [key for key in dataset.features if _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))]
-    cameras = {key.removeprefix(_PREFIX): key for key in keys}
+    cameras: dict[str, str] = {key.removeprefix(_PREFIX): key for key in keys}
     place, known = dataset.repo_id, ", ".join(cameras)
     if not cameras:
         raise DataError(

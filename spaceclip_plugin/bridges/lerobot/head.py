@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin import _checks
+from spaceclip_plugin import DepthHead, DepthHeadConfig, _checks
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
 from spaceclip_plugin.bridges.lerobot.policy import policy_inside
 from spaceclip_plugin.errors import CheckpointError, ConfigError
-from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.weights import check_size, matched_state, writable
 
 HeadLike = DepthHead | Mapping[str, Any] | str | Path

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from spaceclip_plugin.attach.declared import declared_cameras
 from spaceclip_plugin.bridges.lerobot.declared_cameras import family_of
-from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.data import prepare
+from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, HostError
-from spaceclip_plugin.towers.spec import TowerSpec
+from spaceclip_plugin.towers import TowerSpec
 
 _WRONG_CALL = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
 _REMEDY = "use fresh=False, or a version of LeRobot that spaceclip_plugin's extra `lerobot` names"

@@ -12,18 +12,16 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
 from spaceclip_plugin._digest import module_digest
-from spaceclip_plugin.attach import attach_depth_head
 from spaceclip_plugin.attach.declared import camera_name
 from spaceclip_plugin.bridges.lerobot.actions import ActionChunks
 from spaceclip_plugin.bridges.lerobot.declared_cameras import camera_names
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
 from spaceclip_plugin.bridges.lerobot.policy import guessed_policy
-from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import NewestDepth
-from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 from spaceclip_plugin.towers.adapter import lineage
 

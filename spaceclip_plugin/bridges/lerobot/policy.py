@@ -11,8 +11,8 @@ import sys
 
 from torch import nn
 
+from spaceclip_plugin import DepthHead
 from spaceclip_plugin.errors import HostError, SpaceClipError
-from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers import registry
 
 

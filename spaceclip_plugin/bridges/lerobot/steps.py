@@ -16,12 +16,11 @@ import torch
 from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
 from torch import Tensor, nn
 
-from spaceclip_plugin import _checks
+from spaceclip_plugin import DepthMap, _checks
 from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
-from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spaceclip_plugin import DepthHead
 from spaceclip_plugin.errors import ExportError
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.towers import TowerFeatures
 
 OUTPUT = "depth_m"
 TOLERANCE = 1e-4

@@ -16,13 +16,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin import __version__, _checks
+from spaceclip_plugin import DepthHead, __version__, _checks
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.errors import ConfigError, ExportError
-from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, DepthHead, checked_size
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, checked_size
+from spaceclip_plugin.towers import TowerFeatures
 
 OPSET = 18
 """The oldest operator set that torch's exporter writes, and so the one that most runtimes read."""

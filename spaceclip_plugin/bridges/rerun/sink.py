@@ -11,11 +11,11 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import Self
 
+from spaceclip_plugin import DepthMap, Intrinsics
 from spaceclip_plugin.bridges.optional import imported
-from spaceclip_plugin.depth.arrays import DepthArrays
-from spaceclip_plugin.depth.camera import Intrinsics, IntrinsicsLike
+from spaceclip_plugin.depth import DepthArrays
+from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.colours import colorize_depth
-from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 

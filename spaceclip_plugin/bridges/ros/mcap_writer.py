@@ -10,13 +10,12 @@ from typing import Any
 
 from typing_extensions import Self
 
-from spaceclip_plugin import __version__
+from spaceclip_plugin import DepthMap, __version__
 from spaceclip_plugin._checks import choice
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.bridges.ros import messages
-from spaceclip_plugin.depth.arrays import DepthArrays
+from spaceclip_plugin.depth import DepthArrays
 from spaceclip_plugin.depth.camera import IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin import _checks
+from spaceclip_plugin import DepthMap, Intrinsics, _checks
 from spaceclip_plugin.bridges.optional import imported
-from spaceclip_plugin.depth.arrays import DepthArrays
-from spaceclip_plugin.depth.camera import Intrinsics, IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth import DepthArrays
+from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 

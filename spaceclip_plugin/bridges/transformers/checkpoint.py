@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
 from spaceclip_plugin.head import weights
-from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME, check_replaceable
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.image_statistics import ImageStatistics
-from spaceclip_plugin.towers.spec import Tower, TowerSpec
+from spaceclip_plugin.towers import ImageStatistics, Tower, TowerSpec, registry
 
 TOWER_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 """Model types a saved tower may have; another one in a file is refused before its class is looked up."""

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 from transformers.modeling_outputs import DepthEstimatorOutput
 from typing_extensions import Self
 
-from spaceclip_plugin.attach import DepthAttachment, UnreadFrames, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthHead, attach_depth_head
+from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.attach.host_state import eval_twin
 from spaceclip_plugin.bridges.transformers.checkpoint import (
     SpaceClipDepthConfig,
@@ -30,10 +31,8 @@ from spaceclip_plugin.bridges.transformers.checkpoint import (
 )
 from spaceclip_plugin.bridges.transformers.one_device import one_device
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers import registry
+from spaceclip_plugin.towers import Tower, registry
 from spaceclip_plugin.towers.adapter import declared_statistics
-from spaceclip_plugin.towers.spec import Tower
 
 # What AutoModel and pipeline hand down and what changes nothing where a local folder is read and no code is loaded.
 _WITHOUT_EFFECT = """
