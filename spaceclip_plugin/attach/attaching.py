@@ -69,14 +69,10 @@ def attach_depth_head(
         ConfigError: any other argument that cannot be.
 
     Example:
-        A small random CLIP stands for the host; with a fresh head its depth means nothing yet.
+        A small random ViT stands for the host; with a fresh head its depth means nothing yet.
 
-        >>> import torch, transformers
-        >>> config = transformers.CLIPVisionConfig(
-        ...     hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
-        ...     image_size=32, patch_size=8,
-        ... )
-        >>> host = transformers.CLIPVisionModel(config).eval()
+        >>> import timm, torch
+        >>> host = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2).eval()
         >>> mapping = ImageMapping.letterboxed((480, 640), (32, 32))
         >>> with torch.no_grad(), attach_depth_head(host, mapping=mapping) as depth:
         ...     _ = host(torch.randn(1, 3, 32, 32))

@@ -42,13 +42,9 @@ class DepthAttachment:
         cameras: names in the order in which the host runs its tower; empty where they are not known.
 
     Example:
-        >>> import torch, transformers
+        >>> import timm, torch
         >>> from spaceclip_plugin import attach_depth_head
-        >>> config = transformers.CLIPVisionConfig(
-        ...     hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
-        ...     image_size=32, patch_size=8,
-        ... )
-        >>> host = transformers.CLIPVisionModel(config).eval()
+        >>> host = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2).eval()
         >>> images = torch.randn(1, 3, 32, 32)
         >>> with torch.no_grad(), attach_depth_head(host, cameras=["left", "right"]) as depth:
         ...     _ = host(images), host(images)  # a host step: one image call per camera

@@ -75,8 +75,14 @@ def declared_cameras(holders: Iterable[nn.Module]) -> PolicyCameras | None:
     known = _known_policies()
     for module in holders:
         for kind in type(module).__mro__:
-            if kind.__name__ in known:
-                return _declared(known[kind.__name__], module)
+            if (point := known.get(kind.__name__)) is None:
+                continue
+            try:
+                declared: PolicyCameras = point.load()(module)
+            except ImportError as error:
+                _logger.warning("what is declared of %s (%s) is left out: %s", point.name, point.value, error)
+                return None
+            return declared
     return None
 
 
@@ -102,13 +108,3 @@ def checked_cameras(names: Sequence[str]) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1)
 def _known_policies() -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=GROUP)}
-
-
-def _declared(point: metadata.EntryPoint, policy: nn.Module) -> PolicyCameras | None:
-    try:
-        declare = point.load()
-    except ImportError as error:
-        _logger.warning("what is declared of %s (%s) is left out: %s", point.name, point.value, error)
-        return None
-    declared: PolicyCameras = declare(policy)
-    return declared

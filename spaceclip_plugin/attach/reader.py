@@ -28,13 +28,9 @@ class DepthReader:
     Example:
         Depth at every second host step of a small random host:
 
-        >>> import torch, transformers
+        >>> import timm, torch
         >>> from spaceclip_plugin import attach_depth_head
-        >>> config = transformers.CLIPVisionConfig(
-        ...     hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2,
-        ...     image_size=32, patch_size=8,
-        ... )
-        >>> policy = transformers.CLIPVisionModel(config).eval()
+        >>> policy = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2).eval()
         >>> with torch.no_grad(), attach_depth_head(policy) as depth, DepthReader(depth, every=2) as reader:
         ...     for _ in range(4):
         ...         _ = policy(torch.randn(1, 3, 32, 32))
