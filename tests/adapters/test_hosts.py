@@ -130,7 +130,7 @@ class TestAnotherImageSize:
             hosts.load_timm(TIMM_NAME, tmp_path / "w.safetensors", image_hw=(96, 128))
 
     def test_other_hosts_say_that_they_cannot(self, clip_folder: Path) -> None:
-        with pytest.raises(HostError, match="'hf' hosts are built for the image size of their own config, not for 96x"):
+        with pytest.raises(HostError, match="'hf'.*96x"):
             load_host(f"hf:{clip_folder}", image_hw=(96, 128))
 
     def test_by_name(self) -> None:
@@ -161,7 +161,7 @@ class TestOtherPeoplesLoaders:
             assert load_host("mine:x", weights=weights).in_features == len("random")
 
     def test_random_weights_are_not_taken_for_one(self) -> None:
-        with pytest.raises(HostError, match="'mine' hosts are not built with random weights"):
+        with pytest.raises(HostError, match="'mine'"):
             load_host("mine:x", weights="random")
 
     def test_statistics_need_nothing_of_it(self) -> None:
@@ -169,24 +169,24 @@ class TestOtherPeoplesLoaders:
 
     def test_the_error_names_every_kind(self) -> None:
         with pytest.raises(
-            HostError, match="a host is one of mine:NAME, or on the command line python:MODULE:FUNCTION"
+            HostError, match="mine:NAME.*python:MODULE:FUNCTION"
         ):
             load_host("yours:x")
 
 
 class TestUnknownNames:
     def test_timm(self) -> None:
-        with pytest.raises(HostError, match=r"no model 'deit_tiny_patch16_244' \(did you mean 'deit_tiny_patch16_224'"):
+        with pytest.raises(HostError, match=r"'deit_tiny_patch16_244'.*'deit_tiny_patch16_224'"):
             hosts.load_timm("deit_tiny_patch16_244")
 
     def test_timm_tag(self) -> None:
         with pytest.raises(
-            HostError, match=r"no weights 'no_such_tag' of 'deit_tiny_patch16_224'; its tags are fb_in1k"
+            HostError, match=r"'no_such_tag' of 'deit_tiny_patch16_224'.*fb_in1k"
         ):
             hosts.load_timm(f"{TIMM_NAME}.no_such_tag")
 
     def test_open_clip(self) -> None:
-        with pytest.raises(HostError, match=r"no model 'ViT-B/32' \(did you mean 'ViT-B-32'"):
+        with pytest.raises(HostError, match=r"'ViT-B/32'.*'ViT-B-32'"):
             hosts.load_open_clip("ViT-B/32")
 
     @pytest.mark.usefixtures("offline")
@@ -196,11 +196,11 @@ class TestUnknownNames:
 
     @pytest.mark.usefixtures("offline")
     def test_transformers_offline(self) -> None:
-        with pytest.raises(HostError, match=r"no network, offline mode, or no such model.*snapshot_download"):
+        with pytest.raises(HostError, match=r"'nobody/no-such-model'.*snapshot_download"):
             hosts.load_hf("nobody/no-such-model")
 
     def test_transformers_folder_of_something_else(self, tmp_path: Path) -> None:
-        with pytest.raises(HostError, match=r"no config\.json"):
+        with pytest.raises(HostError, match=r"config\.json"):
             hosts.load_hf(str(tmp_path))
 
     def test_transformers_unknown_type(self, tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ class TestTransformersFolder:
             assert torch.equal(tensor, saved[name])
 
     def test_no_weights(self, config_folder: Path) -> None:
-        with pytest.raises(HostError, match=r"no safetensors weights\. Give a state dict with `--host-weights FILE`"):
+        with pytest.raises(HostError, match=r"--host-weights FILE"):
             hosts.load_hf(str(config_folder))
 
     def test_pickled_weights_are_not_read(self, config_folder: Path) -> None:
         (config_folder / "pytorch_model.bin").touch()
-        with pytest.raises(HostError, match=r"\.bin weights are pickle"):
+        with pytest.raises(HostError, match=r"\.bin"):
             hosts.load_hf(str(config_folder))
 
     def test_config_with_a_state_dict(self, config_folder: Path, clip_folder: Path) -> None:
@@ -270,7 +270,7 @@ class TestStateDict:
             hosts.load_timm("vit_tiny_patch16_224", tmp_path / "wrong.safetensors")
 
     def test_pickle_is_refused_unread(self, tmp_path: Path) -> None:
-        with pytest.raises(HostError, match=r"must be a \.safetensors file.*can run code"):
+        with pytest.raises(HostError, match=r"\.safetensors"):
             hosts.load_timm(TIMM_NAME, tmp_path / "model.pt")
 
     def test_no_file(self, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_wrapped_forward_still_runs_the_norm(wrap: Callable[[nn.Module], None]
 
 def test_a_head_for_the_norm_is_refused_where_none_runs(host: nn.Module) -> None:
     plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
-    with pytest.raises(HeadMismatchError, match="the head reads a 'cls' context, the tower gives 'raw-cls'"):
+    with pytest.raises(HeadMismatchError, match="'cls'.*'raw-cls'"):
         attach_depth_head(host, fresh_head(plain, **SMALL), tower=DINO)
 
 
@@ -218,5 +218,5 @@ def test_a_tower_that_pads_takes_whole_patches_only() -> None:
         [frame] = depth.read()
         assert frame.image_hw == (224, 256)
         tower(torch.randn(1, 3, 225, 230))
-        with pytest.raises(CaptureError, match="pads images of 225x230 to whole patches"):
+        with pytest.raises(CaptureError, match="225x230"):
             depth.read()

@@ -38,7 +38,7 @@ def test_a_broken_adapter_is_left_out_and_named(packages: None, caplog: pytest.L
 
 def test_two_adapters_of_one_name(packages: None) -> None:
     points = [EntryPoint("mine", "kitchen:adapter", GROUP), EntryPoint("mine", "garage:adapter", GROUP)]
-    with pytest.raises(AdapterError, match="'mine': kitchen:adapter and garage:adapter"):
+    with pytest.raises(AdapterError, match="'mine'.*kitchen:adapter.*garage:adapter"):
         registry.collect_adapters(points)
 
 
@@ -57,7 +57,7 @@ def test_two_adapters_that_claim_one_tower(monkeypatch: pytest.MonkeyPatch) -> N
 
     twin = type("Twin", (type(registry.STRUCTURAL),), {"name": "twin"})()
     monkeypatch.setattr(registry, "installed_adapters", lambda: {"structural": registry.STRUCTURAL, "twin": twin})
-    with pytest.raises(AdapterError, match=r"'structural' and 'twin' both claim.*adapter=NAME"):
+    with pytest.raises(AdapterError, match=r"'structural' and 'twin' .*adapter=NAME"):
         registry.find_towers(Host())
     [tower] = registry.find_towers(Host(), adapter="twin")
     assert tower.spec.adapter == "twin"

@@ -136,7 +136,7 @@ def test_a_cast_to_float16_moves_it_little() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
 def test_no_numbers(value: float) -> None:
-    with pytest.raises(ValueError, match="NaN, infinity or numbers beyond"):
+    with pytest.raises(ValueError, match="NaN"):
         _ = sketch(torch.full((WIDTH,), value))
 
 
