@@ -23,8 +23,8 @@ from spaceclip_plugin.errors import HeadMismatchError
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers.identity.fingerprint import (
     ADAPTED,
+    MAX_BLOCKS,
     MIXED,
-    MOST_BLOCKS,
     PartDistance,
     TowerFingerprint,
     distances,
@@ -114,10 +114,10 @@ class TowerMatch:
 def fingerprint_of(tower: Tower, config: DepthHeadConfig) -> TowerFingerprint | None:
     """The fingerprint of a tower for a head that is trained on it; None, and a warning why, where there is none."""
     blocks = _blocks(tower, config)
-    parts = read_tower(tower, blocks=blocks, context=config.options.uses_context) if blocks <= MOST_BLOCKS else []
+    parts = read_tower(tower, blocks=blocks, context=config.options.uses_context) if blocks <= MAX_BLOCKS else []
     fingerprint = TowerFingerprint.of(parts) if parts else None
     if fingerprint is None:
-        why = _troubles(parts) or f"it has more than {MOST_BLOCKS} blocks"
+        why = _troubles(parts) or f"it has more than {MAX_BLOCKS} blocks"
         _logger.warning("a head trained on the %s will not know it again, its weights get no fingerprint: %s",
                         tower.spec, why)  # fmt: skip
     return fingerprint

@@ -11,7 +11,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures
 from spaceclip_plugin.head.decoder import DecoderOptions
-from spaceclip_plugin.towers.identity.fingerprint import MOST_BLOCKS, TowerFingerprint
+from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
 FORMAT_VERSION = 2
@@ -94,7 +94,7 @@ class DepthHeadConfig:
             return
         if not isinstance(found, TowerFingerprint):
             raise ConfigError(f"tower_fingerprint must be an object or null, got {_checks.shown(found)}")
-        most = MOST_BLOCKS if self.blocks is None else self.blocks
+        most = MAX_BLOCKS if self.blocks is None else self.blocks
         if not self.options.taps[-1] <= len(found.blocks) <= most:
             raise ConfigError(
                 f"tower_fingerprint must have a line for each of the {self.options.taps[-1]} to {most} blocks that the "

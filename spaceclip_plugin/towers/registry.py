@@ -84,7 +84,7 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
             if other is not tower:
                 raise AdapterError(
                     f"adapters {other.spec.adapter!r} and {known.name!r} both claim the {tower.spec}; "
-                    "choose one with adapter=NAME"
+                    "name one with adapter=NAME"
                 )
     order = {id(module): position for position, module in enumerate(host.modules())}
     unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
@@ -118,7 +118,7 @@ def find_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adap
         )
     if tower is None and len(found) > 1:
         listed = "; ".join(str(one.spec) for one in found)
-        raise AmbiguousTowerError(f"{name} has {len(found)} towers: {listed}. Choose one with tower=PATH.")
+        raise AmbiguousTowerError(f"{name} has {len(found)} towers: {listed}. Name one with tower=PATH.")
     return found[0] if tower is None else by_path[tower]
 
 
@@ -134,7 +134,8 @@ def no_tower(host: nn.Module, *, adapter: str | Adapter | None = None) -> TowerN
     looked = "any adapter" if adapter is None else f"adapter {_adapter(adapter).name!r}"
     return TowerNotFoundError(
         f"no vision tower found in {name} by {looked}: expected a stack of transformer blocks behind a patch "
-        "embedding. Pass the module that holds it, choose adapter=NAME, or write an adapter (adapters/README.md)."
+        "embedding. Pass the module that holds it, name its adapter with adapter=NAME, or write one "
+        "(adapters/README.md)."
     )
 
 

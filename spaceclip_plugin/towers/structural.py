@@ -111,13 +111,13 @@ def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
     by_owner: dict[str, list[_Candidate]] = {}
     for candidate in _all_candidates(host, taken):
         by_owner.setdefault(candidate.owner, []).append(candidate)
-    chosen = []
+    found = []
     for owner, candidates in by_owner.items():
         innermost = not any(_is_inside(other, owner) for other in by_owner)
         fitting = [one for one in candidates if all(_has_norm(block, one.convolution) for block in one.blocks)]
         if innermost and fitting and not _has_vocabulary(host.get_submodule(owner), taken):
-            chosen.append(max(fitting, key=lambda candidate: len(candidate.blocks)))
-    return chosen
+            found.append(max(fitting, key=lambda candidate: len(candidate.blocks)))
+    return found
 
 
 def _all_candidates(host: nn.Module, taken: Set[int]) -> Iterator[_Candidate]:

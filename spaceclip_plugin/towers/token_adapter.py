@@ -93,15 +93,15 @@ class TokenReader(Adapter):
     def _patches(self, tokens: Tensor, tap: str, frame: RawFrame, tower: Tower) -> Tensor:
         """The patch tokens (B, h*w, C) of a sequence (B, N, C)."""
         batch, ((height, width), _) = frame.call.batch, frame.call.sizes()
-        least = self.min_prefix(tower)
-        expected = f"(B={batch}, N>={least}+{height}*{width}, C={tower.spec.width})"
+        minimum = self.min_prefix(tower)
+        expected = f"(B={batch}, N>={minimum}+{height}*{width}, C={tower.spec.width})"
         if tokens.ndim != 3 or (tokens.shape[0], tokens.shape[2]) != (batch, tower.spec.width):
             raise tower.unexpected(tap, tokens, expected, "A layout of its own needs an adapter of its own.")
         prefix = tokens.shape[1] - height * width
-        if prefix < least:
+        if prefix < minimum:
             advice = (
                 f"That leaves {tokens.shape[1]} - {height * width} = {prefix} prefix tokens where there are at least "
-                f"{least}: switch off whatever drops or merges patches (patch dropout: host.eval())."
+                f"{minimum}: switch off whatever drops or merges patches (patch dropout: host.eval())."
             )
             if prefix == 0:
                 advice += (

@@ -158,9 +158,9 @@ def test_a_head_of_this_tower_is_saved_and_loaded(host: nn.Module, head: DepthHe
 def test_a_head_for_other_widths_is_refused(host: nn.Module, head: DepthHead) -> None:
     config = head.config
     other = DepthHead(replace(config, tap_widths=(8, 8, 32, 64)))
-    with pytest.raises(HeadMismatchError, match="hidden state 2.*16"):
+    with pytest.raises(HeadMismatchError, match=r"hidden state 2.*16"):
         attach_depth_head(host, other)
-    with pytest.raises(ConfigError, match="tap_widths.*4"):
+    with pytest.raises(ConfigError, match=r"tap_widths.*4"):
         type(config)(options=config.options, width=64, tap_widths=(8, 16), blocks=6)
 
 

@@ -130,7 +130,7 @@ class TestAnotherImageSize:
             hosts.load_timm(TIMM_NAME, tmp_path / "w.safetensors", image_hw=(96, 128))
 
     def test_other_hosts_say_that_they_cannot(self, clip_folder: Path) -> None:
-        with pytest.raises(HostError, match="'hf'.*96x"):
+        with pytest.raises(HostError, match=r"'hf'.*96x"):
             load_host(f"hf:{clip_folder}", image_hw=(96, 128))
 
     def test_by_name(self) -> None:
@@ -168,9 +168,7 @@ class TestOtherPeoplesLoaders:
         assert_frozen(load_host("mine:x", image_mean=(0, 0, 0), image_std=(1, 1, 1)))
 
     def test_the_error_names_every_kind(self) -> None:
-        with pytest.raises(
-            HostError, match="mine:NAME.*python:MODULE:FUNCTION"
-        ):
+        with pytest.raises(HostError, match=r"mine:NAME.*python:MODULE:FUNCTION"):
             load_host("yours:x")
 
 
@@ -180,9 +178,7 @@ class TestUnknownNames:
             hosts.load_timm("deit_tiny_patch16_244")
 
     def test_timm_tag(self) -> None:
-        with pytest.raises(
-            HostError, match=r"'no_such_tag' of 'deit_tiny_patch16_224'.*fb_in1k"
-        ):
+        with pytest.raises(HostError, match=r"'no_such_tag' of 'deit_tiny_patch16_224'.*fb_in1k"):
             hosts.load_timm(f"{TIMM_NAME}.no_such_tag")
 
     def test_open_clip(self) -> None:

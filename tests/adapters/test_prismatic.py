@@ -198,7 +198,7 @@ def test_a_wrapped_forward_still_runs_the_norm(wrap: Callable[[nn.Module], None]
 
 def test_a_head_for_the_norm_is_refused_where_none_runs(host: nn.Module) -> None:
     plain = dataclasses.replace(find_towers(host)[0].spec, context=CLS)
-    with pytest.raises(HeadMismatchError, match="'cls'.*'raw-cls'"):
+    with pytest.raises(HeadMismatchError, match=r"'cls'.*'raw-cls'"):
         attach_depth_head(host, fresh_head(plain, **SMALL), tower=DINO)
 
 

@@ -38,7 +38,7 @@ def test_a_broken_adapter_is_left_out_and_named(packages: None, caplog: pytest.L
 
 def test_two_adapters_of_one_name(packages: None) -> None:
     points = [EntryPoint("mine", "kitchen:adapter", GROUP), EntryPoint("mine", "garage:adapter", GROUP)]
-    with pytest.raises(AdapterError, match="'mine'.*kitchen:adapter.*garage:adapter"):
+    with pytest.raises(AdapterError, match=r"'mine'.*kitchen:adapter.*garage:adapter"):
         registry.collect_adapters(points)
 
 

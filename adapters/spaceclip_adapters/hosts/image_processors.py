@@ -24,7 +24,7 @@ _SETTINGS = (
     "do_flip_channel_order",
 )  # fmt: skip
 _PER_PIXEL = 1 / 255
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def read_processor(path: Path) -> dict[str, Any] | None:
@@ -34,7 +34,7 @@ def read_processor(path: Path) -> dict[str, Any] | None:
         HostError: the file is no JSON object.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is larger than a processor's config can be")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

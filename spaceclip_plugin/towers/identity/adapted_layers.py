@@ -26,7 +26,7 @@ THIN = 4
 """A matrix is thin where its shorter side is at most this part of the tower's width: those of LoRA are, and no
 layer's own."""
 
-_MOST_PARTS = 8  # of a layer with matrices beside it
+_MAX_PARTS = 8  # of a layer with matrices beside it
 _HOOKS = re.compile(r"_(forward|backward)_(pre_)?hooks\w*")
 
 
@@ -189,7 +189,7 @@ def _answer(layer: Callable[[Tensor], object], inputs: Tensor) -> Tensor:
 
 def _only_linear(module: nn.Module, width: int) -> nn.Module | None:
     """The only linear layer in a module whose other matrices are all thin, and at least one of them is."""
-    if not 0 < len(module._modules) <= _MOST_PARTS or any(is_norm(part) for part in module.modules()):
+    if not 0 < len(module._modules) <= _MAX_PARTS or any(is_norm(part) for part in module.modules()):
         return None
     linears = [
         part

@@ -14,7 +14,7 @@ from spaceclip_plugin.towers.identity.part_reader import (
     INPUT,
     KINDS,
     MATRICES,
-    MOST_SHAPES,
+    MAX_SHAPES,
     SCALES,
     Part,
 )
@@ -22,7 +22,7 @@ from spaceclip_plugin.towers.identity.weight_sketch import Sketch, decoded, enco
 
 MIXED, ADAPTED = "mixed", "adapted"
 PRECISIONS = ("float64", "float32", "bfloat16", "float16", MIXED, ADAPTED)
-MOST_BLOCKS = 256
+MAX_BLOCKS = 256
 """A config has no room for more; such a tower gets no fingerprint."""
 
 _MIN_BIAS = 0.01
@@ -51,7 +51,7 @@ class TowerFingerprint:
     precision: str = MIXED
 
     def __post_init__(self) -> None:
-        for name, most in (("input", MOST_SHAPES), ("blocks", MOST_BLOCKS)):
+        for name, most in (("input", MAX_SHAPES), ("blocks", MAX_BLOCKS)):
             lines = getattr(self, name)
             if not isinstance(lines, list | tuple) or len(lines) > most or not all(isinstance(x, str) for x in lines):
                 raise ConfigError(f"tower_fingerprint.{name} must be at most {most} lines, got {shown(lines)}")
@@ -71,7 +71,7 @@ class TowerFingerprint:
         inputs = tuple(f"{key} {encoded(sketch)}" for key, sketch in by_name.pop(INPUT).sketches.items())
         lines = {name: encoded(*(part.sketches[kind] for kind in KINDS)) for name, part in by_name.items()}
         context = lines.pop(CONTEXT, None)
-        return None if len(lines) > MOST_BLOCKS else cls(inputs, tuple(lines.values()), context, precision_of(parts))
+        return None if len(lines) > MAX_BLOCKS else cls(inputs, tuple(lines.values()), context, precision_of(parts))
 
     def sketches(self) -> dict[str, dict[str, Sketch]]:
         """By part, as `tower_reading.read_tower` names them, and by kind of weight."""

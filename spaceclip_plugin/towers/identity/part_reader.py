@@ -27,8 +27,8 @@ from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker
 INPUT, CONTEXT = "input", "context"
 """Names of the parts that are no blocks; a block is "block 1" and so on."""
 MATRICES, SCALES, BIASES = KINDS = ("matrices", "scales", "biases")
-MOST_SHAPES = 32
-MOST_EFFECT = 0.001
+MAX_SHAPES = 32
+MAX_EFFECT = 0.001
 """Relative change of a layer's answers up to which what was added to it counts as nothing."""
 
 
@@ -54,7 +54,7 @@ class Part:
     @property
     def is_adapted(self) -> bool:
         """Whether what was added to its layers has an effect, or may have."""
-        return any(addition.effect is None or addition.effect > MOST_EFFECT for addition in self.additions)
+        return any(addition.effect is None or addition.effect > MAX_EFFECT for addition in self.additions)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class PartReader:
         additions = tuple(self.additions)
         if not self._reading.sketching or self._trouble is not None:
             return Part(self._name, {}, additions, self._trouble if self._reading.sketching else None)
-        keys = sorted(self._makers)[:MOST_SHAPES] if self._by_shape else KINDS
+        keys = sorted(self._makers)[:MAX_SHAPES] if self._by_shape else KINDS
         try:
             sketches = {key: self._maker(key).sketch for key in keys}
         except ValueError as error:
@@ -211,12 +211,12 @@ class PartReader:
                 effect = self._effect_of(change, layer)
                 self.additions.append(Addition(kind, effect))
                 self._read_plain(layer)
-                if effect > MOST_EFFECT and counts:
+                if effect > MAX_EFFECT and counts:
                     self._maker_of("weight", change).add(change, counted=False)
                 return
             effect = layer.effect()
             self.additions.append(Addition(kind, effect))
-            if effect > MOST_EFFECT and counts:
+            if effect > MAX_EFFECT and counts:
                 self._add_in_effect(layer)
             else:
                 self._read_plain(layer)
