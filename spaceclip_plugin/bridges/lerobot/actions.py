@@ -47,7 +47,7 @@ class ActionsSent:
         return None if self._chunk is None else self._chunk[:, -1]
 
     def send(self, chunk: Tensor, decisions: Sequence[Sequence[GuardDecision]], *, overlapping: bool = False) -> Tensor:
-        """What to send, and from now on what was sent.
+        """What to send, (B, T, A), and from now on what was sent.
 
         Args:
             chunk: (B, T, A) what the policy wants of B robots in the next T host steps.
@@ -55,9 +55,6 @@ class ActionsSent:
             overlapping: whether a chunk begins while the one before it is still executed, as in real-time chunking.
                 No step is told at which row; the one nearest to the new chunk's first is taken for the last one sent.
                 To hold the old chunk's last row would be a motion, to a place the robot has not reached.
-
-        Returns:
-            (B, T, A).
 
         Raises:
             HostError: a position is to be held, and none was sent yet.
@@ -139,14 +136,9 @@ class ActionChunks:
         return cls(type(policy).__name__, queued, _count(config, "chunk_size", queued), overlapping)
 
     def check(self, limits: GuardLimits, *, fresh: bool) -> None:
-        """Refuse a guard of the default age whose depth would be too old for most of the actions; warn of a chosen one.
+        """Refuse a guard whose depth would be too old for most of the actions, where nobody said a `max_age`.
 
-        Args:
-            limits: of the guard.
-            fresh: whether depth is refreshed at every host step.
-
-        Raises:
-            ConfigError: the policy acts on one look for longer than that, and nobody said a `max_age`.
+        Where someone did, a warning tells how many are stops. `fresh` depth is refreshed at every host step.
         """
         name, count = ("chunk_size", self.chunk) if self.overlapping else ("n_action_steps", self.queued)
         young = limits.oldest_allowed + 1

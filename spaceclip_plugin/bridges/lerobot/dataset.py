@@ -19,7 +19,7 @@ from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
 from spaceclip_plugin.data import DepthSample, SelectiveSource
 from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
-from spaceclip_plugin.data.sources.spec import absolute, checked_path, last_name
+from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
 _MAX_STRIDE = 10**9
@@ -32,7 +32,7 @@ _UNREADABLE_TOO = (("datasets.exceptions", "DatasetsError"), ("av.error", "FFmpe
 
 
 @dataclass(frozen=True)
-class LeRobotData:
+class LeRobotData(PathSpec):
     """A LeRobot data set as a config or a command line names it; see `LeRobotDepth`.
 
     Attributes:
@@ -72,15 +72,10 @@ class LeRobotData:
             object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
         _numbers(self.episodes)
 
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """Every frame of a data set, from its folder or id."""
-        return cls(text)
-
     @property
     def title(self) -> str:
         """The id on the Hub, or the folder's own name."""
-        return self.path if _is_id(self.path) else last_name(self.path)
+        return self.path if _is_id(self.path) else super().title
 
     def resolved(self, base: Path) -> Self:
         """With `path` made absolute, starting from `base`, unless it is an id and no folder."""

@@ -93,11 +93,7 @@ def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
 
 
 def camera_key(dataset: LeRobotFrames, named: str | None) -> str:
-    """The key of the photos of a camera with depth; its depth has the same key with `DEPTH_SUFFIX`.
-
-    Args:
-        dataset: where to look.
-        named: "front" or "observation.images.front"; None is the only one with depth.
+    """The key of the photos of the camera of that name, or of the only one, with depth under `KEY_depth`.
 
     Raises:
         DataError: no camera has depth, several have and none was named, or none is called so.

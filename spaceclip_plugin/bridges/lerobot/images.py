@@ -91,16 +91,11 @@ class Preparation:
         self._compared: set[ImageMapping] = set()
 
     def __call__(self, policy: nn.Module, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
-        """(B, 3, h, w) as the policy shows it to its tower.
-
-        Args:
-            policy: the one this was made for.
-            key: of the image in a batch.
-            image: (B, 3, H, W).
-            mapping: see `mapping`; what the policy's method returns is compared with it.
+        """The image (B, 3, H, W) under a key of the batch as (B, 3, h, w), as the policy shows it to its tower.
 
         Raises:
-            HostError: the policy's method is not what it was, or images not in [0, 1] where this package prepares them.
+            HostError: the policy's method is not what it was, or what it returns not what `mapping` says; or images
+                not in [0, 1] where this package prepares them.
             CaptureError: they hold NaN or infinity.
         """
         if self.own is None:

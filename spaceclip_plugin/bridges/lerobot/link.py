@@ -132,12 +132,7 @@ class DepthLink:
         return ActionChunks.of(self.policy)
 
     def begin_step(self, robots: int, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Begin a host step; one that was begun before and that no one ended is ended.
-
-        Args:
-            robots: rows of the batch.
-            sizes: (H, W) of the images of each camera in it, in pixels.
-        """
+        """Begin a host step of so many robots, with images of these (H, W); one that no one ended is ended."""
         if self._open:
             # Real-time chunking shows the steps no host step but those at which it makes a chunk.
             chunks = self.chunks
@@ -151,13 +146,8 @@ class DepthLink:
     def end_step(self, robots: int, *, rows: int = 1) -> None:
         """End a host step: the depth it left, refreshed or of the policy's own image calls, becomes the newest.
 
-        Args:
-            robots: that act in it.
-            rows: host steps that the actions given now take.
-
-        Raises:
-            CaptureError: it cannot be read; there is no depth then.
-            HostError: images that cannot be shared out among so many robots; there is no depth then.
+        The actions given now take `rows` host steps. There is no depth any more where it cannot be read (CaptureError)
+        or its images cannot be shared out among so many robots (HostError).
         """
         self._open = False
         refreshed, self._refreshed = self._refreshed, None
@@ -174,18 +164,13 @@ class DepthLink:
             self.rows = rows
 
     def refresh(self, images: Mapping[str, Tensor]) -> dict[str, DepthMap]:
-        """Run the tower alone on the images of this step, and decode; what the policy sees later is not decoded.
+        """Depth over each image (B, 3, H, W) of this step, of age 0, by running the tower alone.
 
-        Args:
-            images: (B, 3, H, W) by key, in the range that the policy takes them in.
-
-        Returns:
-            Depth of each over the camera's image, of age 0, under its camera's name.
+        What the policy sees later in the step is not decoded.
 
         Raises:
             CaptureError: the tower does not take them, or the depth cannot be read.
-            HostError: they are not images in [0, 1] where this package prepares them, or the policy's own function
-                for that is not what it was.
+            HostError: see `Preparation`.
         """
         for key, image in images.items():
             name = camera_name(key)
@@ -221,10 +206,7 @@ class DepthLink:
     def _share_out(self, maps: Sequence[DepthMap], robots: int, *, placed: bool = False) -> None:
         """Give each robot its images: all policies keep the images of one robot together, robot after robot.
 
-        Args:
-            maps: of one host step.
-            robots: that act in it.
-            placed: whether the maps lie over the cameras' images already.
+        Maps that are `placed` lie over the cameras' images already.
         """
         if not maps and self.newest and len(self.newest) != robots:
             raise HostError(f"actions of {robots} robot(s) behind depth of {len(self.newest)}. {_SHAPES}")
@@ -248,9 +230,8 @@ class DepthLink:
     def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:
         """How every image of one robot in one image call was made out of its camera's; None where that is not known.
 
-        Raises:
-            HostError: the policy pads its images, and the padding of this one is not known: what was measured of its
-                camera decides, else its configuration, as far as the pixels bear it out.
+        What was measured of its camera decides, else its configuration, as far as the pixels bear it out. HostError
+        where the policy pads its images, and neither tells how.
         """
         names: list[str | None] = [image.camera for image in images]
         # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.

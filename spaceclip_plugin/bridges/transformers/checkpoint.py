@@ -165,11 +165,9 @@ def read_config(folder: Path) -> SpaceClipDepthConfig:
 def write_model(folder: Path, config: SpaceClipDepthConfig, parts: Mapping[str, nn.Module]) -> None:
     """Write config and weights, each whole or not at all, the weights first; they carry the config they belong to.
 
-    A model of this kind that is there is replaced; another one, such as the host that the tower came from, is not.
-
     Raises:
-        CheckpointError: the weights are not what the config builds, the folder holds another model, or it cannot be
-            written.
+        CheckpointError: the weights are not what the config builds, the folder cannot be written, or it holds another
+            kind of model, such as the host that the tower came from.
     """
     tensors = weights.writable(_state(parts))
     check_replaceable(folder, lambda _: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
