@@ -58,7 +58,6 @@ class DepthSource(Protocol):
 
     def __getitem__(self, index: int) -> DepthSample:
         """Raises IndexError past the end, and DataError, naming the sample, where it cannot be read."""
-        ...
 
 
 @runtime_checkable
@@ -67,7 +66,6 @@ class Fingerprinted(Protocol):
 
     def fingerprint(self, index: int) -> str:
         """SHA-256 (hex) of what decides the image of sample `index`, then of what decides depth and intrinsics."""
-        ...
 
 
 def fingerprint(source: DepthSource, index: int) -> str:

@@ -1,29 +1,28 @@
 """Whether depth was read in its right unit: a mistake of a factor trains without any error, on wrong metres.
 
-First it is asked whether the files hold depth at all (`depth_garbage.py`), then whether its median is plausible. Where
-it is not, every common unit in which it would be is listed with the median that it gives; which one is right, only the
-data's makers know.
+First it is asked whether the files hold depth at all (`files/suspicious.py`), then whether its median is plausible.
+Where it is not, every common unit in which it would be is listed with the median that it gives; which one is right,
+only the data's makers know.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.data.files.depth_values import COMMON_UNITS_PER_METRE as COMMON_UNITS_PER_METRE
-from spaceclip_plugin.data.files.depth_values import StoredDepth
+from spaceclip_plugin.data.files.depth_values import COMMON_UNITS_PER_METRE, StoredDepth
 from spaceclip_plugin.data.files.suspicious import float_looks_like, looks_like, too_flat
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
-_MOST_PIXELS = 65536
-_MOST_STORED = 1 << 25
+_MAX_PIXELS = 65536
+_MAX_STORED = 1 << 25
 _GOOD_PART, _ANOTHER = 0.2, 3.0
 _METRES_PER: dict[float, str] = {1000: "millimetres", 100: "centimetres", 1e6: "micrometres", 0.001: "kilometres"}
 """What floating-point depth that should be metres is found in, by how many of them a metre has."""
@@ -36,12 +35,10 @@ class PlausibleRange(Protocol):
     @property
     def name(self) -> str:
         """For messages."""
-        ...
 
     @property
     def median_range_m(self) -> tuple[float, float]:
         """Metres between which the median depth of a data set of this kind lies."""
-        ...
 
 
 @runtime_checkable
@@ -50,11 +47,9 @@ class KeepsStored(Protocol):
 
     def stored_depth(self, index: int) -> StoredDepth:
         """The depth of sample `index` as its file holds it."""
-        ...
 
     def units_of(self, index: int) -> float | None:
         """The unit that it is read with; None where the file holds metres."""
-        ...
 
 
 def check_depth_units(source: DepthSource, protocol: PlausibleRange, *, samples: int = 24) -> float:
@@ -102,8 +97,7 @@ def _checked(source: DepthSource, protocol: PlausibleRange, samples: int) -> Ite
         units = source.units_of(index) if isinstance(source, KeepsStored) else getattr(source, "units_per_metre", None)
         indices.setdefault(units, []).append(index)
     for units, members in indices.items():
-        places = np.linspace(0, len(members) - 1, min(samples, len(members))).round().astype(int)
-        yield _plausible(source, protocol, [members[place] for place in places], units)
+        yield _plausible(source, protocol, _spread(members, samples), units)
 
 
 def _plausible(
@@ -111,14 +105,18 @@ def _plausible(
 ) -> npt.NDArray[np.float32]:
     flat = False
     if isinstance(source, KeepsStored):
-        maps = _stored(source, indices)
-        garbage = float_looks_like(maps) if units is None else looks_like(maps, units_per_metre=units)
+        first = source.stored_depth(indices[0]).values
+        few = _spread(indices, max(1, _MAX_STORED // max(1, first.size)))[1:]  # fewer where they are large
+        maps = [first, *(source.stored_depth(index).values for index in few)]
+        damage = float_looks_like(maps) if units is None else looks_like(maps, units_per_metre=units)
         flat = units is not None and too_flat(maps)
-        if garbage is not None:
+        if damage is not None:
             place = getattr(source, "place", type(source).__name__)
-            raise DataError(f"{place}: {len(maps)} depth maps were looked at, and this is no depth: {garbage}")
+            raise DataError(f"{place}: {len(maps)} depth maps were looked at, and this is no depth: {damage}")
     read = [source[index] for index in indices]
-    depth_m = np.concatenate([_thinned(sample.depth_m[sample.depth_m > 0]) for sample in read])
+    known = [sample.depth_m[sample.depth_m > 0] for sample in read]
+    # Thinned evenly, so that a few huge maps need no memory and outweigh no others.
+    depth_m = np.concatenate([values[:: -(-len(values) // _MAX_PIXELS) or 1] for values in known])
     if len(depth_m) == 0:
         raise DataError(f"{read[0].name}: none of {len(read)} samples has a pixel of known depth")
     median_m = float(np.median(depth_m))
@@ -131,41 +129,33 @@ def _plausible(
             f"the median depth of {len(read)} samples from {read[0].name!r} on is {median_m:.4g} m, expected {low_m:g} "
             f"to {high_m:g} m (protocol {protocol.name!r}); {advice}"
         )
-    _warn_of_two_units(read, protocol)
+    named = {sample.name: values for sample, values in zip(read, known, strict=True) if values.size}
+    _warn_of_two_units({name: float(np.median(values)) for name, values in named.items()}, protocol)
     how = "in metres" if units is None else f"with {units:g} units per metre"
     _log.info("median depth of %d samples from %r on: %.3g m, read %s", len(read), read[0].name, median_m, how)
     return depth_m
 
 
-def _warn_of_two_units(read: Sequence[DepthSample], protocol: PlausibleRange) -> None:
+def _warn_of_two_units(medians_m: dict[str, float], protocol: PlausibleRange) -> None:
     """Say so where the median of the whole is plausible, but a good part of the samples is of quite another depth."""
     low_m, high_m = protocol.median_range_m
-    known = {sample.name: sample.depth_m[sample.depth_m > 0] for sample in read}
-    medians = {name: float(np.median(depth_m)) for name, depth_m in known.items() if depth_m.size}
-    inside = [median for median in medians.values() if low_m <= median <= high_m]
-    outside = {name: median for name, median in medians.items() if not low_m <= median <= high_m}
-    if not inside or len(outside) < max(2, _GOOD_PART * len(medians)):
+    outside = {name: median_m for name, median_m in medians_m.items() if not low_m <= median_m <= high_m}
+    inside = [median_m for name, median_m in medians_m.items() if name not in outside]
+    if not inside or len(outside) < max(2, _GOOD_PART * len(medians_m)):
         return
     usual_m, other_m = float(np.median(inside)), float(np.median(list(outside.values())))
     if max(usual_m / other_m, other_m / usual_m) >= _ANOTHER:
         _log.warning(
             "%d of %d samples have a median depth of about %.3g m, outside %g to %g m (protocol %r): %s, …; the others "
             "of about %.3g m. If their files are in another unit, make them a source of their own, with its own unit",
-            len(outside), len(medians), other_m, low_m, high_m, protocol.name, next(iter(outside)), usual_m,
+            len(outside), len(medians_m), other_m, low_m, high_m, protocol.name, next(iter(outside)), usual_m,
         )  # fmt: skip
 
 
-def _stored(source: KeepsStored, indices: Sequence[int]) -> list[npt.NDArray[Any]]:
-    """What the files of some samples hold, evenly spread; of fewer where they are large."""
-    first = source.stored_depth(indices[0]).values
-    count = min(len(indices), max(1, _MOST_STORED // max(1, first.size)))
-    places = np.linspace(0, len(indices) - 1, count).round().astype(int)[1:]
-    return [first, *(source.stored_depth(indices[place]).values for place in places)]
-
-
-def _thinned(depth_m: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Evenly spread values, so that a few huge maps need no memory and outweigh no others."""
-    return depth_m[:: -(-len(depth_m) // _MOST_PIXELS) or 1]
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the indices, evenly spread, the first among them."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return [indices[place] for place in places]
 
 
 def _other_units(median_m: float, used: float, range_m: tuple[float, float]) -> str:

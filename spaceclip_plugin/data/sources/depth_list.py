@@ -75,7 +75,7 @@ class DepthList(PairSource[int]):
     in `files/depth_values.py`.
 
     Construction parses every line and looks whether its files exist; it opens none of them. Their content is read by
-    indexing, and checked as a whole by `check` or `validated`.
+    indexing, and checked as a whole by `validated`.
 
     Attributes:
         path: the list.

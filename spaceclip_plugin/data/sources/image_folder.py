@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -84,7 +83,7 @@ class ImageFolder(PairSource[str]):
     are turned and which sizes go together stands in `files/pairs.py`, what counts as unknown depth in
     `files/depth_values.py`.
 
-    Construction looks only at names; the files are read by indexing, and checked as a whole by `check` or `validated`.
+    Construction looks only at names; the files are read by indexing, and checked as a whole by `validated`.
 
     Attributes:
         path: the folder.
@@ -137,7 +136,7 @@ class ImageFolder(PairSource[str]):
         self.path = Path(path)
         super().__init__(str(self.path), units_per_metre=units_per_metre, distance=distance, skip_bad=skip_bad)
         self._roots = (self.path / images, self.path / depth)
-        _check_roots(*self._roots, path=self.path)
+        _check_roots(self.path, *self._roots)
         lens = _lens(self.path / INTRINSICS_NAME)
         photos, maps = _files(self._roots[0], PHOTO_SUFFIXES), _files(self._roots[1], DEPTH_SUFFIXES)
         good: list[DepthPair[str]] = []
@@ -151,19 +150,16 @@ class ImageFolder(PairSource[str]):
 
     def _pair(self, stem: tuple[str, ...], photos: list[Path], maps: list[Path], lens: Lens | None) -> DepthPair[str]:
         name = str(PurePosixPath(*stem))
-        for kind, other, files, root in (
-            ("photo", "depth map", photos, self._roots[0]),
-            ("depth map", "photo", maps, self._roots[1]),
-        ):
+        images, depth = self._roots
+        for kind, other, files, root in (("photo", "depth map", photos, images), ("depth map", "photo", maps, depth)):
             if not files:
                 found = _unread(root, stem)
                 raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}{found}")
             if len(files) > 1:
                 found = ", ".join(sorted(file.name for file in files))
                 raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
-        photo, depth = photos[0], maps[0]
-        relative = photo.relative_to(self._roots[0]).as_posix()
-        pair = DepthPair(photo, depth, relative, self.path.name, label=relative, lens=lens)
+        relative = photos[0].relative_to(images).as_posix()
+        pair = DepthPair(photos[0], maps[0], relative, self.path.name, label=relative, lens=lens)
         return self._checked(pair, f"put them into {self.path / INTRINSICS_NAME}")
 
 
@@ -176,7 +172,7 @@ def _unread(root: Path, stem: tuple[str, ...]) -> str:
     return f"; {', '.join(found)} is not read: photos are {photos}; {DEPTH_FORMATS}" if found else ""
 
 
-def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
+def _check_roots(path: Path, images: Path, depth: Path) -> None:
     for folder in (path, images, depth):
         if not folder.is_dir():
             there = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
@@ -191,22 +187,20 @@ def _check_roots(images: Path, depth: Path, *, path: Path) -> None:
 
 
 def _files(root: Path, suffixes: frozenset[str]) -> dict[tuple[str, ...], list[Path]]:
-    """Files of these suffixes anywhere below a folder, by their path within it without the suffix."""
+    """Files of these suffixes anywhere below a folder, by their path within it without the suffix.
+
+    None that is hidden; linked folders are followed, but not in circles.
+    """
     found: dict[tuple[str, ...], list[Path]] = {}
-    for file in _visible_files(root):
-        if file.suffix.lower() in suffixes:
-            stem = tuple(composed(part) for part in file.relative_to(root).with_suffix("").parts)
-            found.setdefault(stem, []).append(file)
-    return found
-
-
-def _visible_files(root: Path) -> Iterator[Path]:
-    """Every file below a folder that is not hidden; linked folders are followed, but not in circles."""
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         real = Path(folder).resolve()
         inner = [name for name in folders if not name.startswith(".")]
         folders[:] = [name for name in inner if (real / name).resolve() not in (real, *real.parents)]
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+        for file in (Path(folder, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in suffixes:
+                stem = tuple(composed(part) for part in file.relative_to(root).with_suffix("").parts)
+                found.setdefault(stem, []).append(file)
+    return found
 
 
 def _refuse(error: OSError) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from tqdm import tqdm
@@ -82,22 +82,6 @@ class SelectiveSource(ABC, Generic[Entry, Label]):
         """
         return self._read(self._entries[index])
 
-    def check(self, usable: SampleCheck | None = None) -> Iterator[tuple[Label, str | None]]:
-        """Reads every sample, one per step: (label, reason it cannot be used or None).
-
-        Args:
-            usable: raises DataError for a sample that is whole but of no use, such as `Protocol.check`.
-        """
-        for entry in self._entries:
-            try:
-                sample = self._read(entry)
-                if usable is not None:
-                    usable(sample)
-            except DataError as error:
-                yield self._label(entry), str(error)
-            else:
-                yield self._label(entry), None
-
     def validated(self, usable: SampleCheck | None = None) -> Self:
         """This source once every sample has been read: what it still holds can be read.
 
@@ -106,17 +90,23 @@ class SelectiveSource(ABC, Generic[Entry, Label]):
         them in its `skipped` and logs a warning; this source is left as it is.
 
         Args:
-            usable: a further condition, see `check`.
+            usable: raises DataError for a sample that is whole but of no use, such as `Protocol.check`.
 
         Raises:
             DataError: samples cannot be read (without `skip_bad`), or none can.
         """
-        verdicts = dict(tqdm(self.check(usable), desc=self.place, total=len(self), leave=False, disable=None))
+        good: list[Entry] = []
+        bad: list[tuple[Label, str]] = []
+        for entry in tqdm(self._entries, desc=self.place, leave=False, disable=None):
+            try:
+                sample = self._read(entry)
+                if usable is not None:
+                    usable(sample)
+                good.append(entry)
+            except DataError as error:
+                bad.append((self._label(entry), str(error)))
         readable = copy.copy(self)
-        readable._keep(
-            [entry for entry in self._entries if verdicts[self._label(entry)] is None],
-            [(label, reason) for label, reason in verdicts.items() if reason is not None],
-        )
+        readable._keep(good, bad)
         return readable
 
     def _keep(self, good: Sequence[Entry], bad: Sequence[tuple[Label, str]]) -> None:

@@ -38,16 +38,13 @@ class SourceSpec(Protocol):
         Raises:
             ConfigError: the text is not of this kind.
         """
-        ...
 
     @property
     def title(self) -> str:
         """One line for records, without the folders around it: "train.txt", "scenes (400)"."""
-        ...
 
     def resolved(self, base: Path) -> Self:
         """The same data with relative paths made absolute, starting from `base`."""
-        ...
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
         """The samples.
@@ -59,7 +56,6 @@ class SourceSpec(Protocol):
         Raises:
             DataError: the data is absent, empty or bad. Names it.
         """
-        ...
 
 
 class PathSpec:

@@ -172,11 +172,10 @@ def test_bad_content_is_found_on_reading(folder: Path) -> None:
             source[index]
 
 
-def test_check_gives_one_verdict_per_line(folder: Path) -> None:
+def test_lines_are_skipped_by_their_number_in_the_file(folder: Path) -> None:
     reasons = spoil(folder)
-    verdicts = list(DepthList(write(folder, "# head\n" + lines(*range(7)))).check())
-    assert [line for line, _ in verdicts] == [2, 3, 4, 5, 6, 7, 8]
-    assert [line - 2 for line, reason in verdicts if reason is not None] == list(reasons)
+    source = DepthList(write(folder, "# head\n" + lines(*range(7))), skip_bad=True).validated()
+    assert [line - 2 for line, _ in source.skipped] == list(reasons)
 
 
 def test_validated_refuses_without_skip_bad(folder: Path) -> None:
