@@ -71,7 +71,7 @@ class PolicyCameras:
 
 
 def declared_cameras(holders: Iterable[nn.Module]) -> PolicyCameras | None:
-    """What the policy among a tower's holders (`token_adapter.lineage`) declares; None where none is known."""
+    """What the policy among a tower's holders (`towers.adapter.lineage`) declares; None where none is known."""
     known = _known_policies()
     for module in holders:
         for kind in type(module).__mro__:
