@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
-from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError, HostError
-from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from spaceclip_plugin.errors import CaptureError, ConfigError, HeadMismatchError
+from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import TowerFeatures, TowerSpec
 
 WIDTH = 8
@@ -68,13 +66,6 @@ def features(
 
 def changed(full: TowerFeatures, tap: int, value: Tensor) -> TowerFeatures:
     return dataclasses.replace(full, hidden={**full.hidden, tap: value})
-
-
-def tiny_clip() -> nn.Module:
-    config = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14
-    )
-    return transformers.CLIPVisionModel(config).eval()
 
 
 @st.composite
@@ -269,39 +260,6 @@ class TestRefusals:
             head.check_fits(dataclasses.replace(SPEC, width=9, context="mean"))
         assert ("'cls' context, the tower gives 'mean'" in str(caught.value)) == head.uses_context
         assert "tower at 'vision'" in str(caught.value)
-
-
-class TestForTower:
-    @pytest.mark.parametrize("name", [None, *ARCHITECTURES])
-    def test_a_spec_a_tower_and_a_host_give_one_head(self, name: str | None) -> None:
-        host = tiny_clip()
-        tower = find_tower(host)
-        configs = [DepthHead.for_tower(source, architecture=name).config for source in (host, tower, tower.spec)]
-        assert configs[0] == configs[1] == configs[2]
-        assert (configs[0].width, configs[0].blocks, configs[0].context) == (16, 4, "cls")
-        assert configs[0].architecture == (name or DEFAULT_ARCHITECTURE)
-        assert configs[0].options == ARCHITECTURES[configs[0].architecture].options.for_blocks(4)
-
-    @pytest.mark.parametrize(("name", "channels"), [("space-clip", (8, 6, 4, 2)), ("tap-mixer", (48, 4))])
-    def test_overrides_and_architecture(self, name: str, channels: tuple[int, ...]) -> None:
-        head = DepthHead.for_tower(SPEC, architecture=name, trained_on="a room", options={"channels": channels})
-        assert head.trained
-        assert head.config.options.channels == channels
-        with pytest.raises(ConfigError, match="did you mean 'dropout'"):
-            DepthHead.for_tower(SPEC, architecture=name, options={"droput": 0.5})
-
-    def test_an_unknown_architecture(self) -> None:
-        with pytest.raises(ConfigError, match="got 'dpt'"):
-            DepthHead.for_tower(SPEC, architecture="dpt")
-
-    @pytest.mark.parametrize("source", ["a folder", None, 3])
-    def test_what_is_no_tower_is_refused(self, source: Any) -> None:
-        with pytest.raises(HostError, match=r"must be a torch\.nn\.Module, got"):
-            DepthHead.for_tower(source)
-
-    def test_a_host_without_a_tower_is_refused(self) -> None:
-        with pytest.raises(HostError, match="no vision tower"):
-            DepthHead.for_tower(nn.Linear(2, 2))
 
 
 class TestAuxiliaryHeads:
