@@ -122,15 +122,14 @@ class DepthMap:
         self._check_mapping(mapping)
         self._set(mapping=mapping, unmapped=None)
         for name in ("depth_m", "valid", "uncertainty_m"):
-            values: Tensor | None = getattr(self, name)
-            self._set(**{name: None if values is None else mapping.without_padding(values)})
+            if (values := getattr(self, name)) is not None:
+                self._set(**{name: mapping.without_padding(values)})
 
     def _check_mapping(self, mapping: ImageMapping) -> None:
         if self.image_sizes or mapping.tower_hw != tuple(self.image_hw):
+            several = " and several sizes; give one of each of its images, depth[i]" if self.image_sizes else ""
             raise ConfigError(
-                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}"
-                f"{' and several sizes' if self.image_sizes else ''}; give the mapping of this camera (of a batch of "
-                "several sizes, one of each: depth[i])"
+                f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}{several}"
             )
 
     def _set(self, **changes: Any) -> None:
@@ -231,9 +230,8 @@ class DepthMap:
                 "ImageMapping, such as ImageMapping.letterboxed(camera_hw, depth.image_hw)"
             )
         self._check_mapping(mapping)
-        known = self.valid & mapping.valid_tower_pixels(
-            (self.valid.shape[1], self.valid.shape[2]), device=self.valid.device
-        )
+        map_hw = (self.valid.shape[1], self.valid.shape[2])
+        known = self.valid & mapping.valid_tower_pixels(map_hw, device=self.valid.device)
         places = mapping.places(mapping.camera_hw if size is None else size, self.depth_m)
         smooth = places.on_one_surface(self.depth_m, known)
         valid = places.nearest(known) & places.shown
@@ -325,11 +323,10 @@ class DepthMap:
         The file says that its rows are upright as they are (EXIF orientation 1).
 
         Args:
-            path: of the file; missing folders are created.
-            replace: whether a file that is there is replaced.
+            path, replace: as for `write_png`.
 
         Raises:
-            ConfigError: the map holds more than one image, or without `replace` something is at `path`.
+            ConfigError: the map holds more than one image, or see `write_png`.
             OSError: the disk refuses the write.
         """
         check_single(self, "save_png16")
@@ -348,11 +345,10 @@ class DepthMap:
         """Write the valid points as a binary little-endian PLY: x y z in metres, and red green blue with an image.
 
         Args:
-            path: of the file; missing folders are created.
+            path, replace: as for `write_png`.
             intrinsics: as for `points`.
             image: (H', W', 3) uint8 RGB of the same image, at any resolution; the pixel at each point's centre is
                 taken. With a `mapping` it may be the camera's image or the tower's; its size says which.
-            replace: whether a file that is there is replaced.
 
         Raises:
             ConfigError: the map holds more than one image, an argument is not as above, or without `replace` something
@@ -368,11 +364,7 @@ class DepthMap:
 
 
 def check_single(depth_map: DepthMap, what: str) -> None:
-    """Refuse a batch where `what` takes the depth of one image.
-
-    Raises:
-        ConfigError: the depth map does not hold exactly one image.
-    """
+    """Raise ConfigError for a batch where `what` takes the depth of one image."""
     if len(depth_map) != 1:
         raise ConfigError(f"{what} takes one image, this depth map holds {len(depth_map)}; pick one: depth[i]")
 

@@ -226,13 +226,7 @@ class ImageMapping:
         )
 
     def tower_pixels(self, camera_uv: Tensor) -> Tensor:
-        """Where points of the camera's image lie in the tower's, inside or beyond it.
-
-        Args:
-            camera_uv: (..., 2) floating point, (u right, v down) in camera pixels.
-
-        Returns:
-            (..., 2) in tower pixels.
+        """Where points of the camera's image, (..., 2) floating point (u right, v down), lie in the tower's or beyond.
 
         Raises:
             ConfigError: not such a tensor.
@@ -241,17 +235,7 @@ class ImageMapping:
         return camera_uv * scale + offset
 
     def camera_pixels(self, tower_uv: Tensor) -> Tensor:
-        """Where points of the tower's image lie in the camera's: the inverse of `tower_pixels`.
-
-        Args:
-            tower_uv: (..., 2) floating point, (u right, v down) in tower pixels.
-
-        Returns:
-            (..., 2) in camera pixels.
-
-        Raises:
-            ConfigError: not such a tensor.
-        """
+        """Where points of the tower's image lie in the camera's: the inverse of `tower_pixels`, with its errors."""
         scale, offset = self._affine(tower_uv)
         return (tower_uv - offset) / scale
 
@@ -280,14 +264,11 @@ class ImageMapping:
         )
 
     def valid_tower_pixels(self, size: tuple[int, int] | None = None, *, device: torch.device | str = "cpu") -> Tensor:
-        """Which pixels of the tower's image show the camera's: False for padding.
+        """Which pixels of the tower's image have their centre in what shows the camera's, not in padding: (h, w) bool.
 
         Args:
-            size: (h, w) of the mask over the whole tower image; the tower's own size if None.
+            size: (h, w) of the mask; the tower's own size if None.
             device: of the mask.
-
-        Returns:
-            (h, w) bool; True where a pixel's centre is shown.
 
         Raises:
             ConfigError: an impossible size.
