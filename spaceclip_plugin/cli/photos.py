@@ -14,7 +14,7 @@ from pathlib import Path
 from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES, PhotoHeader
 from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
 from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_aspect
-from spaceclip_plugin.depth.camera_file import Calibration
+from spaceclip_plugin.depth.camera_file import CameraParameters
 from spaceclip_plugin.errors import ConfigError
 
 _MAX_NAMED = 4
@@ -88,7 +88,7 @@ def _natural(photo: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def calibrated_camera(
-    calibration: Calibration, image_hw: tuple[int, int] | None, headers: Mapping[Path, PhotoHeader]
+    calibration: CameraParameters, image_hw: tuple[int, int] | None, headers: Mapping[Path, PhotoHeader]
 ) -> Intrinsics:
     """The calibrated camera at the size that is given, told by its file, or known: that of all photos.
 

@@ -172,9 +172,9 @@ def _check_recordings(recordings: Mapping[str, Path], args: argparse.Namespace) 
 def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job], dict[Path, str]]:
     """The photos that can be predicted, and why the others cannot."""
     from spaceclip_plugin.data.files.images import read_header
-    from spaceclip_plugin.depth.camera_file import calibration_from
+    from spaceclip_plugin.depth.camera_file import camera_from
 
-    calibration = None if args.intrinsics is None else calibration_from(args.intrinsics)
+    calibration = None if args.intrinsics is None else camera_from(args.intrinsics)
     if calibration is None and args.intrinsics_size is not None:
         raise ConfigError("--intrinsics-size says of which size --intrinsics are; give these, too")
     headers, failed = {}, {}

@@ -1,4 +1,4 @@
-"""A camera's calibration as people hand it in: four numbers, a matrix, or a file that a calibration tool wrote.
+"""A camera's intrinsics as people hand them in: four numbers, a matrix, or a file that a calibration tool wrote.
 
 Read here: text with fx fy cx cy or the 3x3 matrix K, a `.npy` with K, `intrinsics.json` (fx, fy, cx, cy, and width and
 height where known), ROS's `camera_info` as YAML, and COLMAP's `cameras.txt`. The first pixel's centre is at (0.5, 0.5),
@@ -7,6 +7,7 @@ as in COLMAP; in ROS's files, where it is at (0, 0), half a pixel is added to cx
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,21 +27,21 @@ EXPECTED = (
     "FX,FY,CX,CY, or a file with these four numbers or the 3x3 matrix K as text or .npy, an intrinsics.json, a ROS "
     "camera_info as .yaml, or a cameras.txt of COLMAP with one PINHOLE camera"
 )
-_MOST_BYTES = 1 << 16
-_MOST_PX = 1e6
-_SIDE_MOST_PX = 1 << 20
+_MAX_BYTES = 1 << 16
+_MAX_PX = 1e6
+_MAX_SIDE_PX = 1 << 20
 _DISTORTIONS = ("distortion_coefficients", "d", "D")
 _FISHEYES = ("equidistant", "fisheye")
 _PINHOLES = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A pinhole camera, and the size of the image it is of where that is told.
+class CameraParameters:
+    """The intrinsics of a pinhole camera, whose image size may not be known.
 
     Attributes:
         fx_px, fy_px, cx_px, cy_px: as in `Intrinsics`.
-        image_hw: (H, W) pixels; None where whoever wrote it did not say.
+        image_hw: (H, W) pixels; None where whoever wrote them did not say.
 
     Raises:
         ConfigError: no intrinsics of a pinhole camera.
@@ -60,14 +61,15 @@ class Calibration:
         return Intrinsics(self.fx_px, self.fy_px, self.cx_px, self.cy_px, image_hw)
 
 
-def calibration_from(text: str) -> Calibration:
-    """The calibration that a command line names: four or nine numbers, or the path of a file.
+def camera_from(text: str) -> CameraParameters:
+    """The camera that a command line names: four or nine numbers, or the path of a file.
 
     Raises:
-        ConfigError: neither, or a file that is absent or holds something else.
+        ConfigError: neither, or a file that is absent, cannot be read or holds something else; it names what was
+            expected.
     """
     if os.path.isfile(text):  # not Path.is_file(), which raises on a name too long for the disk
-        return read_calibration(Path(text))
+        return _read(Path(text))
     words = [word for word in re.split(r"[,\s]+", text.strip()) if word]
     try:
         numbers = [float(word) for word in words]
@@ -77,37 +79,28 @@ def calibration_from(text: str) -> Calibration:
         if len(words) == 1:
             raise ConfigError(f"no such file with intrinsics: {text!r}; expected {EXPECTED}") from error
         raise ConfigError(f"intrinsics are {EXPECTED}; got {text!r}: {error}") from error
-    return _from_numbers(numbers, where=repr(text))
+    return CameraParameters(*_four(numbers, where=repr(text)))
 
 
-def read_calibration(path: Path) -> Calibration:
-    """The calibration in a file.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else. Names the file and what was expected.
-    """
+def _read(path: Path) -> CameraParameters:
     try:
         with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
-        if len(raw) > _MOST_BYTES:
-            raise ConfigError(f"more than {_MOST_BYTES} bytes")
-        return _READERS.get(path.suffix.lower(), _from_text)(path, raw)
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            raise ConfigError(f"more than {_MAX_BYTES} bytes")
+        return _READERS.get(path.suffix.lower(), _from_text)(raw)
     except OSError as error:
         raise ConfigError(f"cannot read intrinsics from {str(path)!r} ({error.strerror or error})") from error
     except (ConfigError, CheckpointError, ValueError, EOFError, OverflowError, RecursionError) as error:
         raise ConfigError(f"no intrinsics in {str(path)!r}: {error}; expected {EXPECTED}") from error
 
 
-def _from_text(path: Path, raw: bytes) -> Calibration:
+def _from_text(raw: bytes) -> CameraParameters:
+    """Four or nine numbers; or COLMAP's lines `CAMERA_ID MODEL WIDTH HEIGHT PARAMS…`. Comments begin with #."""
     lines = [line.split("#", maxsplit=1)[0].replace(",", " ").split() for line in raw.decode("utf-8-sig").splitlines()]
     lines = [line for line in lines if line]
-    if any(len(line) > 1 and re.fullmatch("[A-Z_]+", line[1]) for line in lines):
-        return _from_colmap(lines)
-    return _from_numbers([float(word) for line in lines for word in line], where="the file")
-
-
-def _from_colmap(lines: Sequence[Sequence[str]]) -> Calibration:
-    """From lines `CAMERA_ID MODEL WIDTH HEIGHT PARAMS…`, without comments."""
+    if not any(len(line) > 1 and re.fullmatch("[A-Z_]+", line[1]) for line in lines):
+        return CameraParameters(*_four([float(word) for line in lines for word in line], where="the file"))
     if len(lines) != 1:
         raise ConfigError(f"it lists {len(lines)} cameras; leave the line of one of them")
     _, model, *words = lines[0]
@@ -116,22 +109,22 @@ def _from_colmap(lines: Sequence[Sequence[str]]) -> Calibration:
             f"the camera's model is {model} with {max(0, len(words) - 2)} parameters; points are made for "
             f"{' and '.join(_PINHOLES)}, without distortion: undistort the photos first"
         )
-    width, height = (whole("WIDTH and HEIGHT", int(word), 1, _SIDE_MOST_PX) for word in words[:2])
-    parameters = [float(word) for word in words[2:]]
-    fx_px, fy_px, cx_px, cy_px = parameters if len(parameters) == 4 else [parameters[0], *parameters]
-    return Calibration(fx_px, fy_px, cx_px, cy_px, (height, width))
+    width, height = (whole("WIDTH and HEIGHT", int(word), 1, _MAX_SIDE_PX) for word in words[:2])
+    *focal_px, cx_px, cy_px = (float(word) for word in words[2:])
+    return CameraParameters(focal_px[0], focal_px[-1], cx_px, cy_px, (height, width))
 
 
-def _from_json(path: Path, raw: bytes) -> Calibration:
-    content = parse_json_object(raw, source=repr(str(path)))
+def _from_json(raw: bytes) -> CameraParameters:
+    content = parse_json_object(raw, source="the file")
+    names = ("fx", "fy", "cx", "cy")
     for key in content:
-        if key not in ("fx", "fy", "cx", "cy", "width", "height"):
-            raise unknown_key(key, ["fx", "fy", "cx", "cy", "width", "height"], where=str(path))
-    fx_px, fy_px, cx_px, cy_px = (real(key, content.get(key), -_MOST_PX, _MOST_PX) for key in ("fx", "fy", "cx", "cy"))
-    return Calibration(fx_px, fy_px, cx_px, cy_px, _size(content, "width", "height"))
+        if key not in (*names, "width", "height"):
+            raise unknown_key(key, [*names, "width", "height"], where="the file")
+    fx_px, fy_px, cx_px, cy_px = (real(name, content.get(name), -_MAX_PX, _MAX_PX) for name in names)
+    return CameraParameters(fx_px, fy_px, cx_px, cy_px, _size(content, "width", "height"))
 
 
-def _from_ros(path: Path, raw: bytes) -> Calibration:
+def _from_ros(raw: bytes) -> CameraParameters:
     """From what `camera_calibration` or `topic echo` writes; its pixels have their centre at whole numbers."""
     import yaml
 
@@ -141,27 +134,27 @@ def _from_ros(path: Path, raw: bytes) -> Calibration:
         raise ConfigError(" ".join(str(error).split())) from error
     if len(documents) > 1:
         raise ConfigError(f"it holds {len(documents)} messages; leave one of them")
-    content = documents[0] if documents else None
-    names = content if isinstance(content, dict) else {}
-    matrix = next((name for name in ("camera_matrix", "k", "K") if name in names), None)
+    content = documents[0] if documents and isinstance(documents[0], dict) else {}
+    matrix = next((name for name in ("camera_matrix", "k", "K") if name in content), None)
     if matrix is None:
         raise ConfigError("there is no camera_matrix in it, and no k")
-    distorted = any(any(_numbers(names[name], name)) for name in _DISTORTIONS if names.get(name) is not None)
-    if distorted or names.get("distortion_model") in _FISHEYES:  # without coefficients it is none the less no pinhole
+    distorted = any(any(_numbers(content[name], name)) for name in _DISTORTIONS if content.get(name) is not None)
+    if distorted or content.get("distortion_model") in _FISHEYES:  # without coefficients it is none the less no pinhole
         raise ConfigError(
             "the camera has lens distortion, which is not modelled: rectify the photos, and give fx, fy, cx + 0.5 and "
             "cy + 0.5 of its projection_matrix"
         )
-    k = _from_numbers(_numbers(names[matrix], matrix), where=matrix)
-    size = _size(names, *(("image_width", "image_height") if "image_width" in names else ("width", "height")))
-    return Calibration(k.fx_px, k.fy_px, k.cx_px + 0.5, k.cy_px + 0.5, size)
+    fx_px, fy_px, cx_px, cy_px = _four(_numbers(content[matrix], matrix), where=matrix)
+    sides = ("image_width", "image_height") if "image_width" in content else ("width", "height")
+    return CameraParameters(fx_px, fy_px, cx_px + 0.5, cy_px + 0.5, _size(content, *sides))
 
 
-def _from_npy(path: Path, raw: bytes) -> Calibration:
-    stored = np.load(path, allow_pickle=False)
+def _from_npy(raw: bytes) -> CameraParameters:
+    stored = np.load(io.BytesIO(raw), allow_pickle=False)
     if stored.dtype.kind not in "fiu":
         raise ConfigError(f"it holds {stored.dtype}")
-    return _from_numbers(stored.astype(np.float64).reshape(-1).tolist(), where=f"an array of shape {stored.shape}")
+    numbers = stored.astype(np.float64).reshape(-1).tolist()
+    return CameraParameters(*_four(numbers, where=f"an array of shape {stored.shape}"))
 
 
 _READERS = {".json": _from_json, ".yaml": _from_ros, ".yml": _from_ros, ".npy": _from_npy}
@@ -177,19 +170,17 @@ def _numbers(given: object, name: str) -> list[float]:
 
 
 def _size(content: Mapping[str, Any], width: str, height: str) -> tuple[int, int] | None:
-    given = [content.get(name) for name in (height, width)]
-    if given == [None, None]:
+    if content.get(width) is None and content.get(height) is None:
         return None
-    rows, columns = (whole(name, value, 1, _SIDE_MOST_PX) for name, value in zip((height, width), given, strict=True))
+    rows, columns = (whole(name, content.get(name), 1, _MAX_SIDE_PX) for name in (height, width))
     return rows, columns
 
 
-def _from_numbers(numbers: Sequence[float], *, where: str) -> Calibration:
+def _four(numbers: Sequence[float], *, where: str) -> tuple[float, float, float, float]:
+    """fx, fy, cx and cy, from these or from the nine of K."""
     if len(numbers) == 9:
-        matrix = torch.tensor(numbers, dtype=torch.float64).reshape(3, 3)
-        camera = Intrinsics.from_matrix(matrix, (1, 1))
-        return Calibration(camera.fx_px, camera.fy_px, camera.cx_px, camera.cy_px)
+        camera = Intrinsics.from_matrix(torch.tensor(numbers, dtype=torch.float64).reshape(3, 3), (1, 1))
+        return camera.fx_px, camera.fy_px, camera.cx_px, camera.cy_px
     if len(numbers) != 4:
         raise ConfigError(f"intrinsics are {EXPECTED}; got {len(numbers)} numbers in {where}")
-    fx_px, fy_px, cx_px, cy_px = numbers
-    return Calibration(fx_px, fy_px, cx_px, cy_px)
+    return numbers[0], numbers[1], numbers[2], numbers[3]

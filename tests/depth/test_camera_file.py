@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spaceclip_plugin.depth.camera_file import Calibration, calibration_from
+from spaceclip_plugin.depth.camera_file import CameraParameters, camera_from
 from spaceclip_plugin.errors import ConfigError
 
-K = Calibration(500.0, 510.0, 320.0, 240.0)
-SIZED = Calibration(500.0, 510.0, 320.0, 240.0, (480, 640))
+K = CameraParameters(500.0, 510.0, 320.0, 240.0)
+SIZED = CameraParameters(500.0, 510.0, 320.0, 240.0, (480, 640))
 ROS = """image_width: 640
 image_height: 480
 camera_name: front
@@ -40,7 +40,7 @@ FILES = {
     "echo.yaml": (TOPIC, SIZED),  # of `ros2 topic echo --once`
     "ros1.yaml": (TOPIC.replace("d:", "D:").replace("k:", "K:"), SIZED),
     "cameras.txt": ("# Camera list\n#   CAMERA_ID, MODEL, …\n1 PINHOLE 640 480 500 510 320 240\n", SIZED),
-    "simple.txt": ("1 SIMPLE_PINHOLE 640 480 500 320 240\n", Calibration(500.0, 500.0, 320.0, 240.0, (480, 640))),
+    "simple.txt": ("1 SIMPLE_PINHOLE 640 480 500 320 240\n", CameraParameters(500.0, 500.0, 320.0, 240.0, (480, 640))),
 }
 
 
@@ -48,34 +48,34 @@ FILES = {
 def test_files(tmp_path: Path, name: str) -> None:
     content, expected = FILES[name]
     (tmp_path / name).write_text(content, encoding="utf-8")
-    assert calibration_from(str(tmp_path / name)) == expected
+    assert camera_from(str(tmp_path / name)) == expected
 
 
 def test_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "K.npy", np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]], np.float32))
-    assert calibration_from(str(tmp_path / "K.npy")) == K
+    assert camera_from(str(tmp_path / "K.npy")) == K
 
 
 @pytest.mark.parametrize("text", ["500,510,320,240", "500, 510, 320, 240", "500 510 320 240", "5e2,510,320.0,240"])
 def test_numbers(text: str) -> None:
-    assert calibration_from(text) == K
+    assert camera_from(text) == K
 
 
 @pytest.mark.parametrize("name", ["K.txt", "calibration/K.txt", "K", "x" * 5000])
 def test_a_missing_file_is_told_as_one(name: str) -> None:
     with pytest.raises(ConfigError, match="no such file"):
-        calibration_from(name)
+        camera_from(name)
 
 
 def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folder"):
-        calibration_from(str(tmp_path))
+        camera_from(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "500,510,320", "a,b,c,d", "0,50,1,1", "nan,1,1,1", ",,,", ""])
 def test_what_is_no_calibration(text: str) -> None:
     with pytest.raises(ConfigError, match="intrinsics"):
-        calibration_from(text)
+        camera_from(text)
 
 
 OTHERS = {
@@ -108,10 +108,10 @@ OTHERS = {
 def test_a_file_of_something_else_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(OTHERS[name], encoding="latin-1")
     with pytest.raises(ConfigError, match=name):
-        calibration_from(str(tmp_path / name))
+        camera_from(str(tmp_path / name))
 
 
 def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     np.save(tmp_path / "K.npy", np.array([{"fx": 1}], dtype=object))
     with pytest.raises(ConfigError, match="allow_pickle"):
-        calibration_from(str(tmp_path / "K.npy"))
+        camera_from(str(tmp_path / "K.npy"))
