@@ -198,7 +198,7 @@ def align_to_contacts(
     behind = int((points[:, 2] <= 0).sum())
     if behind:
         raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
-    camera = depth.tower_intrinsics(intrinsics).resized((depth.image_hw[0], depth.image_hw[1]))
+    camera = depth.tower_intrinsics(intrinsics).resized(depth.image_hw)
     focal = points.new_tensor([camera.fx_px, camera.fy_px])
     uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
     return _aligned(depth, uv, points[:, 2], tolerance, scale_range, "contact points")

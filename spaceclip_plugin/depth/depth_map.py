@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spaceclip_plugin._checks import size_hw
 from spaceclip_plugin.depth.age import LiveAge
 from spaceclip_plugin.depth.camera import (
     Intrinsics,
@@ -86,8 +87,7 @@ class DepthMap:
         shape = tuple(self.depth_m.shape)
         if len(shape) != 3 or min(shape[1:]) < 1:
             raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
-        if len(self.image_hw) != 2 or min(self.image_hw) < 1:
-            raise ConfigError(f"image_hw is (height, width) of at least 1x1 pixels, got {self.image_hw}")
+        self._set(image_hw=size_hw("image_hw", self.image_hw))
         for name, dtype in (("depth_m", torch.float32), ("valid", torch.bool), ("uncertainty_m", torch.float32)):
             values: Tensor | None = getattr(self, name)
             expected = (shape, dtype, self.depth_m.device)
@@ -126,7 +126,7 @@ class DepthMap:
                 self._set(**{name: mapping.without_padding(values)})
 
     def _check_mapping(self, mapping: ImageMapping) -> None:
-        if self.image_sizes or mapping.tower_hw != tuple(self.image_hw):
+        if self.image_sizes or mapping.tower_hw != self.image_hw:
             several = " and several sizes; give one of each of its images, depth[i]" if self.image_sizes else ""
             raise ConfigError(
                 f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}{several}"

@@ -323,7 +323,7 @@ def _whole_image(intrinsics: Intrinsics, hw: tuple[int, int], whose: str) -> Int
 def _check_sizes(**sizes: tuple[int, int]) -> None:
     for name, hw in sizes.items():
         if not isinstance(hw, tuple):
-            raise ConfigError(f"{name} is (height, width) of at least 1x1 pixels, a tuple, got {hw!r}")
+            raise ConfigError(f"{name} must be a tuple (height, width) in pixels, got {hw!r}")
         size_hw(name, hw)
 
 
