@@ -65,9 +65,11 @@ class Adapter(ABC):
         tower_classes: class names of the tower module; base classes count, for wrappers rename classes.
 
     Example:
-        >>> from spaceclip_plugin.towers import Adapter, TokenAdapter
-        >>> issubclass(TokenAdapter, Adapter)
-        True
+        >>> import timm
+        >>> from spaceclip_plugin.towers import find_towers
+        >>> [tower] = find_towers(timm.create_model("vit_tiny_patch16_224", depth=2))
+        >>> print(tower.adapter.name, "reads", tower.adapter.seen(tower, (230, 230)))
+        timm-vit reads rows 0 to 224 of 230 and columns 0 to 224 of 230
     """
 
     name: str

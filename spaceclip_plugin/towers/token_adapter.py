@@ -40,9 +40,11 @@ class TokenReader(Adapter):
     convolution's output survives every residual addition.
 
     Example:
-        >>> from spaceclip_plugin.towers import TokenAdapter, TokenReader
-        >>> issubclass(TokenAdapter, TokenReader)
-        True
+        >>> import timm, torch
+        >>> from spaceclip_plugin.towers import find_towers
+        >>> [tower] = find_towers(timm.create_model("vit_tiny_patch16_224", depth=2))
+        >>> tower.adapter.image_call(tower, (torch.zeros(2, 3, 224, 224),), {}).grid_hw
+        (14, 14)
     """
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
