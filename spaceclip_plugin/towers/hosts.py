@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -58,34 +57,18 @@ def load_host(
         (14, 14)
     """
     statistics = ImageStatistics.from_pair(image_mean, image_std)
-    loaders = {point.name: point for point in metadata.entry_points(group=GROUP)}
     scheme, _, model = name.partition(":")
-    if not model or scheme not in loaders:
-        kinds = [*sorted(loaders), "python"]
-        known = ", ".join(f"{known}:NAME" for known in kinds[:-1])
-        raise HostError(
-            f"unknown host {name!r}{nearest(scheme, kinds)}; a host is one of {known}, or on the command line "
-            "python:MODULE:FUNCTION, a function of yours that returns one"
-        )
-    load = loaders[scheme].load()
+    load = _loader(name)
     takes = inspect.signature(load).parameters
-    options: dict[str, Any] = {}
-    if image_hw is not None:
-        if "image_hw" not in takes:
-            raise HostError(
-                f"{scheme!r} hosts are built for the image size of their own config, not for "
-                f"{image_hw[0]}x{image_hw[1]}; leave the size out, or build the host yourself and pass "
-                "`python:module:function`"
-            )
-        options["image_hw"] = image_hw
-    if weights == RANDOM:
-        if "random" not in takes:
-            raise HostError(
-                f"{scheme!r} hosts are not built with random weights; give a file, or leave the weights out"
-            )
-        options["random"] = True
-    if statistics is not None and "statistics" in takes:
-        options["statistics"] = statistics
+    if image_hw is not None and "image_hw" not in takes:
+        raise HostError(
+            f"{scheme!r} hosts are built for the image size of their own config, not for {image_hw[0]}x{image_hw[1]}; "
+            "leave the size out, or build the host yourself and pass `python:module:function`"
+        )
+    if weights == RANDOM and "random" not in takes:
+        raise HostError(f"{scheme!r} hosts are not built with random weights; give a file, or leave the weights out")
+    asked = {"image_hw": image_hw, "random": True if weights == RANDOM else None, "statistics": statistics}
+    options = {option: value for option, value in asked.items() if value is not None and option in takes}
     host = load(model, None if weights is None or weights == RANDOM else Path(weights), **options)
     if not isinstance(host, nn.Module):
         raise HostError(f"the loader of {scheme!r} hosts gave a {type(host).__name__}, expected a torch.nn.Module")
@@ -93,6 +76,20 @@ def load_host(
     if statistics is not None:
         say_statistics(host, statistics)
     return host
+
+
+def _loader(name: str) -> Callable[..., object]:
+    """What loads hosts of the scheme in a name."""
+    loaders = {point.name: point for point in metadata.entry_points(group=GROUP)}
+    scheme, _, model = name.partition(":")
+    if not model or scheme not in loaders:
+        known = ", ".join(f"{kind}:NAME" for kind in sorted(loaders))
+        raise HostError(
+            f"unknown host {name!r}{nearest(scheme, [*loaders, 'python'])}; a host is one of {known}, or on the "
+            "command line python:MODULE:FUNCTION, a function of yours that returns one"
+        )
+    load: Callable[..., object] = loaders[scheme].load()
+    return load
 
 
 def say_statistics(host: nn.Module, statistics: ImageStatistics) -> None:

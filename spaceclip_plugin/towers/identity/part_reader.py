@@ -82,8 +82,8 @@ class PartReader:
         self._makers: dict[str, SketchMaker] = {}
         self._seen: set[int] = set()
         self._sides: set[int] = set()
+        # Thin matrices by the place of the modules that hold them: the longer side of each, and whether it is zero.
         self._thin: dict[str, list[tuple[int, bool]]] = {}
-        """By the place of the modules that hold them, the longer sides of thin matrices, and whether they are zero."""
 
     def read(self, module: nn.Module) -> None:
         """Add everything in a module."""
