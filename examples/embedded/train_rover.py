@@ -30,7 +30,7 @@ from spaceclip_worlds.rover.embedded import load_policy, save_policy
 from spaceclip_worlds.rover.instruction import encode
 from spaceclip_worlds.rover.lessons import Frame, frames_of, lesson
 from spaceclip_worlds.rover.policy import GRID_HW, WIDTH, RoverPolicy, to_pixels
-from spaceclip_worlds.rover.world import MOST_SPEED_MPS, MOST_TURN_RPS
+from spaceclip_worlds.rover.world import MAX_SPEED_MPS, MAX_TURN_RPS
 
 FIRST_SEED = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 TAPS, CHANNELS = (1, 2, 3, 5), (96, 48)
@@ -122,7 +122,7 @@ def score_policy(policy: RoverPolicy, frames: list[Frame]) -> None:
     print(
         f"policy on unseen arenas: in sight or not right {float(torch.cat(right).float().mean()):.3f}; median errors: "
         f"bearing {math.degrees(medians[0]):.1f} deg, distance {100 * medians[1]:.0f} %, "
-        f"speed {medians[2]:.3f} of {MOST_SPEED_MPS} m/s, turn {medians[3]:.3f} of {MOST_TURN_RPS} rad/s", flush=True,
+        f"speed {medians[2]:.3f} of {MAX_SPEED_MPS} m/s, turn {medians[3]:.3f} of {MAX_TURN_RPS} rad/s", flush=True,
     )  # fmt: skip
 
 

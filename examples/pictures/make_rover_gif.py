@@ -20,7 +20,7 @@ from spaceclip_worlds.rover.embedded import HEAD_FOLDER, load_head, load_policy
 from spaceclip_worlds.rover.steering import DepthSafetyFilter
 from spaceclip_worlds.rover.world import STEP_S, RoverWorld
 
-MOST_BYTES = 1_500_000
+MAX_BYTES = 1_500_000
 DEPTH_RANGE_M = (0.3, 5.0)
 TILE_WIDTH_PX = 176
 
@@ -71,7 +71,7 @@ def main() -> None:
     for every in range(1, len(pictures) + 1):
         kept = [*pictures[:-1:every], pictures[-1]]
         write_gif(args.out, kept, frame_s=max(0.08, 0.5 * STEP_S * every))
-        if args.out.stat().st_size <= MOST_BYTES:
+        if args.out.stat().st_size <= MAX_BYTES:
             break
     print(f"{args.out}: {len(kept)} of {len(pictures)} pictures, {args.out.stat().st_size / 1e6:.2f} MB")
 

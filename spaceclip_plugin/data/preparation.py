@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from spaceclip_plugin.errors import DataError
@@ -40,8 +41,6 @@ def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
         >>> prepare([np.zeros((48, 64, 3), np.uint8)], tower.spec).shape
         torch.Size([1, 3, 32, 32])
     """
-    from PIL import Image
-
     if not images:
         raise DataError("no image to prepare: the batch is empty")
     height, width = spec.image_hw

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageEnhance
 
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.errors import ConfigError
@@ -180,8 +181,6 @@ class Version:
 
     def _turned(self, image: npt.NDArray[np.uint8], box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
         """The pixels of `box`, from the turned photo."""
-        from PIL import Image
-
         whole_hw, hw = (image.shape[0], image.shape[1]), (box[2], box[3])
         a, b, c, d, e, f = self._lookup(whole_hw, box, hw, 1.0)
         x = [c + a * u + b * v for u in (0, hw[1]) for v in (0, hw[0])]
@@ -202,8 +201,6 @@ class Version:
             rows = _nearest(self.top, self.height, hw[0], depth_m.shape[0], down)
             columns = _nearest(self.left, self.width, hw[1], depth_m.shape[1], right)
             return depth_m[rows[:, None], columns]
-        from PIL import Image
-
         a, b, c, d, e, f = self._depth_lookup((depth_m.shape[0], depth_m.shape[1]), hw)
         u, v = right - 0.5, down - 0.5  # Pillow looks at the centres of the cells
         lookup = (a, b, c + a * u + b * v, d, e, f + d * u + e * v)
@@ -213,17 +210,13 @@ class Version:
     def _recoloured(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if (self.gamma, self.brightness, self.contrast, self.saturation, *self.gains) == (1.0,) * 7:
             return image
-        from PIL import Image, ImageEnhance
-
         photo = Image.fromarray(image)
         if self.gamma != 1.0:
             photo = photo.point([round(255.0 * (level / 255.0) ** self.gamma) for level in range(256)] * 3)
-        if self.brightness != 1.0:
-            photo = ImageEnhance.Brightness(photo).enhance(self.brightness)
-        if self.contrast != 1.0:
-            photo = ImageEnhance.Contrast(photo).enhance(self.contrast)
-        if self.saturation != 1.0:
-            photo = ImageEnhance.Color(photo).enhance(self.saturation)
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for enhancer, factor in zip(enhancers, (self.brightness, self.contrast, self.saturation), strict=True):
+            if factor != 1.0:
+                photo = enhancer(photo).enhance(factor)
         pixels = np.asarray(photo, dtype=np.float32) * np.asarray(self.gains, dtype=np.float32)
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 

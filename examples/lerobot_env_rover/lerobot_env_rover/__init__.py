@@ -11,7 +11,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 from spaceclip_worlds.rover.pose import Action
-from spaceclip_worlds.rover.world import IMAGE_HW, MOST_SPEED_MPS, MOST_TURN_RPS, STEP_S, Outcome, RoverWorld
+from spaceclip_worlds.rover.world import IMAGE_HW, MAX_SPEED_MPS, MAX_TURN_RPS, STEP_S, Outcome, RoverWorld
 
 CAMERA = "front"
 FPS = round(1 / STEP_S)
@@ -30,7 +30,7 @@ class RoverEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.observation_space = gymnasium.spaces.Dict(
             {"pixels": gymnasium.spaces.Dict({CAMERA: image}), "agent_pos": place}
         )
-        most = np.array([MOST_SPEED_MPS, MOST_TURN_RPS], dtype=np.float32)
+        most = np.array([MAX_SPEED_MPS, MAX_TURN_RPS], dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(-most, most, dtype=np.float32)
         self._world = RoverWorld()
 

@@ -14,7 +14,7 @@ UPPER_ARM_M, FOREARM_M = 0.34, 0.30
 HAND_M = 0.16
 """From the wrist's axis to the tool centre, between the fingertips."""
 _REACH = 0.999
-_LEAST_REACH_M = 0.12
+_MIN_REACH_M = 0.12
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def joint_angles(tool_m: tuple[float, float, float], *, roll_rad: float = 0.0) -
     out_m, up_m = math.hypot(x_m, y_m), z_m + HAND_M - SHOULDER_HEIGHT_M
     distance_m = max(math.hypot(out_m, up_m), 1e-9)
     farthest_m = _REACH * (UPPER_ARM_M + FOREARM_M)
-    reached_m = min(max(distance_m, _LEAST_REACH_M), farthest_m)
+    reached_m = min(max(distance_m, _MIN_REACH_M), farthest_m)
     cos_elbow = (reached_m**2 - UPPER_ARM_M**2 - FOREARM_M**2) / (2.0 * UPPER_ARM_M * FOREARM_M)
     elbow_rad = math.acos(min(max(cos_elbow, -1.0), 1.0))
     raised_rad = math.atan2(FOREARM_M * math.sin(elbow_rad), UPPER_ARM_M + FOREARM_M * math.cos(elbow_rad))

@@ -13,7 +13,7 @@ from spaceclip_worlds.render.scene import Vector
 
 FIRST_SEED = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 """Far from each other, and from the seeds of the closed loops (`benchmarks/closed_loop.py`)."""
-MOST_TABLES = 500_000
+MAX_TABLES = 500_000
 PROTOCOL = Protocol(name="arm", description="rendered tables, every pixel", depth_scale=1000.0, max_depth_m=5.0)
 _TABLE_CAMERAS, _WRIST_LOOKS = 4, 4
 
@@ -23,16 +23,16 @@ def samples_of(split: str, tables: int) -> list[DepthSample]:
 
     Args:
         split: "train", "validation" or "test"; they share no table.
-        tables: 1 to `MOST_TABLES`.
+        tables: 1 to `MAX_TABLES`.
 
     Raises:
         ConfigError: another split or number, or MuJoCo is missing or cannot draw.
     """
-    checks.whole("tables", tables, 1, MOST_TABLES)
+    checks.whole("tables", tables, 1, MAX_TABLES)
     first = FIRST_SEED[checks.choice("split", split, FIRST_SEED)]
     seeds = range(first, first + tables)
     samples = [sample for seed in seeds for sample in arm_samples(seed)]
-    watched = [each for seed in seeds for each in (seed, seed + MOST_TABLES)]
+    watched = [each for seed in seeds for each in (seed, seed + MAX_TABLES)]
     return samples + [sample for seed in watched for sample in table_samples(seed)]
 
 

@@ -13,8 +13,8 @@ from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.depth import Plane
 from spaceclip_worlds.render.scene import Camera, Vector
 
-_LEAST_PIXELS = 5
-_LEAST_RED, _REDDER = 50, 2.0
+_MIN_PIXELS = 5
+_MIN_RED, _REDDER = 50, 2.0
 # Where the median of the visible points of a cube lies in front of its centre, in half sides: over scenes of
 # `ArmWorld` and `TwoCameraTable` it is 0.9 to 1.0.
 _IN_FRONT = 0.95
@@ -63,7 +63,7 @@ class Observation:
 def red_pixels(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """(H, W) which pixels show the block: nothing else is as red."""
     red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
-    mask: npt.NDArray[np.bool_] = (red > _LEAST_RED) & (red > _REDDER * green) & (red > _REDDER * blue)
+    mask: npt.NDArray[np.bool_] = (red > _MIN_RED) & (red > _REDDER * green) & (red > _REDDER * blue)
     return mask
 
 
@@ -79,7 +79,7 @@ def locate_block(observation: Observation, depth: DepthMap, *, half_m: float) ->
         x, y, z in metres, or None where too few red pixels are in sight.
     """
     mask = red_pixels(observation.image) & depth.valid[0].cpu().numpy()
-    if mask.sum() < _LEAST_PIXELS:
+    if mask.sum() < _MIN_PIXELS:
         return None
     seen_m = np.median(observation.world_points(depth)[mask], axis=0)
     ray = seen_m - np.array(observation.camera.position_m)

@@ -32,7 +32,7 @@ _TABLE_HALF_M = (0.55, 0.55, 0.02)
 _BLOCK_REACH_M = 0.18
 _HIDDEN_SHARE = 0.9
 _TRIES = 100
-_MOST_SEED = 2**63 - 1
+_MAX_SEED = 2**63 - 1
 _UP = (0.0, 0.0, 1.0)
 _RED = Material((0.85, 0.06, 0.05), (0.85, 0.06, 0.05))
 
@@ -56,7 +56,7 @@ class TwoCameraTable:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        seed = checks.whole("seed of a table", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of a table", seed, 0, _MAX_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         x_m, y_m = generator.uniform(-_BLOCK_REACH_M, _BLOCK_REACH_M, 2).tolist()
         stand_m = float(generator.uniform(0.01, 0.1))

@@ -21,7 +21,7 @@ _HOME = JointAngles(0.0, -0.35, 1.9, 1.2, 0.0)
 _JOINTS = 5
 _SETTLE_S = 0.2
 _RAMP = 0.8
-_MOST_SEED = 2**63 - 1
+_MAX_SEED = 2**63 - 1
 _GRIPPER = {"palm", "left", "right"}
 _HARMLESS = _GRIPPER | {"block"}
 
@@ -39,7 +39,7 @@ class ArmWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1, or MuJoCo is missing.
         """
-        seed = checks.whole("seed of an arm's world", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of an arm's world", seed, 0, _MAX_SEED)
         generator = np.random.default_rng(np.random.SeedSequence(seed))
         self.scene: ArmScene = random_scene(generator, cameras=cameras)
         self._simulation = Simulation(mjcf(self.scene), image_hw=IMAGE_HW)

@@ -35,7 +35,7 @@ from spaceclip_worlds.render.textures import TEXTURE_VARIANTS
 FOVY_RAD = math.radians(50.0)
 _WOODEN = frozenset({"wood", "planks"})
 _NEAREST_OBJECT_M = 0.3
-_MOST = 10**9
+_MAX = 10**9
 _LARGEST_SIDE_PX = 4096
 _UP = (0.0, 0.0, 1.0)
 _TABLE_TEXTURES = ("wood", "wood", "planks", "plain", "cloudy", "marble", "checker", "stripes")
@@ -61,8 +61,8 @@ class SceneData:
     width_px: int = 112
 
     def __post_init__(self) -> None:
-        whole("count of scenes", self.count, 1, _MOST)
-        whole("seed of scenes", self.seed, 0, _MOST)
+        whole("count of scenes", self.count, 1, _MAX)
+        whole("seed of scenes", self.seed, 0, _MAX)
         whole("height_px of scenes", self.height_px, 1, _LARGEST_SIDE_PX)
         whole("width_px of scenes", self.width_px, 1, _LARGEST_SIDE_PX)
 

@@ -20,7 +20,7 @@ from spaceclip_worlds.rover.pose import Pose
 
 HALF_LENGTH_M, HALF_WIDTH_M, HEIGHT_M = 3.0, 2.1, 2.4
 PASSAGE_M = 0.64
-MOST_OBSTACLES = 5
+MAX_OBSTACLES = 5
 _HUES = {"red": 0.0, "yellow": 0.15, "green": 0.35, "blue": 0.61}
 _SEEN_HW, _SEEN_PIXELS = (56, 56), 10
 _TRIES = 12
@@ -153,19 +153,19 @@ def _obstacles(generator: np.random.Generator, goals: tuple[Goal, ...], start: P
         else:
             place = generator.uniform((-1.5, -1.4), (1.3, 1.4))
         x, y = float(place[0]), float(place[1])
-        obstacle = _obstacle(generator, x, y, most_height_m=0.5 if i == 0 else 0.9)
+        obstacle = _obstacle(generator, x, y, max_height_m=0.5 if i == 0 else 0.9)
         radius = _radius_m(obstacle)
         fits = all(math.hypot(x - ox, y - oy) >= radius + other + PASSAGE_M for ox, oy, other in taken)
         if i == 0 or (fits and abs(y) + radius + PASSAGE_M <= HALF_WIDTH_M):
             obstacles.append(obstacle)
             taken.append((x, y, radius))
-        if len(obstacles) == MOST_OBSTACLES:
+        if len(obstacles) == MAX_OBSTACLES:
             break
     return tuple(obstacles)
 
 
-def _obstacle(generator: np.random.Generator, x_m: float, y_m: float, *, most_height_m: float) -> Primitive:
-    half_x, half_y, height = generator.uniform((0.14, 0.14, 0.28), (0.26, 0.26, most_height_m)).tolist()
+def _obstacle(generator: np.random.Generator, x_m: float, y_m: float, *, max_height_m: float) -> Primitive:
+    half_x, half_y, height = generator.uniform((0.14, 0.14, 0.28), (0.26, 0.26, max_height_m)).tolist()
     shape = (Shape.BOX, Shape.CYLINDER)[generator.integers(2)]
     half = (half_x, half_y if shape is Shape.BOX else half_x, 0.5 * height)
     turned = rotation_about(_UP, generator.uniform(0.0, math.pi))

@@ -33,14 +33,14 @@ class Drive:
         outcome: how it ended.
         time_s: simulated seconds until then.
         steps: taken.
-        least_clearance_m: the closest that the rover's body came to a wall or solid at the end of a step.
+        min_clearance_m: the closest that the rover's body came to a wall or solid at the end of a step.
     """
 
     seed: int
     outcome: Outcome
     time_s: float
     steps: int
-    least_clearance_m: float
+    min_clearance_m: float
 
 
 @dataclass(frozen=True)

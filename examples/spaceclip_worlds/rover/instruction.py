@@ -9,7 +9,7 @@ COLOURS = ("red", "yellow", "green", "blue")
 SHAPES = ("ball", "box", "drum")
 WORDS = ("drive", "go", "to", "the", *COLOURS, *SHAPES)
 """Every word there is; its place is its number."""
-_MOST_WORDS = 16
+_MAX_WORDS = 16
 
 
 def instruction_for(colour: str, shape: str) -> str:
@@ -24,8 +24,8 @@ def encode(instruction: str) -> tuple[int, ...]:
         ConfigError: no string of at most 16 words, an unknown word (the message says which are known and which is
             meant), or not exactly one colour and one shape.
     """
-    if not isinstance(instruction, str) or len(words := instruction.lower().split()) > _MOST_WORDS:
-        raise ConfigError(f"an instruction is a string of at most {_MOST_WORDS} words, got {shown(instruction)}")
+    if not isinstance(instruction, str) or len(words := instruction.lower().split()) > _MAX_WORDS:
+        raise ConfigError(f"an instruction is a string of at most {_MAX_WORDS} words, got {shown(instruction)}")
     for word in words:
         if word not in WORDS:
             hint = nearest(word, WORDS)

@@ -19,11 +19,11 @@ from spaceclip_worlds.rover.pose import Action, Pose
 from spaceclip_worlds.rover.steering import DepthSafetyFilter, SteeringOptions
 from spaceclip_worlds.rover.world import Observation, RoverWorld
 
-_KEPT_EVERY, _MOST_STEPS = 5, 150
+_KEPT_EVERY, _MAX_STEPS = 5, 150
 _ANYWHERE, _CLOSE_BY = 4, 4
 _FLOOR_M = 0.01
-_LEAST_CLEARANCE_M = 0.2
-_LEAST_PIXELS = 4
+_MIN_CLEARANCE_M = 0.2
+_MIN_PIXELS = 4
 _ABSENT_SHARE = 0.15
 _CLOSE = SteeringOptions(margin_m=0.08)
 """Passes closer by than the rover does later: what is near matters most."""
@@ -93,7 +93,7 @@ def lesson(frame: Frame, generator: np.random.Generator, *, mirrored: bool = Fal
     place = np.zeros(1 + GRID_HW[0] * GRID_HW[1], np.float32)
     told = np.array([SEARCH.speed_mps, SEARCH.turn_rps, 0.0, 0.0], np.float32)
     flip = slice(None, None, -1 if mirrored else 1)
-    if centre is None or shown.sum() < _LEAST_PIXELS:
+    if centre is None or shown.sum() < _MIN_PIXELS:
         place[0] = 1.0
     else:
         covered = _per_patch(shown[:, flip])
@@ -128,7 +128,7 @@ def _driven(world: RoverWorld, generator: np.random.Generator) -> list[Frame]:
     """Every fourth frame of a drive by the naive expert behind the filter on true depth; it lurches now and then."""
     guard, frames, lurch_rps = DepthSafetyFilter(_CLOSE), [], 0.0
     x_m, y_m, _ = world.arena.goals[0].solid.centre_m
-    while world.outcome is None and world.steps < _MOST_STEPS:
+    while world.outcome is None and world.steps < _MAX_STEPS:
         seen = world.observe()
         if world.steps % _KEPT_EVERY == 0:
             frames.append(Frame(seen, world.pose, world.arena.goals))
@@ -147,7 +147,7 @@ def _anywhere(world: RoverWorld, generator: np.random.Generator) -> Pose:
         x_m, y_m = generator.uniform((-2.75, -1.85), (2.3, 1.85)).tolist()
         width = 1.0 if generator.random() < 0.7 else math.pi
         heading_rad = generator.uniform(-width, width)
-        if world.arena.clearance_m(x_m, y_m) > _LEAST_CLEARANCE_M:
+        if world.arena.clearance_m(x_m, y_m) > _MIN_CLEARANCE_M:
             return Pose(x_m, y_m, heading_rad)
 
 
@@ -158,5 +158,5 @@ def _close_by(world: RoverWorld, generator: np.random.Generator) -> Pose:
         distance_m, around_rad, aside_rad = generator.uniform((0.35, -math.pi, -0.6), (1.2, math.pi, 0.6)).tolist()
         x_m = solid.centre_m[0] + distance_m * math.cos(around_rad)
         y_m = solid.centre_m[1] + distance_m * math.sin(around_rad)
-        if world.arena.clearance_m(x_m, y_m) > _LEAST_CLEARANCE_M:
+        if world.arena.clearance_m(x_m, y_m) > _MIN_CLEARANCE_M:
             return Pose(x_m, y_m, around_rad + math.pi + aside_rad)

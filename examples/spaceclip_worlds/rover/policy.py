@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.rover.instruction import WORDS, encode
 from spaceclip_worlds.rover.pose import Action
-from spaceclip_worlds.rover.world import BODY_RADIUS_M, IMAGE_HW, MOST_SPEED_MPS, MOST_TURN_RPS, Observation
+from spaceclip_worlds.rover.world import BODY_RADIUS_M, IMAGE_HW, MAX_SPEED_MPS, MAX_TURN_RPS, Observation
 
 WIDTH, BLOCKS, HEADS, MLP_WIDTH, PATCH = 144, 5, 6, 288, 8
 GRID_HW = (IMAGE_HW[0] // PATCH, IMAGE_HW[1] // PATCH)
@@ -29,7 +29,7 @@ PARTS = ("floor", "wall", "obstacle", "goal")
 IN_SIGHT = 0.6
 """Probability from which a goal counts as seen."""
 _GOAL_RADIUS_M = 0.25
-_TURN_GAIN, _SLOWING, _LEAST_SPEED_MPS = 2.0, 0.6, 0.1
+_TURN_GAIN, _SLOWING, _MIN_SPEED_MPS = 2.0, 0.6, 0.1
 _HIDDEN = 128
 _TRUST = 0.5
 
@@ -76,8 +76,8 @@ def naive_action(goal_m: tuple[float, float]) -> Action:
     """
     bearing_rad = math.atan2(goal_m[1], goal_m[0])
     gap_m = math.hypot(*goal_m) - _GOAL_RADIUS_M - BODY_RADIUS_M
-    speed_mps = min(max(_SLOWING * gap_m, _LEAST_SPEED_MPS), MOST_SPEED_MPS) * max(0.0, math.cos(bearing_rad))
-    return Action(speed_mps, min(max(_TURN_GAIN * bearing_rad, -MOST_TURN_RPS), MOST_TURN_RPS))
+    speed_mps = min(max(_SLOWING * gap_m, _MIN_SPEED_MPS), MAX_SPEED_MPS) * max(0.0, math.cos(bearing_rad))
+    return Action(speed_mps, min(max(_TURN_GAIN * bearing_rad, -MAX_TURN_RPS), MAX_TURN_RPS))
 
 
 class RoverPolicy(nn.Module):
@@ -148,7 +148,7 @@ class RoverPolicy(nn.Module):
             goal_m = np.array(pose.to_world(*output.goal_m[0].tolist()))
             self._goal_m = goal_m if self._goal_m is None else (1.0 - _TRUST) * self._goal_m + _TRUST * goal_m
             speed_mps, turn_rps = output.action[0].tolist()
-            return Action(min(max(speed_mps, 0.0), MOST_SPEED_MPS), min(max(turn_rps, -MOST_TURN_RPS), MOST_TURN_RPS))
+            return Action(min(max(speed_mps, 0.0), MAX_SPEED_MPS), min(max(turn_rps, -MAX_TURN_RPS), MAX_TURN_RPS))
         if self._goal_m is None:
             return SEARCH
         remembered_m = pose.to_rover(*self._goal_m.tolist())

@@ -33,13 +33,13 @@ class SteeringOptions:
         low_m, high_m: heights over the floor between which a point is an obstacle.
         reach_m: points farther away are left out.
         cell_m: points are gathered in cells of this size.
-        least_points: fewer of them in a cell of one picture are taken for noise.
+        min_points: fewer of them in a cell of one picture are taken for noise.
         memory: pictures that are remembered.
         oldest: host steps that a depth may be old; older depth stops the rover.
-        least_valid: share of pixels that must be valid, else the rover is stopped.
+        min_valid: share of pixels that must be valid, else the rover is stopped.
         look_ahead_s: the way must be free for the distance driven in this time.
         heading_s: the policy's turn rate times this is the heading it wants.
-        most_turn_rps: turn rate at most.
+        max_turn_rps: turn rate at most.
         step_s: time until the next call.
     """
 
@@ -49,22 +49,22 @@ class SteeringOptions:
     high_m: float = 0.6
     reach_m: float = 1.8
     cell_m: float = 0.05
-    least_points: int = 3
+    min_points: int = 3
     memory: int = 25
     oldest: int = 0
-    least_valid: float = 0.9
+    min_valid: float = 0.9
     look_ahead_s: float = 1.2
     heading_s: float = 0.5
-    most_turn_rps: float = 1.2
+    max_turn_rps: float = 1.2
     step_s: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("body_radius_m", "reach_m", "cell_m", "look_ahead_s", "heading_s", "most_turn_rps", "step_s"):
+        for name in ("body_radius_m", "reach_m", "cell_m", "look_ahead_s", "heading_s", "max_turn_rps", "step_s"):
             checks.real(name, getattr(self, name), 1e-3, 100.0)
         for name in ("margin_m", "low_m", "high_m"):
             checks.real(name, getattr(self, name), 0.0, 100.0)
-        checks.real("least_valid", self.least_valid, 0.0, 1.0)
-        for name, low in (("least_points", 1), ("memory", 1), ("oldest", 0)):
+        checks.real("min_valid", self.min_valid, 0.0, 1.0)
+        for name, low in (("min_points", 1), ("memory", 1), ("oldest", 0)):
             checks.whole(name, getattr(self, name), low, 10_000)
         if self.low_m >= self.high_m:
             raise ConfigError(f"low_m must be below high_m, got {self.low_m} and {self.high_m}")
@@ -121,7 +121,7 @@ class DepthSafetyFilter:
             return Steered(STOP, Reason.NO_DEPTH)
         if len(depth) != 1:
             raise ConfigError(f"the filter takes the depth of one image, got {len(depth)}; pick one: depth[i]")
-        if float(depth.valid.float().mean()) < options.least_valid:
+        if float(depth.valid.float().mean()) < options.min_valid:
             return Steered(STOP, Reason.NOT_VALID)
         if depth.age > options.oldest:
             return Steered(STOP, Reason.STALE)
@@ -144,7 +144,7 @@ class DepthSafetyFilter:
         best = int(np.argmax(score))
         turn = float(offsets[best])
         self._side = self._side if turn == 0.0 else math.copysign(1.0, turn)
-        turn_rps = min(max(2.5 * turn, -options.most_turn_rps), options.most_turn_rps)
+        turn_rps = min(max(2.5 * turn, -options.max_turn_rps), options.max_turn_rps)
         ahead = float(np.clip((free_m[0] - options.margin_m) / look_m, 0.0, 1.0)) * max(0.0, math.cos(turn))
         slowed = Action(action.speed_mps * ahead, turn_rps)
         if free_m[2 + best] < options.margin_m or not self._clear(points, slowed, heading_rad):
@@ -177,5 +177,5 @@ def _obstacle_cells(depth: DepthMap, intrinsics: Intrinsics, camera: Camera, opt
     distance = np.hypot(points[:, 0] - camera.position_m[0], points[:, 1] - camera.position_m[1])
     tall = (points[:, 2] > options.low_m) & (points[:, 2] < options.high_m) & (distance < options.reach_m)
     cells, count = np.unique(np.floor(points[tall, :2] / options.cell_m), axis=0, return_counts=True)
-    centres: Points = (cells[count >= options.least_points] + 0.5) * options.cell_m
+    centres: Points = (cells[count >= options.min_points] + 0.5) * options.cell_m
     return centres

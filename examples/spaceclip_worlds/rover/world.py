@@ -19,12 +19,12 @@ from spaceclip_worlds.rover.pose import Action, Pose
 IMAGE_HW = (112, 112)
 BODY_RADIUS_M = 0.18
 STEP_S = 0.2
-MOST_SPEED_MPS, MOST_TURN_RPS = 0.5, 1.2
+MAX_SPEED_MPS, MAX_TURN_RPS = 0.5, 1.2
 REACHED_M = 0.35
 """A goal is reached when no more than this is left between it and the rover's body."""
 TIMEOUT_S = 60.0
 _TOUCH_M = 1e-4
-_MOST_SEED = 2**63 - 1
+_MAX_SEED = 2**63 - 1
 
 
 class Outcome(Enum):
@@ -85,7 +85,7 @@ class RoverWorld:
         Raises:
             ConfigError: not an integer from 0 to 2**63 - 1.
         """
-        seed = checks.whole("seed of an episode", seed, 0, _MOST_SEED)
+        seed = checks.whole("seed of an episode", seed, 0, _MAX_SEED)
         self.arena = random_arena(np.random.default_rng(np.random.SeedSequence(seed)))
         self.pose = self.arena.start
         self.steps, self.time_s, self.outcome = 0, 0.0, None
@@ -133,7 +133,7 @@ class RoverWorld:
         if self.outcome is not None:
             raise ConfigError(f"the episode is over ({self.outcome.value}); start another with reset(seed)")
         action = Action(
-            min(max(action.speed_mps, 0.0), MOST_SPEED_MPS), min(max(action.turn_rps, -MOST_TURN_RPS), MOST_TURN_RPS)
+            min(max(action.speed_mps, 0.0), MAX_SPEED_MPS), min(max(action.turn_rps, -MAX_TURN_RPS), MAX_TURN_RPS)
         )
         start, begun_s, driven_s = self.pose, self.time_s, 0.0
         while driven_s < STEP_S and self.outcome is None:

@@ -1,7 +1,7 @@
 """What looks wrong in depth maps, whatever their unit: bits rotated, bytes swapped, a range stretched or cut off.
 
 Such maps have a median like any other, and some unit always makes it plausible. So they are looked for before a unit
-is: what they are is told from the bits and from how neighbouring pixels differ, whatever the median says.
+is: what they are shows in the bits and from how neighbouring pixels differ, whatever the median says.
 
 A picture of depth is stretched, each map to its own range: every map has its furthest pixel at the end of a range (255,
 65535, or 1 in floating point), and others right below it. Metres are lost, for no two maps were stretched alike; the
@@ -26,8 +26,8 @@ _DISTINCT_ALONE = 64
 """As many must one map among sound ones have."""
 _SHIFTED_SHARE = 0.6
 _SMOOTHER = 0.2
-_MOSTLY = 0.5
-_FEW, _CLIPPED, _NEAR_TOP, _MOST_MAPS = 0.01, 0.1, 0.6, 0.8
+_OVER_HALF = 0.5
+_FEW, _CLIPPED, _NEAR_TOP, _NEARLY_ALL = 0.01, 0.1, 0.6, 0.8
 _MAX_LOOKED_AT = 65536
 
 
@@ -50,7 +50,7 @@ def looks_like(maps: Maps, *, units_per_metre: float) -> str | None:
         return f"in at least {len(damages)} of them, unlike in others, {damages[0]}"
     counts = _counts(maps)
     nonzero, saturated = int(counts[1:].sum()), int(counts[_TOP])
-    if (said := _stretched(maps, (_OF_8_BITS, _TOP))) is not None or saturated <= _MOSTLY * nonzero:
+    if (said := _stretched(maps, (_OF_8_BITS, _TOP))) is not None or saturated <= _OVER_HALF * nonzero:
         return said
     return (
         f"{100 * saturated / nonzero:.0f} % of its values that are not 0 are {_TOP}, the saturated value, which says "
@@ -152,7 +152,7 @@ def _stretched(maps: Maps, tops: Sequence[int]) -> str | None:
     top = next((top for top in tops if ends == {float(top)}), None)
     if top is None or any(values.size == 0 for values in known):
         return None
-    if sum(_reaches(values, top) for values in known) < _MOST_MAPS * len(known):
+    if sum(_reaches(values, top) for values in known) < _NEARLY_ALL * len(known):
         return None
     return (
         f"the furthest pixel of every map is {top}, as if its depth had been stretched to that range. It has lost its "

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 _WORD = re.compile(r"""\s*(?:"([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+))""")
-_MOST_NAMES = 12
+_MAX_NAMES = 12
 
 
 def words_of(text: str, is_file: Callable[[str], bool]) -> list[str]:
@@ -43,7 +43,7 @@ def joined_names(words: Sequence[str], is_file: Callable[[str], bool]) -> list[s
     Returns:
         None where no way of joining them gives one or two files, or where none is joined of several words.
     """
-    if not 2 <= len(words) <= _MOST_NAMES:
+    if not 2 <= len(words) <= _MAX_NAMES:
         return None
     for end in range(1, len(words) + 1):
         rgb = " ".join(words[:end])

@@ -31,7 +31,7 @@ class Mixture:
     Weights change nothing about its samples: they are for whoever draws from it, see `shares`.
 
     Attributes:
-        parts: as given.
+        parts: the sources, in order.
         shares: one of each part, in order; their weights sum to 1.
 
     Example:

@@ -73,7 +73,7 @@ def parse_source(named: str | Mapping[str, object]) -> SourceSpec:
             written "list:…".
 
     Raises:
-        ConfigError: no or an unknown kind, an unknown or missing key, or a value that cannot be; nothing follows the
+        ConfigError: no or an unknown kind, an unknown or missing key, or a value out of bounds; nothing follows the
             colon, or not what the kind expects; or a folder of something else.
 
     Example:

@@ -33,7 +33,7 @@ def test_true_depth_does_and_no_depth_does_not() -> None:
     assert drive(SEEDS[0], "true").outcome is Outcome.GOAL
     blind = drive(SEEDS[0], "none")
     assert blind.outcome is Outcome.COLLISION
-    assert blind.least_clearance_m < 1e-3
+    assert blind.min_clearance_m < 1e-3
 
 
 def test_the_same_seed_is_the_same_drive() -> None:

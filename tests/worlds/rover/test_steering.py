@@ -156,7 +156,7 @@ def test_depth_that_is_not_valid_stops() -> None:
 def test_pixels_that_are_not_valid_are_no_obstacles() -> None:
     half = torch.ones(112, 112, dtype=torch.bool)
     half[:, 28:84] = False  # where the obstacle is seen
-    options = SteeringOptions(least_valid=0.4)
+    options = SteeringOptions(min_valid=0.4)
     assert steer(DepthSafetyFilter(options), AHEAD, box(0.8, 0.0), valid=half).reason is Reason.FREE
     assert steer(DepthSafetyFilter(options), AHEAD, box(0.8, 0.0)).reason is Reason.DETOUR
 
@@ -191,7 +191,7 @@ def test_depth_of_a_wrong_scale_still_turns_it(scale: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("margin_m", -0.1), ("reach_m", math.inf), ("memory", 0), ("oldest", -1), ("least_valid", 1.5)]
+    ("field", "value"), [("margin_m", -0.1), ("reach_m", math.inf), ("memory", 0), ("oldest", -1), ("min_valid", 1.5)]
 )
 def test_options_are_bounded(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
