@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from stopped_runs import fit, fit_until
-from test_train_command import arguments_of
+from train_flags import arguments_of
 
 import spaceclip_plugin
 from spaceclip_plugin._digest import code_digest

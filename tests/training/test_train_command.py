@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_world import scenes
+from train_flags import RECIPE_FLAGS, RUN_FLAGS, arguments_of, listed
 
 from spaceclip_plugin.cli import main, train
 from spaceclip_plugin.cli.train_config import new_run
@@ -26,68 +27,12 @@ NEEDED = ["--host", "h", "--data", "a", "--val", "b", "--out", "c"]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "training" / "distillation.yaml"
 
 
-def arguments_of(*argv: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    train.add_arguments(parser)
-    return parser.parse_args(argv)
-
-
 def config_of(*argv: str) -> RunConfig:
     return new_run(arguments_of(*NEEDED, *argv))
 
 
 def recipe_of(*argv: str) -> Recipe:
     return config_of(*argv).recipe
-
-
-def listed(*paths: str) -> tuple[WeightedSource, ...]:
-    return tuple(WeightedSource(ListData(path)) for path in paths)
-
-
-RECIPE_FLAGS = [
-    ("--epochs", "epochs", 3),
-    ("--batch-size", "batch_size", 5),
-    ("--accumulation", "accumulation", 2),
-    ("--lr", "learning_rate", 0.25),
-    ("--weight-decay", "weight_decay", 0.0),
-    ("--ema-decay", "ema_decay", 0.5),
-    ("--loss", "loss", "relative"),
-    ("--loss", "loss", "published"),
-    ("--augmentation", "augmentation", "published-kitti"),
-    ("--views", "views", 1),
-    ("--features", "cache", "int8"),
-    ("--features", "cache", "none"),
-    ("--target-side", "target_side", 200),
-    ("--precision", "precision", "bf16"),
-    ("--seed", "seed", 9),
-]
-RUN_FLAGS = [
-    (["--host", "timm:y"], "host", "timm:y"),
-    (["--host-weights", "w.safetensors"], "host_weights", Path("w.safetensors")),
-    (["--host-weights", "random"], "host_weights", "random"),
-    (["--host-weights", "./random"], "host_weights", Path("random")),
-    (["--image-size", "192,256"], "image_hw", (192, 256)),
-    (["--image-mean", "0.1,0.2,0.3"], "image_mean", (0.1, 0.2, 0.3)),
-    (["--image-std", "0.4,0.5,0.6"], "image_std", (0.4, 0.5, 0.6)),
-    (["--tower", "a.b"], "tower", "a.b"),
-    (["--tower", ""], "tower", ""),
-    (["--adapter", "clip"], "adapter", "clip"),
-    (["--device", "cuda:3"], "device", "cuda:3"),
-    (["--protocol", "kitti-garg"], "protocol", "kitti-garg"),
-    (["--depth-range", "0.1,2"], "depth_range_m", (0.1, 2.0)),
-    (["--units-per-metre", "5000"], "units_per_metre", 5000.0),
-    (["--data", "x"], "data", listed("x")),
-    (["--data", "x", "--data", "folder:y"], "data", (*listed("x"), WeightedSource(FolderData("y")))),
-    (["--val", "x", "--val", "list:y"], "validation", listed("x", "y")),
-    (["--test", "test.txt", "--test", "scenes:3"], "test", (*listed("test.txt"), WeightedSource(SceneData(3)))),
-    (["--skip-bad"], "skip_bad", True),
-    (["--workers", "3"], "workers", 3),
-    (["--save-every", "7"], "save_every", 7),
-    (["--cache", "features"], "cache", Path("features")),
-    (["--log-with", "wandb"], "log_with", "wandb"),
-    (["--select-on-test"], "select_on_test", True),
-    (["--arch", "space-clip"], "head", HeadChoice("space-clip")),
-]
 
 
 def test_flags_alone() -> None:

@@ -16,8 +16,8 @@ import pytest
 import small_world
 import torch
 from PIL import Image
-from test_train_command import RECIPE_FLAGS, RUN_FLAGS, arguments_of
 from torch import Tensor, nn
+from train_flags import RECIPE_FLAGS, RUN_FLAGS, arguments_of
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main

@@ -1,4 +1,4 @@
-"""What the user says of a host: image statistics of every kind of host, and one without the other refused."""
+"""What the user says of a host: image statistics, size and device; and one without the other refused."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from spaceclip_plugin.cli import train
-from spaceclip_plugin.cli.hosts import add_host, host_from, open_host
+from spaceclip_plugin.cli.hosts import add_host, device_called, host_from, open_host
 from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.errors import ConfigError, HostError
 from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import Tower
 from spaceclip_plugin.towers.structural import StructuralAdapter
 from spaceclip_plugin.training.config.run_config import RunConfig
+from spaceclip_plugin.training.config.shared import HostConfig
 
 
 class TestStatistics:
@@ -68,6 +70,52 @@ class TestStatistics:
     def test_deviations_that_cannot_be(self, std: str) -> None:
         with pytest.raises(ConfigError, match="image_std"):
             host_from(self.read("python:users_policy:build", "--image-mean", "0,0,0", f"--image-std={std}"))
+
+
+class TestDevice:
+    def test_the_processor_where_there_is_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert device_called(None) == torch.device("cpu")
+
+    def test_a_process_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch, "empty", lambda *_, device: asked.append(device))
+        monkeypatch.setenv("LOCAL_RANK", "3")
+        assert device_called(None) == torch.device("cuda:3")
+        assert asked == [torch.device("cuda:3")]
+        assert device_called("cpu") == torch.device("cpu")
+        monkeypatch.delenv("LOCAL_RANK")
+        assert device_called(None) == torch.device("cuda")
+
+    def test_more_processes_than_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setenv("LOCAL_RANK", "99")
+        with pytest.raises(ConfigError, match="--device 'cuda:99' cannot be used here"):
+            device_called(None)
+
+
+class TestImageSize:
+    def read(self, *argv: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        add_host(parser)
+        return parser.parse_args(["--host", "timm:deit_tiny_patch16_224", *argv])
+
+    def test_the_host_is_built_for_it(self) -> None:
+        assert host_from(self.read("--image-size", "96,128", "--host-weights", "random")).patch_embed.img_size == (
+            96,
+            128,
+        )
+
+    @pytest.mark.parametrize("text", ["96", "96x128", "96,128,3", "0,128", "96,99999"])
+    def test_what_is_no_size_is_refused(self, text: str) -> None:
+        with pytest.raises(argparse.ArgumentError, match="H,W"):
+            self.read("--image-size", text)
+
+    def test_a_function_builds_its_host_itself(self) -> None:
+        with pytest.raises(HostError, match="builds its host for the size it wants"):
+            open_host(HostConfig(host="python:nothing:nothing", image_hw=(96, 128)))
 
 
 class Blind(StructuralAdapter):

@@ -1,4 +1,4 @@
-"""What several commands share: data of every kind, what is left out of it, a range of depth, and the device."""
+"""What several commands share: data of every kind, what is left out of it, and a range of depth."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from spaceclip_plugin.cli.data import add_reading, as_flagged, open_specs, skipped
 from spaceclip_plugin.cli.flags import given
-from spaceclip_plugin.cli.hosts import add_host, device_called, host_from, open_host
 from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.data.sources.registry import parse_source
-from spaceclip_plugin.errors import ConfigError, DataError, HostError
+from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.protocols import get_protocol
-from spaceclip_plugin.training.config.shared import HostConfig, ReadingConfig
+from spaceclip_plugin.training.config.shared import ReadingConfig
 from spaceclip_worlds.render.tabletop import SceneData, TabletopScenes
 
 
@@ -147,49 +145,3 @@ class TestProtocol:
     def test_for_a_range_that_is_none(self) -> None:
         with pytest.raises(ConfigError, match=r"depth_range.*\(5\.0, 0\.1\)"):
             reading("--depth-range", "5,0.1")
-
-
-class TestDevice:
-    def test_the_processor_where_there_is_nothing_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        assert device_called(None) == torch.device("cpu")
-
-    def test_a_process_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch, "empty", lambda *_, device: asked.append(device))
-        monkeypatch.setenv("LOCAL_RANK", "3")
-        assert device_called(None) == torch.device("cuda:3")
-        assert asked == [torch.device("cuda:3")]
-        assert device_called("cpu") == torch.device("cpu")
-        monkeypatch.delenv("LOCAL_RANK")
-        assert device_called(None) == torch.device("cuda")
-
-    def test_more_processes_than_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setenv("LOCAL_RANK", "99")
-        with pytest.raises(ConfigError, match="--device 'cuda:99' cannot be used here"):
-            device_called(None)
-
-
-class TestImageSize:
-    def read(self, *argv: str) -> argparse.Namespace:
-        parser = argparse.ArgumentParser(exit_on_error=False)
-        add_host(parser)
-        return parser.parse_args(["--host", "timm:deit_tiny_patch16_224", *argv])
-
-    def test_the_host_is_built_for_it(self) -> None:
-        assert host_from(self.read("--image-size", "96,128", "--host-weights", "random")).patch_embed.img_size == (
-            96,
-            128,
-        )
-
-    @pytest.mark.parametrize("text", ["96", "96x128", "96,128,3", "0,128", "96,99999"])
-    def test_what_is_no_size_is_refused(self, text: str) -> None:
-        with pytest.raises(argparse.ArgumentError, match="H,W"):
-            self.read("--image-size", text)
-
-    def test_a_function_builds_its_host_itself(self) -> None:
-        with pytest.raises(HostError, match="builds its host for the size it wants"):
-            open_host(HostConfig(host="python:nothing:nothing", image_hw=(96, 128)))
