@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.flags import add_overwrite
-from spaceclip_plugin.cli.outputs import Result
+from spaceclip_plugin.cli.outputs import Result, check_apart, check_free
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +24,8 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME
 
     files = [args.out / CONFIG_NAME, args.out / WEIGHTS_NAME]
-    outputs.check_apart(dict.fromkeys(files, "the head"), inputs=[args.checkpoint])
-    outputs.check_free(files, overwrite=args.overwrite)
+    check_apart(dict.fromkeys(files, "the head"), inputs=[args.checkpoint])
+    check_free(files, overwrite=args.overwrite)
     head = DepthHead.from_spaceclip_checkpoint(
         args.checkpoint,
         semantic_taps=None if args.semantic_taps is None else tuple(args.semantic_taps),

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.data.files.pairs import RAY
@@ -19,6 +20,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
 SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
+_LISTS, _FILES = (ListData,), (ListData, FolderData)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -40,26 +42,19 @@ def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[So
     Raises:
         ConfigError: a flag, --units-per-metre among them, that says something of no data given.
     """
-    lists = [isinstance(spec, ListData) for spec in specs]
-    files = [isinstance(spec, (ListData, FolderData)) for spec in specs]
-    if args.units_per_metre is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
-        raise ConfigError(
-            f"--units-per-metre {args.units_per_metre:g} is for lists and folders without a unit of their own, and no "
-            "data given is one; leave it out"
-        )
-    if args.ray_distance and not any(files):
-        raise ConfigError(
-            "--ray-distance is for the depth of lists and folders, and no data given is one; leave it out"
-        )
-    if args.root is not None and not any(lists):
-        raise ConfigError(
-            f"--root {str(args.root)!r} is for the paths in a list, and no data given is one; leave it out"
-        )
-    changed = []
-    for spec, is_list, is_files in zip(specs, lists, files, strict=True):
-        root = {"root": str(args.root)} if is_list and args.root is not None else {}
-        distance = {"distance": RAY} if is_files and args.ray_distance else {}
-        changed.append(dataclasses.replace(spec, **root, **distance))
+    unit, nothing = args.units_per_metre, "and no data given is one; leave it out"
+    if unit is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
+        raise ConfigError(f"--units-per-metre {unit:g} is for lists and folders without a unit of their own, {nothing}")
+    changed = list(specs)
+    flags: tuple[tuple[object, str, tuple[type[Any], ...], dict[str, Any]], ...] = (
+        (args.ray_distance, "--ray-distance is for the depth of lists and folders", _FILES, {"distance": RAY}),
+        (args.root, f"--root {str(args.root)!r} is for the paths in a list", _LISTS, {"root": str(args.root)}),
+    )
+    for given, purpose, kinds, change in flags:
+        if given and not any(isinstance(spec, kinds) for spec in specs):
+            raise ConfigError(f"{purpose}, {nothing}")
+        if given:
+            changed = [dataclasses.replace(one, **change) if isinstance(one, kinds) else one for one in changed]
     return changed
 
 

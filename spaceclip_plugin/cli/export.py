@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spaceclip_plugin.cli import outputs
 from spaceclip_plugin.cli.flags import add_head, add_overwrite
-from spaceclip_plugin.cli.outputs import Result
+from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
 
 if TYPE_CHECKING:
     from spaceclip_plugin.bridges.onnx import OnnxFile
@@ -37,8 +36,8 @@ def run(args: argparse.Namespace) -> Result:
     from spaceclip_plugin.bridges.onnx import export_onnx
     from spaceclip_plugin.head.depth_head import DepthHead
 
-    outputs.check_apart({args.out: "the ONNX file"}, inputs=outputs.files_of_head(args.head))
-    outputs.check_free([args.out], overwrite=args.overwrite)
+    check_apart({args.out: "the ONNX file"}, inputs=files_of_head(args.head))
+    check_free([args.out], overwrite=args.overwrite)
     head = DepthHead.from_pretrained(args.head)
     written = export_onnx(
         head,

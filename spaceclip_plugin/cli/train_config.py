@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,8 @@ from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.cli.data import as_flagged
 from spaceclip_plugin.cli.flags import given
 from spaceclip_plugin.data.sources.registry import parse_source
-from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
-from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.config.strict_yaml import read_mapping
@@ -49,8 +47,8 @@ def new_run(args: argparse.Namespace) -> RunConfig:
         if getattr(args, flag) is not None:
             changes[name] = tuple(WeightedSource(parse_source(text)) for text in getattr(args, flag))
     config = dataclasses.replace(config, **changes, head=_head(args, config.head), recipe=_recipe(args, config.recipe))
-    flags = {name: f"--{flag}" for flag, name in SOURCE_FLAGS.items()}
-    missing = [flags.get(name, f"--{name}") for name in config.missing] + ["--out"] * (args.out is None)
+    missing = ["--val" if name == "validation" else f"--{name}" for name in config.missing]
+    missing += ["--out"] if args.out is None else []
     if missing:
         raise argparse.ArgumentError(
             None, f"{', '.join(missing)} missing; give it here, or host, data and validation in a --config"
@@ -94,34 +92,30 @@ def resumed_run(args: argparse.Namespace) -> RunConfig:
             f"the run in {str(args.resume)!r} is on host {values.get('host')!r}, not on {args.host!r}; leave --host "
             "out, or start another run"
         )
-    with _written_by_the_run(args.resume):
+    try:
         # As if the user had named the host: whether a file may, which is no question of versions, is asked below.
         RunConfig.from_mapping(values, where=str(path), host=str(values.get("host")))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {_advice(args.resume)}") from error
     config = RunConfig.from_mapping(values, where=str(path), host=args.host).resolved(args.resume)
     if config.missing:
         raise ConfigError(f"{path}: {', '.join(config.missing)} missing, which no run goes without; was it edited?")
     return dataclasses.replace(config, **given(args, RunConfig))
 
 
-@contextlib.contextmanager
-def _written_by_the_run(folder: Path) -> Iterator[None]:
-    """Settings that cannot be are explained: a run writes only what its own version knows."""
+def _advice(run: Path) -> str:
+    """What to do about settings that cannot be: a run writes only what its own version knows."""
     try:
-        yield
-    except ConfigError as error:
-        try:
-            begun = code_of(read_json_object(folder / RECORD_NAME))
-        except CheckpointError:  # without a record, nothing is known
-            begun = code_of({})
-        now = code_of({"spaceclip_plugin": __version__, "code": code_digest()})
-        if begun == now:
-            raise ConfigError(
-                f"{error}; the run wrote what this version knows, so undo what was edited there"
-            ) from error
-        raise ConfigError(
-            f"{error}; the run was begun with {begun}, this is {now}: resume it with the version it was begun with, or "
-            "undo what was edited there"
-        ) from error
+        begun = code_of(read_json_object(run / RECORD_NAME))
+    except CheckpointError:  # without a record, nothing is known
+        begun = code_of({})
+    now = code_of({"spaceclip_plugin": __version__, "code": code_digest()})
+    if begun == now:
+        return "the run wrote what this version knows, so undo what was edited there"
+    return (
+        f"the run was begun with {begun}, this is {now}: resume it with the version it was begun with, or undo what "
+        "was edited there"
+    )
 
 
 def _flag(name: str) -> str:
@@ -138,20 +132,11 @@ def _recipe(args: argparse.Namespace, configured: Recipe) -> Recipe:
 def _head(args: argparse.Namespace, configured: HeadChoice) -> HeadChoice:
     """The head of the config with --set's options in it; another architecture than the config's starts without any."""
     name = args.arch or configured.architecture
-    kept = configured.options if name == configured.architecture else {}
-    return HeadChoice(name, {**kept, **_options(name, args.set or [])})
-
-
-def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
-    known = [field.name for field in dataclasses.fields(architecture(name).options)]
-    options: dict[str, Any] = {}
-    for word in words:
+    options = dict(configured.options) if name == configured.architecture else {}
+    for word in args.set or []:
         key, _, value = word.partition("=")
-        if key not in known:
-            hint = nearest(key, known)
-            raise ConfigError(f"--set {word}: {name} has no option {key!r}{hint}; it has {', '.join(known)}")
         try:
             options[key] = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--set {word[:80]}: the value is not JSON, as 3, true or [1,2]: {error}") from error
-    return options
+    return HeadChoice(name, options)
