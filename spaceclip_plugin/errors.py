@@ -1,15 +1,15 @@
 """Every error this package raises on purpose.
 
 SpaceClipError
-├── ConfigError              a setting, key or value that cannot be
+├── ConfigError              a setting, key or value that is not allowed
 ├── HostError                the host model, or what was asked of it
 │   ├── TowerNotFoundError   no vision tower, or none of that name
-│   ├── AmbiguousTowerError  several towers and none chosen
+│   ├── AmbiguousTowerError  several towers where one is meant
 │   ├── AdapterError         an adapter is unknown, clashes or does not understand its tower
-│   └── CaptureError         the host ran, but the taps did not see what they must
+│   └── CaptureError         the host ran, but the taps did not see what the head needs
 ├── HeadMismatchError        a head that does not fit the tower
-├── CheckpointError          a file that is not the head or checkpoint it should be
-├── DataError                an image, depth map, list or folder
+├── CheckpointError          a file that is not a head or a checkpoint of a run, or is damaged
+├── DataError                an image, depth map, list or folder that cannot be used
 ├── ExportError              a head that cannot become a file of another format
 └── TrainingError            a run that cannot start or must stop
 
@@ -36,7 +36,7 @@ class SpaceClipError(Exception):
 
 
 class ConfigError(SpaceClipError, ValueError):
-    """A setting, key or value that cannot be."""
+    """A setting, key or value that is not allowed."""
 
 
 class HostError(SpaceClipError):
@@ -48,7 +48,7 @@ class TowerNotFoundError(HostError, LookupError):
 
 
 class AmbiguousTowerError(HostError, LookupError):
-    """The host has several vision towers and none was chosen."""
+    """The host has several vision towers, and nothing says which one is meant."""
 
 
 class AdapterError(HostError):
@@ -56,7 +56,7 @@ class AdapterError(HostError):
 
 
 class CaptureError(HostError, RuntimeError):
-    """The host ran, but the taps did not see what they must."""
+    """The host ran, but the taps did not see what the head needs."""
 
 
 class HeadMismatchError(SpaceClipError, ValueError):
@@ -64,7 +64,7 @@ class HeadMismatchError(SpaceClipError, ValueError):
 
 
 class CheckpointError(SpaceClipError, ValueError):
-    """A file that is not the head or the checkpoint of a run that it should be."""
+    """A file that is not a head or a checkpoint of a run, or is damaged."""
 
 
 class DataError(SpaceClipError, ValueError):

@@ -17,15 +17,19 @@ from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 FORMAT_VERSION = 2
 """Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read."""
 
+_FROM_OPTIONS = "(that of the options)"
+_DEFAULTS: DecoderOptions = architectures.ARCHITECTURES[architectures.DEFAULT_ARCHITECTURE].options()
+"""Stands for the defaults of whatever architecture it is, and is never in a config that was made."""
+
 
 @dataclass(frozen=True)
 class DepthHeadConfig:
     """A head's architecture and the tower it reads.
 
     Attributes:
-        architecture: a name in `head.architectures.ARCHITECTURES`; None: the one that `options` belong to, else the
-            default.
-        options: that architecture's settings, taps included; a mapping is checked and converted, None gives defaults.
+        architecture: a name in `head.architectures.ARCHITECTURES`; by default the one that `options` belong to.
+        options: that architecture's settings, taps included; a mapping is checked and converted. By default the
+            architecture's own, the taps scaled to the tower.
         width: channels of the tower's tokens, C; where they differ, of its last ones and its context.
         tap_widths: channels of every tap, ascending by tap; None: `width` for all.
         blocks: transformer blocks of the tower; None where unknown (an imported checkpoint).
@@ -48,8 +52,8 @@ class DepthHeadConfig:
         True
     """
 
-    architecture: str = None  # type: ignore[assignment]
-    options: DecoderOptions = None  # type: ignore[assignment]
+    architecture: str = _FROM_OPTIONS
+    options: DecoderOptions = _DEFAULTS
     width: int = 768
     tap_widths: tuple[int, ...] | None = None
     blocks: int | None = 12
@@ -64,10 +68,10 @@ class DepthHeadConfig:
 
     def __post_init__(self) -> None:
         options = self.options
-        if self.architecture is None:
+        if self.architecture == _FROM_OPTIONS:
             object.__setattr__(self, "architecture", architectures.name_for(options))
         kind = architectures.architecture(self.architecture).options
-        if options is None:
+        if options is _DEFAULTS:
             options = kind() if self.blocks is None else kind.for_blocks(_checks.whole("blocks", self.blocks, 1, 512))
         elif isinstance(options, Mapping):
             options = _checks.build(kind, options, where=f"options of {self.architecture!r}")
@@ -94,11 +98,11 @@ class DepthHeadConfig:
             return
         if not isinstance(found, TowerFingerprint):
             raise ConfigError(f"tower_fingerprint must be an object or null, got {_checks.shown(found)}")
-        most = MAX_BLOCKS if self.blocks is None else self.blocks
-        if not self.options.taps[-1] <= len(found.blocks) <= most:
+        max_blocks = MAX_BLOCKS if self.blocks is None else self.blocks
+        if not self.options.taps[-1] <= len(found.blocks) <= max_blocks:
             raise ConfigError(
-                f"tower_fingerprint must have a line for each of the {self.options.taps[-1]} to {most} blocks that the "
-                f"head depends on, got {len(found.blocks)}"
+                f"tower_fingerprint must have a line for each of the {self.options.taps[-1]} to {max_blocks} blocks "
+                f"that the head depends on, got {len(found.blocks)}"
             )
 
     def _check_tower(self) -> None:

@@ -1,8 +1,8 @@
 """A decoder at a fraction of a tower's cost: all mixing on the patch grid, all detail by learned upsampling.
 
 Every tap is normalised, projected and summed into one map. Depthwise blocks mix it, after self-attention if asked for;
-pixel shuffles climb by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT",
-2020, section 3.3) climbs the last four times. The map holds log depth: the exponential makes metres, and errors count
+pixel shuffles upsample by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT",
+2020, section 3.3) upsamples by the last four. The map holds log depth: the exponential makes metres, and errors count
 in proportion to distance.
 """
 
@@ -35,8 +35,8 @@ CONVEX = 4
 NEIGHBOURS = 9
 LOG_DEPTH_LIMIT = 7.0
 """Depth stays between a millimetre and a kilometre, and finite, whatever the weights."""
-LOG_SPREAD_LIMITS = (-7.0, 2.0)
-_START_LOG_M, _START_LOG_SPREAD = 0.7, -1.5
+LOG_SIGMA_LIMITS = (-7.0, 2.0)
+_START_LOG_M, _START_LOG_SIGMA = 0.7, -1.5
 """A fresh head says two metres, give or take a fifth."""
 
 
@@ -108,7 +108,7 @@ class TapMixerDecoder(nn.Module):
             nn.ModuleList(_Block(c, options.dropout) for _ in range(count))
             for c, count in zip(channels, options.convolutions, strict=True)
         )
-        self.climbs = nn.ModuleList(
+        self.climbs = nn.ModuleList(  # the upsamplers; this name and `spread` (log sigma) are those in saved weights
             nn.Sequential(nn.LayerNorm(a), nn.Linear(a, 4 * b)) for a, b in itertools.pairwise(channels)
         )
         last = channels[-1]
@@ -129,7 +129,7 @@ class TapMixerDecoder(nn.Module):
         self.out.bias[0] = _START_LOG_M
         self.out.bias[1:] = _bilinear_shares().log()
         if self.spread is not None:
-            self.spread.bias.fill_(_START_LOG_SPREAD)
+            self.spread.bias.fill_(_START_LOG_SIGMA)
 
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs.
@@ -158,8 +158,8 @@ class TapMixerDecoder(nn.Module):
         if self.spread is None:
             return HeadOutput(depth_m.to(own))
         # Detached: learning how wrong the depth is must not change the depth.
-        spread = self.spread(x.detach()).clamp(*LOG_SPREAD_LIMITS).exp()
-        uncertainty_m = depth_m.detach() * _sized(spread.permute(0, 3, 1, 2), output_hw)
+        sigma = self.spread(x.detach()).clamp(*LOG_SIGMA_LIMITS).exp()
+        uncertainty_m = depth_m.detach() * _sized(sigma.permute(0, 3, 1, 2), output_hw)
         return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m.to(own))
 
     @property
@@ -169,7 +169,7 @@ class TapMixerDecoder(nn.Module):
 
     @torch.no_grad()
     def rescale_uncertainty(self, factor: float) -> None:
-        """From now on the uncertainty is `factor` times what it was, within `LOG_SPREAD_LIMITS`."""
+        """From now on the uncertainty is `factor` times what it was, within `LOG_SIGMA_LIMITS`."""
         if self.spread is not None:
             self.spread.bias.add_(math.log(factor))
 

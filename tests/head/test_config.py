@@ -149,7 +149,7 @@ class TestTaps:
 
 class TestArchitecture:
     def test_the_default(self) -> None:
-        names = {c.architecture for c in (DepthHeadConfig(), DepthHeadConfig.for_tower(SPEC), DepthHeadConfig(None))}
+        names = {c.architecture for c in (DepthHeadConfig(), DepthHeadConfig.for_tower(SPEC))}
         assert names == {DEFAULT_ARCHITECTURE}
 
     @pytest.mark.parametrize("name", ARCHITECTURES)

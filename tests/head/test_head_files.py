@@ -215,7 +215,7 @@ class TestConfigFile:
     @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit of the address space")
     @pytest.mark.parametrize("huge", [HUGE, HUGE_MIXER])
     def test_gigabytes_are_refused_before_they_are_taken(self, folder: Path, huge: Options) -> None:
-        huge_config = dataclasses.replace(CONFIG, width=16384, architecture=None, options=huge).to_dict()
+        huge_config = dataclasses.replace(CONFIG, width=16384, architecture=name_for(huge), options=huge).to_dict()
         edit_config(folder, **json.loads(json.dumps(huge_config)))
         started = time.perf_counter()
         with limited("RLIMIT_AS", address_space() + 400_000_000):

@@ -1,6 +1,6 @@
 """The decoder published as SPACE-CLIP (arXiv 2601.17657, section 3), for any tower width, depth and channel list.
 
-Two streams climb from the patch grid by a factor of two per stage: the structural one from shallow hidden states,
+Two streams upsample from the patch grid by a factor of two per stage: the structural one from shallow hidden states,
 the semantic one from deep hidden states that the tower's global vector modulates (FiLM). Each semantic stage fuses
 its upsampled state with gated skips from both.
 """
