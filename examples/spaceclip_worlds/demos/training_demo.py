@@ -22,8 +22,7 @@ from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import DepthMetrics, Protocol, evaluate, mean_metrics, predict
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.spec import TowerSpec
+from spaceclip_plugin.towers import TowerSpec, registry
 from spaceclip_plugin.training import DepthTrainer, Recipe, RunOptions
 from spaceclip_plugin.training.run.folder import RECORD_NAME, foreign_entries
 from spaceclip_worlds.demos.demo import (
