@@ -19,6 +19,8 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
 
+__all__ = ["MAX_AGE", "DepthGuard", "GuardDecision", "GuardLimits", "NewestDepth"]
+
 PASS, SLOW, HOLD, STOP = REACTIONS = ("pass", "slow", "hold", "stop")
 """From the mildest to the gravest."""
 
@@ -40,6 +42,10 @@ _IN_FILES = {
 class GuardDecision:
     """What is to become of the policy's action.
 
+    Example:
+        >>> DepthGuard().decide(None)
+        GuardDecision(reaction='stop', factor=0.0, reason='there is no depth yet')
+
     Attributes:
         reaction: "pass": as it is; "slow": `factor` of it; "hold": stay where you are; "stop": stop.
         factor: share of the motion that is let through: 1 for "pass", 0 for "hold" and "stop".
@@ -56,6 +62,10 @@ class GuardLimits:
     """What is too near, too old or too little to act on.
 
     Every share is of the depth map that is given.
+
+    Example:
+        >>> GuardLimits.from_dict({"stop_below_m": 0.3, "cameras": ["wrist"]}).cameras
+        ('wrist',)
 
     Attributes:
         stop_below_m, slow_below_m: near distances in metres, the second not below the first.

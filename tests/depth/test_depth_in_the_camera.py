@@ -88,7 +88,7 @@ def test_an_attachment_gives_its_depth_the_mapping(host: torch.nn.Module, head: 
     assert not bool(found.in_camera().valid.all())  # what was cropped away was never seen
 
 
-def test_every_view_has_its_own(host: torch.nn.Module, head: DepthHead) -> None:
+def test_every_camera_has_its_own(host: torch.nn.Module, head: DepthHead) -> None:
     mappings = {
         "top": ImageMapping.centre_cropped((480, 640), (32, 32)),
         "wrist": ImageMapping.stretched((60, 80), (32, 32)),

@@ -61,7 +61,7 @@ class Host:
 
 
 HOSTS = {
-    "squash": Host(ImageMapping.stretched(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 224))),
+    "stretch": Host(ImageMapping.stretched(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 224))),
     "centre crop": Host(
         ImageMapping.centre_cropped(CAMERA_HW, (224, 224)), lambda depth: resized(depth, (224, 336))[..., 56:280]
     ),
@@ -148,9 +148,9 @@ WRONG = {
     ),
     "centred instead of left and top": ("padding left and top", ImageMapping.letterboxed(CAMERA_HW, (512, 512))),
     "crop forgotten": ("centre crop", ImageMapping.stretched(CAMERA_HW, (224, 224))),
-    "squash taken for a crop": ("squash", ImageMapping.centre_cropped(CAMERA_HW, (224, 224))),
+    "stretch taken for a crop": ("stretch", ImageMapping.centre_cropped(CAMERA_HW, (224, 224))),
     "the next tile": ("tile", ImageMapping.letterboxed(CAMERA_HW, (672, 672), rounding="up").tiles((336, 336))[3]),
-    "axes swapped": ("squash", None),
+    "axes swapped": ("stretch", None),
 }
 
 

@@ -60,8 +60,8 @@ def test_the_towers_photo_is_known_by_its_size() -> None:
 
 
 def test_a_stretched_photo_is_the_same_either_way() -> None:
-    squashed = ImageMapping.stretched((32, 64), (16, 16))
-    with_mapping = colours_at_pixels(numbered(32, 64), (16, 16), squashed)
+    stretched = ImageMapping.stretched((32, 64), (16, 16))
+    with_mapping = colours_at_pixels(numbered(32, 64), (16, 16), stretched)
     np.testing.assert_array_equal(with_mapping, colours_at_pixels(numbered(32, 64), (16, 16)))
 
 
