@@ -108,6 +108,14 @@ class RunConfig(ReadingConfig, HostConfig):
     Host, data and validation may be left open, for a command line to fill in; see `missing`. Several sources of `data`
     are mixed by their weights, all given or none; `validation` and `test` have none. What follows `recipe` changes no
     result.
+
+    Raises:
+        ConfigError: a value that cannot be, named by its field.
+
+    Example:
+        >>> config = RunConfig.from_mapping({"host": "timm:x", "recipe": {"epochs": 3}}, where="mine.yaml")
+        >>> config.recipe.epochs, config.missing
+        (3, ('data', 'validation'))
     """
 
     data: Annotated[tuple[WeightedSource, ...], Setting(_sources, "what the head learns from", None)] = ()

@@ -26,8 +26,7 @@ class Setting:
     """What stands beside the type of a field, in `Annotated`.
 
     Attributes:
-        check: (name, value) to the value that is kept; raises ConfigError. None is asked about only where the type has
-            no None.
+        check: (name, value) to the value that is kept; raises ConfigError. Where the type has a None, None is kept.
         help: what the setting is for.
         flag: its flag on a command line; None: it has none.
         parse: the text of its flag to a value for `check`; raises ValueError. None: the flag has no value, and means
