@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 _BUFFERS = frozenset({"position_ids", "inv_freq", "mask_token"})
 """What older checkpoints hold beside their embeddings and no forward of an image needs."""
 
-
 Weights = dict[str, Tensor]
 
 
