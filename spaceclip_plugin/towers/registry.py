@@ -84,7 +84,7 @@ def find_towers(host: nn.Module, *, adapter: str | Adapter | None = None) -> lis
             if other is not tower:
                 raise AdapterError(
                     f"adapters {other.spec.adapter!r} and {known.name!r} both claim the {tower.spec}; "
-                    "name one with adapter=NAME"
+                    "name one: find_towers(host, adapter=NAME), --adapter NAME"
                 )
     order = {id(module): position for position, module in enumerate(host.modules())}
     unknown = STRUCTURAL.find_beside(host, list(claimed.values()))
@@ -134,8 +134,8 @@ def no_tower(host: nn.Module, *, adapter: str | Adapter | None = None) -> TowerN
     looked = "any adapter" if adapter is None else f"adapter {_adapter(adapter).name!r}"
     return TowerNotFoundError(
         f"no vision tower found in {name} by {looked}: expected a stack of transformer blocks behind a patch "
-        "embedding. Pass the module that holds it, name its adapter with adapter=NAME, or write one "
-        "(adapters/README.md)."
+        "embedding. Pass the module that holds it, name its adapter (find_towers(host, adapter=NAME)), or "
+        "write one (adapters/README.md)."
     )
 
 

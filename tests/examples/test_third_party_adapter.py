@@ -16,6 +16,7 @@ CHECK = """
 import torch
 from lab_eye_adapter.model import build
 from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.towers import find_towers
 
 torch.manual_seed(0)
 host, pixels = build(), torch.randn(2, 3, 64, 64)
@@ -48,7 +49,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     install = [sys.executable, "-m", "pip", "install", *offline, "--target", str(site), str(build)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    paths = [str(site), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
 
 def run(environment: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +67,7 @@ def test_it_is_found_by_its_entry_point(environment: dict[str, str]) -> None:
 def test_it_reads_what_structure_alone_would_not(environment: dict[str, str]) -> None:
     done = run(environment, "-c", CHECK)
     assert done.returncode == 0, done.stderr
-    by_structure = CHECK.replace("(host, DepthHead", "(host, adapter='structural', head=DepthHead")
+    by_structure = CHECK.replace("(host, head)", "(host, head, tower=find_towers(host, adapter='structural')[0])")
     done = run(environment, "-c", by_structure.replace('"lab-eye"', '"structural"'))
     assert done.returncode == 1
     assert "patches out of place" in done.stderr
