@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.training.trainer import TrainingResult
+    from spaceclip_plugin.training import TrainingResult
 
 _LONGEST_TITLE = 400
 

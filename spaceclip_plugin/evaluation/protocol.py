@@ -141,12 +141,9 @@ class Protocol:
         object.__setattr__(self, "median_range_m", within)  # readers always get two finite numbers
 
     def with_range(self, min_m: float, max_m: float) -> Protocol:
-        """This protocol for another range of depth; its name says so: "whole-image 0.1-2 m".
+        """This protocol for another range of depth in metres; its name says so: "whole-image 0.1-2 m".
 
         The data of another range need not be like the protocol's own: any median within it is plausible.
-
-        Args:
-            min_m, max_m: ground truth counts strictly between them, in metres; predictions are clipped to them.
 
         Raises:
             ConfigError: not 0 < min_m < max_m, or not finite.
@@ -210,11 +207,7 @@ class Protocol:
         return np.ascontiguousarray(sample.image[top : top + height, left : left + width])
 
     def prediction_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """Size at which a prediction for `input_image` is best made: `score` then resizes nothing.
-
-        Args:
-            image_hw: of the depth map, which may be smaller than its photo.
-        """
+        """Size at which a prediction is best made where the depth map has `image_hw`: `score` then resizes nothing."""
         return self._paste_box(image_hw)[2:]
 
     def training_target(self, sample: DepthSample) -> npt.NDArray[np.float32]:

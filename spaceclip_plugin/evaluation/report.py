@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
 import os
 import re
 import secrets
@@ -88,9 +87,7 @@ class ReportFolder:
     def write(self, evaluation: Evaluation, *, details: Mapping[str, str | float | bool] | None = None) -> Report:
         """Write the files; those of an earlier evaluation are replaced once all are written, and stay if that fails.
 
-        Args:
-            evaluation: its `worst` images become the pictures.
-            details: further entries of the summary, such as the head and the data; put first.
+        The `worst` images become the pictures; `details`, such as the head and the data, come first in the summary.
 
         Raises:
             ConfigError: a detail has the name of one of the summary's own entries, or the disk refuses a write.
@@ -183,15 +180,11 @@ def _is_summary_of(summary_file: Path, per_image: Path) -> bool:
         with per_image.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
         means = [sum(float(row[name]) for row in rows) / max(1, len(rows)) for name in _METRICS]
-        told = dict(stored["mean"]) if isinstance(stored["mean"], dict) else {}
-        wanted = [float(told[name]) for name in _METRICS]
+        mean = dict(stored["mean"]) if isinstance(stored["mean"], dict) else {}
+        wanted = [float(mean[name]) for name in _METRICS]
     except (OSError, ValueError, TypeError, KeyError, csv.Error):
         return False
-    return len(rows) == stored["images"] and all(map(_is_close, means, wanted))
-
-
-def _is_close(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return len(rows) == stored["images"] and bool(np.allclose(means, wanted, rtol=1e-6, atol=1e-9, equal_nan=False))
 
 
 def _is_ours(entry: Path) -> bool:

@@ -6,6 +6,7 @@ README.md beside this file is the guide.
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.config.run_config import RunConfig
 from spaceclip_plugin.training.losses import LOSSES, DepthLoss
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions, TrainingResult
+from spaceclip_plugin.training.run.options import RunOptions
+from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
 
 __all__ = ["LOSSES", "DepthLoss", "DepthTrainer", "Recipe", "RunConfig", "RunOptions", "TrainingResult"]

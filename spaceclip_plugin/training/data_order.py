@@ -34,38 +34,39 @@ class MicroBatch:
     last: bool
 
 
+@dataclass(frozen=True)
 class DataOrder:
-    """The order of a run."""
+    """The order of a run over images that lie share after share.
 
-    def __init__(
-        self, shares: Sequence[Share], *, batch_size: int, accumulation: int, versions: int, seed: int
-    ) -> None:
-        """The order over images that lie share after share.
+    Attributes:
+        shares: how many images each part has and how much it weighs; weights sum to one.
+        batch_size: images per step, over all processes and micro-batches.
+        accumulation: micro-batches per step.
+        versions: how many there are of every image.
+        seed: of everything.
+    """
 
-        Args:
-            shares: how many images each part has and how much it weighs; weights sum to one.
-            batch_size: images per step, over all processes and micro-batches.
-            accumulation: micro-batches per step.
-            versions: how many there are of every image.
-            seed: of everything.
-        """
-        self._shares = tuple(shares)
-        self._batch_size = batch_size
-        self._accumulation = accumulation
-        self._versions = versions
-        self._seed = seed
-        self.images = sum(share.count for share in shares)
+    shares: Sequence[Share]
+    batch_size: int
+    accumulation: int
+    versions: int
+    seed: int
+
+    @property
+    def images(self) -> int:
+        """How many there are, and how many an epoch has; its last step may be smaller."""
+        return sum(share.count for share in self.shares)
 
     @property
     def steps_per_epoch(self) -> int:
-        """An epoch has as many images as there are; the last step of one may be smaller."""
-        return -(-self.images // self._batch_size)
+        """Steps that take every image's place once."""
+        return -(-self.images // self.batch_size)
 
     @property
     def smallest_micro_batch(self) -> int:
         """Images, over all processes, of the smallest micro-batch of an epoch."""
-        last = self.images % self._batch_size or min(self._batch_size, self.images)
-        return max(1, last // self._accumulation)
+        last = self.images % self.batch_size or min(self.batch_size, self.images)
+        return max(1, last // self.accumulation)
 
     def epoch(self, number: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """(indices, versions) of every step of epoch `number` (from 0), over all processes.
@@ -73,20 +74,20 @@ class DataOrder:
         Each part adds images in proportion to its weight and goes through all of its own before it repeats one, from
         epoch to epoch. Two parts that weigh as they count, or a single one, give every image once.
         """
-        generator = np.random.default_rng([self._seed, number])
+        generator = np.random.default_rng([self.seed, number])
         chosen, first = [], 0
-        for part, (share, count) in enumerate(zip(self._shares, self._counts(), strict=True)):
+        for part, (share, count) in enumerate(zip(self.shares, self._counts(), strict=True)):
             chosen.append(first + self._passed(part, share.count, number * count, count))
             first += share.count
         order = generator.permutation(np.concatenate(chosen))
-        versions = generator.integers(0, self._versions, len(order))
-        starts = range(0, len(order), self._batch_size)
-        return [(order[i : i + self._batch_size], versions[i : i + self._batch_size]) for i in starts]
+        versions = generator.integers(0, self.versions, len(order))
+        starts = range(0, len(order), self.batch_size)
+        return [(order[i : i + self.batch_size], versions[i : i + self.batch_size]) for i in starts]
 
     def micro_batches(self, number: int, *, first: int, rank: int, processes: int) -> Iterator[MicroBatch]:
         """What process `rank` of `processes` does in epoch `number`, from its step `first` on."""
         for indices, versions in self.epoch(number)[first:]:
-            parts = [part for part in np.array_split(np.arange(len(indices)), self._accumulation) if len(part)]
+            parts = [part for part in np.array_split(np.arange(len(indices)), self.accumulation) if len(part)]
             for i, part in enumerate(parts):
                 split = np.array_split(part, processes)
                 mine = split[rank] if len(split[rank]) else part[:1]
@@ -100,7 +101,7 @@ class DataOrder:
 
     def _counts(self) -> list[int]:
         """Images of each part in an epoch: proportional, rounded so that they sum up (largest remainders)."""
-        exact = [share.weight * self.images for share in self._shares]
+        exact = [share.weight * self.images for share in self.shares]
         counts = [int(number + 1e-9) for number in exact]
         by_remainder = sorted(range(len(exact)), key=lambda part: counts[part] - exact[part])
         for part in by_remainder[: self.images - sum(counts)]:
@@ -110,7 +111,7 @@ class DataOrder:
     def _passed(self, part: int, size: int, start: int, count: int) -> npt.NDArray[np.int64]:
         """Places start … start + count of an endless row of shuffles of `size` images."""
         rounds = range(start // size, -(-(start + count) // size))
-        shuffles = [np.random.default_rng([self._seed, part, one, size]).permutation(size) for one in rounds]
+        shuffles = [np.random.default_rng([self.seed, part, one, size]).permutation(size) for one in rounds]
         offset = start - rounds.start * size
         joined = np.concatenate(shuffles) if shuffles else np.zeros(0, np.int64)
         return joined[offset : offset + count]

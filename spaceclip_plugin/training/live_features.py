@@ -24,12 +24,7 @@ class LiveFeatures:
     """
 
     def __init__(self, attachment: DepthAttachment, source: DepthSource, *, settings: FeatureSettings) -> None:
-        """Nothing is read but the first sample.
-
-        Args:
-            attachment: the host with the head to train; it stays attached as long as this is used.
-            source: images and depth.
-            settings: what is taken of them.
+        """Nothing is read but the first sample; the head stays attached as long as this is used.
 
         Raises:
             DataError: the first sample cannot be used.

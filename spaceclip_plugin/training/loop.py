@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -44,44 +44,33 @@ class Best:
     weights: Mapping[str, Tensor]
 
 
+@dataclass(eq=False)
 class TrainingLoop:
     """Steps, validation after every epoch, the best head, and checkpoints.
 
     Attributes:
+        optimizer: does the steps.
+        validation: what an epoch is judged by.
+        folder: of the run.
+        trained: config the saved head gets.
+        save_every: steps between two checkpoints; None saves after every epoch only.
         history: one record per epoch, as in `metrics.jsonl`.
         best: the best epoch so far; None before the first.
     """
 
-    def __init__(
-        self,
-        optimizer: HeadOptimizer,
-        validation: ValidationSet,
-        folder: RunFolder,
-        *,
-        trained: DepthHeadConfig,
-        processes: Processes,
-        save_every: int | None,
-    ) -> None:
-        """Nothing runs yet.
+    optimizer: HeadOptimizer
+    validation: ValidationSet
+    folder: RunFolder
+    trained: DepthHeadConfig
+    save_every: int | None
+    history: list[dict[str, Any]] = field(default_factory=list, init=False)
+    best: Best | None = field(default=None, init=False)
+    _losses: list[float] = field(default_factory=list, init=False)
+    _resumed: bool = field(default=False, init=False)
 
-        Args:
-            optimizer: does the steps.
-            validation: what an epoch is judged by.
-            folder: of the run.
-            trained: config the saved head gets.
-            processes: who works on it.
-            save_every: steps between two checkpoints; None saves after every epoch only.
-        """
-        self._optimizer = optimizer
-        self._validation = validation
-        self._folder = folder
-        self._trained = trained
-        self._processes = processes
-        self._save_every = save_every
-        self._losses: list[float] = []
-        self._resumed = False
-        self.history: list[dict[str, Any]] = []
-        self.best: Best | None = None
+    @property
+    def _processes(self) -> Processes:
+        return self.optimizer.processes
 
     def resume(self) -> int:
         """Go on from the newest checkpoint; returns its step, 0 where there is none. Each process reads it.
@@ -89,9 +78,9 @@ class TrainingLoop:
         Raises:
             CheckpointError: it is damaged, of another head, or made by another number of processes.
         """
-        checkpoint = self._folder.checkpoints.newest()
+        checkpoint = self.folder.checkpoints.newest()
         if checkpoint is None:
-            _logger.info("the run has no checkpoint: it starts at step 0 of %d", self._optimizer.steps)
+            _logger.info("the run has no checkpoint: it starts at step 0 of %d", self.optimizer.steps)
             return 0
         saved_by = sum(1 for stem in checkpoint.tensors if stem.startswith("rng-"))
         if saved_by != self._processes.count:
@@ -100,7 +89,7 @@ class TrainingLoop:
                 "many as before, for each has random numbers of its own"
             )
         state: dict[str, Any] = checkpoint.state
-        self._optimizer.load(checkpoint.tensors, step=checkpoint.step)
+        self.optimizer.load(checkpoint.tensors, step=checkpoint.step)
         self._losses = list(state["losses"])
         self.history = list(state["history"])
         if state["best_epoch"] is not None:
@@ -108,21 +97,17 @@ class TrainingLoop:
             self.best = Best(state["best_epoch"], metrics, checkpoint.tensors["best"])
         self._resumed = True
         set_rng_state(checkpoint.tensors[f"rng-{self._processes.rank}"], self._processes.device)
-        _logger.info("continuing at step %d of %d", checkpoint.step, self._optimizer.steps)
+        _logger.info("continuing at step %d of %d", checkpoint.step, self.optimizer.steps)
         return checkpoint.step
 
     def run(self, interruption: Interruption, *, progress: bool) -> Best:
-        """Do the steps that are left.
-
-        Args:
-            interruption: asked between two steps.
-            progress: show a bar on standard error.
+        """Do the steps that are left, and ask between any two whether to stop; `progress` shows a bar.
 
         Raises:
             KeyboardInterrupt: someone asked to stop; a checkpoint is saved.
             TrainingError: the loss is not finite, or a checkpoint cannot be saved.
         """
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         if not self._resumed:
             self._save()  # so that a continued run does not depend on how its head was made
         elif self.best is not None:
@@ -152,35 +137,35 @@ class TrainingLoop:
     def _between_steps(self, interruption: Interruption) -> None:
         """Save a checkpoint where it is time for one or the run shall stop."""
         asked = self._processes.any(interruption.asked)
-        if asked or (self._save_every is not None and self._optimizer.step % self._save_every == 0):
+        if asked or (self.save_every is not None and self.optimizer.step % self.save_every == 0):
             self._save()
         if asked:
             raise KeyboardInterrupt
 
     def _end_epoch(self, started: float) -> None:
-        average = self._optimizer.average
-        metrics = self._validation.metrics(average)
+        average = self.optimizer.average
+        metrics = self.validation.metrics(average)
         figures = dataclasses.asdict(metrics)
         record = {
             "epoch": len(self.history) + 1,
             "loss": sum(self._losses) / len(self._losses),
-            "learning_rate": self._optimizer.learning_rate,
+            "learning_rate": self.optimizer.learning_rate,
             "seconds": round(time.perf_counter() - started, 2),
             **{f"val_{name}": value for name, value in figures.items()},
         }
         self._losses = []
         self.history.append(record)
-        self._processes.track({f"validation/{name}": value for name, value in figures.items()}, self._optimizer.step)
+        self._processes.track({f"validation/{name}": value for name, value in figures.items()}, self.optimizer.step)
         if self.best is None or metrics.abs_rel < self.best.metrics.abs_rel:
             weights = {name: value.detach().cpu().clone() for name, value in average.state_dict().items()}
             self.best = Best(len(self.history), metrics, weights)
             self._write_best(self.best)
 
     def _write_best(self, best: Best) -> None:
-        head = copy.deepcopy(self._optimizer.average)  # a new one would draw random numbers
+        head = copy.deepcopy(self.optimizer.average)  # a new one would draw random numbers
         head.load_state_dict(dict(best.weights))
-        head.config = self._trained
-        self._processes.on_main(lambda: self._folder.save_best(head))
+        head.config = self.trained
+        self._processes.on_main(lambda: self.folder.save_best(head))
 
     def _save(self) -> None:
         random = self._processes.gathered(rng_state(self._processes.device))
@@ -191,14 +176,14 @@ class TrainingLoop:
             "best_epoch": None if best is None else best.epoch,
             "best_metrics": None if best is None else dataclasses.asdict(best.metrics),
         }
-        tensors = self._optimizer.state()
+        tensors = self.optimizer.state()
         if best is not None:
             tensors["best"] = dict(best.weights)
         tensors |= {f"rng-{rank}": values for rank, values in enumerate(random)}
-        checkpoint = Checkpoint(self._optimizer.step, state, tensors)
+        checkpoint = Checkpoint(self.optimizer.step, state, tensors)
 
         def save() -> None:
-            self._folder.checkpoints.save(checkpoint)
-            self._folder.write_metrics(self.history)
+            self.folder.checkpoints.save(checkpoint)
+            self.folder.write_metrics(self.history)
 
         self._processes.on_main(save)

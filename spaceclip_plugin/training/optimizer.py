@@ -38,6 +38,7 @@ class HeadOptimizer:
     changes neither weights nor moments, and counts as a step.
 
     Attributes:
+        processes: who works on it.
         average: the head with the averaged weights, which are validated and saved.
         learning_rate: that of the last step.
         step: steps done.
@@ -55,14 +56,6 @@ class HeadOptimizer:
     ) -> None:
         """Nothing is drawn or read yet.
 
-        Args:
-            head: the head to train; it stays where it is.
-            recipe: how.
-            protocol: the range of depth that counts.
-            stream: what the head learns from.
-            order: which images in which step.
-            processes: who works on it.
-
         Raises:
             ConfigError: several processes, and a head whose batch statistics they could not share.
         """
@@ -70,7 +63,7 @@ class HeadOptimizer:
         self._protocol = protocol
         self._stream = stream
         self._order = order
-        self._processes = processes
+        self.processes = processes
         self._loss = LOSSES[recipe.loss]()
         head.to(memory_format=torch.channels_last)
         self._head = head
@@ -98,7 +91,7 @@ class HeadOptimizer:
         Raises:
             TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
         """
-        processes, device = self._processes, self._processes.device
+        processes, device = self.processes, self.processes.device
         first = self.step - number * self.steps_per_epoch
         plan = list(self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count))
         self._trained.train()
@@ -172,7 +165,7 @@ class HeadOptimizer:
         """The loss of the micro-batch of all processes; None where none of its pixels has known depth."""
 
         def joined(values: Tensor) -> Tensor:
-            return self._processes.joined(values.float(), micro.sizes)
+            return self.processes.joined(values.float(), micro.sizes)
 
         target_m = joined(target_m)
         valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
@@ -205,14 +198,14 @@ class HeadOptimizer:
     def _move(self, share: float) -> None:
         """Sum the gradients of all processes and take them, as those of a step of weight one."""
         parameters = list(self._head.parameters())
-        self._processes.sum_gradients(parameters)
+        self.processes.sum_gradients(parameters)
         if share < 1.0:
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad.div_(share)
         norm = float(nn.utils.clip_grad_norm_(parameters, self._recipe.gradient_norm))
         if not math.isfinite(norm):  # in every process: all have the same gradients
-            names = "; ".join(self._processes.gathered(self._named(self._images)))
+            names = "; ".join(self.processes.gathered(self._named(self._images)))
             raise TrainingError(
                 f"the loss is finite but the norm of its gradient is {norm} at step {self.step} on {names}; lower the "
                 "learning rate or check those images"

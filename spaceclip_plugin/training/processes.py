@@ -30,20 +30,14 @@ class Processes:
     Attributes:
         rank: number of this process.
         count: how many there are.
-        device: where the head is.
+        device: where the head is; accelerate's own is one per process, and not always the host's.
         workers: processes that read ahead for each of them.
     """
 
     def __init__(
         self, device: torch.device, *, workers: int = 0, log_with: str | None = None, folder: Path | None = None
     ) -> None:
-        """Join the processes that `accelerate launch` started.
-
-        Args:
-            device: of the head; accelerate's own device is one per process, and not always the host's.
-            workers: see `workers`.
-            log_with: one of `TRACKERS`.
-            folder: where a tracker that writes files puts them.
+        """Join the processes that `accelerate launch` started; `folder` is where the tracker `log_with` puts files.
 
         Raises:
             ConfigError: an unknown tracker, one that is not installed, two processes with one GPU, or a launcher that
@@ -65,12 +59,7 @@ class Processes:
         return self.rank == 0
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do something in every process; where it fails in one, it fails in all, and nobody waits for ever.
-
-        Raises:
-            BaseException: what was raised here.
-            TrainingError: another process raised something.
-        """
+        """Do something in every process; where it fails in one, it fails in all, and nobody waits for ever."""
         if self.count == 1:
             return work()
         mine: BaseException | None = None
@@ -87,11 +76,7 @@ class Processes:
         return cast(T, result)
 
     def check_equal(self, values: Mapping[str, object]) -> None:
-        """Check that every process has the same values.
-
-        Raises:
-            TrainingError: names what differs.
-        """
+        """Raise TrainingError, naming what differs, unless every process has the same values."""
         everyone = self.gathered(dict(values))
         for name in values:
             if any(one[name] != everyone[0][name] for one in everyone):
@@ -105,12 +90,7 @@ class Processes:
         return cast(T, self.gathered(self.together(lambda: work() if self.main else None))[0])
 
     def shared_out(self, work: Callable[[Sequence[int]], Iterable[T]], count: int) -> list[T]:
-        """What is made of each of `count` things, in their order, where every process makes its share.
-
-        Args:
-            work: gives one value for each of the numbers it is given; a failure in one process is one everywhere.
-            count: how many things there are.
-        """
+        """What `work` makes of the numbers 0 … count - 1, one value each, in order; every process makes its share."""
         shares = self.gathered(self.together(lambda: list(work(range(self.rank, count, self.count)))))
         return [shares[number % self.count][number // self.count] for number in range(count)]
 

@@ -39,15 +39,10 @@ class Seeded(Structural):
 def checked_sources(
     sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
 ) -> dict[str, list[str]]:
-    """Fingerprints of all samples of every source, in order.
+    """Fingerprints of all samples of every source ("train", "validation", "test"), in order.
 
     Samples of every source but "train" are decoded, too: the first score of one may come when a run has ended. Those of
     "train" may be very many, and are checked where their features are made.
-
-    Args:
-        sources: by what they are for: "train", "validation", "test".
-        protocol: how depth is read.
-        processes: share the reading.
 
     Raises:
         DataError: a source is empty, cannot be read, has depth in another unit, or shares an image with another one; or

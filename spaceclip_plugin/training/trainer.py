@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spaceclip_plugin import __version__, _checks
+from spaceclip_plugin import __version__
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
@@ -46,49 +47,14 @@ from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.loop import Best, TrainingLoop
 from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.processes import Processes, check_tracker
+from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.run.folder import RunFolder
+from spaceclip_plugin.training.run.options import RunOptions
 from spaceclip_plugin.training.run.record import MUST_MATCH, comparable
 from spaceclip_plugin.training.source_checks import checked_sources
 from spaceclip_plugin.training.validation_set import ValidationSet
 
 PICTURES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is carried out; nothing of it changes the head that comes out.
-
-    Attributes:
-        resume: continue the run in the folder, with the same host, head, recipe and data.
-        workers: processes that read images or features ahead.
-        save_every: steps between two checkpoints, besides one after every epoch; None: only those.
-        cache: folder of feature caches that outlive the run; None keeps one in the run's folder while the run lasts.
-        log_with: a tracker, one of `TRACKERS`; None: only the run's own files.
-        config_yaml: kept as `config.yaml` in the run's folder.
-        progress: show progress bars on standard error, in the main process.
-
-    Raises:
-        ConfigError: a number out of bounds, or a tracker that is unknown or not installed.
-
-    Example:
-        >>> RunOptions(workers=4, save_every=500).resume
-        False
-    """
-
-    resume: bool = False
-    workers: int = 0
-    save_every: int | None = None
-    cache: Path | None = None
-    log_with: str | None = None
-    config_yaml: str | None = None
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        _checks.whole("workers", self.workers, 0, 1_024)
-        if self.save_every is not None:
-            _checks.whole("save_every", self.save_every, 1, 10**9)
-        check_tracker(self.log_with)
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,36 +296,18 @@ class DepthTrainer:
         shared = run.options.cache
         folder = run.folder.cache(name) if shared is None else shared / key[:16]
         with tqdm(total=len(source), desc=f"caching {name} features", unit="image", disable=not run.shown) as bar:
-            return make_cache(
-                attachment,
-                source,
-                folder,
-                key=key,
-                settings=settings,
-                processes=run.processes,
-                progress=bar.update,
-            )
+            make = functools.partial(make_cache, key=key, settings=settings, processes=run.processes)
+            return make(attachment, source, folder, progress=bar.update)
 
-    def _optimize(
-        self, run: _Run, train: FeatureStream, validation_set: ValidationSet
-    ) -> tuple[Best, int | None]:  # fmt: skip
+    def _optimize(self, run: _Run, train: FeatureStream, validation: ValidationSet) -> tuple[Best, int | None]:
         """The best epoch, and the step at which the run was continued."""
         recipe, processes = self._recipe, run.processes
         order = DataOrder(
-            shares_of(run.sources["train"]),
-            batch_size=recipe.batch_size,
-            accumulation=recipe.accumulation,
-            versions=train.versions,
-            seed=recipe.seed,
+            shares_of(run.sources["train"]), recipe.batch_size, recipe.accumulation, train.versions, recipe.seed
         )
         optimizer = HeadOptimizer(self.head, recipe, self._protocol, train, order=order, processes=processes)
         loop = TrainingLoop(
-            optimizer,
-            validation_set,
-            run.folder,
-            trained=DepthHeadConfig.from_dict(run.record["head"]),
-            processes=processes,
-            save_every=run.options.save_every,
+            optimizer, validation, run.folder, DepthHeadConfig.from_dict(run.record["head"]), run.options.save_every
         )
         processes.start_tracker({"protocol": self._protocol.name, **dataclasses.asdict(recipe)})
         devices = [self._device] if self._device.type == "cuda" else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
 
+@dataclass(frozen=True, eq=False)
 class ValidationSet:
     """Validation images with their features."""
 
-    def __init__(self, stream: FeatureStream, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
-        self._stream = stream
-        self._source = source
-        self._protocol = protocol
-        self._processes = processes
+    stream: FeatureStream
+    source: DepthSource
+    protocol: Protocol
+    processes: Processes
 
     def metrics(self, head: DepthHead) -> DepthMetrics:
         """Mean metrics of a head in eval mode; each process scores its share of the images.
@@ -36,9 +37,9 @@ class ValidationSet:
 
         def scored(indices: Sequence[int]) -> Iterator[DepthMetrics]:
             for sample, output, seen in self._outputs(head, indices):
-                yield self._protocol.score(output.depth_m[0].cpu(), sample, seen=seen)
+                yield self.protocol.score(output.depth_m[0].cpu(), sample, seen=seen)
 
-        return mean_metrics(self._processes.shared_out(scored, len(self._source)))
+        return mean_metrics(self.processes.shared_out(scored, len(self.source)))
 
     def calibrate(self, head: DepthHead) -> Calibration | None:
         """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
@@ -50,10 +51,10 @@ class ValidationSet:
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
         residuals = []
-        for sample, output, seen in self._outputs(head, range(len(self._source))):
+        for sample, output, seen in self._outputs(head, range(len(self.source))):
             if output.uncertainty_m is None:
                 return None
-            compared = self._protocol.compared(torch.cat([output.depth_m, output.uncertainty_m]), sample, seen=seen)
+            compared = self.protocol.compared(torch.cat([output.depth_m, output.uncertainty_m]), sample, seen=seen)
             maps_m = (*compared.maps_m, compared.target_m)
             residuals.append(normalised_residuals(*maps_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE))
         calibration = calibrate(residuals)
@@ -62,11 +63,11 @@ class ValidationSet:
 
     def pictures(self, head: DepthHead, count: int) -> list[PanelRow]:
         """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
-        indices = dict.fromkeys(i * len(self._source) // count for i in range(count))
+        indices = dict.fromkeys(i * len(self.source) // count for i in range(count))
         rows = []
         for sample, output, seen in self._outputs(head, indices):
-            compared = self._protocol.compared(output.depth_m, sample, seen=seen)
-            depth_m = compared.maps_m[0].clamp(self._protocol.min_depth_m, self._protocol.max_depth_m)
+            compared = self.protocol.compared(output.depth_m, sample, seen=seen)
+            depth_m = compared.maps_m[0].clamp(self.protocol.min_depth_m, self.protocol.max_depth_m)
             shown = depth_m.isfinite()
             truth_m = compared.target_m.where(compared.valid, torch.zeros(()))
             rows.append(PanelRow(sample.image, depth_m.nan_to_num(0.0).numpy(), truth_m.numpy(), shown.numpy()))
@@ -78,9 +79,9 @@ class ValidationSet:
         """Images with the head's output, and which pixels of it the tower read; None: all."""
         device = next(head.parameters()).device
         for index in indices:
-            sample = self._source[index]
-            output_hw = self._protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
-            features = self._stream.decode(self._stream.load([index], [0]), device).features
+            sample = self.source[index]
+            output_hw = self.protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
+            features = self.stream.decode(self.stream.load([index], [0]), device).features
             with torch.no_grad():
                 output: HeadOutput = head(features, output_hw)
             yield sample, output, None if features.seen is None else features.seen.mask(output_hw)

@@ -21,8 +21,10 @@ from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_plugin.training.run.options import RunOptions
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
+QUIET = RunOptions(progress=False)
 PROTOCOL = Protocol(name="tabletop", description="every pixel", depth_scale=1000.0, max_depth_m=10.0)
 SMALL = {
     "architecture": "space-clip",

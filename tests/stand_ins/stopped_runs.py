@@ -9,9 +9,9 @@ import pytest
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 class Killed(BaseException):

@@ -13,11 +13,11 @@ import torch
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.data.sources.mixture import Mixture
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.cache import maker
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 def killing_at(owner: object, name: str, count: int, *, after: bool) -> None:

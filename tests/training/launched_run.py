@@ -21,6 +21,7 @@ from small_world import PROTOCOL, RESUMED, scenes, tiny_head, tiny_host, tiny_mi
 
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import DataError, SpaceClipError
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.cache import maker
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import Recipe
@@ -28,7 +29,6 @@ from spaceclip_plugin.training.features import Loaded
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 STOPPED_AFTER = 5
 

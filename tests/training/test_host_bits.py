@@ -15,9 +15,9 @@ from torch import nn
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.evaluation.evaluate import Evaluation
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training import trainer as trainer_module
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 from spaceclip_plugin.training.validation_set import ValidationSet
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_world import PROTOCOL, RESUMED, tiny_host, tiny_mixer
+from small_world import PROTOCOL, QUIET, RESUMED, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
@@ -16,7 +16,7 @@ from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
+from spaceclip_plugin.training import DepthTrainer
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
 
@@ -34,7 +34,7 @@ def test_training_and_evaluation_agree(tmp_path: Path, storage: str) -> None:
     host = tiny_host()
     recipe = dataclasses.replace(RESUMED, epochs=1, cache=storage, target_side=None)
     result = DepthTrainer(host, tiny_mixer(host), recipe=recipe, protocol=PROTOCOL).fit(
-        pairs(6), pairs(3, seed=1), tmp_path / "out", trained_on="pairs", options=RunOptions(progress=False)
+        pairs(6), pairs(3, seed=1), tmp_path / "out", trained_on="pairs", options=QUIET
     )
     head = DepthHead.from_pretrained(result.folder)
     with attach_depth_head(tiny_host().eval(), head) as attachment:

@@ -10,8 +10,8 @@ import torch
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 
 from spaceclip_plugin.errors import ConfigError, TrainingError
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.processes import Processes, check_tracker, rng_state, set_rng_state
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 
 def test_alone_nothing_is_shared() -> None:

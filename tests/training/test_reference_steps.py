@@ -17,6 +17,7 @@ from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.head.decoder import HeadOutput
 from spaceclip_plugin.head.tap_mixer import PreciseLinear
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder
@@ -25,7 +26,6 @@ from spaceclip_plugin.training.losses.relative import RelativeLoss
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 IMAGES = 20
 # Six steps: two of warm-up, then the cosine. Every gradient is longer than 0.05, and the average of a short run decays

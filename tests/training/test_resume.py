@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from stopped_runs import fit, fit_until
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.evaluation.protocol import FractionRegion
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.run.checkpoint import Checkpoint, CheckpointFolder
 from spaceclip_plugin.training.run.folder import RunFolder
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 STEPS = 12  # two epochs of 18 + 6 images in fours
 
@@ -57,14 +58,25 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("kept")
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("cache", ["fp16", "none"])
-def test_stopped_at_every_step_of_two_epochs(tmp_path: Path, cache: str, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("cache", "workers", "steps"),
+    [
+        pytest.param("fp16", 0, (1, 6, 9), id="three steps"),
+        *(
+            pytest.param(
+                cache, workers, range(1, STEPS + 1), marks=pytest.mark.slow, id=f"every step {cache} {workers}"
+            )
+            for cache in ("fp16", "none")
+            for workers in (0, 2)
+        ),
+    ],
+)
+def test_stopped_at_any_step_of_two_epochs(tmp_path: Path, cache: str, workers: int, steps: Sequence[int]) -> None:
     recipe = Recipe(**{**vars(RESUMED), "cache": cache})
     whole = tmp_path / "whole"
     fit(whole, recipe, save_every=2)
     assert final(whole).step == STEPS
-    for step in range(1, STEPS + 1):
+    for step in steps:
         out = tmp_path / f"stopped-{step}"
         fit_until(step, out, recipe, save_every=2, workers=workers)
         fit(out, recipe, save_every=2, workers=workers, resume=True)

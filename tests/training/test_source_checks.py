@@ -17,10 +17,10 @@ from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import CaptureError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.source_checks import checked_sources
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 from spaceclip_worlds.render.tabletop import TabletopScenes
 
 

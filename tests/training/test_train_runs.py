@@ -26,8 +26,8 @@ from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
+from spaceclip_plugin.training import DepthTrainer, RunOptions, TrainingResult
 from spaceclip_plugin.training.config.run_config import RunConfig
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions, TrainingResult
 
 HOST = ["--host", "python:small_world:tiny_host"]
 SIDE = "height_px: 32, width_px: 32"

@@ -12,21 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_world import PROTOCOL, scenes, tiny_head, tiny_host, tiny_mixer
+from small_world import PROTOCOL, QUIET, scenes, tiny_head, tiny_host, tiny_mixer
 from torch import nn
-from uncertain_head import uncertain_head
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError, HeadMismatchError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
+from spaceclip_plugin.training import DepthTrainer, TrainingResult
 from spaceclip_plugin.training import trainer as trainer_module
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import PUBLISHED, Recipe
 from spaceclip_plugin.training.run import checkpoint as checkpoint_module
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions, TrainingResult
 
 RECIPE = dataclasses.replace(PUBLISHED, epochs=4, batch_size=8, learning_rate=5e-3, ema_decay=0.9)
 RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, views=3, target_side=24)
@@ -37,7 +36,7 @@ def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **opt
     trainer = DepthTrainer(host, tiny_head(host), recipe=recipe, protocol=PROTOCOL)
     sources = {"train": scenes(24), "validation": scenes(6, seed=1), **options}
     train, validation = sources.pop("train"), sources.pop("validation")
-    return trainer.fit(train, validation, out, trained_on="24 scenes", **sources, options=RunOptions(progress=False))
+    return trainer.fit(train, validation, out, trained_on="24 scenes", **sources, options=QUIET)
 
 
 def lines(out: Path) -> list[dict]:
@@ -160,9 +159,7 @@ def test_a_head_without_film_or_structure(tmp_path: Path) -> None:
     host = tiny_host()
     head = tiny_head(host, film_hidden=None, structural_taps=())
     trainer = DepthTrainer(host, head, recipe=RECIPE, protocol=PROTOCOL)
-    trainer.fit(
-        scenes(16), scenes(4, seed=1), tmp_path / "out", trained_on="scenes", options=RunOptions(progress=False)
-    )
+    trainer.fit(scenes(16), scenes(4, seed=1), tmp_path / "out", trained_on="scenes", options=QUIET)
     assert not DepthHead.from_pretrained(tmp_path / "out" / "head").uses_context
 
 
@@ -192,74 +189,6 @@ def test_the_cache_is_made_as_the_recipe_says(tmp_path: Path, monkeypatch: pytes
     )
 
 
-class TestUncertainty:
-    @pytest.fixture
-    def calibrated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Path, TrainingResult]:
-        host = tiny_host()
-        head = uncertain_head(host, monkeypatch)
-        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
-        out = tmp_path / "out"
-        return (
-            host,
-            out,
-            trainer.fit(scenes(16), scenes(6, seed=1), out, trained_on="x", options=RunOptions(progress=False)),
-        )
-
-    def test_the_record_says_what_it_is_worth(self, calibrated: tuple) -> None:
-        _, out, result = calibrated
-        record = json.loads((out / "run.json").read_text())["uncertainty"]
-        assert record.keys() == {"factor", "before", "after", "cross_checked", "images"}
-        assert record["factor"] == result.calibration.factor
-        assert record["images"] == 6
-        for level in (0.5, 0.9):
-            # The head starts out far too sure of itself, and four epochs do not mend that.
-            assert record["before"][str(level)] < level - 0.1
-            assert abs(record["after"][str(level)] - level) < 0.1
-            assert abs(record["cross_checked"][str(level)] - level) < 0.2
-            assert record["cross_checked"] != record["after"]
-
-    def test_the_saved_head_is_the_rescaled_one(self, calibrated: tuple) -> None:
-        host, out, result = calibrated
-        head = DepthHead.from_pretrained(out / "head")
-        assert head.decoder.log_spread.item() == result.head.decoder.log_spread.item()
-        with attach_depth_head(host.eval(), head) as depth:
-            again = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
-        # 32x32 images are calibrated on every pixel; the cache holds float16 features.
-        assert again.coverage == pytest.approx(result.calibration.after, abs=5e-3)
-        assert again.mean.abs_rel == pytest.approx(result.validation.abs_rel, rel=5e-3)
-        with torch.no_grad():
-            head.decoder.rescale_uncertainty(1 / result.calibration.factor)
-        with attach_depth_head(host.eval(), head) as depth:
-            before = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
-        assert before.coverage == pytest.approx(result.calibration.before, abs=5e-3)
-
-    def test_a_head_that_gives_none_stays_as_it_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        host = tiny_host()
-        head = uncertain_head(host, monkeypatch, silent=True)
-        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
-        result = trainer.fit(
-            scenes(16), scenes(3, seed=1), tmp_path / "out", trained_on="x", options=RunOptions(progress=False)
-        )
-        assert result.calibration is None
-        assert result.head.decoder.log_spread.item() == -5.0  # decayed by nothing: no gradient, no step
-        assert json.loads((tmp_path / "out" / "run.json").read_text())["uncertainty"] is None
-
-    def test_the_tap_mixer_is_calibrated(self, tmp_path: Path) -> None:
-        host = tiny_host()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            options = {"taps": (0, 2), "channels": (16, 8), "attention": 0, "convolutions": (1, 1)}
-            head = DepthHead.for_tower(host, architecture="tap-mixer", options=options)
-        trainer = DepthTrainer(host, head, recipe=RECOMMENDED, protocol=PROTOCOL)
-        result = trainer.fit(
-            scenes(16), scenes(6, seed=1), tmp_path / "out", trained_on="x", options=RunOptions(progress=False)
-        )
-        assert result.calibration is not None
-        with attach_depth_head(host.eval(), result.head) as depth:
-            again = evaluate(depth, scenes(6, seed=1), protocol=PROTOCOL)
-        assert again.coverage == pytest.approx(result.calibration.after, abs=0.01)
-
-
 class Meddler(list):
     """Samples that come with a change to the host."""
 
@@ -284,9 +213,7 @@ def test_an_impossible_record_is_refused_at_once(tmp_path: Path) -> None:
     host = tiny_host()
     trainer = DepthTrainer(host, tiny_head(host), recipe=RECIPE, protocol=PROTOCOL)
     with pytest.raises(ConfigError, match="trained_on"):
-        trainer.fit(
-            scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="a\nb", options=RunOptions(progress=False)
-        )
+        trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="a\nb", options=QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -318,9 +245,7 @@ def test_a_loss_that_is_not_finite_names_its_images(tmp_path: Path) -> None:
     with torch.no_grad():
         next(trainer.head.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"loss is nan at step 0 on tabletop"):
-        trainer.fit(
-            scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", options=RunOptions(progress=False)
-        )
+        trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", options=QUIET)
 
 
 @pytest.mark.parametrize(("cache", "tolerance"), [("fp16", 5e-4), ("int8", 1e-2)])
@@ -329,7 +254,7 @@ def test_cached_features_train_as_live_ones_do(tmp_path: Path, cache: str, toler
         host = tiny_host()
         recipe = dataclasses.replace(RECOMMENDED, epochs=2, learning_rate=1e-3, cache=name)
         trainer = DepthTrainer(host, tiny_mixer(host, dropout=0.0), recipe=recipe, protocol=PROTOCOL)
-        trainer.fit(scenes(24), scenes(6, seed=1), tmp_path / name, trained_on="x", options=RunOptions(progress=False))
+        trainer.fit(scenes(24), scenes(6, seed=1), tmp_path / name, trained_on="x", options=QUIET)
     kept, live = lines(tmp_path / cache), lines(tmp_path / "none")
     for one, other in zip(kept, live, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_world import PROTOCOL, cached, scenes, settings, tiny_head, tiny_host, tiny_mixer
+from small_world import PROTOCOL, QUIET, cached, scenes, settings, tiny_head, tiny_host, tiny_mixer
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.mixture import Share
 from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.training import DepthTrainer
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
 from spaceclip_plugin.training.features import Batch, Loaded
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
-from spaceclip_plugin.training.trainer import DepthTrainer, RunOptions
 
 IMAGES = 8
 
@@ -173,7 +173,7 @@ def test_a_run_on_crops_without_depth_ends_well(tmp_path: Path, recipe: str, sto
     host = tiny_host()
     head = tiny_mixer(host) if recipe == "recommended" else tiny_head(host)
     result = DepthTrainer(host, head, recipe=made, protocol=PROTOCOL).fit(
-        train, scenes(2, seed=1), tmp_path / "out", trained_on="corners", options=RunOptions(progress=False)
+        train, scenes(2, seed=1), tmp_path / "out", trained_on="corners", options=QUIET
     )
     assert np.isfinite(result.validation.abs_rel)
 
@@ -183,6 +183,4 @@ def test_data_without_any_depth_is_refused_at_its_check(tmp_path: Path) -> None:
     host = tiny_host()
     trainer = DepthTrainer(host, tiny_mixer(host), recipe=Recipe(epochs=1, batch_size=1), protocol=PROTOCOL)
     with pytest.raises(DataError, match="none of 3 samples has a pixel of known depth"):
-        trainer.fit(
-            train, scenes(2, seed=1), tmp_path / "out", trained_on="nothing", options=RunOptions(progress=False)
-        )
+        trainer.fit(train, scenes(2, seed=1), tmp_path / "out", trained_on="nothing", options=QUIET)

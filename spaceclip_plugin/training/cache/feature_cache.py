@@ -45,13 +45,8 @@ class FeatureCache:
     ) -> None:
         """Open a complete cache; nothing but its index and first shard is read.
 
-        Args:
-            folder: of the cache.
-            key: what its features must depend on; see `cache_key`.
-            settings: how it was made.
-            taps: hidden states it holds.
-            image_hw: size of the images the tower saw.
-            seen: what it read of them; None for all. It follows from the tower, so that no file need tell it.
+        The tower saw images of `image_hw` and read `seen` of them (None: all), which follows from the tower, so that no
+        file need say it.
 
         Raises:
             TrainingError: there is no complete cache, or it is of other features.

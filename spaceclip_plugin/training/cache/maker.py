@@ -53,16 +53,10 @@ def make_cache(
     processes: Processes,
     progress: Callable[[int], object] | None = None,
 ) -> FeatureCache:
-    """Make a cache, or what is missing of it, and open it.
+    """Make a cache of what the attached head taps, or what is missing of it, and open it.
 
-    Args:
-        attachment: the host with the head to train, whose taps are kept.
-        source: images and depth; every process has the same.
-        folder: of this cache alone.
-        key: what its features depend on; see `cache_key`.
-        settings: what is kept, and how.
-        processes: who works on it.
-        progress: called with the number of images done, over all processes.
+    `folder` is of this cache alone, and `key` its `cache_key`. `progress` is called with the number of images done,
+    over all processes, which all have the same source.
 
     Raises:
         DataError: a sample that cannot be read or scored.
@@ -72,7 +66,7 @@ def make_cache(
     """
     if len(source) == 0:
         raise DataError("there are no features to cache: the source is empty")
-    maker = _Maker(attachment, source, folder, key=key, settings=settings, processes=processes)
+    maker = _Maker(attachment, source, folder, key, settings, processes)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     processes.on_main(lambda: _acquire(lock, folder))
     try:
@@ -104,35 +98,26 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             lock.acquire()
 
 
+@dataclass(eq=False)
 class _Maker:
     """One cache in the making."""
 
-    def __init__(
-        self,
-        attachment: DepthAttachment,
-        source: DepthSource,
-        folder: Path,
-        *,
-        key: str,
-        settings: FeatureSettings,
-        processes: Processes,
-    ) -> None:
-        self._attachment = attachment
-        self._source = source
-        self._folder = folder
-        self._key = key
-        self._settings = settings
-        self._processes = processes
-        self.images_per_shard = 1
+    attachment: DepthAttachment
+    source: DepthSource
+    folder: Path
+    key: str
+    settings: FeatureSettings
+    processes: Processes
+    images_per_shard: int = 1
 
     def prepare(self) -> int:
         """Make the folder, log what the cache will cost, and see that the disk has room; returns images per shard."""
-        with _making(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for left in self._folder.glob(".*.tmp.safetensors"):  # of a killed process
+        with _making(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.tmp.safetensors"):  # of a killed process
                 left.unlink()
         with contextlib.suppress(TrainingError):
-            _, starts, images = cache_index(self._folder, self._key)
+            _, starts, images = cache_index(self.folder, self.key)
             return starts[1] if len(starts) > 1 else images
         for _ in range(2):  # the first call of a tower is slower than all others
             started = time.perf_counter()
@@ -141,19 +126,19 @@ class _Maker:
         size = sum(part.nbytes for part in image.parts.values()) + image.depth_m.nbytes
         # A resumed cache keeps the shards it has.
         count = self._images_per_existing_shard() or max(1, SHARD_BYTES // size)
-        with _making(self._folder):
-            there = sum(path.stat().st_size for path in self._folder.glob("shard-*.safetensors"))
-            free = shutil.disk_usage(self._folder).free
-        images, needed = len(self._source), size * len(self._source)
+        with _making(self.folder):
+            there = sum(path.stat().st_size for path in self.folder.glob("shard-*.safetensors"))
+            free = shutil.disk_usage(self.folder).free
+        images, needed = len(self.source), size * len(self.source)
         _logger.info(
             "features of %d images in %d versions: %s on the disk, about %.0f s to make%s",
-            images, self._settings.versions, _size(needed),
-            seconds * images / self._processes.count * max(0.0, 1 - there / max(1, needed)),
+            images, self.settings.versions, _size(needed),
+            seconds * images / self.processes.count * max(0.0, 1 - there / max(1, needed)),
             f" ({_size(there)} are there already)" if there else "",
         )  # fmt: skip
         if needed - there > free:
             raise TrainingError(
-                f"the feature cache {str(self._folder)!r} needs {_size(needed - there)} and {_size(free)} are free; "
+                f"the feature cache {str(self.folder)!r} needs {_size(needed - there)} and {_size(free)} are free; "
                 "free disk space, choose another folder, keep fewer versions of an image (--views) or int8 features, "
                 "or none at all"
             )
@@ -161,26 +146,26 @@ class _Maker:
 
     def make_share(self, progress: Callable[[int], object] | None) -> dict[int, str]:
         """Digests of this process's shards, once they are there and whole."""
-        processes = self._processes
+        processes = self.processes
 
         def advance(images: int) -> None:
             if progress is not None:
                 progress(images * processes.count)
 
-        shards = -(-len(self._source) // self.images_per_shard)
+        shards = -(-len(self.source) // self.images_per_shard)
         digests: dict[int, str] = {}
         missing: list[int] = []
         for number in range(processes.rank, shards, processes.count):
             if not self._path(number).exists():
                 missing.append(number)
                 continue
-            shard = Shard(self._path(number), key=self._key)
+            shard = Shard(self._path(number), key=self.key)
             shard.verify()
             shard.check_place(self._range(number))
             digests[number] = shard.sha256
             advance(len(shard))
         read = self._read([i for number in missing for i in self._range(number)], workers=processes.workers)
-        at_once = max(1, TOWER_BATCH // self._settings.versions)  # images whose versions fill the tower's batch
+        at_once = max(1, TOWER_BATCH // self.settings.versions)  # images whose versions fill the tower's batch
         for number in missing:
             held: list[CachedImage] = []
             images = self._range(number)
@@ -188,7 +173,7 @@ class _Maker:
                 together = list(itertools.islice(read, min(len(images) - len(held), at_once)))
                 held += self._cached(together)
                 advance(len(together))
-            digests[number] = write_shard(self._path(number), held, key=self._key, start=images.start)
+            digests[number] = write_shard(self._path(number), held, key=self.key, start=images.start)
         return digests
 
     def write_index(self, shards: dict[int, str]) -> None:
@@ -198,18 +183,18 @@ class _Maker:
             for number in sorted(shards)
         ]
         try:
-            write_json(self._folder / INDEX_NAME, {"key": self._key, "images": len(self._source), "shards": rows})
+            write_json(self.folder / INDEX_NAME, {"key": self.key, "images": len(self.source), "shards": rows})
         except OSError as error:
             raise TrainingError(f"cannot write the feature cache's index: {error}; free disk space") from error
 
     def _read(self, indices: list[int], *, workers: int) -> Iterator[_Prepared]:
         """Images one after the other, read ahead by the workers."""
-        read = functools.partial(_prepared, self._source, self._settings, self._attachment.tower)
+        read = functools.partial(_prepared, self.source, self.settings, self.attachment.tower)
         return read_ahead(read, indices, workers=workers)
 
     def _cached(self, images: Sequence[_Prepared]) -> list[CachedImage]:
         """Run the tower over all versions of some images."""
-        hidden: dict[int, list[Tensor]] = {tap: [] for tap in self._attachment.head.taps}
+        hidden: dict[int, list[Tensor]] = {tap: [] for tap in self.attachment.head.taps}
         contexts: list[Tensor] = []
         for pixels in torch.split(torch.cat([image.pixels for image in images]), TOWER_BATCH):
             features = self._features(pixels, images)
@@ -223,13 +208,13 @@ class _Maker:
 
     def _packed(self, image: _Prepared, place: int, hidden: dict[int, Tensor], context: Tensor | None) -> CachedImage:
         """One image's share of the features of several, as it is kept."""
-        versions = self._settings.versions
+        versions = self.settings.versions
         rows = slice(place * versions, (place + 1) * versions)
         try:
             parts = packed(
                 {tap: maps[rows] for tap, maps in hidden.items()},
                 None if context is None else context[rows],
-                STORAGES[self._settings.storage],
+                STORAGES[self.settings.storage],
             )
         except TrainingError as error:
             raise TrainingError(f"{image.name}: {error}") from error
@@ -238,8 +223,8 @@ class _Maker:
     def _features(self, pixels: Tensor, images: Sequence[_Prepared]) -> TowerFeatures:
         """Features of some versions of these images; an error names the image it is about."""
         try:
-            self._attachment.refresh(pixels)
-            return self._attachment.features()[-1]
+            self.attachment.refresh(pixels)
+            return self.attachment.features()[-1]
         except CaptureError as error:
             if len(images) > 1:  # which one?
                 for image in images:
@@ -249,19 +234,19 @@ class _Maker:
 
     def _images_per_existing_shard(self) -> int | None:
         """As the first shard that is there tells; all but the last hold as many images as the first."""
-        there = {path.name for path in self._folder.glob("shard-*.safetensors")}
-        for number in range(len(self._source) if there else 0):
+        there = {path.name for path in self.folder.glob("shard-*.safetensors")}
+        for number in range(len(self.source) if there else 0):
             if self._path(number).name in there:
-                shard = Shard(self._path(number), key=self._key)
+                shard = Shard(self._path(number), key=self.key)
                 return shard.start // number if number else len(shard)
         return None
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"shard-{number:05}.safetensors"
+        return self.folder / f"shard-{number:05}.safetensors"
 
     def _range(self, number: int) -> range:
         start = number * self.images_per_shard
-        return range(start, min(start + self.images_per_shard, len(self._source)))
+        return range(start, min(start + self.images_per_shard, len(self.source)))
 
 
 @contextlib.contextmanager

@@ -20,11 +20,7 @@ class FeatureStorage(Protocol):
     """Packs token maps into tensors with the same leading dimensions, and back."""
 
     def pack(self, values: Tensor) -> dict[str, Tensor]:
-        """Parts by suffix of `values` (…, h, w, C), floating point and finite.
-
-        Raises:
-            TrainingError: a value that this storage cannot hold.
-        """
+        """Parts by suffix of `values` (…, h, w, C), floating point; TrainingError for a value it cannot hold."""
         ...
 
     def unpack(self, parts: Mapping[str, Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from spaceclip_plugin import _checks
 from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin._files import atomic_folder, read_json_object, sync_to_disk
 from spaceclip_plugin._tensor_files import load_tensors
@@ -59,8 +60,7 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
 
     def __post_init__(self) -> None:
-        if type(self.step) is not int or self.step < 0:
-            raise ConfigError(f"the step of a checkpoint must be an integer of 0 or more, got {self.step!r}")
+        _checks.whole("step", self.step, 0, 1 << 62)
         for stem, tensors in self.tensors.items():
             if not _STEM.fullmatch(stem):
                 raise ConfigError(
@@ -70,45 +70,32 @@ class Checkpoint:
                 _check_tensor(f"{stem}: {name}", name, value)
 
 
+@dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one run, newest kept.
+    """The checkpoints of one run; the first save makes the folder.
 
     One process saves; the caller gathers what other processes have, and sees to it that no other run uses the folder.
 
     Attributes:
-        path, keep: as given.
+        path: the folder the checkpoints are in.
+        keep: how many of the newest stay, from 1 to 1000.
     """
 
-    def __init__(self, path: Path, *, keep: int = 2) -> None:
-        """Touches nothing: the folder is made by the first save.
+    path: Path
+    keep: int = 2
 
-        Args:
-            path: the folder the checkpoints are in.
-            keep: how many of the newest stay, from 1 to 1000.
-
-        Raises:
-            ConfigError: `keep` is out of bounds.
-        """
-        if type(keep) is not int or not 1 <= keep <= 1000:
-            raise ConfigError(f"keep must be an integer from 1 to 1000, got {keep!r}")
-        self.path = path
-        self.keep = keep
+    def __post_init__(self) -> None:
+        _checks.whole("keep", self.keep, 1, 1000)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint and wait until it is on the disk; only then remove those beyond `keep`.
 
         What a killed process left half-written or half-removed is removed first, to free its space. An old checkpoint
-        that cannot be removed is a warning, and tried again at the next save.
-
-        Args:
-            checkpoint: of a later step than every checkpoint in the folder.
-
-        Returns:
-            The new folder, `step-` and the step in eight digits or more.
+        that cannot be removed is a warning, and tried again at the next save. Returns the new folder.
 
         Raises:
-            ConfigError: the step is not later, or the state is not JSON-ready, finite and of at most
-                `MAX_INDEX_BYTES`; nothing is written.
+            ConfigError: the step is not later than every one in the folder, or the state is not JSON-ready, finite and
+                of at most `MAX_INDEX_BYTES`; nothing is written.
             TrainingError: the disk refuses the write; older checkpoints are as they were, and the new one is whole
                 or absent.
         """
@@ -123,7 +110,9 @@ class CheckpointFolder:
                 )
             files = {stem + _SUFFIX: _packed(tensors) for stem, tensors in checkpoint.tensors.items()}
             files[INDEX_NAME] = _index(checkpoint, files)
-            self._make()
+            if not self.path.is_dir():
+                self.path.mkdir(parents=True)
+                sync_to_disk(self.path.parent)
             self._remove_left_overs()
             with atomic_folder(target) as temporary:
                 for name, content in files.items():
@@ -161,11 +150,7 @@ class CheckpointFolder:
             ) from error
 
     def steps(self) -> list[int]:
-        """The steps there seem to be checkpoints of, in rising order; none of them is read.
-
-        Raises:
-            CheckpointError: the folder cannot be listed.
-        """
+        """The steps there seem to be checkpoints of, in rising order; none of them is read."""
         return sorted(self._listed())
 
     def _listed(self) -> dict[int, Path]:
@@ -186,11 +171,6 @@ class CheckpointFolder:
             if match and entry.name == f"step-{int(match[1]):08d}":
                 found[int(match[1])] = entry
         return found
-
-    def _make(self) -> None:
-        if not self.path.is_dir():
-            self.path.mkdir(parents=True)
-            sync_to_disk(self.path.parent)
 
     def _remove_left_overs(self) -> None:
         for entry in self.path.iterdir():

@@ -55,11 +55,7 @@ class FinishedRun:
 
     @classmethod
     def open(cls, path: Path) -> FinishedRun:
-        """The run in a folder.
-
-        Raises:
-            TrainingError: there is none, or it is not finished.
-        """
+        """The run in a folder; TrainingError where there is none, or it is not finished."""
         if not (path / RECORD_NAME).is_file():
             raise TrainingError(f"there is no run in {str(path)!r}: it holds no {RECORD_NAME}")
         record = read_json_object(path / RECORD_NAME)
@@ -98,12 +94,8 @@ class RunFolder:
     def open(self, record: Mapping[str, object], *, resume: bool, config_yaml: str | None) -> None:
         """Claim the folder of a new run, or reopen that of the same one.
 
-        A new run's folder is made if absent, and must be empty: nothing of anyone else's is touched.
-
-        Args:
-            record: what `run.json` says of the run from its start on.
-            resume: continue the run in the folder.
-            config_yaml: kept as `config.yaml` of a new run.
+        A new run's folder is made if absent, and must be empty: nothing of anyone else's is touched. `record` is what
+        `run.json` says of the run from its start on.
 
         Raises:
             TrainingError: another process trains there; a new run's folder holds something or cannot be made; there is
@@ -128,11 +120,7 @@ class RunFolder:
         return self.path / CACHE_NAME / name
 
     def write_record(self, record: Mapping[str, object]) -> None:
-        """Replace `run.json`.
-
-        Raises:
-            TrainingError: the disk refuses it; the older one stays.
-        """
+        """Replace `run.json`; where the disk refuses it, TrainingError, and the older one stays."""
         with self._written(RECORD_NAME) as temporary:
             write_json(temporary, record)
 

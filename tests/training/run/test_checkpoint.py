@@ -184,7 +184,7 @@ class TestSaving:
 class TestRefusals:
     @pytest.mark.parametrize("step", [-1, True, 1.0, "1", None])
     def test_steps(self, step: Any) -> None:
-        with pytest.raises(ConfigError, match="step of a checkpoint must be an integer of 0 or more"):
+        with pytest.raises(ConfigError, match="step must be an integer from 0"):
             Checkpoint(step, {}, {})
 
     @pytest.mark.parametrize("keep", [0, -1, True, 2.0, 1001])
