@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import script_environment
 
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import ConfigError
@@ -60,7 +60,7 @@ def test_other_launchers_are_let_be(monkeypatch: pytest.MonkeyPatch, environment
 def test_accelerate_does_not_train_alone_in_silence(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     command = [*launch, "-m", "spaceclip_plugin.cli", *TRAIN, "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=script_environment(), capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stdout == ""
     assert "asked for several processes and started one" in done.stderr

@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scripts import script_environment
 from torch.utils.data import get_worker_info
 
 from spaceclip_plugin.errors import DataError, TrainingError
@@ -105,7 +107,8 @@ def alive(process: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_after_a_run_that_was_killed(number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, HERE / "reading_run.py"], stdout=subprocess.PIPE, text=True) as run:
+    command, environment = [sys.executable, HERE / "reading_run.py"], script_environment()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         workers = [int(word) for word in run.stdout.readline().split()]
         assert len(set(workers)) == 2
@@ -119,7 +122,8 @@ def test_workers_end_after_a_run_that_was_killed(number: signal.Signals) -> None
 
 
 def test_workers_end_with_a_run_that_still_holds_them() -> None:
-    run = subprocess.run([sys.executable, HERE / "reading_run.py", "end"], capture_output=True, timeout=120)
+    command = [sys.executable, HERE / "reading_run.py", "end"]
+    run = subprocess.run(command, env=script_environment(), capture_output=True, timeout=120)
     assert run.returncode == 0, run.stderr
 
 
@@ -129,14 +133,13 @@ def test_a_signal_to_the_whole_group_stops_a_run_cleanly(tmp_path: Path) -> None
     argv += ["--val", "scenes:2:1", "--batch-size", "2", "--epochs", "2", "--views", "2", "--workers", "2"]
     out = tmp_path / "out"
     run = [sys.executable, HERE / "signalled_run.py"]
-    stopped = subprocess.run(
-        [*run, "2", *argv, "--out", out], capture_output=True, text=True, start_new_session=True, cwd=HERE
-    )
+    apart: dict[str, Any] = {"capture_output": True, "text": True, "start_new_session": True}
+    stopped = subprocess.run([*run, "2", *argv, "--out", out], env=script_environment(), **apart)
     assert stopped.returncode == 130, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert f"continue with: spaceclip train --resume {out}" in stopped.stderr
     assert (out / "checkpoints" / "step-00000002").is_dir()
     resumed = ["train", "--host", "python:small_world:tiny_host", "--resume", out]
-    again = subprocess.run([*run, "-1", *resumed], capture_output=True, text=True, start_new_session=True, cwd=HERE)
+    again = subprocess.run([*run, "-1", *resumed], env=script_environment(), **apart)
     assert again.returncode == 0, again.stderr
     assert "continuing at step 2" in again.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import script_environment
 from small_world import PROTOCOL, RESUMED, scenes, tiny_host, tiny_mixer
 from stopped_runs import fit, fit_until
 
@@ -150,7 +151,8 @@ def test_processes_killed_while_caching_training_and_saving(tmp_path: Path) -> N
     script = Path(__file__).with_name("killed_run.py")
 
     def run(out: Path, moment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, str(script), str(out), moment], capture_output=True, text=True)
+        command = [sys.executable, str(script), str(out), moment]
+        return subprocess.run(command, env=script_environment(), capture_output=True, text=True)
 
     out = tmp_path / "killed"
     for moment in ("shard 2", "update 3", "save 5", "update 11", "publish"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripts import script_environment
 
 from spaceclip_plugin.training.run.checkpoint import Checkpoint, CheckpointFolder
 
@@ -22,7 +22,7 @@ def launched(out: Path, case: str, processes: int) -> subprocess.CompletedProces
     # torchrun: for processes on the CPU, accelerate launch wants MPI.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [*launch, str(SCRIPT), str(out), case]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = script_environment(GLOO_SOCKET_IFNAME="lo", PYTHONWARNINGS="ignore")
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
