@@ -95,7 +95,7 @@ class _Read(Dataset[object]):
 def _run_end() -> Iterator[Event]:
     """An event that is set when the block ends, or the process."""
     ended = multiprocessing.get_context().Event()
-    atexit.register(ended.set)  # before multiprocessing's own handler, which waits for the workers it has told to end
+    atexit.register(ended.set)  # before multiprocessing's own handler, which waits for the workers it asked to end
     try:
         yield ended
     finally:

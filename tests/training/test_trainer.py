@@ -20,7 +20,7 @@ from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError, HeadMismatchError, SpaceClipError, TrainingError
 from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.training import DepthTrainer, TrainingResult
+from spaceclip_plugin.training import DepthTrainer, RunOptions, TrainingResult
 from spaceclip_plugin.training import trainer as trainer_module
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache
 from spaceclip_plugin.training.cache.maker import make_cache
@@ -34,9 +34,16 @@ RECOMMENDED = Recipe(epochs=4, batch_size=8, learning_rate=2e-2, ema_decay=0.9, 
 def fit(out: Path, host: nn.Module | None = None, recipe: Recipe = RECIPE, **options: Any) -> TrainingResult:
     host = tiny_host() if host is None else host
     trainer = DepthTrainer(host, tiny_head(host), recipe=recipe, protocol=PROTOCOL)
-    sources = {"train": scenes(24), "validation": scenes(6, seed=1), **options}
-    train, validation = sources.pop("train"), sources.pop("validation")
-    return trainer.fit(train, validation, out, trained_on="24 scenes", **sources, options=QUIET)
+    sources = {"train": scenes(24), "validation": scenes(6, seed=1), "test": None}
+    sources |= {name: options.pop(name) for name in list(options) if name in sources}
+    return trainer.fit(
+        sources["train"],
+        sources["validation"],
+        out,
+        trained_on="24 scenes",
+        test=sources["test"],
+        options=RunOptions(progress=False, **options),
+    )
 
 
 def lines(out: Path) -> list[dict]:

@@ -46,15 +46,8 @@ class CachedImage:
     parts: dict[str, Tensor]
 
 
-def packed(
-    hidden: Mapping[int, Tensor], context: Tensor | None, storage: FeatureStorage
-) -> dict[str, Tensor]:  # fmt: skip
-    """Features as a shard keeps them.
-
-    Args:
-        hidden: tap → (V, h, w, C).
-        context: (V, C) or None; kept as float32.
-        storage: how to keep hidden states.
+def packed(hidden: Mapping[int, Tensor], context: Tensor | None, storage: FeatureStorage) -> dict[str, Tensor]:
+    """Features as a shard keeps them: tap → (V, h, w, C) as the storage does, context (V, C) as float32.
 
     Raises:
         TrainingError: a hidden state the storage cannot hold, named.
@@ -83,19 +76,10 @@ def unpacked(
 
 
 def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: int) -> str:
-    """Write some images as one file.
-
-    Args:
-        path: the file; it is absent or whole, whatever happens.
-        images: at least one.
-        key: what the features depend on; see `cache_key`.
-        start: index of the first image.
-
-    Returns:
-        SHA-256 of the content.
+    """Write some images, the first of which is number `start` of the source, as one file; returns its SHA-256.
 
     Raises:
-        TrainingError: the disk refuses the file.
+        TrainingError: the disk refuses the file, which then is absent.
     """
     tensors = {name: torch.stack([image.parts[name] for image in images]) for name in images[0].parts}
     # Depth maps of one cache may differ in size.
@@ -112,7 +96,7 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"cannot write the feature cache {str(path)!r}: {error}; free disk space, choose another folder, keep "
-            "fewer views or int8. What is written stays, and is not made again when the run is resumed"
+            "fewer versions (--views) or int8. What is written stays, and is not made again when the run is resumed"
         ) from error
 
 
@@ -187,16 +171,10 @@ class Shard:
         depth_m: Tensor = self._slices[_depth_name(row)][:]
         return depth_m
 
-    def parts(self, row: int, view: int) -> dict[str, Tensor]:
+    def parts(self, row: int, version: int) -> dict[str, Tensor]:
         """Packed features of one version of one image, without leading dimensions."""
-        place = (slice(row, row + 1), slice(view, view + 1))  # older safetensors take slices only
+        place = (slice(row, row + 1), slice(version, version + 1))  # older safetensors take slices only
         return {name: part[place][0, 0] for name, part in self._slices.items() if not name.startswith("depth_m.")}
-
-    @property
-    def views(self) -> int:
-        """Versions of each image."""
-        shapes = [part.get_shape() for name, part in self._slices.items() if not name.startswith("depth_m.")]
-        return int(shapes[0][1])
 
 
 def _depth_name(row: int) -> str:
