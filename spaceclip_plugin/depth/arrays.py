@@ -81,7 +81,7 @@ class DepthArrays:
             points_m = to_numpy(depth_map.points(intrinsics)[0])[valid]
             if photo is not None:
                 photo_hw, mapping = (photo.shape[0], photo.shape[1]), depth_map.mapping
-                whole = seen if mapping is None or not is_of_camera(photo_hw, mapping) else mapping.to_camera(seen)
+                whole = mapping.to_camera(seen) if mapping and is_of_camera(photo_hw, mapping) else seen
                 photo_intrinsics = whole.resized(photo_hw)
         return cls(
             camera=UNNAMED if depth_map.camera is None else depth_map.camera,

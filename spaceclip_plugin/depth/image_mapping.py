@@ -1,7 +1,7 @@
 """How a host makes its tower's image out of the camera's: stretch, crop, pad or tile; and the way back.
 
 A host shows its tower another image than the camera took, so pixels and intrinsics of the one are not those of the
-other. `ImageMapping` says where each pixel goes, and brings depth back to the camera.
+other. `ImageMapping` says where each pixel goes; `DepthMap.in_camera` brings depth back by it.
 """
 
 from __future__ import annotations
@@ -159,11 +159,7 @@ class ImageMapping:
         return cls.stretched(camera_hw, (rows, columns)).cropped(-top, -left, tower_hw)
 
     def cropped(self, top: int, left: int, tower_hw: tuple[int, int]) -> ImageMapping:
-        """The mapping to a window of size `tower_hw` at (top, left) of the tower's image; what lies beyond is padding.
-
-        Raises:
-            ConfigError: an impossible size.
-        """
+        """The mapping to a window of size `tower_hw` at (top, left) of the tower's image; beyond it lies padding."""
         _check_sizes(tower_hw=tower_hw)
         return self._then((1.0, 1.0), (-top, -left), tower_hw, (0, 0, *tower_hw))
 

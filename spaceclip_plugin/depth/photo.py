@@ -56,22 +56,18 @@ def is_of_camera(photo_hw: tuple[int, int], mapping: ImageMapping | None) -> boo
 def colours_at_pixels(
     image: ImageLike, depth_hw: tuple[int, int], mapping: ImageMapping | None = None
 ) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) colours of a photo at the pixel centres of a depth map of size `depth_hw`.
-
-    Args:
-        image: see `ImageLike`.
-        depth_hw: (H, W) of the depth map, over the whole image that the tower saw.
-        mapping: the depth map's; the photo is then that of the two images which its size says.
+    """(H, W, 3) colours of a photo at the pixel centres of a depth map of size `depth_hw`, with its mapping.
 
     Raises:
-        ConfigError: not an image, or of a size that is neither image's.
+        ConfigError: not an image, or of a size that is neither the camera's nor the tower's.
     """
     pixels = photo_pixels(image)
     photo_hw = (pixels.shape[0], pixels.shape[1])
+    of_camera = is_of_camera(photo_hw, mapping)
     lines = []
     for axis in (0, 1):
         centres = np.arange(depth_hw[axis]) + 0.5
-        if mapping is not None and is_of_camera(photo_hw, mapping):
+        if mapping is not None and of_camera:
             scale, offset = ((mapping.scale_y, mapping.offset_y), (mapping.scale_x, mapping.offset_x))[axis]
             camera_px = (centres * mapping.tower_hw[axis] / depth_hw[axis] - offset) / scale
             place = camera_px * photo_hw[axis] / mapping.camera_hw[axis]

@@ -61,18 +61,9 @@ def write_ply(
     trained: bool,
     replace: bool = True,
 ) -> None:
-    """Write points as a binary little-endian PLY, atomically.
+    """Write points (N, 3) in metres and colours (N, 3), if any, as a binary little-endian PLY, as `write_png` writes.
 
-    Args:
-        path: of the file; missing folders are created.
-        points_m: (N, 3) metres in the camera frame.
-        colours: (N, 3) uint8 RGB; None: without.
-        trained: False for depth of an untrained head, which the file then says.
-        replace: whether a file that is there is replaced.
-
-    Raises:
-        ConfigError: without `replace` something is at `path`.
-        OSError: the disk refuses the write.
+    The file says so where the head is not `trained`.
     """
     columns: dict[str, tuple[str, npt.NDArray[Any]]] = {name: ("<f4", points_m[:, i]) for i, name in enumerate("xyz")}
     if colours is not None:
