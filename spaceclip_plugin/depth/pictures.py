@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from spaceclip_plugin._checks import whole
+from spaceclip_plugin._checks import integer
 from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.colours import DEPTH_TABLE, ERROR_TABLE, Colours, Floats, Mask, depth_range, paint
 from spaceclip_plugin.depth.depth_map import DepthMap
@@ -149,7 +149,7 @@ def depth_picture(
 
 
 def _pen(tile_width_px: int) -> Pen:
-    return Pen(whole("tile_width_px", tile_width_px, 64, 4096))
+    return Pen(integer("tile_width_px", tile_width_px, 64, 4096))
 
 
 def _cells(
