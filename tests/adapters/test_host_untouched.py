@@ -90,7 +90,7 @@ def test_a_hundred_attachments_leave_nothing(tiny: TinyHost) -> None:
     host = tiny.seeded()
     before, head = state(host), head_for(host)
     for _ in range(100):
-        attach_depth_head(host, head).detach()
+        attach_depth_head(host, head).close()
     assert state(host) == before
 
 

@@ -226,7 +226,7 @@ class TestTrainMode:
         def act(host: nn.Module, attached: list[DepthAttachment]) -> None:
             while attached:
                 assert len(attached[-1].read()) == 1
-                attached.pop().detach()
+                attached.pop().close()
             attached.append(attach_depth_head(host, head if given == "given head" else None))
 
         expected = self.steps(lambda _host, _attached: None)

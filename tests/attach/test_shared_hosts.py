@@ -229,11 +229,11 @@ class TestTwoAttachments:
             assert self.same(attachment, self.alone(each, 1, 2))
         see(host, 3)
         stays = 1 - first_to_leave
-        attachments[first_to_leave].detach()
+        attachments[first_to_leave].close()
         see(host, 4)
         assert attachments[first_to_leave].read() == []
         assert self.same(attachments[stays], self.alone(heads[stays], 3, 4))
-        attachments[stays].detach()
+        attachments[stays].close()
         assert hook_count(host) == before
 
     def test_one_head_can_be_attached_twice(self, host: nn.Module, head: DepthHead) -> None:
