@@ -137,12 +137,13 @@ def _check_names(photos: Sequence[Path], recordings: Mapping[str, Path], args: a
     """No file is written twice, none that is read is written, and none that is there is replaced unless told to."""
     stems: dict[str, Path] = {}
     for photo in photos:
-        other = stems.setdefault(unicodedata.normalize("NFC", photo.stem).casefold(), photo)
-        if other is not photo:
+        stem = unicodedata.normalize("NFC", photo.stem).casefold()
+        if stem in stems:
             raise ConfigError(
-                f"two photos are called {photo.stem!r}, and so would be their files ({other}, {photo}); predict them "
-                "separately"
+                f"two photos are called {photo.stem!r}, and so would be their files ({stems[stem]}, {photo}); predict "
+                "them separately"
             )
+        stems[stem] = photo
     written = {file: str(photo) for photo in photos for file in _files(photo, args).values()}
     for kind, path in recordings.items():
         if path in written:
