@@ -16,9 +16,9 @@ import yaml
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError
 
-MOST_BYTES = 1 << 20
-MOST_VALUES = 20_000
-DEEPEST = 16
+MAX_BYTES = 1 << 20
+MAX_VALUES = 20_000
+MAX_LEVELS = 16
 
 _TAG = "tag:yaml.org,2002:"
 _WORDS = {
@@ -35,14 +35,14 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The mapping in a YAML file: strings, numbers, booleans, None, lists and mappings.
 
     Raises:
-        ConfigError: there is no such file, it is not UTF-8 or larger than `MOST_BYTES`, or see `parse_mapping`.
+        ConfigError: there is no such file, it is not UTF-8 or larger than `MAX_BYTES`, or see `parse_mapping`.
     """
     where = os.fspath(path)
     try:
         with open(path, "rb") as handle:
-            raw = handle.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise ConfigError(f"{where}: larger than {MOST_BYTES} bytes; expected a small file of settings")
+            raw = handle.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"{where}: larger than {MAX_BYTES} bytes; expected a small file of settings")
         return parse_mapping(raw.decode("utf-8"), where=where)
     except OSError as error:
         raise ConfigError(f"cannot read {where!r} ({error.strerror}); check the path") from error
@@ -96,8 +96,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
             raise _problem("anchors and aliases (&name, *name) are not allowed here; write the value out", event)
         if event.tag is not None:
             raise _problem(f"tags (!name) are not allowed here, got {shown(event.tag)}; write a plain value", event)
-        if self._values > MOST_VALUES or self._depth >= DEEPEST:
-            raise _problem(f"more than {MOST_VALUES} values or {DEEPEST} levels; expected a few settings", event)
+        if self._values > MAX_VALUES or self._depth >= MAX_LEVELS:
+            raise _problem(f"more than {MAX_VALUES} values or {MAX_LEVELS} levels; expected a few settings", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.strict_yaml import (
-    DEEPEST,
-    MOST_BYTES,
-    MOST_VALUES,
+    MAX_BYTES,
+    MAX_LEVELS,
+    MAX_VALUES,
     parse_mapping,
     read_mapping,
     write_mapping,
@@ -180,9 +180,9 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         ("- a", r"got \['a'\]"),
         ("word", "got 'word'"),
         ("a: " + "9" * 5000, "a number of 5000 digits is too long"),
-        ("a: " + "[" * 50_000, f"{DEEPEST} levels"),
-        ("a: " + "{x: " * 5000, f"{DEEPEST} levels"),
-        ("a: [" + "1," * (MOST_VALUES + 1) + "]", f"more than {MOST_VALUES} values"),
+        ("a: " + "[" * 50_000, f"{MAX_LEVELS} levels"),
+        ("a: " + "{x: " * 5000, f"{MAX_LEVELS} levels"),
+        ("a: [" + "1," * (MAX_VALUES + 1) + "]", f"more than {MAX_VALUES} values"),
     ],
 )
 def test_hostile_and_broken_texts(text: str, message: str) -> None:
@@ -191,7 +191,7 @@ def test_hostile_and_broken_texts(text: str, message: str) -> None:
 
 
 def test_as_deep_as_is_allowed() -> None:
-    levels = DEEPEST - 2  # the value, and the mapping around the list
+    levels = MAX_LEVELS - 2  # the value, and the mapping around the list
     assert parse_mapping("a: " + "[" * levels + "1" + "]" * levels, where="x")["a"]
     with pytest.raises(ConfigError, match="levels"):
         parse_mapping("a: " + "[" * (levels + 1) + "1" + "]" * (levels + 1), where="x")
@@ -214,8 +214,8 @@ class TestFiles:
 
     def test_a_file_is_read_no_further_than_its_limit(self, tmp_path: Path) -> None:
         path = tmp_path / "large.yaml"
-        path.write_text("a: 1 #" + "x" * (MOST_BYTES - 6))
+        path.write_text("a: 1 #" + "x" * (MAX_BYTES - 6))
         assert read_mapping(path) == {"a": 1}
-        path.write_text("a: 1 #" + "x" * (MOST_BYTES - 5))
+        path.write_text("a: 1 #" + "x" * (MAX_BYTES - 5))
         with pytest.raises(ConfigError, match=r"large\.yaml: larger than"):
             read_mapping(path)
