@@ -1,8 +1,4 @@
-"""The age of a depth map in host steps, which moves on with its host.
-
-Depth that is kept grows old while the host goes on; an age noted when it was read would tell of fresh depth for ever.
-So what an attachment gives carries an age that knows its count, and is counted anew whenever it is asked for.
-"""
+"""The age of a depth map in host steps, counted anew whenever it is asked for: depth that is kept grows old."""
 
 from __future__ import annotations
 
@@ -12,14 +8,10 @@ from typing import overload
 
 
 class HostSteps:
-    """Counts the steps of one host.
-
-    Attributes:
-        ended: steps that have ended so far; the current one has this number.
-    """
+    """Counts the steps of one host."""
 
     def __init__(self) -> None:
-        self.ended = 0
+        self.ended = 0  # the current step has this number
 
     def end(self) -> int:
         """End a step; returns the number of the one that begins."""
@@ -44,10 +36,7 @@ class CountedAge(int):
 
 
 class LiveAge:
-    """The field of a dataclass: a `CountedAge` it is given goes on counting there, any other number stays.
-
-    A pickled or deep copy of the dataclass has a count of its own, which no host moves on.
-    """
+    """A dataclass field: a `CountedAge` goes on counting there; other numbers stay, as do those of deep copies."""
 
     @overload
     def __get__(self, owner: None, kind: type) -> int: ...

@@ -1,7 +1,6 @@
-"""Predicted depth rescaled to something whose distance is known: a few ranges, the table, what the gripper touched.
+"""Predicted depth rescaled to known distances, since a head's scale errs more than its shapes do.
 
-A head's scale errs more than its shapes do, and one-shot grasping forgives little of it. Every estimate here is
-deterministic, stands up to wrong evidence, and is refused where the evidence does not settle it.
+Every estimate is deterministic, stands up to wrong evidence, and is refused where the evidence does not settle it.
 """
 
 from __future__ import annotations

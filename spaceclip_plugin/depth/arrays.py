@@ -14,9 +14,6 @@ from spaceclip_plugin.depth.camera import Intrinsics, IntrinsicsLike
 from spaceclip_plugin.depth.depth_map import DepthMap, check_single, to_numpy
 from spaceclip_plugin.depth.photo import ImageLike, colours_at_pixels, is_of_camera, photo_pixels
 
-UNNAMED = "camera"
-"""What a camera is called where the host does not tell."""
-
 
 @dataclass(frozen=True, eq=False)
 class DepthArrays:
@@ -84,7 +81,7 @@ class DepthArrays:
                 whole = mapping.to_camera(seen) if mapping and is_of_camera(photo_hw, mapping) else seen
                 photo_intrinsics = whole.resized(photo_hw)
         return cls(
-            camera=UNNAMED if depth_map.camera is None else depth_map.camera,
+            camera="camera" if depth_map.camera is None else depth_map.camera,
             depth_m=_known(depth_map.depth_m, valid),
             valid=valid,
             uncertainty_m=None if depth_map.uncertainty_m is None else _known(depth_map.uncertainty_m, valid),

@@ -1,12 +1,4 @@
-"""Pinhole intrinsics through resize, crop and pad, and back-projection of depth.
-
-Conventions: camera frame x right, y down, z forward (OpenCV, REP-118). Pixel (row v, column u) covers
-[u, u+1) x [v, v+1), so its centre is (u + 0.5, v + 0.5) and the centre of a W x H image is (W/2, H/2). A calibration
-that puts the first pixel's centre at (0, 0), as OpenCV's and ROS's do, needs 0.5 added to its cx and cy.
-
-Intrinsics are of one image size. A bare matrix K carries none, so it is asked whether it can be of the size it is taken
-for: `intrinsics_of_whole_image`, and `questionable` for what people hand in.
-"""
+"""Pinhole intrinsics through resize, crop and pad. Camera frames are x right, y down, z forward (OpenCV, REP-118)."""
 
 from __future__ import annotations
 
@@ -23,20 +15,19 @@ from torch import Tensor
 from spaceclip_plugin._checks import number, size_hw
 from spaceclip_plugin.errors import ConfigError
 
+# Shares of a side by which a principal point may be off the middle. Calibrated cameras stay below a twentieth; a K of
+# half or twice the size is off by a quarter or more. Without a size, a K of 256 pixels must not pass for one of 224.
 _MAX_OFF_CENTRE = 1 / 8
-"""Of a side: a principal point further from the middle is questioned. Calibrated cameras stay below a twentieth; a K of
-an image half or twice as large is off by a quarter or more."""
-
 _MAX_OFF_CENTRE_OF_MATRIX = 1 / 16
-"""The same for a matrix without a size: a K of 256 pixels must not pass for one of 224."""
-
-_LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)
-"""Beyond: a telescope, a fisheye that is no pinhole, or a K of another size."""
+_LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)  # beyond: a telescope, a fisheye that is no pinhole, or a K of another size
 
 
 @dataclass(frozen=True)
 class Intrinsics:
     """A pinhole camera without distortion.
+
+    Pixel (row v, column u) covers [u, u+1) x [v, v+1), so the centre of a W x H image is (W/2, H/2): the corner
+    convention. A calibration with the first pixel's centre at (0, 0), as OpenCV's and ROS's, needs 0.5 added to cx, cy.
 
     Example:
         >>> camera = Intrinsics(fx_px=600.0, fy_px=600.0, cx_px=320.0, cy_px=240.0, image_hw=(480, 640))
@@ -132,12 +123,7 @@ IntrinsicsLike: TypeAlias = Intrinsics | MatrixLike
 
 
 def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> Intrinsics:
-    """Intrinsics from a matrix K that says nothing of its size, if it can be of a whole image of size `image_hw`.
-
-    Raises:
-        ConfigError: no matrix of a pinhole camera, or its principal point is not within a sixteenth of a side (or a
-            pixel) of the middle: K is then of another size, or of a crop, which `Intrinsics.from_matrix` takes.
-    """
+    """Intrinsics from a matrix K without a size; ConfigError where it can hardly be of a whole image of `image_hw`."""
     if not isinstance(matrix, Tensor):
         try:
             matrix = torch.from_numpy(np.array(matrix, dtype=np.float64))
@@ -156,8 +142,7 @@ def intrinsics_of_whole_image(matrix: MatrixLike, image_hw: tuple[int, int]) -> 
 def questionable(intrinsics: Intrinsics) -> str | None:
     """Why these are hardly the intrinsics of a whole image of their size, in words; None where they may well be.
 
-    For what people hand in as the K of their camera. Crops, and what `ImageMapping` makes, have their principal point
-    anywhere, and rightly so.
+    Not for crops and what `ImageMapping` makes, whose principal point is anywhere, and rightly so.
     """
     off_centre = _off_centre(intrinsics, _MAX_OFF_CENTRE)
     if off_centre:

@@ -1,9 +1,4 @@
-"""A camera's intrinsics as people hand them in: four numbers, a matrix, or a file that a calibration tool wrote.
-
-Read here: text with fx fy cx cy or the 3x3 matrix K, a `.npy` with K, `intrinsics.json` (fx, fy, cx, cy, and width and
-height where known), ROS's `camera_info` as YAML, and COLMAP's `cameras.txt`. The first pixel's centre is at (0.5, 0.5),
-as in COLMAP; in ROS's files, where it is at (0, 0), half a pixel is added to cx and cy.
-"""
+"""A camera's intrinsics as people hand them in: four numbers, a matrix, or a calibration tool's file (`EXPECTED`)."""
 
 from __future__ import annotations
 
@@ -37,15 +32,7 @@ _PINHOLES = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """The intrinsics of a pinhole camera, whose image size may not be known.
-
-    Attributes:
-        fx_px, fy_px, cx_px, cy_px: as in `Intrinsics`.
-        image_hw: (H, W) pixels; None where whoever wrote them did not say.
-
-    Raises:
-        ConfigError: no intrinsics of a pinhole camera.
-    """
+    """`Intrinsics`, checked like them, whose image size may not be known."""
 
     fx_px: float
     fy_px: float
@@ -62,12 +49,7 @@ class CameraParameters:
 
 
 def camera_from(text: str) -> CameraParameters:
-    """The camera that a command line names: four or nine numbers, or the path of a file.
-
-    Raises:
-        ConfigError: neither, or a file that is absent, cannot be read or holds something else; it names what was
-            expected.
-    """
+    """The camera that a command line names: four or nine numbers, or the path of a file."""
     if os.path.isfile(text):  # not Path.is_file(), which raises on a name too long for the disk
         return _read(Path(text))
     words = [word for word in re.split(r"[,\s]+", text.strip()) if word]

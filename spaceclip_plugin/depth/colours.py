@@ -38,21 +38,14 @@ ERROR_TABLE = _table(_ERROR_CONTROLS)
 
 
 def colorize_depth(depth_m: Floats, valid: Mask, *, depth_range_m: tuple[float, float] | None = None) -> Colours:
-    """(..., 3) uint8 colours of depth (...) in metres: near is warm and bright, far cool and dark, invalid dark grey.
-
-    Without a range, it is from the 1st to the 99th percentile of the valid depth, so that a few stray pixels do not
-    wash out the rest; depth beyond it takes the colour of the end.
-
-    Raises:
-        ConfigError: the shapes differ, or the range is not finite with 0 <= near < far.
-    """
+    """(..., 3) uint8 colours of depth (...) in metres: near is warm and bright, far cool and dark, invalid grey."""
     if depth_m.shape != valid.shape:
         raise ConfigError(f"depth of shape {depth_m.shape} needs a mask of that shape, got {valid.shape}")
     return paint(DEPTH_TABLE, depth_m, valid, depth_range(depth_m, valid, depth_range_m))
 
 
 def depth_range(depth_m: Floats, valid: Mask, given: tuple[float, float] | None) -> tuple[float, float]:
-    """(near, far) in metres as given, or what shows the valid depth well."""
+    """(near, far) in metres as given, or what shows the valid depth well, a few stray pixels aside."""
     if given is not None:
         near, far = given
         if not 0 <= near < far < math.inf:

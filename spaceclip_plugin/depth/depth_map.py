@@ -370,11 +370,7 @@ def check_single(depth_map: DepthMap, what: str) -> None:
 
 
 def interval_factor(level: float) -> float:
-    """Half the width, in standard deviations, of the central interval of a Laplace distribution with that probability.
-
-    Raises:
-        ConfigError: `level` is not between 0 and 1.
-    """
+    """Half the width, in standard deviations, of a Laplace distribution's central interval of that probability."""
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is a probability between 0 and 1, got {level!r}")
     return -math.log1p(-level) / math.sqrt(2)

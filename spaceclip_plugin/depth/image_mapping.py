@@ -1,8 +1,4 @@
-"""How a host makes its tower's image out of the camera's: stretch, crop, pad or tile; and the way back.
-
-A host shows its tower another image than the camera took, so pixels and intrinsics of the one are not those of the
-other. `ImageMapping` says where each pixel goes; `DepthMap.in_camera` brings depth back by it.
-"""
+"""How a host makes its tower's image out of the camera's: stretch, crop, pad or tile; and the way back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The padding that a tower's images show, and whether it is what a mapping says.
-
-Padding is of one value. Which rows and columns at the borders are of the value of a corner that is padded, the pixels
-tell: so a mapping that stands in a configuration can be compared with the images of the camera that is plugged in.
-"""
+"""The padding that a tower's images show, and whether it is what a mapping says. Padding is of one value."""
 
 from __future__ import annotations
 
@@ -22,15 +18,9 @@ Verdict = Literal["as declared", "more", "less"]
 
 
 def blank_and_borders(pixels: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
-    """Which images are of one value throughout, and how many rows and columns at the borders of each are.
+    """Which images (B, C, H, W) are of one value throughout, (B,) bool, and the `Borders` of each, (B, 4) int64.
 
-    Args:
-        pixels: (B, C, H, W), as the tower takes them.
-        anchor: where the images lie in their padding; the corner that is padded if any is follows from it.
-
-    Returns:
-        (B,) bool and (B, 4) int64: top, left, bottom, right. A row counts if all of it has the value of that corner,
-        channel by channel, and so have all rows between it and the border. Nothing is asked of the device.
+    They are of the value of the corner that the anchor would have padded. Nothing is asked of the device.
     """
     corner = pixels[:, :, -1:, -1] if anchor == "top-left" else pixels[:, :, :1, 0]  # (B, C, 1)
     borders: dict[str, Tensor] = {}
@@ -51,11 +41,9 @@ def declared_borders(mapping: ImageMapping) -> Borders:
 
 
 def verdict(borders: Borders, mapping: ImageMapping, anchor: Anchor) -> Verdict:
-    """How the borders of an image compare with the padding of a mapping.
+    """How an image's borders compare with a mapping's padding: otherwise if the camera's image is of another shape.
 
-    "less": rows or columns that should be padding show something, so the camera's image is of another shape than the
-    mapping's. "more": so much more is of the padding's value as an image of another shape, padded the same way, would
-    have; a dark edge of a scene looks the same.
+    "more" is what such an image, padded alike, would have; a dark edge of a scene looks the same.
     """
     declared = declared_borders(mapping)
     if any(seen < said for seen, said in zip(borders, declared, strict=True)):

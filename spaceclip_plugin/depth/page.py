@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from spaceclip_plugin._checks import integer
 from spaceclip_plugin.depth.colours import Colours
 
 _INK = (32, 32, 36)
@@ -21,10 +22,14 @@ class Pen:
     columns = ("Photo", "Ground truth", "Prediction", "Depth", "m", "Relative error", "%")
 
     def __init__(self, tile: int) -> None:
-        self.tile = tile
-        self.em = max(9, round(tile / 18))
-        self.gap = max(4, round(tile / 36))
-        self.font = _font(self.em)
+        self.tile = integer("tile_width_px", tile, 64, 4096)
+        self.em = max(9, round(self.tile / 18))
+        self.gap = max(4, round(self.tile / 36))
+        self.font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+        try:
+            self.font = ImageFont.load_default(self.em)
+        except (TypeError, ImportError):  # pillow before 10.1, or built without FreeType: one small bitmap font
+            self.font = ImageFont.load_default()
 
     def tile_size(self, image_hw: tuple[int, ...]) -> tuple[int, int]:
         """(width, height) of a tile that shows an image of that size."""
@@ -98,13 +103,6 @@ class Pen:
         """Text whose digits are centred on a height; by hand, since the bitmap font of old pillows knows no anchors."""
         _, top, _, bottom = self.font.getbbox("0")
         draw.text((left_middle[0], left_middle[1] - (top + bottom) / 2), text, fill=_INK, font=self.font)
-
-
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    try:
-        return ImageFont.load_default(size_px)
-    except (TypeError, ImportError):  # pillow before 10.1, or built without FreeType: one small bitmap font
-        return ImageFont.load_default()
 
 
 def round_ticks(low: float, high: float, *, intervals: int) -> tuple[list[float], int]:

@@ -1,7 +1,6 @@
-"""The colours of a photo at the pixels of a depth map, whichever of the two images it is: the camera's or the tower's.
+"""The colours of a photo at the pixels of a depth map. Its size tells the camera's image from the tower's.
 
-Where a host crops or pads, the two show different things. A photo is told apart by its size: stretched over the wrong
-one it would colour every point with something else.
+Where a host crops or pads, the two show different things: the wrong one would colour every point with something else.
 """
 
 from __future__ import annotations
@@ -19,11 +18,7 @@ ImageLike = Tensor | npt.NDArray[np.uint8]
 
 
 def photo_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
-    """The photo as an array on the CPU.
-
-    Raises:
-        ConfigError: it is not (H', W', 3) uint8, or empty.
-    """
+    """The photo as an array on the CPU, checked."""
     pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ConfigError(f"image must be (H, W, 3) uint8 RGB, got {pixels.dtype} of shape {pixels.shape}")
@@ -33,11 +28,7 @@ def photo_pixels(image: ImageLike) -> npt.NDArray[np.uint8]:
 def is_of_camera(photo_hw: tuple[int, int], mapping: ImageMapping | None) -> bool:
     """Whether a photo of that size is the camera's image, and not the tower's.
 
-    An equal size decides before an equal aspect ratio, and the camera's before the tower's: intrinsics beside a mapping
-    are the camera's, too.
-
-    Raises:
-        ConfigError: it is neither's, at any resolution.
+    In doubt it is the camera's: intrinsics beside a mapping are, too.
     """
     if mapping is None:
         return False
@@ -56,18 +47,13 @@ def is_of_camera(photo_hw: tuple[int, int], mapping: ImageMapping | None) -> boo
 def colours_at_pixels(
     image: ImageLike, depth_hw: tuple[int, int], mapping: ImageMapping | None = None
 ) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) colours of a photo at the pixel centres of a depth map of size `depth_hw`, with its mapping.
-
-    Raises:
-        ConfigError: not an image, or of a size that is neither the camera's nor the tower's.
-    """
+    """(H, W, 3) colours of a photo at the pixel centres of a depth map of size `depth_hw`, with its mapping."""
     pixels = photo_pixels(image)
     photo_hw = (pixels.shape[0], pixels.shape[1])
-    of_camera = is_of_camera(photo_hw, mapping)
     lines = []
     for axis in (0, 1):
         centres = np.arange(depth_hw[axis]) + 0.5
-        if mapping is not None and of_camera:
+        if mapping is not None and is_of_camera(photo_hw, mapping):
             scale, offset = ((mapping.scale_y, mapping.offset_y), (mapping.scale_x, mapping.offset_x))[axis]
             camera_px = (centres * mapping.tower_hw[axis] / depth_hw[axis] - offset) / scale
             place = camera_px * photo_hw[axis] / mapping.camera_hw[axis]

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from spaceclip_plugin._checks import integer
 from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.colours import DEPTH_TABLE, ERROR_TABLE, Colours, Floats, Mask, depth_range, paint
 from spaceclip_plugin.depth.depth_map import DepthMap
@@ -95,7 +94,7 @@ def depth_panel(
         raise ConfigError("a panel needs at least one PanelRow, got none")
     if not 0 < max_error < math.inf:
         raise ConfigError(f"max_error must be positive and finite, got {max_error}")
-    pen = _pen(tile_width_px)
+    pen = Pen(tile_width_px)
     return pen.page([_cells(row, depth_range_m, max_error if show_error else None, pen) for row in rows], footer=notes)
 
 
@@ -132,7 +131,7 @@ def depth_picture(
     Raises:
         ConfigError: the map holds more than one image, or an argument is not as above.
     """
-    pen = _pen(tile_width_px)
+    pen = Pen(tile_width_px)
     if image is not None and is_of_camera(photo_pixels(image).shape[:2], depth_map.mapping):
         depth_map = depth_map.in_camera()  # side by side with the camera's photo, depth lies where the photo shows it
     arrays = DepthArrays.of(depth_map, image=image)
@@ -146,10 +145,6 @@ def depth_picture(
     cells["Depth"] = _tile(DEPTH_TABLE, arrays.depth_m, arrays.valid, limits, size)
     cells["m"] = pen.scale(DEPTH_TABLE, limits, size[1])
     return pen.page([cells], footer=notes)
-
-
-def _pen(tile_width_px: int) -> Pen:
-    return Pen(integer("tile_width_px", tile_width_px, 64, 4096))
 
 
 def _cells(

@@ -1,7 +1,6 @@
 """Depth between the pixels of a depth map: interpolated within a surface, never between two.
 
-Plain bilinear depth hangs points in the air between an object and what is behind it; plain nearest depth makes stairs
-of slanted surfaces. `tests/depth/test_image_mapping.py` compares all three.
+Plain bilinear depth hangs points in the air behind objects; plain nearest depth makes stairs of slanted surfaces.
 """
 
 from __future__ import annotations
@@ -29,20 +28,13 @@ def within(places: Tensor, first: float | Tensor, last: float | Tensor) -> Tenso
 
 @dataclass(frozen=True, eq=False)
 class AxisPlaces:
-    """Places along one axis of a depth map.
+    """N places along one axis of a depth map; each field is (N,)."""
 
-    Attributes:
-        nearest: (N,) index of the pixel each lies in.
-        lower, upper: (N,) indices of the pixels whose centres it lies between.
-        weight: (N,) that of the upper one, 0 to 1.
-        shown: (N,) bool, whether the depth map shows it at all.
-    """
-
-    nearest: Tensor
-    lower: Tensor
+    nearest: Tensor  # index of the pixel each lies in
+    lower: Tensor  # indices of the pixels whose centres it lies between
     upper: Tensor
-    weight: Tensor
-    shown: Tensor
+    weight: Tensor  # of the upper one, 0 to 1
+    shown: Tensor  # bool, whether the depth map shows it at all
 
     @classmethod
     def at(cls, place_px: Tensor, shown: Tensor, *, count: int, like: Tensor) -> Self:

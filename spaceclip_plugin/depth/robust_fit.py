@@ -39,21 +39,18 @@ class Fit:
         return (self.scale * predicted_m + self.shift_m - known_m).abs() / known_m
 
     def shift_error_m(self) -> float:
-        """Standard error of the shift, metres: that of weighted least squares, the errors in proportion to the depth.
-
-        Their size is taken from the median of the inliers' (1.4826 of it is the deviation of a normal distribution).
-        """
+        """Standard error of the shift, metres, by weighted least squares: errors are in proportion to the depth."""
         predicted, known = self.agreeing
         weights = known.square().reciprocal()
         mean = (weights * predicted).sum() / weights.sum()
         variance = 1 / weights.sum() + mean.square() / (weights * (predicted - mean).square()).sum()
-        return float(1.4826 * self.relative_residuals().median() * variance.sqrt())
+        deviation = 1.4826 * self.relative_residuals().median()  # if the errors are of a normal distribution
+        return float(deviation * variance.sqrt())
 
 
 def largest_cluster(values: Tensor, half_width: float) -> Tensor:
     """(N,) bool: members of the largest group of N numbers, at least one, within `half_width` of their median.
 
-    Every number is tried as the low end of an interval; of those that hold the most numbers, the narrowest is taken.
     Outliers do not move it, on one side or on both, while they are not themselves a larger group.
     """
     ordered = values.sort().values
@@ -86,8 +83,7 @@ def fit_scale_and_shift(
 ) -> Fit | None:
     """Scale and shift of least truncated squared relative error, or None where no pair of points gives any.
 
-    Lines through pairs of points are the candidates (all pairs of up to 60 points, evenly spaced in depth); the best is
-    then fitted to its inliers by reweighted least squares with Huber's weights.
+    Of the lines through pairs of points, the best is fitted to its inliers by reweighted least squares.
     """
 
     def fit_of(scale: float, shift_m: float) -> Fit:
@@ -95,7 +91,10 @@ def fit_scale_and_shift(
         return Fit(predicted_m, known_m, scale, shift_m, off <= tolerance * known_m)
 
     order = predicted_m.argsort()
-    few, scored = (order[_evenly(len(order), most)] for most in (_MAX_PAIRED, _MAX_SCORED))
+    few, scored = (
+        order[torch.linspace(0, len(order) - 1, min(len(order), most), dtype=torch.float64).round().long()]
+        for most in (_MAX_PAIRED, _MAX_SCORED)
+    )
     first, second = torch.combinations(few).unbind(-1) if len(few) > 1 else (few[:0], few[:0])
     apart = predicted_m[second] >= _MIN_RATIO * predicted_m[first]
     first, second = first[apart], second[apart]
@@ -124,8 +123,3 @@ def _reweighted(fit: Fit) -> tuple[float, float]:
     off = predicted_m - mean_predicted
     scale = (weights * off * (known_m - mean_known)).sum() / (weights * off.square()).sum()
     return float(scale), float(mean_known - scale * mean_predicted)
-
-
-def _evenly(count: int, most: int) -> Tensor:
-    """Up to `most` indices below `count`, evenly spaced from first to last."""
-    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()

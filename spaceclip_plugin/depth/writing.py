@@ -61,10 +61,7 @@ def write_ply(
     trained: bool,
     replace: bool = True,
 ) -> None:
-    """Write points (N, 3) in metres and colours (N, 3), if any, as a binary little-endian PLY, as `write_png` writes.
-
-    The file says so where the head is not `trained`.
-    """
+    """Write points (N, 3) in metres and colours (N, 3), if any, as a binary little-endian PLY; see `write_png`."""
     columns: dict[str, tuple[str, npt.NDArray[Any]]] = {name: ("<f4", points_m[:, i]) for i, name in enumerate("xyz")}
     if colours is not None:
         columns |= {name: ("u1", colours[:, i]) for i, name in enumerate(("red", "green", "blue"))}
