@@ -1,8 +1,4 @@
-"""A guard between a policy's action and its robot: the newest depth decides whether the action may pass.
-
-It knows no simulator, no robot and no library of policies. Every case has a stated reaction; where nothing is known
-about the way ahead, the robot stops.
-"""
+"""A guard between a policy's action and its robot: the newest depth decides whether the action may pass."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["MAX_AGE", "DepthGuard", "GuardDecision", "GuardLimits", "NewestDepth"]
@@ -349,15 +345,14 @@ class NewestDepth:
         images = [depth[i] for depth in newest for i in range(len(depth))]
         alike = [image.camera for image in images] == [image.camera for image in self.images]
         if alike:
-            again = [_same(image, old) for image, old in zip(images, self.images, strict=True)]
+            again = [
+                torch.equal(image.depth_m, old.depth_m) and torch.equal(image.valid, old.valid)
+                for image, old in zip(images, self.images, strict=True)
+            ]
             self.repeats = tuple(count + 1 if same else 0 for same, count in zip(again, self.repeats, strict=True))
         else:
             self.repeats = (0,) * len(images)
         self.images = tuple(images)
-
-
-def _same(image: DepthMap, old: DepthMap) -> bool:
-    return torch.equal(image.depth_m, old.depth_m) and torch.equal(image.valid, old.valid)
 
 
 def _stop(reason: str) -> GuardDecision:
