@@ -1,7 +1,6 @@
-"""Whether predicted uncertainty can be believed, and the one factor that makes it so.
+"""Whether predicted uncertainty can be believed: coverage is the share of the pixels that an interval of it holds.
 
-Errors of ln depth are taken to follow a Laplace distribution whose standard deviation is the relative uncertainty. An
-interval of some level then should hold that share of the pixels; its actual share is its coverage.
+Errors of ln depth are taken to follow a Laplace distribution whose standard deviation is the relative uncertainty.
 """
 
 from __future__ import annotations
@@ -61,17 +60,9 @@ class Calibration:
 def normalised_residuals(
     depth_m: Tensor, uncertainty_m: Tensor, target_m: Tensor, *, valid: Tensor, max_pixels: int | None = None
 ) -> Residuals:
-    """Errors of ln depth in predicted standard deviations, on the valid pixels of one image.
+    """Errors of ln depth in predicted standard deviations, on the valid pixels of one image; all maps are (H, W).
 
-    Args:
-        depth_m: (H, W) predicted metres; under 1e-7 m they count as that.
-        uncertainty_m: (H, W) predicted standard deviation in metres; relative to depth, at least 1e-7.
-        target_m: (H, W) true metres, positive where valid.
-        valid: (H, W) bool.
-        max_pixels: how many pixels to take, drawn from all valid ones, the same at every call. None takes all.
-
-    Raises:
-        DataError: shapes differ, or no pixel is valid.
+    No more than `max_pixels` are taken, the same ones at every call.
     """
     maps = (depth_m, uncertainty_m, target_m)
     if valid.ndim != 2 or any(values.shape != valid.shape for values in maps) or not bool(valid.any()):
@@ -90,37 +81,21 @@ def normalised_residuals(
 
 
 def coverage(residuals: Residuals, level: float) -> float:
-    """Share of an image's pixels whose true depth lies in the central interval of that level.
-
-    Raises:
-        ConfigError: a level outside (0, 1).
-    """
+    """Share of an image's pixels whose true depth lies in the central interval of that level."""
     return float((residuals <= interval_factor(level)).mean())
 
 
 def mean_coverage(images: Sequence[Residuals], level: float, *, factor: float = 1.0) -> float:
-    """Mean over images of `coverage`, with the uncertainty multiplied by `factor`.
-
-    Raises:
-        DataError: no image.
-    """
+    """Mean over images of `coverage`, with the uncertainty multiplied by `factor`."""
     if not images:
         raise DataError("no image to measure the coverage of; give the residuals of at least one")
     return sum(coverage(residuals / factor, level) for residuals in images) / len(images)
 
 
 def calibration_factor(images: Sequence[Residuals]) -> float:
-    """The factor on the uncertainty with which the 50 % and the 90 % interval cover best.
+    """The factor on the uncertainty at which the squared errors of `mean_coverage`, summed over `LEVELS`, are least.
 
-    It minimises the sum of both squared errors of `mean_coverage`. Every level alone has its own best factor, a
-    quantile of the residuals (which outliers do not move); the best for all lies between them, and is looked for at
-    1001 places there, evenly in logarithm.
-
-    Args:
-        images: residuals of each image; every image weighs alike, however many it has.
-
-    Raises:
-        DataError: no image.
+    Each level alone has its best factor, a quantile of the residuals; the best for all lies between them.
     """
     if not images:
         raise DataError("no image to calibrate the uncertainty on; give the residuals of at least one")

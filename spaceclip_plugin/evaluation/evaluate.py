@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
+from spaceclip_plugin.data import DepthSample, DepthSource
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
@@ -20,45 +20,29 @@ from spaceclip_plugin.evaluation.protocol import Compared, Protocol
 
 @dataclass(frozen=True)
 class ImageScore:
-    """Scores of one image.
-
-    Attributes:
-        name: the sample's.
-        metrics: over its valid pixels.
-        valid_pixels: how many those are.
-        unseen_pixels: how many more have ground truth, in a strip that the tower does not read; they do not count.
-    """
+    """Scores of one image, over its valid pixels."""
 
     name: str
     metrics: DepthMetrics
     valid_pixels: int
-    unseen_pixels: int = 0
+    unseen_pixels: int = 0  # more that have ground truth, in a strip that the tower does not read; they do not count
 
 
 @dataclass(frozen=True, eq=False)
 class WorstImage:
-    """One of the images with the highest AbsRel, with all that a picture of it needs.
-
-    Attributes:
-        name: the sample's.
-        metrics: over its valid pixels.
-        image: (h, w, 3) uint8 RGB, the whole photo, also where the host saw a crop of it.
-        prediction_m: (H, W) metres as they were scored, resized and clipped; 0 outside what the host saw.
-        target_m: (H, W) true metres, 0 where unknown.
-        valid: (H, W) bool, the pixels that count.
-    """
+    """One of the images with the highest AbsRel, with all that a picture of it needs."""
 
     name: str
     metrics: DepthMetrics
-    image: npt.NDArray[np.uint8]
-    prediction_m: npt.NDArray[np.float32]
-    target_m: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
+    image: npt.NDArray[np.uint8]  # (h, w, 3) RGB, the whole photo, also where the host saw a crop of it
+    prediction_m: npt.NDArray[np.float32]  # (H, W) as scored, resized and clipped; 0 outside what the host saw
+    target_m: npt.NDArray[np.float32]  # (H, W), 0 where unknown
+    valid: npt.NDArray[np.bool_]  # (H, W), the pixels that count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores of one run.
+    """Scores of one run, as `evaluate` gives them.
 
     Attributes:
         mean: mean over images of the per-image metrics.
@@ -71,17 +55,12 @@ class Evaluation:
         worst: the images of highest AbsRel, highest first; as many as were asked for.
 
     Example:
-        >>> import numpy as np, timm
-        >>> from spaceclip_plugin import attach_depth_head
-        >>> from spaceclip_plugin.data.sample import DepthSample
-        >>> from spaceclip_plugin.evaluation import get_protocol
-        >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=2).eval()
-        >>> photo, depth_m = np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 1.5, np.float32)
-        >>> samples = [DepthSample(photo, depth_m, f"photo {number}") for number in range(2)]
-        >>> with attach_depth_head(host) as attachment:
-        ...     result = evaluate(attachment, samples, protocol=get_protocol("whole-image"))
-        >>> [score.name for score in result.per_image], result.mean.abs_rel > 0, result.standard_deviation.abs_rel
-        (['photo 0', 'photo 1'], True, 0.0)
+        >>> from spaceclip_plugin.evaluation import depth_metrics
+        >>> truth = torch.full((4, 4), 2.0)
+        >>> metrics = depth_metrics(1.5 * truth, truth, valid=truth > 0)
+        >>> scores = {"mean": metrics, "standard_deviation": metrics, "per_image": (ImageScore("photo", metrics, 16),)}
+        >>> Evaluation(**scores, protocol="whole-image", flip=False).mean.abs_rel
+        0.5
     """
 
     mean: DepthMetrics
@@ -115,7 +94,18 @@ def evaluate(
         DataError: an unreadable sample, one without a valid pixel under the protocol, or an empty source.
         CaptureError: the host's activations are not finite; names the sample.
 
-    Example: see `Evaluation`.
+    Example:
+        >>> from transformers import CLIPVisionConfig, CLIPVisionModel
+        >>> from spaceclip_plugin import attach_depth_head
+        >>> from spaceclip_plugin.evaluation import get_protocol
+        >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+        >>> host = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=32, patch_size=8)).eval()
+        >>> photo, depth_m = np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 1.5, np.float32)
+        >>> samples = [DepthSample(photo, depth_m, f"photo {number}") for number in range(2)]
+        >>> with attach_depth_head(host) as attachment:
+        ...     result = evaluate(attachment, samples, protocol=get_protocol("whole-image"))
+        >>> [score.name for score in result.per_image], result.mean.abs_rel > 0, result.standard_deviation.abs_rel
+        (['photo 0', 'photo 1'], True, 0.0)
     """
     if keep_worst < 0:
         raise ConfigError(f"keep_worst is a number of images, 0 or more, got {keep_worst}")

@@ -1,7 +1,6 @@
 """The nine figures by which metric depth is compared, for one image, and their mean and deviation over images.
 
-Definitions: Eigen et al., "Depth Map Prediction from a Single Image using a Multi-Scale Deep Network" (2014),
-section 4.2, and the KITTI depth benchmark (SILog). Which pixels count is the caller's business: see `protocols`.
+They are those of Eigen et al. (2014), section 4.2, and of the KITTI depth benchmark (SILog).
 """
 
 from __future__ import annotations
@@ -103,11 +102,7 @@ def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> D
 
 
 def over_images(per_image: Sequence[DepthMetrics], statistic: Callable[[Sequence[float]], float]) -> DepthMetrics:
-    """A statistic over images of each metric: every image counts alike, however many valid pixels it has.
-
-    Raises:
-        DataError: no image at all.
-    """
+    """A statistic over images of each metric: every image counts alike, however many valid pixels it has."""
     if not per_image:
         raise DataError("no image was scored, so there is no mean; check that the list of samples is not empty")
     names = [field.name for field in dataclasses.fields(DepthMetrics)]
@@ -131,11 +126,7 @@ def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
 
 
 def metrics_deviation(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
-    """The standard deviation over images (n - 1) of each metric; 0 for one image, which has none.
-
-    Raises:
-        DataError: no image at all.
-    """
+    """The standard deviation over images (n - 1) of each metric; 0 for one image, which has none."""
     return over_images(per_image, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.data import prepare
+from spaceclip_plugin.depth import DepthMap
 
 
 def predict(

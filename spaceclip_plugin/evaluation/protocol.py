@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics
 
@@ -61,19 +61,12 @@ class FractionRegion:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Maps of one image next to its ground truth.
+    """Maps of one image next to its ground truth."""
 
-    Attributes:
-        maps_m: (N, H, W) metres, NaN outside what the host saw.
-        target_m: (H, W) metres.
-        valid: (H, W) bool, the pixels that count.
-        unseen_pixels: how many more would, had the tower read them.
-    """
-
-    maps_m: Tensor
-    target_m: Tensor
-    valid: Tensor
-    unseen_pixels: int = 0
+    maps_m: Tensor  # (N, H, W), NaN outside what the host saw
+    target_m: Tensor  # (H, W)
+    valid: Tensor  # (H, W) bool, the pixels that count
+    unseen_pixels: int = 0  # how many more would, had the tower read them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
-"""The evaluation protocols by name: NYU and KITTI as the field scores them, and one for data of your own.
+"""The evaluation protocols by name: regions of Eigen et al. 2014 and Garg et al. 2016, and the KITTI benchmark crop.
 
-Sources: Eigen et al. 2014 (NYU and KITTI regions), Garg et al. 2016 (KITTI region), the KITTI benchmark crop. The
-"spaceclip" protocols are those behind the figures of arXiv 2601.17657 and serve only to compare with them.
+The "spaceclip" protocols are those behind the figures of arXiv 2601.17657 and serve only to compare with them.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from dataclasses import replace
 from spaceclip_plugin import _checks
 from spaceclip_plugin.evaluation.protocol import FractionRegion, PixelRegion, Protocol
 
-_NYU_EIGEN = PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640))
-_KITTI_EIGEN = FractionRegion(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229)
 _KITTI_GARG = FractionRegion(top=0.40810811, bottom=0.99189189, left=0.03594771, right=0.96405229)
 
 _NYU = Protocol(
@@ -20,7 +17,7 @@ _NYU = Protocol(
     description="NYU: Eigen region of 480x640",
     depth_scale=1000.0,
     max_depth_m=10.0,
-    region=_NYU_EIGEN,
+    region=PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640)),
     median_range_m=(0.5, 8.0),
 )
 _KITTI = Protocol(
@@ -28,7 +25,7 @@ _KITTI = Protocol(
     description="KITTI: benchmark crop, Eigen region of the native size after pasting back (BTS variant)",
     depth_scale=256.0,
     max_depth_m=80.0,
-    region=_KITTI_EIGEN,
+    region=FractionRegion(top=0.3324324, bottom=0.91351351, left=0.0359477, right=0.96405229),
     kb_crop=True,
     median_range_m=(4.0, 60.0),
 )

@@ -35,17 +35,11 @@ _PICTURE = re.compile(r"\d{2,}_absrel_\d+\.\d{3}_[\w.-]+\.png", re.ASCII)
 
 @dataclass(frozen=True)
 class Report:
-    """The files of one evaluation.
+    """The files of one evaluation."""
 
-    Attributes:
-        per_image: CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image.
-        summary: JSON with the statistics over images of each metric.
-        worst: PNG pictures, the image of highest AbsRel first.
-    """
-
-    per_image: Path
-    summary: Path
-    worst: tuple[Path, ...]
+    per_image: Path  # CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image
+    summary: Path  # JSON with the statistics over images of each metric
+    worst: tuple[Path, ...]  # PNG pictures, the image of highest AbsRel first
 
 
 class ReportFolder:
@@ -156,10 +150,9 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names of what no evaluation left in a folder.
+    """Names of what no evaluation left in a folder: without their summary, a table and pictures are somebody's own.
 
-    A table and pictures are an evaluation's where its summary lies beside them, of just that table: elsewhere somebody
-    keeps them. A killed process that was replacing them leaves the new ones beside, in a folder of its own.
+    A killed process that was replacing them leaves the new ones beside, in a folder of its own.
     """
     entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     foreign = [entry.name for entry in entries if not _is_ours(entry)]
@@ -232,10 +225,6 @@ def _write_picture(path: Path, worst: WorstImage) -> None:
         truth_m=np.where(worst.valid, worst.target_m, 0.0),
         valid=worst.prediction_m > 0,
     )
-    picture = depth_panel([row], max_error=_error_scale(worst.metrics.abs_rel), tile_width_px=_TILE_PX)
-    write_png(path, picture)
-
-
-def _error_scale(abs_rel: float) -> float:
-    """A round relative error for the darkest colour: at the usual 30 % most of a bad picture would have it."""
-    return next((scale for scale in _ERROR_SCALES if scale >= 1.5 * abs_rel), _ERROR_SCALES[-1])
+    # For the darkest colour a round error: at the usual 30 % most of a bad picture would have it.
+    max_error = next((scale for scale in _ERROR_SCALES if scale >= 1.5 * worst.metrics.abs_rel), _ERROR_SCALES[-1])
+    write_png(path, depth_panel([row], max_error=max_error, tile_width_px=_TILE_PX))
