@@ -1,8 +1,4 @@
-"""Depth maps from disk as their files hold them: 16-bit PNG or PGM in some unit, or metres as NumPy or TIFF.
-
-Every format is refused, by a DataError that names the file, unless its numbers can be depth: 8-bit images have lost
-their metres, and integers in a TIFF or an array do not say their unit.
-"""
+"""Depth maps from disk as their files hold them: 16-bit PNG or PGM in some unit, or metres as NumPy or TIFF."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +44,10 @@ _NOT_READ = {
 }
 _PNG, _PGM = "a 16-bit greyscale PNG of depth", "a 16-bit binary PGM of depth"
 _ARRAY, _TIFF = "a NumPy array (H, W) of metres in floating point", "a TIFF of float32 metres"
+_UNIT_UNKNOWN = (
+    "integers do not say their unit: save metres in floating point, (depth / units_per_metre).astype('float32'), or "
+    "the integers as uint16 in a 16-bit PNG, whose unit can be given"
+)
 _STRETCH = 257
 """Factor from 8-bit values to 16-bit ones with the same white: 65535 / 255."""
 _STRETCHED_VALUES = 3
@@ -62,18 +62,9 @@ _MALFORMED_ARRAY = (
 
 
 def read_depth(path: str | PathLike[str], *, units_per_metre: float) -> npt.NDArray[np.float32]:
-    """(H, W) float32 metres of a depth map, whatever its format; 0 where unknown, see `depth_values`.
+    """(H, W) float32 metres of a depth map, 0 where unknown, turned by the orientation tag of its own file alone.
 
-    It is turned by the orientation tag of its own file, if there is one. Without a tag it is as stored: to be turned
-    as its photo is, if that has a tag (`DepthPair` does so).
-
-    Args:
-        path: a 16-bit greyscale `.png` or `.pgm`; or `.npy`, `.npz` or `.tiff`, floating-point metres.
-        units_per_metre: of PNG and PGM: 1000 for millimetres (NYU, ROS), 256 for KITTI; of no meaning for the others.
-
-    Raises:
-        ConfigError: `units_per_metre` is not finite and positive.
-        DataError: the file is missing, damaged, larger than 64 megapixels or of another kind. Names the file.
+    The unit is that of PNG and PGM. DataError, naming the file, where it is missing, damaged, too large or no depth.
     """
     check_units(units_per_metre)
     stored = read_stored_depth(path)
@@ -87,7 +78,7 @@ def read_stored_depth(path: str | PathLike[str]) -> StoredDepth:
     if suffix in (".npy", ".npz"):
         return StoredDepth(_array(path))
     if suffix in METRE_SUFFIXES:
-        return _float_tiff(path)
+        return _wide_tiff(path) or _float_tiff(path)
     if suffix == ".pgm":
         return _pgm(path)
     if suffix in _NOT_READ:
@@ -156,7 +147,8 @@ def _array(path: Path) -> npt.NDArray[np.floating]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
             if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 1) or dtype.kind != "f":
-                raise DataError(f"{path}: expected {_ARRAY}, got shape {shape} of {dtype}; {_array_advice(dtype)}")
+                advice = _UNIT_UNKNOWN if dtype.kind in "iu" else "save one map of metres as float32"
+                raise DataError(f"{path}: expected {_ARRAY}, got shape {shape} of {dtype}; {advice}")
             _check_pixels(path, shape)
             file.seek(0)
             array: npt.NDArray[np.floating] = np.lib.format.read_array(file, allow_pickle=False)
@@ -185,19 +177,7 @@ def _array_file(path: Path) -> Iterator[IO[bytes]]:
             yield member
 
 
-def _array_advice(dtype: np.dtype[Any]) -> str:
-    if dtype.kind in "iu":
-        return (
-            "integers do not say their unit: save metres in floating point, (depth / units_per_metre).astype('float32')"
-            ", or the integers as uint16 in a 16-bit PNG, whose unit can be given"
-        )
-    return "save one map of metres as float32"
-
-
 def _float_tiff(path: Path) -> StoredDepth:
-    wide = _wide_tiff(path)
-    if wide is not None:
-        return wide
     with opened(path, _TIFF) as found:
         if found.image.format != "TIFF" or found.image.mode != "F":
             raise DataError(
@@ -208,11 +188,7 @@ def _float_tiff(path: Path) -> StoredDepth:
 
 
 def _wide_tiff(path: Path) -> StoredDepth | None:
-    """A TIFF of 64- or 16-bit floating point, which Pillow does not read; None for any other file.
-
-    Pillow's reader of TIFF tags finds the strips; what they hold is NumPy's. Other compressions than deflate, tiles
-    and predictors are refused.
-    """
+    """A TIFF of 64- or 16-bit floating point, of which Pillow reads but the tags; None for any other file."""
     try:
         with path.open("rb") as file:
             header = file.read(8)

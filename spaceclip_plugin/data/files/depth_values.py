@@ -1,13 +1,4 @@
-"""What the numbers of a depth file mean: metres, and which of them stand for unknown depth.
-
-Unknown is 0 metres in every `DepthSample`. In files it has several faces:
-
-- integers: 0, and the saturated value, the largest that the file can hold (65535 of 16 bits): a sensor, a cast or a
-  clipped range writes it for whatever lies beyond. It says no distance, however wide the depth range is.
-- floating point: NaN, infinity, what is not positive, and a million metres or more (renderers write 1e6, 1e10 or the
-  largest float for the sky). The largest value of a map is unknown, too, where it occurs twice or more and is exactly
-  the saturated value of integers in a common unit (65.535 m is 65535 mm) or of half precision (65504).
-"""
+"""What the numbers of a depth file mean: metres, and which of them stand for unknown depth, 0 in every sample."""
 
 from __future__ import annotations
 
@@ -31,7 +22,7 @@ COMMON_UNITS_PER_METRE: dict[float, str] = {
 """Units in which integer depth is found, and where."""
 
 SATURATED_16 = 65535
-BEYOND_M = 1e6
+BEYOND_M = 1e6  # renderers write this, 1e10 or the largest float for the sky
 _SATURATED_M = np.array([SATURATED_16 / units for units in COMMON_UNITS_PER_METRE] + [65504.0], dtype=np.float32)
 
 
@@ -39,15 +30,12 @@ _SATURATED_M = np.array([SATURATED_16 / units for units in COMMON_UNITS_PER_METR
 class StoredDepth:
     """A depth map as its file holds it: not turned, and not yet in metres where the file keeps integers.
 
-    Attributes:
-        values: (H, W), integers in some unit, or metres in floating point.
-        orientation: what the file's own EXIF tag says, 1 to 8; None without a tag.
-        saturated: the integer that means unknown besides 0; None for floating point.
+    The saturated value is written for whatever lies beyond, by a sensor, a cast or a clipped range: it is unknown, too.
     """
 
-    values: npt.NDArray[Any]
-    orientation: int | None = None
-    saturated: int | None = None
+    values: npt.NDArray[Any]  # (H, W), integers in some unit, or metres in floating point
+    orientation: int | None = None  # what the file's own EXIF tag says, 1 to 8; None without a tag
+    saturated: int | None = None  # the largest integer that the file can hold; None for floating point
 
     @property
     def hw(self) -> tuple[int, int]:
@@ -60,11 +48,7 @@ class StoredDepth:
         return self.saturated is not None
 
     def metres(self, units_per_metre: float) -> npt.NDArray[np.float32]:
-        """(H, W) float32 metres as stored; 0 where unknown.
-
-        Args:
-            units_per_metre: of integers; of no meaning for floating point.
-        """
+        """(H, W) float32 metres as stored; 0 where unknown. The unit is that of integers alone."""
         if self.saturated is None:
             return _known_metres(self.values)
         depth_m: npt.NDArray[np.float32] = self.values.astype(np.float32) / np.float32(units_per_metre)
@@ -79,6 +63,7 @@ def _known_metres(depth: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         known = np.isfinite(depth_m) & (depth_m > 0) & (depth_m < BEYOND_M)
     depth_m = np.where(known, depth_m, np.float32(0))
     if depth_m.size:
+        # Unknown, too, is the value of saturated integers in a common unit (65.535 m is 65535 mm) or of half precision.
         furthest = depth_m == depth_m.max()
         within = float(np.finfo(np.float16 if depth.dtype == np.float16 else np.float32).eps)  # however it was divided
         saturated = np.isclose(_SATURATED_M, depth_m[furthest][0], rtol=within, atol=0).any()

@@ -1,8 +1,6 @@
-"""Image files of all sorts through Pillow, and photos from them, turned upright once.
+"""Image files of all sorts through Pillow, with their pixels as stored and the orientation tag beside them.
 
-Pillow itself turns a TIFF upright while it loads the pixels, in every version that can be used here (9.4 to 13 were
-tried), and no other format. `opened` gives pixels as they are stored, whatever the format, with the orientation tag
-beside them: so every file is turned exactly once, by whoever knows what belongs together.
+So every file is turned upright exactly once, by whoever knows what belongs together.
 """
 
 from __future__ import annotations
@@ -39,15 +37,10 @@ _LEFT_ALIGNED = 63
 
 @dataclass(frozen=True)
 class PhotoHeader:
-    """What the head of a photo's file tells before its pixels are decoded.
+    """What the head of a photo's file tells before its pixels are decoded."""
 
-    Attributes:
-        stored_hw: (H, W) pixels as the file has them: those of the sensor.
-        orientation: EXIF's, from 1 to 8; 1 where the file says nothing that is an orientation.
-    """
-
-    stored_hw: tuple[int, int]
-    orientation: int
+    stored_hw: tuple[int, int]  # (H, W) pixels as the file has them: those of the sensor
+    orientation: int  # EXIF's, from 1 to 8; 1 where the file says nothing that is an orientation
 
     @property
     def upright_hw(self) -> tuple[int, int]:
@@ -57,30 +50,22 @@ class PhotoHeader:
 
 @dataclass(frozen=True, eq=False)
 class Photo(PhotoHeader):
-    """A photo, upright.
+    """A photo, upright."""
 
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-    """
-
-    image: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedImage:
     """An image whose pixels are loaded.
 
-    Attributes:
-        image: Pillow's, with its format and mode; a TIFF is turned upright already.
-        orientation: what the file's tag says, 1 to 8; None without a tag.
-        turned: what Pillow has turned the pixels by: `orientation` of a TIFF, else 1.
-        raw_mode: how the file keeps its pixels, in Pillow's words ("RGB;16B"), or "" where it does not say.
+    Pillow (9.4 to 13 were tried) turns a TIFF upright while it loads the pixels, and no other format.
     """
 
     image: Image.Image
-    orientation: int | None
-    turned: int
-    raw_mode: str
+    orientation: int | None  # what the file's tag says, 1 to 8; None without a tag
+    turned: int  # what Pillow has turned the pixels by: `orientation` of a TIFF, else 1
+    raw_mode: str  # how the file keeps its pixels, in Pillow's words ("RGB;16B"), or "" where it does not say
 
     def pixels(self, mode: str | None = None) -> npt.NDArray[Any]:
         """The pixels as they are stored, in Pillow's `mode` if one is given."""
@@ -88,17 +73,15 @@ class OpenedImage:
 
 
 def read_rgb(path: str | PathLike[str]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a photo, upright: an EXIF rotation is applied, once, whatever the format.
-
-    Raises:
-        DataError: the file is missing, truncated, not an image, larger than 64 megapixels, or has more than 8 bits a
-            channel (a depth map, perhaps). Names the file.
-    """
+    """(H, W, 3) uint8 RGB of a photo, upright; see `read_photo` for errors."""
     return read_photo(path).image
 
 
 def read_photo(path: str | PathLike[str]) -> Photo:
-    """The photo, and which way up it was stored; see `read_rgb` for errors."""
+    """The photo, and which way up it was stored.
+
+    DataError, naming the file, where that is missing, truncated, too large, no image, or of more than 8 bits a channel.
+    """
     with opened(path, _PHOTO) as found:
         mode = found.image.mode
         if mode in ("F", "I") or mode.startswith("I;"):
@@ -114,11 +97,7 @@ def read_photo(path: str | PathLike[str]) -> Photo:
 
 
 def read_header(path: str | PathLike[str]) -> PhotoHeader:
-    """Size and orientation of a photo, without its pixels where the format allows.
-
-    Raises:
-        DataError: the file is missing or not an image. Names the file.
-    """
+    """Size and orientation of a photo, without its pixels; DataError, naming the file, where it is no image."""
     with _image_of(path, _PHOTO) as image:
         width, height = image.size
         tag = _orientation_of(image)
@@ -130,12 +109,7 @@ def read_header(path: str | PathLike[str]) -> PhotoHeader:
 
 @contextmanager
 def opened(path: str | PathLike[str], expected: str) -> Iterator[OpenedImage]:
-    """The decoded image of a file, whatever can go wrong turned into a DataError.
-
-    Args:
-        path: the file.
-        expected: what it should be, for messages: "a 16-bit greyscale PNG of depth".
-    """
+    """The decoded image of a file, whatever can go wrong turned into a DataError that says what was `expected`."""
     with _image_of(path, expected) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")

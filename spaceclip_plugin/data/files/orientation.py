@@ -1,9 +1,4 @@
-"""Which way up pixels are stored (EXIF orientation 1 to 8), and turning them, and their camera, upright.
-
-The orientations are those of the TIFF 6.0 and EXIF tag 0x0112: 1 is upright; 2 mirrored; 3 turned by 180 degrees; 4
-mirrored top to bottom; 5 transposed; 6 needs a quarter turn clockwise; 7 mirrored along the other diagonal; 8 needs a
-quarter turn counter-clockwise.
-"""
+"""Which way up pixels are stored (EXIF orientation 1 to 8), and turning them, and their camera, upright."""
 
 from __future__ import annotations
 
@@ -12,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin.depth import Intrinsics
 
-TAG = 0x0112
+TAG = 0x0112  # of TIFF 6.0 and EXIF
 UPRIGHT = 1
 _INVERSE = {6: 8, 8: 6}
 _STEPS = {
@@ -53,14 +48,9 @@ def as_stored(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
 
 
 def upright_intrinsics(stored: Intrinsics, orientation: int) -> Intrinsics:
-    """The camera of the upright pixels.
+    """The camera of the upright pixels, principal points in the corner convention.
 
-    A point (x, y, z) of the stored pixels' camera frame is, in the upright one's, at (-x, y, z) for orientation 2,
-    (-x, -y, z) for 3, (x, -y, z) for 4, (y, x, z) for 5, (-y, x, z) for 6, (-y, -x, z) for 7 and (y, -x, z) for 8.
-
-    Args:
-        stored: of the pixels as stored; the principal point in the corner convention (`camera.py`).
-        orientation: 1 to 8.
+    A point (x, y, z) of the stored pixels' camera frame is at (-y, x, z) in the upright one's for orientation 6.
     """
     transposed, up, left = _STEPS[orientation]
     height, width = upright_hw(stored.image_hw, orientation)

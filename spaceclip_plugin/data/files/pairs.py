@@ -1,16 +1,6 @@
 """A photo and its depth map as two files: read together, turned upright, checked, and fingerprinted.
 
-Which way up. A file with an EXIF orientation of its own is turned by it (1: not at all). A depth map without one is
-taken to be registered to its photo's stored pixels, and is turned as the photo is; unless its size shows that it lies
-upright already (a portrait beside a photo that is stored as landscape). The intrinsics are those of the depth map as
-its file stores it, and are turned with it.
-
-Sizes. Photo and depth show the same scene. They may differ in size, as those of ScanNet and ARKit do, where both sides
-are scaled alike: see `sizes_agree`. Depth keeps its own size, in which it is learnt and scored.
-
-Distance. Depth is along the optical axis, z of the camera frame (REP-118). A map of distances from the camera's centre,
-as Hypersim's `depth_meters`, is longer by what its pixel looks aside (at 45 degrees, by 41 %); where a source says
-`ray`, it is converted by the intrinsics.
+For how they are turned see `_turn`, for their sizes `sizes_agree`, for distances along rays `along_axis`.
 """
 
 from __future__ import annotations
@@ -29,7 +19,7 @@ from spaceclip_plugin.data.files.depth_values import StoredDepth
 from spaceclip_plugin.data.files.images import Photo, read_photo
 from spaceclip_plugin.data.files.orientation import UPRIGHT, upright, upright_hw, upright_intrinsics
 from spaceclip_plugin.data.sample import DepthSample
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import ConfigError, DataError
 
 AXIS, RAY = "axis", "ray"
@@ -47,11 +37,7 @@ _ROUNDED_PX = 0.5 + 1e-9
 
 
 def checked_distance(value: object) -> str:
-    """`value` if it is "axis" or "ray".
-
-    Raises:
-        ConfigError: anything else.
-    """
+    """`value` if it is "axis" or "ray"; ConfigError otherwise."""
     return _checks.choice("distance", value, (AXIS, RAY))
 
 
@@ -59,17 +45,14 @@ def checked_distance(value: object) -> str:
 class Lens:
     """A pinhole camera as a list or folder states it, in pixels of the depth map as its file stores it.
 
-    Attributes:
-        fx_px, fy_px: focal lengths.
-        cx_px, cy_px: principal point, corner convention; None is the centre of the image.
-        image_hw: (H, W) of the images that all this is of, where that is given; None: of the depth map.
+    Where `image_hw` is given, (H, W), in pixels of images of that size; fingerprints have it apart.
     """
 
     fx_px: float
     fy_px: float
-    cx_px: float | None = None
+    cx_px: float | None = None  # corner convention; None is the centre of the image
     cy_px: float | None = None
-    image_hw: tuple[int, int] | None = field(default=None, repr=False)  # fingerprints have it apart
+    image_hw: tuple[int, int] | None = field(default=None, repr=False)
 
     def intrinsics(self, image_hw: tuple[int, int]) -> Intrinsics:
         """Those of a depth map of size `image_hw`."""
@@ -86,55 +69,29 @@ class Lens:
 
 
 @dataclass(frozen=True)
-class PairReading:
-    """How the depth files of a source are read.
-
-    Attributes:
-        units_per_metre: of integer depth (16-bit PNG or PGM); other formats hold metres.
-        distance: what depth is measured along, "axis" or "ray".
-    """
-
-    units_per_metre: float
-    distance: str = AXIS
-
-
-@dataclass(frozen=True)
 class DepthPair(Generic[Label]):
-    """Where the two files of one sample are, and what to call it.
-
-    Attributes:
-        rgb, depth: the files.
-        name: of the sample.
-        where: what messages start with: the list and line, or the folder.
-        label: what its source calls it in `skipped`: the line, or the photo.
-        lens: of the depth map, where known.
-    """
+    """Where the two files of one sample are, and what to call it."""
 
     rgb: Path
     depth: Path
     name: str
-    where: str
-    label: Label
-    lens: Lens | None = None
+    where: str  # what messages start with: the list and line, or the folder
+    label: Label  # what its source calls it in `skipped`: the line, or the photo
+    lens: Lens | None = None  # of the depth map, where known
 
     @property
     def in_units(self) -> bool:
         """Whether the depth file holds integers, which need a unit."""
         return self.depth.suffix.lower() not in METRE_SUFFIXES
 
-    def read(self, reading: PairReading) -> tuple[DepthSample, int]:
-        """The sample, and the photo's orientation where the depth map was turned by it, else 1.
-
-        Raises:
-            DataError: a file cannot be decoded, they are not of one scene, intrinsics are missing or of another size,
-                or no depth is known. Names place and file.
-        """
+    def read(self, units_per_metre: float, distance: str) -> tuple[DepthSample, int]:
+        """The sample, and the photo's orientation where the depth map was turned by it, else 1."""
         try:
             photo = read_photo(self.rgb)
         except DataError as error:
             raise DataError(f"{self.where}: {error}") from error
         stored = self.stored_depth()
-        depth_m = stored.metres(reading.units_per_metre)
+        depth_m = stored.metres(units_per_metre)
         if not depth_m.any():
             saturated = stored.saturated is not None and (stored.values == stored.saturated).any()
             why = f": every value is 0 or {stored.saturated}, the saturated value, which says no distance"
@@ -142,7 +99,7 @@ class DepthPair(Generic[Label]):
                 f"{self.where}: {self.depth} has no pixel of known depth{why if saturated else ''}; leave it out"
             )
         camera = None if self.lens is None else self._camera(self.lens, stored, photo)
-        if reading.distance == RAY:
+        if distance == RAY:
             if camera is None:
                 raise DataError(f"{self.where}: {self.depth}: distance {RAY!r} needs the intrinsics of the depth map")
             depth_m = along_axis(depth_m, camera)
@@ -159,31 +116,20 @@ class DepthPair(Generic[Label]):
         return DepthSample(photo.image, depth_m, self.name, camera), orientation if with_photo else UPRIGHT
 
     def stored_depth(self) -> StoredDepth:
-        """The depth map as its file holds it.
-
-        Raises:
-            DataError: the file cannot be decoded. Names place and file.
-        """
+        """The depth map as its file holds it."""
         try:
             return read_stored_depth(self.depth)
         except DataError as error:
             raise DataError(f"{self.where}: {error}") from error
 
-    def fingerprint(self, reading: PairReading) -> str:
-        """SHA-256 (hex) of the photo's bytes, then that of what decides depth and intrinsics.
-
-        That is the depth file's bytes, the unit it is read with, the lens, what distance it holds and how it is read;
-        the photo's orientation counts by the photo's bytes.
-
-        Raises:
-            DataError: a file cannot be read. Names place and file.
-        """
-        units = float(reading.units_per_metre) if self.in_units else None
+    def fingerprint(self, units_per_metre: float, distance: str) -> str:
+        """SHA-256 (hex) of the photo's bytes, its orientation among them, then of what decides depth and intrinsics."""
+        units = float(units_per_metre) if self.in_units else None
         try:
             photo, depth = (sha256_of(file.read_bytes()) for file in (self.rgb, self.depth))
         except OSError as error:
             raise DataError(f"{self.where}: cannot read {error.filename} ({error.strerror}); check the file") from error
-        meaning: tuple[object, ...] = (_READING, units, self.lens, reading.distance)
+        meaning: tuple[object, ...] = (_READING, units, self.lens, distance)
         if self.lens is not None and self.lens.image_hw is not None:
             meaning += (self.lens.image_hw,)
         return photo + sha256_of(f"{depth}{meaning!r}")
@@ -218,15 +164,13 @@ class DepthPair(Generic[Label]):
 
 
 def sizes_agree(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
-    """Whether one size is the other scaled alike in both sides.
+    """Whether one size is the other scaled alike in both sides, but for rounding to whole pixels and 0.5 % of aspect.
 
-    Aspect ratios agree to 0.5 % (those of ScanNet's photos, 968x1296, and depth, 480x640, to 0.42 %: a pixel at either
-    edge), or but for the rounding of the smaller picture's sides to whole pixels. Where one side is the same and the
-    other is not, one picture is a crop of the other.
+    Those of ScanNet's photos, 968x1296, and depth, 480x640, agree to 0.42 %: a pixel at either edge.
     """
     if one_hw == other_hw:
         return True
-    if one_hw[0] == other_hw[0] or one_hw[1] == other_hw[1]:
+    if one_hw[0] == other_hw[0] or one_hw[1] == other_hw[1]:  # a crop
         return False
     small, large = sorted((one_hw, other_hw))
     if abs(small[0] * large[1] / (small[1] * large[0]) - 1) <= _ASPECTS_WITHIN:
@@ -237,17 +181,9 @@ def sizes_agree(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
 
 
 def along_axis(ray_m: npt.NDArray[np.float32], intrinsics: Intrinsics) -> npt.NDArray[np.float32]:
-    """z = d / sqrt(1 + ((u + 1/2 - cx) / fx)^2 + ((v + 1/2 - cy) / fy)^2) at column u and row v.
+    """Metres along the optical axis (z, REP-118) of a map of metres from the camera's centre, as Hypersim's.
 
-    Args:
-        ray_m: (H, W) metres from the camera's centre; 0 where unknown.
-        intrinsics: of that map, corner convention (`camera.py`).
-
-    Returns:
-        (H, W) float32 metres along the optical axis, 0 where unknown.
-
-    Raises:
-        ConfigError: the intrinsics are of another size.
+    At 45 degrees these are longer by 41 %.
     """
     height, width = ray_m.shape
     if intrinsics.image_hw != (height, width):
@@ -262,7 +198,10 @@ def along_axis(ray_m: npt.NDArray[np.float32], intrinsics: Intrinsics) -> npt.ND
 
 
 def _turn(stored: StoredDepth, photo: Photo) -> tuple[int, bool]:
-    """By which orientation the depth map is to be turned, and whether that is the photo's."""
+    """By which orientation the depth map is to be turned, and whether that is the photo's.
+
+    A map without a tag is registered to its photo's stored pixels, unless its size shows that it lies upright already.
+    """
     if stored.orientation is not None:
         return stored.orientation, False
     turned = sizes_agree(upright_hw(stored.hw, photo.orientation), photo.upright_hw)

@@ -26,10 +26,7 @@ def composed(name: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """The path as it is spelt on the disk, where it differs from what is there only in how accents are written.
-
-    The path itself where it exists, where nothing matches, or where two names match and neither is spelt so.
-    """
+    """The path as it is spelt on the disk, if one name there, and no other, differs only in how accents are written."""
     if os.path.exists(path) or str(path).isascii():
         return path
     folder = path.parent if path.parent.exists() else existing(path.parent)

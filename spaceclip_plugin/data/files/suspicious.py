@@ -1,11 +1,6 @@
 """What looks wrong in depth maps, whatever their unit: bits rotated, bytes swapped, a range stretched or cut off.
 
-Such maps have a median like any other, and some unit always makes it plausible. So they are looked for before a unit
-is: what they are shows in the bits and from how neighbouring pixels differ, whatever the median says.
-
-A picture of depth is stretched, each map to its own range: every map has its furthest pixel at the end of a range (255,
-65535, or 1 in floating point), and others right below it. Metres are lost, for no two maps were stretched alike; the
-same is true of relative and of inverse depth.
+They are looked for before a unit is, as some unit always makes the median of such maps plausible.
 """
 
 from __future__ import annotations
@@ -27,20 +22,13 @@ _DISTINCT_ALONE = 64
 _SHIFTED_SHARE = 0.6
 _SMOOTHER = 0.2
 _OVER_HALF = 0.5
-_FEW, _CLIPPED, _NEAR_TOP, _NEARLY_ALL = 0.01, 0.1, 0.6, 0.8
+_FEW, _CLIPPED, _NEARLY_ALL = 0.01, 0.1, 0.8
+_NEAR_TOP = 0.6  # ten metres, beyond which few cameras see, are at most 50000 in a unit in which they fit
 _MAX_LOOKED_AT = 65536
 
 
 def looks_like(maps: Maps, *, units_per_metre: float) -> str | None:
-    """What integer depth maps of one source look like, if not like depth, and how to mend it: the end of a sentence.
-
-    Args:
-        maps: (H, W) uint16 each, as their files hold them; some of the source.
-        units_per_metre: what they are read with: depth shifted by some bits is right in a unit shifted by as many.
-
-    Returns:
-        None where nothing speaks against depth.
-    """
+    """What uint16 maps of a source, as stored, look like, if not like depth, and how to mend it, to end a sentence."""
     damage = _damage(maps, units_per_metre)
     if damage is not None:
         return damage
@@ -60,11 +48,7 @@ def looks_like(maps: Maps, *, units_per_metre: float) -> str | None:
 
 
 def float_looks_like(maps: Maps) -> str | None:
-    """What maps in floating point look like, if not like metres, and what to do: the end of a sentence.
-
-    Args:
-        maps: (H, W) each, as their files hold them; some of a source.
-    """
+    """What maps in floating point, as stored, look like, if not like metres, and what to do, to end a sentence."""
     said = _stretched(maps, (1, _OF_8_BITS, _TOP))
     if said is not None:
         return said
@@ -146,7 +130,10 @@ def _counts(maps: Maps) -> npt.NDArray[np.int64]:
 
 
 def _stretched(maps: Maps, tops: Sequence[int]) -> str | None:
-    """What maps look like that all reach the end of a range, nearly all as the furthest pixel of a stretched one."""
+    """What maps look like that all reach the end of a range, nearly all as the furthest pixel of a stretched one.
+
+    Pictures of depth, each stretched to its own range, do; so do relative and inverse depth.
+    """
     known = _known(maps)
     ends = {float(values.max()) for values in known if values.size}
     top = next((top for top in tops if ends == {float(top)}), None)
@@ -164,9 +151,7 @@ def _stretched(maps: Maps, tops: Sequence[int]) -> str | None:
 def _reaches(known: npt.NDArray[Any], top: int) -> bool:
     """Few pixels at the top, and not as far above all others as a value that stands for unknown depth is.
 
-    Ten metres, beyond which few cameras see, are 10000 in millimetres and 50000 in the finest unit in which they fit.
-    Nothing but an 8-bit picture ends at 255, with few pixels there or many. One that ends at 1 may have lost some
-    hundredths of its pixels there, as is done to leave out outliers.
+    Only 8-bit pictures end at 255; one that ends at 1 may have lost some hundredths of its pixels there, as outliers.
     """
     inner = known[known < top]
     if _distinct([inner]) < _DISTINCT:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from spaceclip_plugin.data.files.depth_formats import check_units
 from spaceclip_plugin.data.files.depth_values import StoredDepth
 from spaceclip_plugin.data.files.orientation import UPRIGHT
-from spaceclip_plugin.data.files.pairs import AXIS, RAY, DepthPair, PairReading, checked_distance
+from spaceclip_plugin.data.files.pairs import AXIS, RAY, DepthPair, checked_distance
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.selective import SelectiveSource
 from spaceclip_plugin.errors import DataError
@@ -19,25 +19,21 @@ Label = TypeVar("Label", int, str)
 
 
 class PairSource(SelectiveSource[DepthPair[Label], Label]):
-    """A `DepthSource` over pairs of files.
+    """A `DepthSource` over pairs of files."""
 
-    Attributes:
-        units_per_metre: of integer depth; None where all depth files hold metres.
-    """
-
-    units_per_metre: float | None
+    units_per_metre: float | None  # of integer depth; None where all depth files hold metres
 
     def __init__(self, place: str, *, units_per_metre: float, distance: str = AXIS, skip_bad: bool = False) -> None:
         """Nothing is read; see `DepthList` and `ImageFolder` for arguments and errors."""
         check_units(units_per_metre)
         self.place = place
         self.skip_bad = skip_bad
-        self._reading = PairReading(units_per_metre, checked_distance(distance))
+        self._units, self._distance = units_per_metre, checked_distance(distance)
         self._said = False
 
     def fingerprint(self, index: int) -> str:
         """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
-        return self._entries[index].fingerprint(self._reading)
+        return self._entries[index].fingerprint(self._units, self._distance)
 
     def stored_depth(self, index: int) -> StoredDepth:
         """The depth of a pair as its file holds it; see `DepthPair.stored_depth`."""
@@ -45,17 +41,17 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
 
     def units_of(self, index: int) -> float | None:
         """The unit of a pair's depth; None where its file holds metres."""
-        return self._reading.units_per_metre if self._entries[index].in_units else None
+        return self._units if self._entries[index].in_units else None
 
     def _take(self, good: Sequence[DepthPair[Label]], bad: Sequence[tuple[Label, str]]) -> None:
         """Takes over the pairs that were found."""
         self._keep(good, bad)
         in_units = any(pair.in_units for pair in self._entries)
-        self.units_per_metre = self._reading.units_per_metre if in_units else None
+        self.units_per_metre = self._units if in_units else None
 
     def _checked(self, pair: DepthPair[Label], how: str) -> DepthPair[Label]:
         """The pair, once it is known to have the intrinsics that its distance needs; `how` says where they belong."""
-        if self._reading.distance == RAY and pair.lens is None:
+        if self._distance == RAY and pair.lens is None:
             raise DataError(
                 f"{pair.where}: distance {RAY!r} is converted by the intrinsics of {pair.depth.name}; {how}"
             )
@@ -63,7 +59,7 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
 
     def _read(self, entry: DepthPair[Label]) -> DepthSample:
         """The sample; says once that depth is turned with its photo, where it is."""
-        sample, turned_with_photo = entry.read(self._reading)
+        sample, turned_with_photo = entry.read(self._units, self._distance)
         if turned_with_photo != UPRIGHT and not self._said:
             self._said = True
             _log.info(
