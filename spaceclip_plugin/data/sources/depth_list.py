@@ -23,19 +23,12 @@ from spaceclip_plugin.errors import DataError
 
 @dataclass(frozen=True)
 class ListData(PathSpec):
-    """A list file as a config or a command line names it; see `DepthList`.
-
-    Attributes:
-        path: the list file.
-        root: folder the list's paths are relative to; None is the list's own.
-        units_per_metre: of its integer depth (16-bit PNG or PGM); None is the run's, or the evaluation protocol's.
-        distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
-    """
+    """A list file as a config or a command line names it; see `DepthList`."""
 
     kind: ClassVar[str] = "list"
     path: str
-    root: str | None = None
-    units_per_metre: float | None = None
+    root: str | None = None  # None: the list's own folder
+    units_per_metre: float | None = None  # None: the run's, or the evaluation protocol's
     distance: str = AXIS
 
     def __post_init__(self) -> None:
@@ -52,13 +45,8 @@ class ListData(PathSpec):
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthList:
         """The pairs of the list; see `DepthList` for errors."""
-        return DepthList(
-            self.path,
-            root=self.root,
-            units_per_metre=self.units_per_metre or units_per_metre,
-            distance=self.distance,
-            skip_bad=skip_bad,
-        )
+        units = self.units_per_metre or units_per_metre
+        return DepthList(self.path, root=self.root, units_per_metre=units, distance=self.distance, skip_bad=skip_bad)
 
 
 class DepthList(PairSource[int]):

@@ -28,20 +28,13 @@ _MAX_PX = 1e6
 
 @dataclass(frozen=True)
 class FolderData(PathSpec):
-    """A folder as a config or a command line names it; see `ImageFolder`.
-
-    Attributes:
-        path: the folder.
-        images, depth: folders in it (or absolute ones) of the photos and of the depth maps.
-        units_per_metre: of its integer depth (16-bit PNG or PGM); None is the run's, or the evaluation protocol's.
-        distance: what its depth is measured along: "axis", the optical axis, or "ray", as Hypersim's.
-    """
+    """A folder as a config or a command line names it; see `ImageFolder`."""
 
     kind: ClassVar[str] = "folder"
     path: str
     images: str = "rgb"
     depth: str = "depth"
-    units_per_metre: float | None = None
+    units_per_metre: float | None = None  # None: the run's, or the evaluation protocol's
     distance: str = AXIS
 
     def __post_init__(self) -> None:

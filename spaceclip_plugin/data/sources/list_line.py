@@ -10,14 +10,9 @@ _MAX_NAMES = 12
 
 
 def words_of(text: str, is_file: Callable[[str], bool]) -> list[str]:
-    """The words of a line, up to a word that starts with `#`.
+    """The words of a line, some in quotes, up to a word that starts with `#`; or what its tabs separate.
 
-    White space separates words. A word in double or single quotes may hold spaces. A line without quotes whose tabs
-    separate two or three parts, of which the first two are files with a space in a name, is separated by its tabs.
-
-    Args:
-        text: the line.
-        is_file: whether there is a file of a name.
+    Tabs do where nothing is quoted and the first two of two or three parts are files, a space in the name of either.
     """
     found: list[tuple[str, bool]] = []
     for match in _WORD.finditer(text):
@@ -36,12 +31,7 @@ def words_of(text: str, is_file: Callable[[str], bool]) -> list[str]:
 def joined_names(words: Sequence[str], is_file: Callable[[str], bool]) -> list[str] | None:
     """The names, quoted as a line needs them, that words are parts of if names of files hold single spaces.
 
-    Args:
-        words: of a line.
-        is_file: whether there is a file of a name.
-
-    Returns:
-        None where no way of joining them gives one or two files, or where none is joined of several words.
+    None where no way of joining them gives one or two files, or where none is joined of several words.
     """
     if not 2 <= len(words) <= _MAX_NAMES:
         return None

@@ -14,15 +14,10 @@ from spaceclip_plugin.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Share:
-    """The place of one part in a mixture.
+    """The place of one part in a mixture."""
 
-    Attributes:
-        count: how many samples it has, at least 1.
-        weight: its share of the samples that training sees, in (0, 1].
-    """
-
-    count: int
-    weight: float
+    count: int  # how many samples it has, at least 1
+    weight: float  # its share of the samples that training sees, in (0, 1]
 
 
 class Mixture:

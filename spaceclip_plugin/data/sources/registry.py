@@ -1,7 +1,6 @@
 """Every kind of data that `--data` and a config's `source:` may name, found through entry points like adapters.
 
-A kind is a `SourceSpec`, a frozen dataclass beside its source, in the entry-point group `GROUP` under its `kind`. It is
-imported when data of that kind is named. tests/data/sources/test_sources.py holds each to the same contract.
+tests/data/sources/test_sources.py holds each to the same contract.
 """
 
 from __future__ import annotations
@@ -26,11 +25,7 @@ _KEY = "source"
 
 @functools.lru_cache(maxsize=1)
 def source_kinds() -> dict[str, metadata.EntryPoint]:
-    """The entry point of every kind of data of the installed packages, by name; none is imported.
-
-    Raises:
-        ConfigError: two kinds of one name.
-    """
+    """The entry point of every kind of data of the installed packages, by name; none is imported."""
     kinds: dict[str, metadata.EntryPoint] = {}
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
         other = kinds.setdefault(point.name, point)
@@ -42,19 +37,18 @@ def source_kinds() -> dict[str, metadata.EntryPoint]:
 
 
 def spec_class(kind: str) -> type[SourceSpec]:
-    """The spec of a kind of data, imported.
-
-    Raises:
-        ConfigError: an unknown kind; or one whose package cannot be imported, or gives a class of another kind.
-    """
+    """The spec of a kind of data, imported; ConfigError where there is none."""
     kinds = source_kinds()
     if kind not in kinds:
         raise ConfigError(f"unknown {_KEY} {shown(kind)}{nearest(kind, kinds)}; known are {', '.join(kinds)}")
     point = kinds[kind]
     try:
         found: type[SourceSpec] = point.load()
-    except ImportError as error:
-        raise ConfigError(f"{_KEY} {kind!r} ({point.value}) cannot be imported: {error}{_remedy(point)}") from error
+    except ImportError as error:  # of an optional package: the extra of the kind's name brings it
+        package = point.dist.name if point.dist is not None else ""
+        extras = point.dist.metadata.get_all("Provides-Extra") or [] if point.dist is not None else []
+        remedy = f'pip install "{package}[{kind}]"' if kind in extras else f"reinstall {package}"
+        raise ConfigError(f"{_KEY} {kind!r} ({point.value}) cannot be imported: {error}; {remedy}") from error
     if getattr(found, "kind", None) != kind:
         raise ConfigError(f"{_KEY} {kind!r} ({point.value}) is no spec of kind {kind!r}; ask whoever made the package")
     return found
@@ -91,11 +85,7 @@ def parse_source(named: str | Mapping[str, object]) -> SourceSpec:
 
 
 def source_mapping(spec: SourceSpec) -> dict[str, object]:
-    """What `parse_source` reads back as an equal spec: strings, numbers and None.
-
-    Raises:
-        ConfigError: a spec of a kind that is not installed.
-    """
+    """What `parse_source` reads back as an equal spec; ConfigError for one of a kind that is not installed."""
     kind = getattr(spec, "kind", None)
     if not isinstance(kind, str) or type(spec) is not spec_class(kind):
         raise ConfigError(f"data must be a spec of {', '.join(source_kinds())}, got {shown(spec)}")
@@ -132,10 +122,3 @@ def _folder(path: Path) -> SourceSpec:
         )
     _log.info("%s is a folder: read as %s:%s", path, kind, path)
     return spec_class(kind).from_text(str(path))
-
-
-def _remedy(point: metadata.EntryPoint) -> str:
-    """The end of a message about a kind whose package lacks something: the extra of the kind's name brings it."""
-    package = point.dist.name if point.dist is not None else ""
-    extras = point.dist.metadata.get_all("Provides-Extra") or [] if point.dist is not None else []
-    return f'; pip install "{package}[{point.name}]"' if point.name in extras else f"; reinstall {package}"

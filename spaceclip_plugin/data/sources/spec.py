@@ -75,20 +75,12 @@ class PathSpec:
 
 
 def checked_path(name: str, value: object) -> str:
-    """`value` if it can be the path of something.
-
-    Raises:
-        ConfigError: not a string of one line, or an empty one.
-    """
+    """`value` if it can be the path of something; ConfigError otherwise."""
     return text(name, value, max_length=_LONGEST_PATH)
 
 
 def checked_units(value: object) -> float | None:
-    """`units_per_metre` of a spec: None, or a number as a float.
-
-    Raises:
-        ConfigError: anything else, or a number that no depth map is written with.
-    """
+    """`units_per_metre` of a spec: None, or a number that depth maps are written with; ConfigError otherwise."""
     return None if value is None else real("units_per_metre", value, *_UNITS)
 
 
