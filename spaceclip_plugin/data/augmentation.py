@@ -1,8 +1,4 @@
-"""Which versions of an image are drawn, by number: as photographed, mirrored, then random ones.
-
-A version depends on its number, the image's index and the seed alone, so that any of thousands is had without the
-others.
-"""
+"""Which versions of an image are drawn, by number: any of thousands is had without the others."""
 
 from __future__ import annotations
 
@@ -65,8 +61,7 @@ class Augmentation:
             if low > high:
                 raise ConfigError(f"{name} is a range (smallest, largest), got ({low}, {high}); swap the two")
             object.__setattr__(self, name, (low, high))
-        if not isinstance(self.mirror, bool):
-            raise ConfigError(f"mirror must be true or false, got {_checks.shown(self.mirror)}")
+        _checks.truth("mirror", self.mirror)
 
     @classmethod
     def named(cls, name: str) -> Augmentation:

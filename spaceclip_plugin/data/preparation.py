@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.towers.spec import TowerSpec
+from spaceclip_plugin.towers import TowerSpec
 
 PREPARATION = "bicubic-squash-1"
 """Name of what `prepare` does to a photo; another name where it does something else: cached features depend on it."""
@@ -34,8 +34,8 @@ def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
 
     Example:
         >>> import numpy as np, timm
-        >>> from spaceclip_plugin.towers.registry import find_towers
         >>> from spaceclip_plugin.data import prepare
+        >>> from spaceclip_plugin.towers import find_towers
         >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
         >>> [tower] = find_towers(host)
         >>> prepare([np.zeros((48, 64, 3), np.uint8)], tower.spec).shape

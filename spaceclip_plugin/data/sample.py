@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin.depth import Intrinsics
 
 _DIGITS = 64
 
@@ -71,13 +71,7 @@ class Fingerprinted(Protocol):
 def fingerprint(source: DepthSource, index: int) -> str:
     """SHA-256 (hex) of a sample's image, then that of depth and intrinsics; its name does not count.
 
-    Sources that read files hash their bytes and what gives these a meaning, so that one pair of files has one
-    fingerprint in every list. Of any other source the decoded sample is hashed: two sources that give the same arrays
-    in different ways may differ.
-
-    Raises:
-        IndexError: no such sample.
-        DataError: the sample cannot be read.
+    Sources that give the same arrays in different ways may differ: files are hashed, not what they are decoded to.
     """
     if isinstance(source, Fingerprinted):
         return source.fingerprint(index)

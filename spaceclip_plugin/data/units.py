@@ -1,9 +1,4 @@
-"""Whether depth was read in its right unit: a mistake of a factor trains without any error, on wrong metres.
-
-First it is asked whether the files hold depth at all (`files/suspicious.py`), then whether its median is plausible.
-Where it is not, every common unit in which it would be is listed with the median that it gives; which one is right,
-only the data's makers know.
-"""
+"""Whether depth was read in its right unit: a mistake of a factor trains without any error, on wrong metres."""
 
 from __future__ import annotations
 
@@ -120,9 +115,8 @@ def _plausible(
     if len(depth_m) == 0:
         raise DataError(f"{read[0].name}: none of {len(read)} samples has a pixel of known depth")
     median_m = float(np.median(depth_m))
-    low_m, high_m = protocol.median_range_m
+    low_m, high_m = plausible = protocol.median_range_m
     if not low_m <= median_m <= high_m:
-        plausible = (low_m, high_m)
         advice = _metres(depth_m, plausible) if units is None else _other_units(median_m, units, plausible)
         advice += _other_bits(median_m, float(units or 1), plausible) if flat else ""
         raise DataError(

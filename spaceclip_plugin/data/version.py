@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from spaceclip_plugin.depth.camera import Intrinsics
+from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import ConfigError
 
 _SQUARE_WITHIN = 0.01
@@ -158,13 +158,9 @@ class Version:
     def _lookup(
         self, whole_hw: tuple[int, int], box: tuple[float, float, float, float], hw: tuple[int, int], stretch: float
     ) -> tuple[float, ...]:
-        """Where in the photo the unmirrored version looks: the point (u, v) at (a u + b v + c, d u + e v + f).
+        """Where in a photo the unmirrored version looks, as `hw` cells: (u, v) at (a u + b v + c, d u + e v + f).
 
-        Args:
-            whole_hw: size of the photo in pixels.
-            box: (top, left, height, width) of the version on the turned photo, in the same pixels.
-            hw: in how many cells the version is divided: v from 0 to h, u from 0 to w.
-            stretch: height of the pixels over their width.
+        `box` is (top, left, height, width) on the turned photo; `stretch` the height of its pixels over their width.
         """
         cos, sin = self._turn()
         top, left, height, width = box
