@@ -188,7 +188,7 @@ def _float_tiff(path: Path) -> StoredDepth:
 
 
 def _wide_tiff(path: Path) -> StoredDepth | None:
-    """A TIFF of 64- or 16-bit floating point, of which Pillow reads but the tags; None for any other file."""
+    """A TIFF of 64- or 16-bit floating point, of which Pillow reads the tags alone; None for any other file."""
     try:
         with path.open("rb") as file:
             header = file.read(8)

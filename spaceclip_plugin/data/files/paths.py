@@ -26,7 +26,7 @@ def composed(name: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """The path as it is spelt on the disk, if one name there, and no other, differs only in how accents are written."""
+    """The path as the disk spells it, if one name there differs only in how accents are written; else the path."""
     if os.path.exists(path) or str(path).isascii():
         return path
     folder = path.parent if path.parent.exists() else existing(path.parent)

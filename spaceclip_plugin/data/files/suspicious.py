@@ -29,8 +29,7 @@ _MAX_LOOKED_AT = 65536
 
 def looks_like(maps: Maps, *, units_per_metre: float) -> str | None:
     """What uint16 maps of a source, as stored, look like, if not like depth, and how to mend it, to end a sentence."""
-    damage = _damage(maps, units_per_metre)
-    if damage is not None:
+    if (damage := _damage(maps, units_per_metre)) is not None:
         return damage
     alone = [_damage([values], units_per_metre, at_least=_DISTINCT_ALONE) for values in maps]
     damages = [found for found in alone if found is not None]
@@ -49,8 +48,7 @@ def looks_like(maps: Maps, *, units_per_metre: float) -> str | None:
 
 def float_looks_like(maps: Maps) -> str | None:
     """What maps in floating point, as stored, look like, if not like metres, and what to do, to end a sentence."""
-    said = _stretched(maps, (1, _OF_8_BITS, _TOP))
-    if said is not None:
+    if (said := _stretched(maps, (1, _OF_8_BITS, _TOP))) is not None:
         return said
     known = _known(maps)
     whole = all(not np.any(values % 1) and (values <= _OF_8_BITS).all() for values in known)
