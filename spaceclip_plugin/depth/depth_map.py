@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +120,7 @@ class DepthMap:
     def _take(self, mapping: ImageMapping) -> None:
         """Make that the mapping, and empty its padding; of a new object only."""
         self._check_mapping(mapping)
-        self._set(mapping=mapping, unmapped=None)
-        for name in ("depth_m", "valid", "uncertainty_m"):
-            if (values := getattr(self, name)) is not None:
-                self._set(**{name: mapping.without_padding(values)})
+        self._set(mapping=mapping, unmapped=None, **self._each(mapping.without_padding))
 
     def _check_mapping(self, mapping: ImageMapping) -> None:
         if self.image_sizes or mapping.tower_hw != self.image_hw:
@@ -131,6 +128,11 @@ class DepthMap:
             raise ConfigError(
                 f"the mapping is to a tower image of {mapping.tower_hw}, the depth is of {self.image_hw}{several}"
             )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Depth, mask and uncertainty, if there is one, by the names of their fields, all changed alike."""
+        maps = {name: getattr(self, name) for name in ("depth_m", "valid", "uncertainty_m")}
+        return {name: change(values) for name, values in maps.items() if values is not None}
 
     def _set(self, **changes: Any) -> None:
         for name, value in changes.items():
@@ -162,13 +164,7 @@ class DepthMap:
             for count, side, whole in zip(self.depth_m.shape[1:], image_hw, self.image_hw, strict=True)
         )
         own = (slice(index, index + 1), rows, columns)
-        return self._with(
-            depth_m=self.depth_m[own],
-            valid=self.valid[own],
-            uncertainty_m=None if self.uncertainty_m is None else self.uncertainty_m[own],
-            image_hw=image_hw,
-            image_sizes=None,
-        )
+        return self._with(image_hw=image_hw, image_sizes=None, **self._each(lambda values: values[own]))
 
     def __iter__(self) -> Iterator[DepthMap]:
         """One batch of one after another."""
@@ -184,8 +180,7 @@ class DepthMap:
 
     def to(self, device: torch.device | str) -> DepthMap:
         """The same depth on another device."""
-        uncertainty_m = None if self.uncertainty_m is None else self.uncertainty_m.to(device)
-        return replace(self, depth_m=self.depth_m.to(device), valid=self.valid.to(device), uncertainty_m=uncertainty_m)
+        return replace(self, **self._each(lambda values: values.to(device)))
 
     def relabelled(self, *, camera: str | None = None, age: int | None = None) -> DepthMap:
         """The same depth under a camera's name or another age; shares memory, and what is None stays.
