@@ -55,6 +55,7 @@ class Evaluation:
         worst: the images of highest AbsRel, highest first; as many as were asked for.
 
     Example:
+        >>> import torch
         >>> from spaceclip_plugin.evaluation import depth_metrics
         >>> truth = torch.full((4, 4), 2.0)
         >>> metrics = depth_metrics(1.5 * truth, truth, valid=truth > 0)
@@ -95,9 +96,11 @@ def evaluate(
         CaptureError: the host's activations are not finite; names the sample.
 
     Example:
+        >>> import numpy as np
         >>> from transformers import CLIPVisionConfig, CLIPVisionModel
         >>> from spaceclip_plugin import attach_depth_head
-        >>> from spaceclip_plugin.evaluation import get_protocol
+        >>> from spaceclip_plugin.data import DepthSample
+        >>> from spaceclip_plugin.evaluation import evaluate, get_protocol
         >>> sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
         >>> host = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=32, patch_size=8)).eval()
         >>> photo, depth_m = np.zeros((48, 64, 3), np.uint8), np.full((48, 64), 1.5, np.float32)
