@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from small_models import POOLED, SIZES, clip, siglip, vit
 from torch import Tensor, nn
 
 from spaceclip_adapters.hosts import load_hf, load_open_clip, load_timm
@@ -21,41 +22,11 @@ from spaceclip_plugin.head.depth_head import DepthHead
 from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import CLS, MEAN
 
-SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 16,
-}
-TEXT = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 8, "eos_token_id": 2}
 Make = Callable[[], nn.Module]
-
-
-def vit() -> nn.Module:
-    return transformers.ViTModel(transformers.ViTConfig(**SIZES))
-
-
-def clip() -> nn.Module:
-    text = {**TEXT, "bos_token_id": 1}
-    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=SIZES, projection_dim=16))
-
-
-def siglip() -> nn.Module:
-    return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SIZES))
 
 
 def classifier() -> nn.Module:
     return transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES))
-
-
-POOLED: dict[str, Make] = {
-    "vit": vit,
-    "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**SIZES)),
-    "beit": lambda: transformers.BeitModel(transformers.BeitConfig(**SIZES)),
-    "dpt": lambda: transformers.DPTModel(transformers.DPTConfig(**SIZES, backbone_out_indices=[0, 1, 1, 1])),
-}
 
 
 def saved(folder: Path, model: nn.Module, *, without: tuple[str, ...], more: dict[str, Tensor] | None = None) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_absent_parts import SIZES, TEXT, clip, siglip, vit
+from small_models import POOLED, SIZES, TEXT, clip, siglip, vit
 from torch import nn
 
 from spaceclip_adapters.hosts import load_hf
@@ -29,18 +29,15 @@ IMAGENET, SYMMETRIC = ImageStatistics.IMAGENET, ImageStatistics.SYMMETRIC
 OWN = ImageStatistics(mean=(0.11, 0.22, 0.33), std=(0.44, 0.55, 0.66))
 OWN_FILE = {"image_mean": list(OWN.mean), "image_std": list(OWN.std)}
 HOSTS = {
-    "vit": vit,
+    **POOLED,
     "clip": clip,
     "siglip": siglip,
-    "beit": lambda: transformers.BeitModel(transformers.BeitConfig(**SIZES)),
     "blip": lambda: transformers.BlipForConditionalGeneration(
         transformers.BlipConfig(text_config={**TEXT, "encoder_hidden_size": 32}, vision_config=SIZES)
     ),
-    "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**SIZES)),
     "dinov2": lambda: transformers.Dinov2Model(
         transformers.Dinov2Config(**{name: size for name, size in SIZES.items() if name != "intermediate_size"})
     ),
-    "dpt": lambda: transformers.DPTModel(transformers.DPTConfig(**SIZES, backbone_out_indices=[0, 1, 1, 1])),
 }
 
 
