@@ -117,7 +117,7 @@ class Adapter(ABC):
         """
         towers: list[Tower] = []
         for path, module in host.named_modules():
-            if not is_named(module, self.tower_classes):
+            if not any(cls.__name__ in self.tower_classes for cls in type(module).__mro__):
                 continue
             parts = self.parts(module)
             if parts is None:
@@ -175,11 +175,6 @@ class Adapter(ABC):
                 case [int(height), int(width)]:
                     return height, width
         return None
-
-
-def is_named(module: nn.Module, names: Collection[str]) -> bool:
-    """Whether the module's class, or one it derives from, has one of these names."""
-    return any(cls.__name__ in names for cls in type(module).__mro__)
 
 
 def is_patch_embedding(module: object) -> TypeGuard[nn.Conv2d]:

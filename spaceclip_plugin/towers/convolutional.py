@@ -1,7 +1,4 @@
-"""Telling a host whose images go through a convolutional network, which has no transformer blocks to read.
-
-By structure, not by name: convolutions over space behind one that takes pictures, and no attention among them.
-"""
+"""Telling, by structure, a host whose images go through a convolutional network: it has no blocks to read."""
 
 from __future__ import annotations
 
@@ -34,10 +31,7 @@ class ConvolutionalNetwork:
 
 
 def convolutional_networks(host: nn.Module) -> list[ConvolutionalNetwork]:
-    """The convolutional networks that take pictures in `host`, in module order; runs nothing and changes nothing.
-
-    A few convolutions before a transformer are its stem, and none of these.
-    """
+    """The convolutional networks that take pictures in `host`, in module order; a transformer's stem is none."""
     modules = dict(host.named_modules())
     found: dict[str, ConvolutionalNetwork] = {}
     for path, module in modules.items():
@@ -54,10 +48,7 @@ def convolutional_networks(host: nn.Module) -> list[ConvolutionalNetwork]:
 
 
 def _owner(modules: dict[str, nn.Module], path: str) -> str | None:
-    """Path of the module that holds the network which begins with the convolution at `path`.
-
-    It is the innermost that holds another one and is no bare container; of a stem, what it is the stem of.
-    """
+    """Path of the innermost module that holds the network which begins at `path`; of a stem, what it is the stem of."""
     owner, held = None, 0
     while path:
         path = path.rpartition(".")[0]

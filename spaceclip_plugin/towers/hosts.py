@@ -19,8 +19,7 @@ from spaceclip_plugin.towers.registry import find_towers
 logger = logging.getLogger(__name__)
 
 GROUP = "spaceclip_plugin.hosts"
-RANDOM = "random"
-"""Weights that are none: what is asked for by this name comes from a fixed seed."""
+RANDOM = "random"  # weights that are none: what is asked for by this name comes from a fixed seed
 
 
 def load_host(

@@ -1,7 +1,6 @@
-"""The statistics that images are normalised with: what a family usually takes, what a host declares, what a user says.
+"""The statistics that images in [0, 1] are normalised with: those a user says, else the host, else the family.
 
-Wrong statistics raise no error anywhere, they shift every activation. Three can know them, in this order: the user
-(`ImageStatistics.declare`), the host (`declared`), and the family of the tower. They are always of images in [0, 1].
+Wrong ones raise no error anywhere, they shift every activation.
 """
 
 from __future__ import annotations
@@ -120,16 +119,13 @@ def said_by_user(holders: Iterable[nn.Module]) -> ImageStatistics | None:
 
 
 def declared(holders: Iterable[nn.Module]) -> ImageStatistics | None:
-    """What the modules, which hold each other, declare: the innermost decides.
-
-    That is what a user said, else `image_mean` and `image_std` (open_clip; hosts that were loaded by name from the Hub
-    or a folder of transformers), and where none has these, timm's `pretrained_cfg`.
-    """
+    """What modules which hold each other declare: what a user said, else the innermost that says something decides."""
     holders = list(holders)
     users = said_by_user(holders)
     if users is not None:
         return users
     configs = [config for module in holders if isinstance(config := getattr(module, "pretrained_cfg", None), Mapping)]
+    # Of open_clip's hosts, and transformers' that were loaded by name; timm's have a `pretrained_cfg`.
     pairs = [(getattr(module, "image_mean", None), getattr(module, "image_std", None)) for module in holders]
     for mean, std in [*pairs, *((config.get("mean"), config.get("std")) for config in configs)]:
         with suppress(ConfigError):  # a host may keep something else under these names

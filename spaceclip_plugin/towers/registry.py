@@ -30,17 +30,13 @@ def installed_adapters() -> dict[str, Adapter]:
 
 
 def collect_adapters(entry_points: Iterable[metadata.EntryPoint]) -> dict[str, Adapter]:
-    """Adapters by name; one that cannot be imported is logged and left out, for it must not take the others with it.
-
-    Raises:
-        AdapterError: two adapters of one name.
-    """
+    """Adapters by name, AdapterError of two of one name; one that cannot be imported is logged and left out."""
     found: dict[str, Adapter] = {}
     origin: dict[str, str] = {}
     for point in entry_points:
         try:
             adapter = point.load()
-        except Exception as error:  # whatever a stranger's module raises on import
+        except Exception as error:  # whatever a stranger's module raises; it must not take the others with it
             _logger.warning("adapter %r (%s) is left out: %s: %s", point.name, point.value, type(error).__name__, error)
             continue
         if point.name in found and origin[point.name] != point.value:
@@ -100,13 +96,7 @@ def _as_said(host: nn.Module, tower: Tower) -> Tower:
 
 
 def find_tower(host: nn.Module, *, tower: str | None = None, adapter: str | Adapter | None = None) -> Tower:
-    """The one tower of `host`, or the one at module path `tower`.
-
-    Raises:
-        TowerNotFoundError: none, or none at that path (the nearest is named).
-        AmbiguousTowerError: several, and no path is given.
-        AdapterError, HostError: see `find_towers`.
-    """
+    """The one tower of `host`, or that at path `tower`; TowerNotFoundError of none, AmbiguousTowerError of several."""
     found = find_towers(host, adapter=adapter)
     name, by_path = type(host).__name__, {one.spec.path: one for one in found}
     if not found:

@@ -1,9 +1,6 @@
-"""What part of an image a tower reads, and where in the image its patches lie.
+"""What part of an image a tower reads, and where its patches lie: SigLIP with patches of 14 reads 378 of 384 pixels.
 
-A patch convolution without padding reads whole patches from the top left: SigLIP with patches of 14 reads 378 of 384
-pixels, and of the rest it knows nothing. A head decodes the grid of patches; `SeenPart` puts its depth where the
-patches were. All places are in pixels of the tower's image, in the corner convention: the centre of the first pixel is
-at 0.5.
+Places are in pixels of the tower's image, in the corner convention: the centre of the first pixel is at 0.5.
 """
 
 from __future__ import annotations

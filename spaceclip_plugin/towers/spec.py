@@ -1,7 +1,6 @@
 """What the core and the adapters agree on: a tower at rest, one image call, and the features a head reads.
 
-Hidden states are numbered as in `transformers`: 0 is the input of the first block, i the output of block i
-(1-based), before any final norm.
+Hidden states are numbered as in `transformers`: 0 goes into block 1, i comes out of block i, before any final norm.
 """
 
 from __future__ import annotations
@@ -17,21 +16,16 @@ from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.seen_part import SeenPart
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.depth.image_mapping import ImageMapping
+    from spaceclip_plugin.depth import ImageMapping
     from spaceclip_plugin.towers.adapter import Adapter
 
-CLS = "cls"
-"""The class token after the tower's final norm (CLIP's pooled vector)."""
-ATTENTION_POOL = "attention-pool"
-"""The output of an attention-pooling head (SigLIP's pooled vector)."""
-MEAN = "mean"
-"""The mean patch token after the tower's final norm (towers without a pooled vector)."""
-RAW_CLS = "raw-cls"
-"""The class token after the last block, where the host runs no final norm."""
-RAW_MEAN = "raw-mean"
-"""The mean patch token after the last block, where the host runs no final norm."""
+# Kinds of a tower's global vector.
+CLS = "cls"  # the class token after the tower's final norm (CLIP's pooled vector)
+ATTENTION_POOL = "attention-pool"  # the output of an attention-pooling head (SigLIP's pooled vector)
+MEAN = "mean"  # the mean patch token after the tower's final norm (towers without a pooled vector)
+RAW_CLS = "raw-cls"  # the class token after the last block, where the host runs no final norm
+RAW_MEAN = "raw-mean"  # the mean patch token after the last block, where the host runs no final norm
 CONTEXT_KINDS = (CLS, ATTENTION_POOL, MEAN, RAW_CLS, RAW_MEAN)
-"""Kinds of a tower's global vector."""
 
 
 @dataclass(frozen=True)

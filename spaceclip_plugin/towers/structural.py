@@ -1,14 +1,4 @@
-"""Finding a tower no adapter knows: by its structure alone.
-
-A vision tower is a stack of same-class blocks together with the nearest module that also owns a patch convolution
-outside that stack. A language model has no patch convolution of its own, so the nearest owner it can find is a whole
-multimodal model; an owner that holds another owner is therefore dropped. Two more conditions keep strangers out: an
-owner has no vocabulary (an embedding table that is not of positions), and every block has a norm of the width the
-patch convolution gives, which convolutional and hierarchical towers do not.
-
-What structure cannot tell is assumed and logged: image statistics that the host does not declare are ImageNet's, and
-an undeclared input size is the multiple of the patch nearest to 224 pixels.
-"""
+"""Finding a tower no adapter knows: a stack of blocks of one class, and what holds it and a patch convolution, too."""
 
 from __future__ import annotations
 
@@ -28,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 _SMALLEST_PATCH = 4
 _USUAL_IMAGE_SIDE = 224
+# Where CaiT and its relatives keep the blocks in which a class token reads patches, after the patches' own blocks.
 _CLASS_STACKS = ("blocks_token_only", "cls_attn_blocks")
-"""Where CaiT and its relatives keep the blocks in which a class token reads patches, after the patches' own blocks."""
 _CLASS_TOKENS = frozenset({"cls_token", "class_token", "class_embedding", "cls_embedding"})
 _IMAGE_SIZES = ("image_size", "img_size", "input_resolution", "config.image_size")
 
@@ -59,11 +49,8 @@ class StructuralAdapter(TokenReader):
         return self.find_beside(host, [])
 
     def find_beside(self, host: nn.Module, known: Sequence[Tower]) -> list[Tower]:
-        """Every tower that structure gives away and that is none of the known ones, nor a part of one.
-
-        What belongs to a known tower is left out of the search, its patch embedding too: without one of its own
-        no other stack (a text tower, a resampler, an action expert) is a tower.
-        """
+        """Every tower that structure gives away and that is none of the known ones, nor a part of one."""
+        # Their patch embeddings, too: without one of its own no other stack (a text tower, a resampler) is a tower.
         taken = {id(part) for tower in known for part in (*tower.module.modules(), *tower.blocks, tower.entry)}
         found = []
         for candidate in _candidates(host, taken):
@@ -108,6 +95,8 @@ def _parts(owner: nn.Module, candidate: _Candidate, taken: Set[int]) -> TowerPar
 
 def _candidates(host: nn.Module, taken: Set[int]) -> list[_Candidate]:
     """The longest fitting stack of every innermost owner that has no vocabulary, outside the `taken` modules (ids)."""
+    # A language model has no patch convolution of its own: its nearest owner is a whole multimodal model, and no
+    # innermost one. The blocks of convolutional and hierarchical towers lack norms of the convolution's width.
     by_owner: dict[str, list[_Candidate]] = {}
     for candidate in _all_candidates(host, taken):
         by_owner.setdefault(candidate.owner, []).append(candidate)

@@ -1,8 +1,4 @@
-"""Towers of (B, N, C) tokens, prefix tokens first and patches in raster order: how they are read, and found by data.
-
-Most vision transformers keep this layout and differ only in where their parts are. `TokenAdapter` takes those places
-as data, relative to the tower: the way from a host down to its tower changes with versions and wrappers.
-"""
+"""Towers of (B, N, C) tokens, prefix tokens first and patches in raster order: how they are read, and found by data."""
 
 from __future__ import annotations
 
@@ -134,6 +130,7 @@ class TokenReader(Adapter):
 class TokenAdapter(TokenReader):
     """An adapter that is data: class names of the tower, and the paths of its parts relative to the tower.
 
+    The way from a host down to its tower changes with versions and wrappers.
     Subclass it and override a method where one family needs more than data. Instances hold no state.
 
     Attributes:

@@ -1,10 +1,6 @@
-"""Layers that something was added to, and the weights they have in effect.
+"""Layers that something was added to, known by structure and not by name, and the weights they have in effect.
 
-Adapters are known by structure, not by name: a layer that PEFT wrapped, whatever the method; one linear layer with
-thin matrices beside it; a layer with parameters that torch's class does not have. What such a layer does it is asked
-itself, for every kind has formulas of its own and all end in the layer's answer. Most adapt a linear map, and a linear
-map is known by its answers to a few vectors. The one that answers is a twin over the same tensors: no hook of the host
-fires, no mode and no random number changes.
+Every method has formulas of its own, so a twin of the layer is asked: a few answers tell a linear map.
 """
 
 from __future__ import annotations
@@ -22,20 +18,15 @@ from torch.nn import functional
 from spaceclip_plugin.towers.identity.resting_weights import RestingWeights
 from spaceclip_plugin.towers.module_state import random_state_kept
 
+# A matrix is thin where its shorter side is at most this part of the tower's width: LoRA's are, and no layer's own.
 THIN = 4
-"""A matrix is thin where its shorter side is at most this part of the tower's width: those of LoRA are, and no
-layer's own."""
-
 _MAX_PARTS = 8  # of a layer with matrices beside it
 _HOOKS = re.compile(r"_(forward|backward)_(pre_)?hooks\w*")
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptedLayer:
-    """A layer with something added.
-
-    What asks the layer raises whatever a foreign layer does when it is asked alone, and ValueError where it cannot be.
-    """
+    """A layer with something added; asking it raises what a foreign layer raises, and ValueError where it cannot be."""
 
     module: nn.Module  # as the host calls it
     plain: nn.Module  # the layer alone; `module` itself where parameters were added to its class
@@ -61,10 +52,8 @@ class AdaptedLayer:
         return relative(self._answer(vectors), self._answer_alone(vectors))
 
     def change(self) -> Tensor | None:
-        """What PEFT would add to a matrix of a layer that cannot be asked alone; None where it can, or PEFT is silent.
-
-        An attention layer takes more than one tensor, an embedding indices.
-        """
+        """What PEFT adds to a matrix of a layer that cannot be asked alone; None where it can, or PEFT is silent."""
+        # An attention layer takes more than one tensor, an embedding indices.
         told = getattr(self.module, "get_delta_weight", None)
         if is_linear(self.plain) or is_norm(self.plain) or not callable(told):
             return None
@@ -124,10 +113,7 @@ class AdaptedLayer:
 
 
 def adapted_layer(module: nn.Module, width: int, weights: RestingWeights, *, in_block: bool) -> AdaptedLayer | None:
-    """The layer that a module of a tower of that width is, if something was added to it.
-
-    In a block thin matrices beside a linear layer are none of the tower's own; an embedding has positions.
-    """
+    """The layer that a module of a tower of that width is, if something was added to it."""
     if any(cls.__name__ == "BaseTunerLayer" for cls in type(module).__mro__):
         plain = module
         while isinstance(inner := plain._modules.get("base_layer"), nn.Module):
@@ -136,7 +122,7 @@ def adapted_layer(module: nn.Module, width: int, weights: RestingWeights, *, in_
     if isinstance(module, nn.Linear | nn.LayerNorm):
         own = {name for name, value in module._parameters.items() if value is not None}
         return AdaptedLayer(module, module, weights) if own - {"weight", "bias"} and "weight" in own else None
-    linear = _only_linear(module, width) if in_block else None
+    linear = _only_linear(module, width) if in_block else None  # elsewhere, positions are thin and the tower's own
     return None if linear is None else AdaptedLayer(module, linear, weights)
 
 

@@ -22,33 +22,20 @@ from spaceclip_plugin.towers.identity.weight_sketch import Sketch, decoded, enco
 
 MIXED, ADAPTED = "mixed", "adapted"
 PRECISIONS = ("float64", "float32", "bfloat16", "float16", MIXED, ADAPTED)
-MAX_BLOCKS = 256
-"""A config has no room for more; such a tower gets no fingerprint."""
+MAX_BLOCKS = 256  # a config has no room for more; such a tower gets no fingerprint
 
-_MIN_BIAS = 0.01
-"""Biases are compared relative to at least this part of the norm of the matrices beside them: where they are next to
-nothing, they may be another nothing."""
+_MIN_BIAS = 0.01  # of the norm of the matrices beside them: biases that are next to nothing may be another nothing
 _KEY = re.compile(r"(?:[1-9]\d{0,9}x[1-9]\d{0,9}|scales|biases)", re.ASCII)
 
 
 @dataclass(frozen=True)
 class TowerFingerprint:
-    """Sketches of the weights that the depth of a head depends on, as text.
+    """Sketches of the weights that the depth of a head depends on, as text."""
 
-    Attributes:
-        input: of what comes before the blocks, "KIND SKETCH" each: a shape of matrices, "scales" or "biases".
-        blocks: of every block from the first to the last that the head needs: matrices, scales and biases in one line.
-        context: of what gives the context, likewise; None where the head reads none or the last block gives it.
-        precision: dtype of the matrices; `MIXED` where there were several, `ADAPTED` where adapters had an effect.
-
-    Raises:
-        ConfigError: a line that is none, or too many.
-    """
-
-    input: tuple[str, ...]
-    blocks: tuple[str, ...]
-    context: str | None = None
-    precision: str = MIXED
+    input: tuple[str, ...]  # "KIND SKETCH" each, of what is before the blocks: a shape, "scales" or "biases"
+    blocks: tuple[str, ...]  # of each that the head needs, from the first on: its `KINDS` in one line
+    context: str | None = None  # likewise; None where the head reads none or the last block gives it
+    precision: str = MIXED  # dtype of the matrices; `MIXED` of several, `ADAPTED` where adapters had an effect
 
     def __post_init__(self) -> None:
         for name, most in (("input", MAX_SHAPES), ("blocks", MAX_BLOCKS)):
@@ -104,10 +91,7 @@ def precision_of(parts: Sequence[Part]) -> str:
 
 
 def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[PartDistance]:
-    """Of every part that both sides have; shapes of the input that only one has are left out.
-
-    Another size of image has other positions, and libraries keep tokens apart or together.
-    """
+    """Of every part that both sides have; shapes of the input that only one has are left out."""
     known = fingerprint.sketches()
     found = []
     for part in parts:
@@ -118,7 +102,7 @@ def distances(fingerprint: TowerFingerprint, parts: Sequence[Part]) -> list[Part
         by_kind = {
             kind: part.sketches[kind].distance(sketch, min_norm=_MIN_BIAS * largest if kind == BIASES else 0.0)
             for kind, sketch in theirs.items()
-            if kind in part.sketches
+            if kind in part.sketches  # another image size has other positions, another library tokens in one
         }
         if by_kind:
             kind = max(by_kind, key=by_kind.__getitem__)

@@ -1,9 +1,4 @@
-"""The weights a tower computes with, part by part: what adapters add is in them, however it is added.
-
-Three kinds are kept apart, for the ones in a norm would hide a bias that moved: matrices, scales (of norms and layers,
-and tokens), and biases. A layer with an adapter counts with the weights that it has in effect, a parametrized weight
-with what is computed, a module of which PEFT keeps a trained copy with the copy in use.
-"""
+"""The weights a tower computes with, part by part; what adapters add is in them, however it is added."""
 
 from __future__ import annotations
 
@@ -24,12 +19,10 @@ from spaceclip_plugin.towers.identity.adapted_layers import (
 from spaceclip_plugin.towers.identity.resting_weights import RestingWeights, UnreadableError, is_quantised
 from spaceclip_plugin.towers.identity.weight_sketch import Sketch, SketchMaker
 
-INPUT, CONTEXT = "input", "context"
-"""Names of the parts that are no blocks; a block is "block 1" and so on."""
-MATRICES, SCALES, BIASES = KINDS = ("matrices", "scales", "biases")
+INPUT, CONTEXT = "input", "context"  # names of the parts that are no blocks; a block is "block 1" and so on
+MATRICES, SCALES, BIASES = KINDS = ("matrices", "scales", "biases")  # apart: the ones in a norm would hide a bias
 MAX_SHAPES = 32
-MAX_EFFECT = 0.001
-"""Relative change of a layer's answers up to which what was added to it counts as nothing."""
+MAX_EFFECT = 0.001  # relative change of a layer's answers up to which what was added to it counts as nothing
 
 
 @dataclass(frozen=True)
@@ -57,25 +50,17 @@ class Part:
         return any(addition.effect is None or addition.effect > MAX_EFFECT for addition in self.additions)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How to read a tower."""
-
-    weights: RestingWeights
-    sketching: bool = True  # else additions alone are looked for
-    plain: bool = False  # leave out of the sums what was added to layers and is not merged
-
-
 class PartReader:
     """Sums up the weights of one part, and notes what was added to its layers. Ask for `part` when all is read."""
 
-    def __init__(self, name: str, width: int, reading: Reading) -> None:
-        """Nothing is read yet; `width` is the tower's there."""
+    def __init__(self, name: str, width: int, *, weights: RestingWeights, sketching: bool, plain: bool) -> None:
+        """Nothing is read yet; `width` is the tower's there. For the switches see `tower_reading.read_tower`."""
         self.additions: list[Addition] = []
         self._name = name
         self._width = width
-        self._reading = reading
-        self._weights = reading.weights
+        self._weights = weights
+        self._sketching = sketching
+        self._plain = plain
         self._by_shape = name == INPUT
         self._trouble: str | None = None
         self._dtypes: set[str] = set()
@@ -127,8 +112,8 @@ class PartReader:
             if fitting:
                 self.additions.append(Addition("thin matrices", 0.0 if any(fitting) else None, counted=False))
         additions = tuple(self.additions)
-        if not self._reading.sketching or self._trouble is not None:
-            return Part(self._name, {}, additions, self._trouble if self._reading.sketching else None)
+        if not self._sketching or self._trouble is not None:
+            return Part(self._name, {}, additions, self._trouble if self._sketching else None)
         keys = sorted(self._makers)[:MAX_SHAPES] if self._by_shape else KINDS
         try:
             sketches = {key: self._maker(key).sketch for key in keys}
@@ -153,7 +138,7 @@ class PartReader:
         if flat.ndim == 2:
             self._sides |= set(flat.shape)
             self._dtypes.add(_precision(weight))
-        if self._reading.sketching:
+        if self._sketching:
             self._maker_of(name, flat).add(flat)
 
     def _maker_of(self, name: str, weight: Tensor) -> SketchMaker:
@@ -174,7 +159,7 @@ class PartReader:
         original = module.get_submodule(f"parametrizations.{name}")._parameters.get("original")
         if original is not None and original.shape == weight.shape:
             self.additions.append(Addition(f"parametrized {name}", relative(weight, original.detach())))
-            return original if self._reading.plain else weight
+            return original if self._plain else weight
         return weight
 
     def _copy_in_use(self, module: nn.Module) -> nn.Module:
@@ -193,7 +178,7 @@ class PartReader:
         except (UnreadableError, ValueError, RuntimeError) as error:
             self._note(str(error))
         self.additions.append(Addition(type(module).__name__, effect, counted=effect is not None))
-        return original if self._reading.plain else used
+        return original if self._plain else used
 
     def _read_adapted(self, layer: AdaptedLayer) -> None:
         """A layer counts with what it has in effect; one that is merged has it in its own weights."""
@@ -204,22 +189,17 @@ class PartReader:
                 self._note("adapters are merged into it and disabled; unmerge them")
             self._read_plain(layer)
             return
-        counts = self._reading.sketching and not self._reading.plain
         try:
             change = layer.change()
-            if change is not None:
-                effect = self._effect_of(change, layer)
-                self.additions.append(Addition(kind, effect))
-                self._read_plain(layer)
-                if effect > MAX_EFFECT and counts:
-                    self._maker_of("weight", change).add(change, counted=False)
-                return
-            effect = layer.effect()
+            effect = layer.effect() if change is None else self._effect_of(change, layer)
             self.additions.append(Addition(kind, effect))
-            if effect > MAX_EFFECT and counts:
+            counts = effect > MAX_EFFECT and self._sketching and not self._plain
+            if counts and change is None:
                 self._add_in_effect(layer)
-            else:
-                self._read_plain(layer)
+                return
+            self._read_plain(layer)
+            if counts and change is not None:
+                self._maker_of("weight", change).add(change, counted=False)
         except Exception as error:  # whatever a foreign layer raises when it is asked alone
             self.additions.append(Addition(kind, None, counted=False))
             self._note(f"what the {kind} in it does cannot be told ({type(error).__name__}: {error})"[:300])

@@ -1,8 +1,4 @@
-"""A weight as it is, wherever it rests: on a device, offloaded, in one process; or why it cannot be read here.
-
-Nothing is moved, gathered or computed: a sharded weight would take a call that every process must make, and one that
-attaches alone would wait for ever.
-"""
+"""A weight as it is, wherever it rests, or why it cannot be read here; nothing is moved, gathered or computed."""
 
 from __future__ import annotations
 
@@ -22,7 +18,6 @@ class RestingWeights:
     """The weights of a tower and of everything in it."""
 
     def __init__(self, tower: nn.Module) -> None:
-        """Nothing is read yet."""
         self._paths: dict[int, str] = {id(part): path for path, part in tower.named_modules()}
         hooks = {path: getattr(part, "_hf_hook", None) for path, part in tower.named_modules()}
         self._maps = {path: list(_maps(hook)) for path, hook in hooks.items() if hook is not None}
@@ -32,11 +27,7 @@ class RestingWeights:
         return self._paths.get(id(module), "")
 
     def read(self, module: nn.Module, name: str) -> Tensor | None:
-        """The weight of that name ("weight", "bias") of a module, or None where it has none.
-
-        Raises:
-            UnreadableError: there is one, and it is sharded, quantised, or on no device.
-        """
+        """A module's weight of that name, or None; UnreadableError where it is sharded, quantised, or on no device."""
         weight: Tensor | None = module._parameters.get(name)
         if weight is None:
             weight = vars(module).get(name)
@@ -97,7 +88,7 @@ def is_quantised(module: nn.Module) -> bool:
 
 
 def _whole(weight: Tensor) -> Tensor:
-    """A distributed tensor of which this process holds everything."""
+    """A distributed tensor that this process holds whole; gathering another would wait for all processes, for ever."""
     local = getattr(weight, "_local_tensor", None)
     if not isinstance(local, Tensor) or local.shape != weight.shape:
         raise UnreadableError("its weights are sharded over several processes")

@@ -1,12 +1,6 @@
-"""A small sketch of many weights, from which the distance to other weights can be told.
+"""Sketches of many weights: random projections, the mean square of whose difference estimates theirs squared.
 
-Sketches are random projections: the mean square of their difference estimates the squared distance of the weights
-(Johnson and Lindenstrauss 1984), with `PROJECTIONS` of them to about a quarter of its value. A matrix is projected from
-both sides, sᵢⱼ = aᵢᵀ W bⱼ, so that one product with `SIDE` columns does.
-
-Signs depend on the position within a square of the tower's width alone, and matrices add up: neither the names of
-weights nor their order matter, nor whether queries, keys and values are one matrix or three. Sums are in float64: the
-same weights give the same sketch on any device, with any number of threads, whatever the precision of products.
+See Johnson and Lindenstrauss (1984); with `PROJECTIONS` of them the estimate is good to about a quarter.
 """
 
 from __future__ import annotations
@@ -44,10 +38,7 @@ class Sketch:
     projections: tuple[int, ...]  # `PROJECTIONS` signed sums in this unit, the largest of them 32767 or -32767
 
     def distance(self, other: Sketch, *, min_norm: float = 0.0) -> float:
-        """About how far two sets of one arrangement lie apart, relative to the longer one: 0 the same, 1.4 unrelated.
-
-        Where both are shorter than `min_norm`, the distance is relative to that.
-        """
+        """About how far two sets lie apart, relative to the longer one, or to `min_norm`: 0 the same, 1.4 unrelated."""
         pairs = zip(self.projections, other.projections, strict=True)
         square = sum((a * self.step - b * other.step) ** 2 for a, b in pairs) / PROJECTIONS
         longer = max(self.norm, other.norm, min_norm)
@@ -55,11 +46,13 @@ class Sketch:
 
 
 class SketchMaker:
-    """Sums up one set of weights."""
+    """Sums up one set of weights, in float64: the same on any device, with any number of threads.
+
+    Neither names nor order of weights matter, nor whether queries, keys and values are one matrix or three.
+    """
 
     def __init__(self, width: int) -> None:
-        """Nothing yet; signs repeat after `width` rows and columns."""
-        self._width = width
+        self._width = width  # signs repeat after so many rows and columns
         self._count = 0
         self._square = 0.0
         self._sums = np.zeros(PROJECTIONS)
@@ -68,7 +61,7 @@ class SketchMaker:
         """Add a matrix (rows, columns), or a vector; not `counted`: as a change of one that was added before."""
         if weight.ndim == 1:
             value = _wide(weight)
-            self._sums += (self._signs("vector", PROJECTIONS, len(value), value.device) @ value).cpu().numpy()
+            self._sums += (_signs("vector", PROJECTIONS, self._width, len(value), value.device) @ value).cpu().numpy()
             self._square += counted * float(torch.dot(value, value))
         else:
             rows = max(1, _CHUNK // weight.shape[1])
@@ -76,27 +69,22 @@ class SketchMaker:
                 chunk = _wide(weight[first : first + rows])
                 flat = chunk.reshape(-1)
                 self._square += counted * float(torch.dot(flat, flat))
-                self._project(chunk @ self._signs("columns", SIDE, weight.shape[1], chunk.device).T, first)
+                signs = _signs("columns", SIDE, self._width, weight.shape[1], chunk.device)
+                self._project(chunk @ signs.T, first)
         self._count += counted * weight.numel()
 
     def add_products(self, product: Callable[[Tensor], Tensor], like: Tensor) -> None:
-        """Add a matrix of which only products are known; it is not rounded.
+        """Add a matrix of which only products are known, (n, columns) to (n, rows) in float64; it is not rounded.
 
-        Args:
-            product: vectors (n, columns) to their products with the matrix, (n, rows), in float64.
-            like: a matrix of the same shape and about the same norm, on the product's device.
+        `like` is a matrix of the same shape and about the same norm, on the product's device.
         """
-        self._project(product(self._signs("columns", SIDE, like.shape[1], like.device)).T, 0)
+        self._project(product(_signs("columns", SIDE, self._width, like.shape[1], like.device)).T, 0)
         self._square += float(torch.linalg.vector_norm(_wide(like))) ** 2
         self._count += like.numel()
 
     @property
     def sketch(self) -> Sketch:
-        """Of all that was added.
-
-        Raises:
-            ValueError: it holds NaN, infinity or numbers beyond any use.
-        """
+        """Of all that was added; ValueError where that holds NaN, infinity or numbers beyond any use."""
         norm = math.sqrt(self._square) if self._square >= 0 else math.nan
         if not norm <= _LARGEST_NORM or not np.isfinite(self._sums).all():
             raise ValueError("holds NaN, infinity or numbers beyond any use")
@@ -105,12 +93,9 @@ class SketchMaker:
         return Sketch(self._count, norm, step, tuple(int(unit) for unit in units))
 
     def _project(self, products: Tensor, first_row: int) -> None:
-        """Add aᵢᵀ P of the products P (rows, SIDE) with the columns' signs."""
-        rows = self._signs("rows", SIDE, first_row + len(products), products.device)[:, first_row:]
+        """Add aᵢᵀ P of the products P (rows, SIDE) with the columns' signs: a matrix is projected from both sides."""
+        rows = _signs("rows", SIDE, self._width, first_row + len(products), products.device)[:, first_row:]
         self._sums += (rows @ products).cpu().numpy().reshape(-1)
-
-    def _signs(self, what: str, count: int, length: int, device: torch.device) -> Tensor:
-        return _signs(what, count, self._width, length, device)
 
 
 def encoded(*sketches: Sketch) -> str:
@@ -120,11 +105,7 @@ def encoded(*sketches: Sketch) -> str:
 
 
 def decoded(name: str, text: object, count: int) -> tuple[Sketch, ...]:
-    """The `count` sketches in a line that `encoded` gave.
-
-    Raises:
-        ConfigError: anything else, or a norm that no weights have, naming the field.
-    """
+    """The `count` sketches in a line that `encoded` gave; ConfigError of anything else or a norm no weights have."""
     size = count * _PACKED.size
     try:
         raw = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
@@ -134,8 +115,8 @@ def decoded(name: str, text: object, count: int) -> tuple[Sketch, ...]:
         raise ConfigError(f"{name} must be base64 of {size} bytes")
     sketches = tuple(Sketch(n, norm, step, tuple(units)) for n, norm, step, *units in _PACKED.iter_unpack(raw))
     for one in sketches:
-        possible = 0 <= one.norm <= _LARGEST_NORM and 0 <= one.step <= _LARGEST_NORM and (one.count or one.norm == 0)
-        if not possible:
+        in_range = 0 <= one.norm <= _LARGEST_NORM and 0 <= one.step <= _LARGEST_NORM
+        if not in_range or (one.count == 0 and one.norm != 0):
             raise ConfigError(
                 f"{name}: a sketch of weights has a norm from 0 to {_LARGEST_NORM:g}, got {one.norm} of {one.count}"
             )
