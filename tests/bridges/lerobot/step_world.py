@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from fresh_heads import fresh_head
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.processor import (
@@ -17,6 +16,7 @@ from lerobot.processor import (
     UnnormalizerProcessorStep,
 )
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+from small_heads import small_head
 from tiny_policy import CAMERA_HW, CAMERAS, TinyPolicy
 from torch import Tensor
 
@@ -25,13 +25,6 @@ from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep,
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
-SMALL = {
-    "architecture": "space-clip",
-    "channels": (8, 6),
-    "semantic_taps": (3, 1),
-    "structural_taps": (0,),
-    "film_hidden": 4,
-}
 LENIENT = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_age=1000, frozen_after=None))
 """Lets everything pass that has depth."""
 
@@ -40,9 +33,7 @@ TOP, WRIST = CAMERAS
 
 def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any) -> DepthHead:
     """A small head with random weights, which says that it was trained."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return fresh_head(policy, **{**SMALL, **options}, trained_on="noise" if trained else None).eval()
+    return small_head(policy, seed=seed, trained_on="noise" if trained else None, **options)
 
 
 def padding_of(tiny: TinyPolicy, camera_hw: tuple[int, int] = CAMERA_HW) -> ImageMapping:

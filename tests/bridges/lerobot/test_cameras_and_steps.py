@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from fresh_heads import fresh_head
 from torch import Tensor
 
 from spaceclip_plugin import DepthAttachment, DepthMap, DepthReader, attach_depth_head
@@ -15,16 +14,10 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 
 from packed_policies import MOLMOACT2, XVLA, molmo_inputs
 from row_policies import PI0, PI0_FAST, PI05, SMOLVLA
+from small_heads import actions, small_head
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, CHUNK, VIEWS, TinyPolicy, observation
 
-SMALL = {
-    "architecture": "space-clip",
-    "channels": (8, 6),
-    "semantic_taps": (3, 1),
-    "structural_taps": (0,),
-    "film_hidden": 4,
-}
 PREPROCESSED = ("pixel_values", "eagle_pixel_values")
 
 
@@ -40,18 +33,7 @@ one_call_per_camera = each_of(PI0, PI05, PI0_FAST, SMOLVLA)
 
 
 def attached(policy: Any) -> DepthAttachment:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        head = fresh_head(policy, **SMALL).eval()
-    return attach_depth_head(policy, head)
-
-
-def act(policy: Any, batch: dict[str, Any]) -> Tensor:
-    """The first action of an episode, with the same noise at every call."""
-    policy.reset()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return policy.select_action(dict(batch))
+    return attach_depth_head(policy, small_head(policy))
 
 
 def views(maps: list[DepthMap]) -> list[str | None]:
@@ -66,7 +48,7 @@ def without(batch: dict[str, Any], camera: str) -> dict[str, Any]:
 def test_a_map_is_named_where_one_call_is_one_camera(tiny: TinyPolicy) -> None:
     policy = tiny.seeded()
     with attached(policy) as depth:
-        act(policy, tiny.batch(3))
+        actions(policy, tiny.batch(3))
         assert views(depth.read()) == list(tiny.views)
 
 
@@ -75,9 +57,9 @@ def test_the_name_is_that_of_the_image(tiny: TinyPolicy) -> None:
     policy, batch = tiny.seeded(), tiny.batch(1)
     changed = {**batch, CAMERAS[1]: 1 - batch[CAMERAS[1]]}
     with attached(policy) as depth:
-        act(policy, batch)
+        actions(policy, batch)
         before = {seen.camera: seen.depth_m for seen in depth.read()}
-        act(policy, changed)
+        actions(policy, changed)
         after = {seen.camera: seen.depth_m for seen in depth.read()}
     assert torch.equal(before["top"], after["top"])
     assert not torch.equal(before["wrist"], after["wrist"])
@@ -87,8 +69,8 @@ def test_the_name_is_that_of_the_image(tiny: TinyPolicy) -> None:
 def test_names_in_the_order_given_by_the_caller(tiny: TinyPolicy) -> None:
     policy = tiny.seeded()
     names = [f"camera {number}" for number in range(tiny.calls)]
-    with attach_depth_head(policy, fresh_head(policy, **SMALL).eval(), cameras=names) as depth:
-        act(policy, tiny.batch(1))
+    with attach_depth_head(policy, small_head(policy), cameras=names) as depth:
+        actions(policy, tiny.batch(1))
         assert views(depth.read()) == names
 
 
@@ -97,8 +79,8 @@ def test_two_chunks_in_one_step_bear_no_names(tiny: TinyPolicy) -> None:
     """Two calls for two cameras, but each call may hold both cameras: a wrong name would be worse than none."""
     policy, batch = tiny.seeded(), tiny.batch(1)
     with attached(policy) as depth:
-        act(policy, batch)
-        act(policy, batch)
+        actions(policy, batch)
+        actions(policy, batch)
         assert views(depth.read()) == [None] * 2 * tiny.calls
 
 
@@ -106,9 +88,9 @@ def test_two_chunks_in_one_step_bear_no_names(tiny: TinyPolicy) -> None:
 @pytest.mark.parametrize("missing", CAMERAS)
 def test_a_missing_camera_is_a_blank_last_call(tiny: TinyPolicy, missing: str) -> None:
     policy, batch = tiny.seeded(), without(tiny.batch(2), missing)
-    plain = act(policy, batch)
+    plain = actions(policy, batch)
     with attached(policy) as depth:
-        assert torch.equal(act(policy, batch), plain)
+        assert torch.equal(actions(policy, batch), plain)
         seen, filled = depth.read()
     assert seen.valid.any()
     assert not filled.valid.any()
@@ -120,9 +102,9 @@ def test_a_missing_camera_is_a_blank_last_call(tiny: TinyPolicy, missing: str) -
 @pytest.mark.parametrize("missing", CAMERAS)
 def test_smolvla_leaves_a_missing_camera_out(missing: str) -> None:
     policy, batch = SMOLVLA.seeded(), without(observation(2), missing)
-    plain = act(policy, batch)
+    plain = actions(policy, batch)
     with attached(policy) as depth:
-        assert torch.equal(act(policy, batch), plain)
+        assert torch.equal(actions(policy, batch), plain)
         [seen] = depth.read()
     assert seen.valid.any()
     assert seen.camera in (None, "wrist" if missing == CAMERAS[0] else "top")
@@ -138,7 +120,7 @@ def test_the_present_cameras_bear_their_names_once_they_are_told(
     batch = tiny.batch(1) if missing is None else without(tiny.batch(1), missing)
     with attached(policy) as depth:
         depth.given(batch)
-        act(policy, batch)
+        actions(policy, batch)
         maps = depth.read()
         each = {seen.camera: seen.age for seen in depth.latest_of_each}
     there = [view for view, camera in zip(VIEWS, CAMERAS, strict=True) if camera != missing]
@@ -154,11 +136,11 @@ def test_placeholders_and_a_dark_camera_cost_no_name_that_is_certain(tiny: TinyP
     names = [*VIEWS, *(f"empty_camera_{i}" for i in range(placeholders))]
     with attached(policy) as depth:
         assert depth.cameras == tuple(names)
-        act(policy, batch)
+        actions(policy, batch)
         assert views(depth.read()) == names
-        act(policy, {**batch, CAMERAS[0]: torch.zeros_like(batch[CAMERAS[0]])})
+        actions(policy, {**batch, CAMERAS[0]: torch.zeros_like(batch[CAMERAS[0]])})
         assert views(depth.read()) == names
-        act(policy, {**batch, CAMERAS[1]: torch.zeros_like(batch[CAMERAS[1]])})
+        actions(policy, {**batch, CAMERAS[1]: torch.zeros_like(batch[CAMERAS[1]])})
         # pi0 calls its tower on such an image for a missing camera, too; SmolVLA would call it less often.
         assert views(depth.read()) == (names if tiny is SMOLVLA else [None] * len(names))
 
@@ -197,7 +179,7 @@ def test_depth_that_is_kept_grows_older(tiny: TinyPolicy) -> None:
 def test_a_camera_declared_empty_keeps_its_name(tiny: TinyPolicy) -> None:
     policy = tiny.seeded(empty_cameras=1)
     with attached(policy) as depth:
-        act(policy, tiny.batch(1))
+        actions(policy, tiny.batch(1))
         maps = depth.read()
     assert views(maps) == [*VIEWS, "empty_camera_0"]
     assert [bool(seen.valid.any()) for seen in maps] == [True, True, False]
@@ -206,9 +188,9 @@ def test_a_camera_declared_empty_keeps_its_name(tiny: TinyPolicy) -> None:
 @pytest.mark.parametrize("missing", CAMERAS)
 def test_xvla_does_not_see_a_missing_camera(missing: str) -> None:
     policy, batch = XVLA.seeded(), without(observation(3), missing)
-    plain = act(policy, batch)
+    plain = actions(policy, batch)
     with attached(policy) as depth:
-        assert torch.equal(act(policy, batch), plain)
+        assert torch.equal(actions(policy, batch), plain)
         [seen] = depth.read()
     assert len(seen) == 3
     assert seen.valid.any(dim=(1, 2)).all()
@@ -223,7 +205,7 @@ def test_a_blank_image_has_no_depth(tiny: TinyPolicy) -> None:
         batch[camera][1] = 0.0
     policy = tiny.seeded()
     with attached(policy) as depth:
-        act(policy, batch)
+        actions(policy, batch)
         for seen in depth.read():
             robots = seen.valid.any(dim=(1, 2)).unflatten(0, (2, -1))
             assert robots[0].all()
@@ -238,9 +220,9 @@ def test_crops_that_fill_up_a_smaller_sample_have_no_depth(tiny: TinyPolicy) -> 
     crops = inputs["image_num_crops"].unflatten(0, (2, -1)).sum(dim=1).tolist()
     assert crops[0] > crops[1]
     batch = {**observation(2), **inputs}
-    plain = act(policy, batch)
+    plain = actions(policy, batch)
     with attached(policy) as depth:
-        assert torch.equal(act(policy, batch), plain)
+        assert torch.equal(actions(policy, batch), plain)
         [seen] = depth.read()
     has_depth = seen.valid.any(dim=(1, 2)).unflatten(0, (2, -1))
     assert has_depth.shape == (2, crops[0])
@@ -287,7 +269,7 @@ def test_a_new_episode_goes_on_counting(tiny: TinyPolicy) -> None:
     policy, batch = tiny.seeded(), tiny.batch(1)
     with attached(policy) as depth:
         for episode in range(2):
-            act(policy, batch)
+            actions(policy, batch)
             for seen in depth.read():
                 assert (seen.step, seen.age) == (episode, 0)
 

@@ -13,7 +13,7 @@ from spaceclip_plugin import attach_depth_head
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
-from test_policies import actions, small_head
+from small_heads import actions, small_head
 from tiny_policies import POLICIES
 from tiny_policy import CHUNK, TinyPolicy
 

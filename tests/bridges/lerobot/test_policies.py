@@ -8,42 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from fresh_heads import fresh_head
 from torch import Tensor, nn
 
-from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.towers.spec import MEAN, RAW_MEAN
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
+from small_heads import actions, small_head
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, CHUNK, TinyPolicy
 from tower_truth import Maps, calls_of, maps_of
 
-SMALL = {
-    "architecture": "space-clip",
-    "channels": (8, 6),
-    "semantic_taps": (3, 1),
-    "structural_taps": (0,),
-    "film_hidden": 4,
-}
 IN_EVERY_DTYPE = [pytest.param(tiny, dtype, id=f"{tiny.name}-{dtype}") for tiny in POLICIES for dtype in tiny.dtypes]
-
-
-def small_head(policy: nn.Module, **options: Any) -> DepthHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return fresh_head(policy, **{**SMALL, **options}).eval()
-
-
-def actions(policy: Any, batch: dict[str, Any], steps: int = 1) -> Tensor:
-    """The next actions of a new episode; the noise they come from is the same at every call."""
-    policy.reset()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return torch.stack([policy.select_action(dict(batch)) for _ in range(steps)])
 
 
 def state(policy: nn.Module) -> dict[str, object]:
