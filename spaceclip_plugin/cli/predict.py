@@ -159,11 +159,11 @@ def _check_recordings(recordings: Mapping[str, Path], args: argparse.Namespace) 
         if path.is_dir():
             raise ConfigError(f"--{kind} takes a file, {str(path)!r} is a folder")
     if "rerun" in recordings:
-        from spaceclip_plugin.bridges.rerun import import_rerun
+        from spaceclip_plugin.bridges.rerun.sink import import_rerun
 
         import_rerun()
     if "mcap" in recordings:
-        from spaceclip_plugin.bridges.ros import import_mcap
+        from spaceclip_plugin.bridges.ros.mcap_writer import import_mcap
 
         import_mcap()
         if args.intrinsics is None:
