@@ -47,10 +47,7 @@ class Comparison:
 def random_features(
     head: DepthHead, batch: int, grid_hw: tuple[int, int], output_hw: tuple[int, int], *, seed: int
 ) -> TowerFeatures:
-    """Normal features a head can read, the same for a seed.
-
-    Of a tower of several stages, a map's grid is twice as fine for every step its width is below the largest.
-    """
+    """Normal features a head can read; of several stages, each grid is twice as fine as that of the next wider map."""
     random = torch.Generator().manual_seed(seed)
     width_of = head.config.width_of
     stages = sorted(set(width_of.values()), reverse=True)
@@ -69,11 +66,9 @@ def named_inputs(features: TowerFeatures) -> dict[str, Tensor]:
 
 
 def compare(head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxruntime: Any) -> tuple[Comparison, ...]:
-    """Run every case through the file and through `head.forward`; the head is on the CPU, in float32 and eval mode.
+    """Every case through the file and through the head, which is on the CPU, in float32 and eval mode.
 
-    Raises:
-        ExportError: ONNX Runtime refuses the file, or depth differs, in shape or by more than `TOLERANCE` of its
-            standard deviation plus `ROUNDING` of its maximum; or all depth is one value, which compares nothing.
+    ExportError where ONNX Runtime refuses the file, depth differs, or all of it is one value, which compares nothing.
     """
     native = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     raised = (kind for kind in native if isinstance(kind, type) and issubclass(kind, Exception))

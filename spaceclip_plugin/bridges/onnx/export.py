@@ -1,7 +1,6 @@
 """A head as an ONNX file: tapped hidden states in, metric depth out, for runtimes without torch.
 
-The file takes its name only when ONNX Runtime has given torch's depth with it, on batches and grids it was not traced
-with.
+The file takes its name only when ONNX Runtime has given torch's depth with it, on other batches and grids than traced.
 """
 
 from __future__ import annotations
@@ -129,7 +128,12 @@ def export_onnx(
         )
     size = OutputSize(patch_size, output_hw)
     rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, length=2)
-    onnxruntime = _onnxruntime()
+    if torch.__version__ < OLDEST_TORCH:
+        raise ExportError(
+            f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
+        )
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    *_, onnxruntime = imported(*packages, needed_for="writing ONNX", extra="export", error=ExportError)
     plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
     if sum(4 * value.numel() for value in plain.state_dict().values()) > _MAX_BYTES:
         raise ExportError("the weights of the head are more than one ONNX file can hold (2 GiB)")
@@ -160,16 +164,6 @@ class _Graph(nn.Module):
         features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw)
         depth_m: Tensor = self.head.decoder(features, output_hw, auxiliary=False).depth_m
         return depth_m
-
-
-def _onnxruntime() -> Any:
-    """ONNX Runtime, where everything that an export needs is there."""
-    if torch.__version__ < OLDEST_TORCH:
-        raise ExportError(
-            f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
-        )
-    needed = ("onnx", "onnxscript", "onnxruntime")
-    return imported(*needed, needed_for="writing ONNX", extra="export", error=ExportError)[-1]
 
 
 def _converted(head: DepthHead, size: OutputSize) -> Any:

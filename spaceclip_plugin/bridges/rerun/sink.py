@@ -11,9 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin import DepthMap, Intrinsics
 from spaceclip_plugin.bridges.optional import imported
-from spaceclip_plugin.depth import DepthArrays
+from spaceclip_plugin.depth import DepthArrays, DepthMap, Intrinsics
 from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.photo import ImageLike
@@ -143,11 +142,7 @@ class RerunSink:
 
 
 def import_rerun() -> Any:
-    """The rerun package.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """The rerun package; ConfigError where it is not installed."""
     [rerun] = imported("rerun", needed_for="a RerunSink", extra="viz")
     return rerun
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from typing_extensions import Self
 
-from spaceclip_plugin import DepthMap, __version__
+from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import choice
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.bridges.ros import messages
-from spaceclip_plugin.depth import DepthArrays
+from spaceclip_plugin.depth import DepthArrays, DepthMap
 from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
@@ -140,10 +140,6 @@ class McapWriter:
 
 
 def import_mcap() -> Any:
-    """The module that writes MCAP files.
-
-    Raises:
-        ConfigError: it or rosbags is not installed.
-    """
+    """The module that writes MCAP files; ConfigError where it or rosbags is not installed."""
     [library, _] = imported("mcap.writer", "rosbags.typesys", needed_for="an MCAP file", extra="ros")
     return library

@@ -1,8 +1,4 @@
-"""Depth as `sensor_msgs` of ROS 2, made without ROS: rosbags has their classes and their serialisation.
-
-How depth is written is REP-118's. ROS puts the first pixel's centre at (0, 0), this package at (0.5, 0.5):
-`camera_info` subtracts the half.
-"""
+"""Depth as `sensor_msgs` of ROS 2, as REP-118 has it, made without ROS: rosbags has their classes and serialisation."""
 
 from __future__ import annotations
 
@@ -12,26 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spaceclip_plugin import DepthMap, Intrinsics, _checks
+from spaceclip_plugin import _checks
 from spaceclip_plugin.bridges.optional import imported
-from spaceclip_plugin.depth import DepthArrays
+from spaceclip_plugin.depth import DepthArrays, DepthMap, Intrinsics
 from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
 METRES, MILLIMETRES = ENCODINGS = ("32FC1", "16UC1")
-"""float32 metres, NaN where invalid; or uint16 millimetres, 0 where invalid and beyond 65.535 m."""
-
 _NS_PER_S = 10**9
 
 
 @lru_cache(maxsize=1)
 def typestore() -> Any:
-    """The messages of ROS 2 Humble, by rosbags.
-
-    Raises:
-        ConfigError: rosbags is not installed.
-    """
+    """The messages of ROS 2 Humble; ConfigError where rosbags is not installed."""
     [typesys] = imported("rosbags.typesys", needed_for="a ROS message", extra="ros")
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
@@ -108,6 +98,7 @@ def camera_info(intrinsics: Intrinsics, header: Any) -> Any:
         >>> camera_info(camera, header(0, "wrist")).k.tolist()
         [5.0, 0.0, 2.5, 0.0, 4.5, 1.5, 0.0, 0.0, 1.0]
     """
+    # ROS puts the first pixel's centre at (0, 0), this package at (0.5, 0.5).
     k = intrinsics.matrix().double().numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     height, width = intrinsics.image_hw
     projection = np.hstack([k, np.zeros((3, 1))])
