@@ -23,12 +23,11 @@ from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError, nearest
 from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME, check_replaceable
-from spaceclip_plugin.towers import ImageStatistics, Tower, TowerSpec, registry
+from spaceclip_plugin.towers import ImageStatistics, Tower, registry
 
 TOWER_TYPES = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 """Model types a saved tower may have; another one in a file is refused before its class is looked up."""
 
-_BICUBIC = 3
 _HINT = (
     ". A tower that was changed (adapters, a pooling layer left out) or a fused head cannot be saved; between versions "
     "transformers renames weights of some types"
@@ -88,11 +87,9 @@ def tower_config(module: nn.Module) -> dict[str, Any] | None:
 
 
 def build_tower(config: SpaceClipDepthConfig) -> Tower:
-    """The tower that a config describes, with random weights.
+    """The tower that a config describes, with random weights; CheckpointError where it can describe none.
 
-    Raises:
-        CheckpointError: it describes none, or one of a type this transformers does not have or cannot build.
-        HostError: the adapter is not installed or finds no tower in it.
+    HostError where the adapter is not installed or finds no tower in it.
     """
     values = config.tower
     if not isinstance(values, Mapping) or not isinstance(config.adapter, str | None):
@@ -138,19 +135,6 @@ def image_processor_class() -> Any:
     return getattr(transformers, "DPTImageProcessorPil", None) or transformers.DPTImageProcessor
 
 
-def image_processor(spec: TowerSpec) -> Any:
-    """What stretches photos to the tower's input size and normalises them, as `data.preparation.prepare` does."""
-    height, width = spec.image_hw
-    return image_processor_class()(
-        size={"height": height, "width": width},
-        resample=_BICUBIC,
-        keep_aspect_ratio=False,
-        ensure_multiple_of=1,
-        image_mean=list(spec.image_mean),
-        image_std=list(spec.image_std),
-    )
-
-
 def read_config(folder: Path) -> SpaceClipDepthConfig:
     """The config of the model in `folder`; CheckpointError where there is none, or it is another model's."""
     values: dict[str, Any] = read_json_object(folder / CONFIG_NAME)
@@ -163,11 +147,9 @@ def read_config(folder: Path) -> SpaceClipDepthConfig:
 
 
 def write_model(folder: Path, config: SpaceClipDepthConfig, parts: Mapping[str, nn.Module]) -> None:
-    """Write config and weights, each whole or not at all, the weights first; they carry the config they belong to.
+    """Write weights and config, each whole or not at all; the weights carry the config they belong to.
 
-    Raises:
-        CheckpointError: the weights are not what the config builds, the folder cannot be written, or it holds another
-            kind of model, such as the host that the tower came from.
+    CheckpointError where the folder holds another kind of model, such as the host that the tower came from.
     """
     tensors = weights.writable(_state(parts))
     check_replaceable(folder, lambda _: read_config(folder), kind=f"a {SpaceClipDepthConfig.model_type!r} model")
@@ -181,11 +163,7 @@ def write_model(folder: Path, config: SpaceClipDepthConfig, parts: Mapping[str, 
 
 
 def read_weights(folder: Path, config: SpaceClipDepthConfig) -> dict[str, Tensor]:
-    """The weights in `folder`, in the dtypes they have there.
-
-    Raises:
-        CheckpointError: no safetensors file, one that is damaged, or one that does not hold what the config builds.
-    """
+    """The weights in `folder`, in their own dtypes; CheckpointError where they are not what the config builds."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise CheckpointError(

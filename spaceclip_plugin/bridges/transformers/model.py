@@ -22,7 +22,6 @@ from spaceclip_plugin.bridges.transformers.checkpoint import (
     SpaceClipDepthConfig,
     build_tower,
     head_config,
-    image_processor,
     image_processor_class,
     read_config,
     read_weights,
@@ -39,6 +38,7 @@ _WITHOUT_EFFECT = """
 _commit_hash _from_auto _from_pipeline adapter_kwargs cache_dir code_revision force_download local_files_only
 low_cpu_mem_usage proxies resume_download revision token trust_remote_code use_auth_token use_safetensors weights_only
 """
+_BICUBIC = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -161,7 +161,15 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         It gives the pixels of `data.prepare`; the one that transformers 5 makes of the saved file is up to one grey
         level off. The host's own may crop: a pipeline then stretches the depth of the crop over the whole photo.
         """
-        return image_processor(self._spec)
+        height, width = self._spec.image_hw
+        return image_processor_class()(
+            size={"height": height, "width": width},
+            resample=_BICUBIC,
+            keep_aspect_ratio=False,
+            ensure_multiple_of=1,
+            image_mean=list(self._spec.image_mean),
+            image_std=list(self._spec.image_std),
+        )
 
     def save_pretrained(  # type: ignore[override]
         self,

@@ -12,14 +12,9 @@ _STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def one_device(device_map: object) -> torch.device | None:
-    """The device that a `device_map` puts all of a model on; None where it says nothing.
+    """The one device that a `device_map` puts all of a model on; None where it says nothing.
 
-    Args:
-        device_map: a device, its name or CUDA number, a mapping whose values all are the same one, or one of
-            accelerate's strategies ("auto"), which fill the accelerator first: one is enough for a tower and its head.
-
-    Raises:
-        ConfigError: several devices, none that this PyTorch has, or the disk.
+    accelerate's strategies ("auto") fill the accelerator first: one is enough for a tower and its head.
     """
     if device_map is None:
         return None
@@ -28,7 +23,9 @@ def one_device(device_map: object) -> torch.device | None:
         if len(places) != 1 or isinstance(places[0], bool) or not isinstance(places[0], int | str | torch.device):
             raise TypeError(f"expected one device, got {places}")
         if places[0] in _STRATEGIES:
-            return _accelerator()
+            if torch.cuda.is_available():
+                return torch.device("cuda", torch.cuda.current_device())
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
         device = torch.device("cuda", places[0]) if isinstance(places[0], int) else torch.device(places[0])
         torch.empty(0, device=device)  # a name can be well-formed and its device absent
         if device.type == "meta":
@@ -41,9 +38,3 @@ def one_device(device_map: object) -> torch.device | None:
             "with .to(device)"
         ) from error
     return device
-
-
-def _accelerator() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
