@@ -22,12 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ActionsSent:
-    """Turns decisions into actions, and remembers what was sent last, which is where a position holds.
-
-    Attributes:
-        kind: "velocity" or "position".
-        stop_action: what to send at a stop, in the robot's units; None: zero, or the last one sent.
-    """
+    """Turns decisions into actions, and remembers what was sent last, which is where a position holds."""
 
     def __init__(self, kind: str, stop_action: Sequence[float] | None) -> None:
         self.kind = _checks.choice("actions", kind, ACTION_KINDS)
@@ -47,18 +42,9 @@ class ActionsSent:
         return None if self._chunk is None else self._chunk[:, -1]
 
     def send(self, chunk: Tensor, decisions: Sequence[Sequence[GuardDecision]], *, overlapping: bool = False) -> Tensor:
-        """What to send, (B, T, A), and from now on what was sent.
+        """What to send, (B, T, A), instead of what the policy wants of B robots in their next T host steps.
 
-        Args:
-            chunk: (B, T, A) what the policy wants of B robots in the next T host steps.
-            decisions: T of each robot.
-            overlapping: whether a chunk begins while the one before it is still executed, as in real-time chunking.
-                No step is told at which row; the one nearest to the new chunk's first is taken for the last one sent.
-                To hold the old chunk's last row would be a motion, to a place the robot has not reached.
-
-        Raises:
-            HostError: a position is to be held, and none was sent yet.
-            ConfigError: `stop_action` is of another length than the actions.
+        From now on it was sent. HostError where a position is to be held and none was sent before.
         """
         if self.stop_action is not None and len(self.stop_action) != chunk.shape[-1]:  # known before there is a stop
             raise ConfigError(f"stop_action has {len(self.stop_action)} values, the actions have {chunk.shape[-1]}")
@@ -69,6 +55,8 @@ class ActionsSent:
         for robot, (rows, decided) in enumerate(zip(chunk, decisions, strict=True)):
             last = None
             if before is not None:
+                # No step is told at which row an overlapping chunk begins: the row nearest to its first was sent last.
+                # To hold the old chunk's last row would be a motion, to a place the robot has not reached.
                 distance = (before[robot].to(rows) - rows[0]).square().sum(dim=-1)
                 last = before[robot, int(distance.argmin()) if overlapping else -1]
             for row, decision in zip(rows, decided, strict=True):
@@ -98,11 +86,7 @@ class ActionsSent:
 
 
 def as_chunk(action: Tensor) -> Tensor:
-    """(B, T, A) of an action (A,) of one robot, one action (B, A) of each of several, or a chunk (B, T, A) of each.
-
-    Raises:
-        HostError: another shape, or no action in it.
-    """
+    """(B, T, A) of an action (A,) of one robot, one action (B, A) of each of several, or a chunk (B, T, A) of each."""
     if action.ndim not in (1, 2, 3) or 0 in action.shape:
         raise HostError(
             "the guard takes actions (A,) of one robot, (B, A) of several or chunks of them (B, T, A), got shape "
@@ -113,19 +97,12 @@ def as_chunk(action: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ActionChunks:
-    """How many actions a policy makes out of one look at its images.
+    """How many actions a policy makes out of one look at its images."""
 
-    Attributes:
-        policy: class name of the policy.
-        queued: actions it hands out one by one before it looks again (`n_action_steps`).
-        chunk: actions in a whole chunk (`chunk_size`), which real-time chunking hands over at once.
-        overlapping: whether real-time chunking is on: a chunk begins while the one before it is still executed.
-    """
-
-    policy: str
-    queued: int
-    chunk: int
-    overlapping: bool
+    policy: str  # its class name
+    queued: int  # handed out one by one before it looks again
+    chunk: int  # handed over at once by real-time chunking
+    overlapping: bool  # real-time chunking is on: a chunk begins while the one before it is still executed
 
     @classmethod
     def of(cls, policy: nn.Module) -> ActionChunks:
@@ -136,9 +113,9 @@ class ActionChunks:
         return cls(type(policy).__name__, queued, _count(config, "chunk_size", queued), overlapping)
 
     def check(self, limits: GuardLimits, *, fresh: bool) -> None:
-        """Refuse a guard whose depth would be too old for most of the actions, where nobody said a `max_age`.
+        """Refuse a guard whose depth would be too old for most actions; warn where someone said its `max_age`.
 
-        Where someone did, a warning tells how many are stops. `fresh` depth is refreshed at every host step.
+        `fresh` depth is refreshed at every host step.
         """
         name, count = ("chunk_size", self.chunk) if self.overlapping else ("n_action_steps", self.queued)
         young = limits.oldest_allowed + 1

@@ -1,8 +1,6 @@
 """What LeRobot's policies declare of their cameras: in which order their tower sees them, and how images fill it.
 
-They resize a camera's image with its aspect ratio and fill up the rest of the tower's. Which size, which size of camera
-and which side is filled up stands in their class and its configuration; no user need repeat it. LeRobot itself is not
-imported. Sources: `prepare_images`, `_preprocess_images` and `_prepare_images` of LeRobot 0.4.4 and 0.6.1.
+Sources: `prepare_images`, `_preprocess_images` and `_prepare_images` of LeRobot 0.4.4 and 0.6.1, which is not imported.
 """
 
 from __future__ import annotations
@@ -24,23 +22,14 @@ _CHANNELS = 3
 
 @dataclass(frozen=True)
 class Family:
-    """What the class of a policy decides.
+    """What the class of a policy decides."""
 
-    Attributes:
-        size_field: of the configuration: the tower's image, (height, width) or (width, height).
-        anchor: where the camera's image lies in it.
-        prepares: name of the method that makes the tower's images of a batch; private ones are called by name, too.
-        camera_by_camera: whether the tower runs once per camera; else all cameras are in one batch.
-        leaves_out: whether it does not run for missing cameras beyond the `empty_cameras` of the configuration. The
-            others run it on a blank image for each.
-    """
-
-    size_field: str
-    anchor: Anchor
-    prepares: str
+    size_field: str  # of the configuration: sides of the tower's image
+    anchor: Anchor  # where the camera's image lies in it
+    prepares: str  # name of the method that makes the tower's images of a batch
     width_first: bool = False
-    camera_by_camera: bool = True
-    leaves_out: bool = False
+    camera_by_camera: bool = True  # the tower runs once per camera; else all cameras are in one batch
+    leaves_out: bool = False  # it does not run for missing cameras beyond `empty_cameras`; others show it blank images
 
 
 _PI0 = Family("image_resolution", "centre", "_preprocess_images")
@@ -67,15 +56,7 @@ def camera_names(policy: nn.Module) -> dict[str, str]:
 
 
 def declared_cameras(policy: nn.Module) -> PolicyCameras:
-    """What the configuration of a policy says of its cameras.
-
-    Args:
-        policy: of one of the classes that this package's entry points name, or of a subclass.
-
-    Returns:
-        Mappings without placeholders, without cameras whose size is not declared, and none where the policy does not
-        resize its images.
-    """
+    """What the configuration of a policy says of its cameras; the entry points name this for their classes."""
     family = family_of(policy)
     if family is None:
         return PolicyCameras(type(policy).__name__)

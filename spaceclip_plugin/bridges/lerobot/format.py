@@ -1,10 +1,6 @@
 """How LeRobot (0.6 and newer) keeps the photos and depth of a frame, and what they mean in metres.
 
-A feature whose info says `is_depth_map` is the depth of the camera of the same name without `_depth`. It is read as
-(1, H, W) float32, in millimetres unless the data set was opened with `depth_output_unit="m"`. Kept as images it is
-exact, and 65535 millimetres, the most that 16 bits hold, stand for what lay beyond. Kept as video it has 4096 steps
-from `video.depth_min` to `video.depth_max` metres, and whatever lay outside, unknown depth included, sits on one of
-these two (`lerobot.datasets.depth_utils`).
+In a depth video, what lay outside its range, unknown depth included, sits on an end (`lerobot.datasets.depth_utils`).
 """
 
 from __future__ import annotations
@@ -30,24 +26,17 @@ _STEPS = 4095
 _DEPTH_MIN_M, _DEPTH_MAX_M, _SHIFT_M = 0.01, 10.0, 3.5
 _HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
 
-
 LeRobotFrames = Any
 """A `LeRobotDataset`: of it `repo_id`, `features`, `depth_output_unit`, its length and its frames are used."""
 
 
 @dataclass(frozen=True)
 class DepthFeature:
-    """How one depth feature is read.
-
-    Attributes:
-        key: of the feature.
-        units_per_metre: of what the data set returns.
-        known_m: depth is known strictly between these metres.
-    """
+    """How one depth feature is read."""
 
     key: str
-    units_per_metre: float
-    known_m: tuple[float, float]
+    units_per_metre: float  # of what the data set returns, whatever it stores
+    known_m: tuple[float, float]  # depth is known strictly between these metres
 
     @classmethod
     def of(cls, dataset: LeRobotFrames, key: str) -> DepthFeature:
@@ -79,11 +68,7 @@ class DepthFeature:
 
 
 def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a frame, which holds it as (3, H, W), either uint8 or floats from 0 to 1.
-
-    Raises:
-        DataError: it has no single photo, or one in other values; the message begins with `where`.
-    """
+    """(H, W, 3) uint8 RGB of a frame, which holds it as (3, H, W), either uint8 or floats from 0 to 1."""
     values = _one(item, key, 3, where)
     if values.dtype != torch.uint8:
         if not bool(((values >= 0) & (values <= 1)).all()):
@@ -93,11 +78,7 @@ def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
 
 
 def camera_key(dataset: LeRobotFrames, named: str | None) -> str:
-    """The key of the photos of the camera of that name, or of the only one, with depth under `KEY_depth`.
-
-    Raises:
-        DataError: no camera has depth, several have and none was named, or none is called so.
-    """
+    """The key of the photos of the camera of that name, or of the only one, with depth under `KEY_depth`."""
     keys = [key for key in dataset.features if _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))]
     cameras: dict[str, str] = {key.removeprefix(_PREFIX): key for key in keys}
     place, known = dataset.repo_id, ", ".join(cameras)

@@ -21,12 +21,7 @@ HeadLike = DepthHead | Mapping[str, Any] | str | Path
 
 
 class HeadStep:
-    """A step that carries a head in its state, and the link to the policy that the head reads.
-
-    Attributes:
-        head: without weights (on the meta device) until its state is loaded.
-        allow_untrained: whether a head with random weights may be carried.
-    """
+    """A step that carries a head in its state, and the link to the policy that the head reads."""
 
     def __init__(self, head: HeadLike, *, allow_untrained: bool, policy: nn.Module | None = None) -> None:
         if isinstance(head, (str, Path)):
@@ -42,7 +37,7 @@ class HeadStep:
                 "the head was not trained: its depth means nothing, and no robot may act on it. Train it "
                 "(`spaceclip train`), or give allow_untrained=True to try the machinery"
             )
-        self.head = head.eval()
+        self.head = head.eval()  # without weights (on the meta device) until its state is loaded
         self.allow_untrained = allow_untrained
         self._link: DepthLink | None = None
         # Linked at the first call: weights may still be on their way.

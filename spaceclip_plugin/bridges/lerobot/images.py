@@ -1,7 +1,6 @@
 """How a LeRobot policy makes its tower's images out of its cameras': its own function for that, and where pixels lie.
 
-Only the policy knows. SmolVLA offers `prepare_images`; pi0's family and X-VLA have private methods alone, which are
-called by name, are said to be, and are believed only as far as what they return is what is known of them.
+Methods of pi0's family and X-VLA are private: that they are called is logged, and what they return is checked.
 """
 
 from __future__ import annotations
@@ -27,14 +26,9 @@ _logger = logging.getLogger(__name__)
 
 
 class CameraGeometry:
-    """Where the pixels of each camera lie in the tower's image: declared by the policy, measured by what cameras give.
+    """Where the pixels of each camera lie in the tower's image: as declared by the policy until images were seen.
 
-    A policy's configuration is that of the data it was trained on; the camera that is plugged in may be of another
-    size. As soon as images were seen, their sizes count.
-
-    Attributes:
-        declared: as the configuration says; None where no policy is known. What was measured of a camera takes the
-            place of its mapping, so that an attachment that holds it compares the tower's images with that.
+    Its configuration is that of its training data; the camera that is plugged in may be of another size.
     """
 
     def __init__(self, policy: nn.Module, holders: Iterable[nn.Module]) -> None:
@@ -53,7 +47,7 @@ class CameraGeometry:
         self._seen[camera] = camera_hw
         measured, configured = self.measured(camera), self._configured.get(camera)
         if measured is not None and self.declared is not None and not self._as_they_are:
-            self.declared.mappings[camera] = measured
+            self.declared.mappings[camera] = measured  # with which the attachment compares the tower's images
         if configured is not None and configured.camera_hw != camera_hw:
             _logger.warning(
                 "camera %r gives images of %dx%d (HxW), the policy's configuration says %dx%d: depth is laid where the "
@@ -74,11 +68,7 @@ class CameraGeometry:
 
 
 class Preparation:
-    """What shows a policy's images to its tower when it is run alone: the policy's own method, or `data.preparation`.
-
-    Attributes:
-        own: name of the policy's method; None where it has none that takes the images of this step.
-    """
+    """What shows a policy's images to its tower when it is run alone: its `own` method, or `data.preparation`."""
 
     def __init__(self, policy: nn.Module, spec: TowerSpec) -> None:
         self._spec = spec
@@ -93,10 +83,7 @@ class Preparation:
     def __call__(self, policy: nn.Module, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
         """The image (B, 3, H, W) under a key of the batch as (B, 3, h, w), as the policy shows it to its tower.
 
-        Raises:
-            HostError: the policy's method is not what it was, or what it returns not what `mapping` says; or images
-                not in [0, 1] where this package prepares them.
-            CaptureError: they hold NaN or infinity.
+        HostError where it cannot be prepared, or lies elsewhere than `mapping` says; CaptureError where not finite.
         """
         if self.own is None:
             return self._prepared_here(key, image)

@@ -1,7 +1,4 @@
-"""What a LeRobot policy's processor steps share: its attached head, the depth of every robot, and the host's steps.
-
-Depth comes out over the cameras' own images, whatever the policy made of them for its tower.
-"""
+"""What a LeRobot policy's processor steps share: its attached head, the depth of every robot, and the host's steps."""
 
 from __future__ import annotations
 
@@ -35,14 +32,6 @@ class DepthLink:
     """A head attached to a live policy, and the newest depth of each of its robots.
 
     The policy is not kept alive: when it goes, the hooks go, and `alive` says so.
-
-    Attributes:
-        cameras: names of the policy's cameras, placeholders left out, by the key of their images in a batch.
-        names_images: whether each of the policy's image calls is of one camera, and bears its name.
-        newest: of each robot (each row of a batch), by the end of the last host step, over the camera's image where
-            it is known how the tower's was made out of it.
-        refreshed: whether depth is refreshed at every host step.
-        rows: host steps that the last actions take: those of a chunk, else 1.
     """
 
     def __init__(self, policy: nn.Module, head: DepthHead) -> None:
@@ -67,20 +56,15 @@ class DepthLink:
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
         self._open, self._robots, self._warned = False, 0, False
-        self.cameras = camera_names(policy)
-        self.names_images = bool(self._attachment.cameras)
-        self.refreshed = False
-        self.newest: list[NewestDepth] = []
-        self.rows = 1
+        self.cameras = camera_names(policy)  # by the key of their images in a batch
+        self.names_images = bool(self._attachment.cameras)  # each image call is of one camera, and bears its name
+        self.refreshed = False  # whether depth is, at every host step
+        self.newest: list[NewestDepth] = []  # of each row of a batch, over the camera's image where that is known
+        self.rows = 1  # host steps that the last actions take: those of a chunk, else 1
 
     @classmethod
     def to(cls, policy: nn.Module, head: DepthHead) -> DepthLink:
-        """The link of a live policy, shared by all steps that are connected to it; made where there is none.
-
-        Raises:
-            HostError: no tower or several, or the policy is read by another head already.
-            HeadMismatchError: the head does not fit the tower.
-        """
+        """The link of a live policy, shared by all steps that are connected to it; made where there is none."""
         link = cls._known(policy)
         if link is None:
             link = cls(policy, head)
@@ -94,11 +78,7 @@ class DepthLink:
 
     @classmethod
     def guessed(cls, head: DepthHead) -> DepthLink:
-        """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked.
-
-        Raises:
-            HostError: there is no such policy, or there are several.
-        """
+        """The link of the one live policy that the head fits; a warning says which was guessed, unless it is linked."""
         policy = guessed_policy(head)
         if cls._known(policy) is None:
             _logger.warning(
@@ -146,8 +126,7 @@ class DepthLink:
     def end_step(self, robots: int, *, rows: int = 1) -> None:
         """End a host step: the depth it left, refreshed or of the policy's own image calls, becomes the newest.
 
-        The actions given now take `rows` host steps. There is no depth any more where it cannot be read (CaptureError)
-        or its images cannot be shared out among so many robots (HostError).
+        The actions given now take `rows` host steps. Where it raises, there is no depth any more.
         """
         self._open = False
         refreshed, self._refreshed = self._refreshed, None
@@ -167,10 +146,6 @@ class DepthLink:
         """Depth over each image (B, 3, H, W) of this step, of age 0, by running the tower alone.
 
         What the policy sees later in the step is not decoded.
-
-        Raises:
-            CaptureError: the tower does not take them, or the depth cannot be read.
-            HostError: see `Preparation`.
         """
         for key, image in images.items():
             name = camera_name(key)
@@ -230,8 +205,7 @@ class DepthLink:
     def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:
         """How every image of one robot in one image call was made out of its camera's; None where that is not known.
 
-        What was measured of its camera decides, else its configuration, as far as the pixels bear it out. HostError
-        where the policy pads its images, and neither tells how.
+        HostError where the policy pads its images, and neither what was measured nor its configuration tells how.
         """
         names: list[str | None] = [image.camera for image in images]
         # Cameras that are missing are left out, and blank images fill up: then the order tells nothing.

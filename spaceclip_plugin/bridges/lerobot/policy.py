@@ -1,7 +1,6 @@
-"""Which LeRobot policy is meant, where none is told or a wrapper holds it.
+"""Which LeRobot policy is meant, where a wrapper holds it or none is told.
 
-LeRobot's command lines tell processor steps no policy, and LeRobot keeps no list of its policies: where none is told,
-the one that is alive is guessed.
+LeRobot's command lines tell processor steps no policy, and it keeps no list of its policies: then one is guessed.
 """
 
 from __future__ import annotations
@@ -17,11 +16,7 @@ from spaceclip_plugin.towers import registry
 
 
 def guessed_policy(head: DepthHead) -> nn.Module:
-    """The one LeRobot policy alive in this process whose tower the head fits, found among all objects there are.
-
-    Raises:
-        HostError: there is none, or there are several.
-    """
+    """The one LeRobot policy alive in this process whose tower the head fits, found among all objects there are."""
     base = _policy_class()
     gc.collect()  # one that was dropped may wait to be collected
     alive: list[nn.Module] = [] if base is None else [each for each in gc.get_objects() if issubclass(type(each), base)]
@@ -39,11 +34,7 @@ def guessed_policy(head: DepthHead) -> nn.Module:
 
 
 def policy_inside(module: object) -> nn.Module:
-    """The LeRobot policy that a wrapper holds (PEFT, DDP, torch.compile), if it holds one; else the module itself.
-
-    Raises:
-        HostError: it is no module.
-    """
+    """The LeRobot policy that a wrapper holds (PEFT, DDP, torch.compile), if it holds one; else the module itself."""
     if not isinstance(module, nn.Module):
         raise HostError(f"connect takes the live policy, a torch.nn.Module, got {type(module).__name__}")
     base = _policy_class()

@@ -107,8 +107,12 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 )
         if images:
             sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in keys}
-            for key, depth in self._depth(link, images, sizes).items():
-                observation[key + DEPTH_SUFFIX], observation[key + AGE_SUFFIX] = _as_batch(depth, like=images[key])
+            for key, found in self._depth(link, images, sizes).items():
+                device, none = images[key].device, torch.zeros(1, *images[key].shape[-2:])
+                maps = [none if depth is None else depth.depth_m * depth.valid for depth in found]
+                ages = [-1 if depth is None else depth.age for depth in found]
+                observation[key + DEPTH_SUFFIX] = torch.stack([depth_m.to(device) for depth_m in maps])
+                observation[key + AGE_SUFFIX] = torch.tensor(ages, device=device)
         return observation
 
     def get_config(self) -> dict[str, Any]:
@@ -342,11 +346,3 @@ def add_depth(
         for step in (depth,) if guard is None else (depth, guard):
             step.connect(policy)
     preprocessor.steps, postprocessor.steps = before, behind
-
-
-def _as_batch(images: Sequence[DepthMap | None], *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """One camera of every robot: (B, 1, H, W) float32 metres, 0 where there is no depth; (B,) int64 age, or -1."""
-    none = torch.zeros(1, *like.shape[-2:])
-    maps = [none if depth is None else depth.depth_m * depth.valid for depth in images]
-    ages = [-1 if depth is None else depth.age for depth in images]
-    return torch.stack([one.to(like.device) for one in maps]), torch.tensor(ages, device=like.device)
