@@ -24,7 +24,7 @@ _CHANNELS = 3
 class Family:
     """What the class of a policy decides."""
 
-    size_field: str  # of the configuration: sides of the tower's image
+    size_field: str  # of the configuration: the tower's image, (height, width) unless `width_first`
     anchor: Anchor  # where the camera's image lies in it
     prepares: str  # name of the method that makes the tower's images of a batch
     width_first: bool = False

@@ -87,7 +87,7 @@ def tower_config(module: nn.Module) -> dict[str, Any] | None:
 
 
 def build_tower(config: SpaceClipDepthConfig) -> Tower:
-    """The tower that a config describes, with random weights; CheckpointError where it can describe none.
+    """The tower that a config describes, with random weights; CheckpointError where none can be built.
 
     HostError where the adapter is not installed or finds no tower in it.
     """
