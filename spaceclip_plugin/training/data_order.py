@@ -1,8 +1,5 @@
 """Which images a step sees, in which versions, and on which process: a function of seed, epoch and step alone.
-
-Nothing is drawn on the way, so a resumed run meets the same images as an uninterrupted one, and so does a run on more
-processes.
-"""
+So a resumed run, and one on more processes, meets the same images as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,39 +14,23 @@ from spaceclip_plugin.data.sources.mixture import Share
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one process decodes before it joins the others.
+    """What one process decodes before it joins the others."""
 
-    Attributes:
-        indices: images of this process; one that counts for nothing where it has none.
-        versions: which one of each.
-        sizes: how many images of every process count.
-        weight: their share of the step's images.
-        last: whether the step ends with it.
-    """
-
-    indices: tuple[int, ...]
-    versions: tuple[int, ...]
-    sizes: tuple[int, ...]
-    weight: float
-    last: bool
+    indices: tuple[int, ...]  # images of this process; one that counts for nothing where it has none
+    versions: tuple[int, ...]  # which one of each
+    sizes: tuple[int, ...]  # how many images of every process count
+    weight: float  # their share of the step's images
+    last: bool  # whether the step ends with it
 
 
 @dataclass(frozen=True)
 class DataOrder:
-    """The order of a run over images that lie share after share.
+    """The order of a run over images that lie share after share."""
 
-    Attributes:
-        shares: how many images each part has and how much it weighs; weights sum to one.
-        batch_size: images per step, over all processes and micro-batches.
-        accumulation: micro-batches per step.
-        versions: how many there are of every image.
-        seed: of everything.
-    """
-
-    shares: Sequence[Share]
-    batch_size: int
-    accumulation: int
-    versions: int
+    shares: Sequence[Share]  # weights sum to one
+    batch_size: int  # images per step, over all processes and micro-batches
+    accumulation: int  # micro-batches per step
+    versions: int  # of every image
     seed: int
 
     @property
@@ -70,10 +51,7 @@ class DataOrder:
 
     def epoch(self, number: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """(indices, versions) of every step of epoch `number` (from 0), over all processes.
-
-        Each part adds images in proportion to its weight and goes through all of its own before it repeats one, from
-        epoch to epoch. Two parts that weigh as they count, or a single one, give every image once.
-        """
+        Each part adds images by its weight and goes through all of its own, from epoch to epoch, before it repeats."""
         generator = np.random.default_rng([self.seed, number])
         chosen, first = [], 0
         for part, (share, count) in enumerate(zip(self.shares, self._counts(), strict=True)):

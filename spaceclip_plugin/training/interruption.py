@@ -25,9 +25,7 @@ class Interruption:
 @contextmanager
 def watched() -> Iterator[Interruption]:
     """Notice SIGINT and SIGTERM within the block, and leave the handlers as they were after it.
-
-    Outside the main thread no handler can be set: signals then do what they always do.
-    """
+    Outside the main thread no handler can be set: signals then do what they always do."""
     interruption = Interruption()
     if not in_main_thread():
         yield interruption

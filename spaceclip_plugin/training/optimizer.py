@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
-from spaceclip_plugin.evaluation.protocol import Protocol
-from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.evaluation import Protocol
+from spaceclip_plugin.head import DepthHead, HeadOutput
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
 from spaceclip_plugin.training.features import Batch, FeatureStream, Loaded
@@ -23,26 +22,12 @@ from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.reading_ahead import read_ahead
 
 Tensors = dict[str, Tensor]
-_ROUNDING = 1e-9
-"""Of the sum of the weights of a step's micro-batches, which is one."""
+_ROUNDING = 1e-9  # of the sum of the weights of a step's micro-batches, which is one
 
 
 class HeadOptimizer:
-    """AdamW on a head, as the recipe says.
-
-    Every process decodes its part of a batch; the loss is that of the whole batch, and gradients are summed. So the
-    weights of all processes stay the same, and are those one process would have got, up to the order of sums.
-
-    A pixel of unknown depth has weight zero, and so has an image, and a micro-batch, without any other: a crop may see
-    nothing but unknown depth. The micro-batches of a step that know some share its weight. A step that knows none
-    changes neither weights nor moments, and counts as a step.
-
-    Attributes:
-        processes: who works on it.
-        average: the head with the averaged weights, which are validated and saved.
-        learning_rate: that of the last step.
-        step: steps done.
-    """
+    """AdamW on a head: each process decodes its part of a batch, the loss is of all of it, and gradients are summed.
+    Unknown depth weighs nothing: a step that knows none changes neither weights nor moments, and counts."""
 
     def __init__(
         self,
@@ -54,11 +39,7 @@ class HeadOptimizer:
         order: DataOrder,
         processes: Processes,
     ) -> None:
-        """Nothing is drawn or read yet.
-
-        Raises:
-            ConfigError: several processes, and a head whose batch statistics they could not share.
-        """
+        """Nothing is drawn or read yet; ConfigError where processes could not share the head's batch statistics."""
         self._recipe = recipe
         self._protocol = protocol
         self._stream = stream
@@ -68,7 +49,7 @@ class HeadOptimizer:
         head.to(memory_format=torch.channels_last)
         self._head = head
         self._trained = _synchronised(head, processes, order)
-        self.average = copy.deepcopy(head).eval().requires_grad_(False)
+        self.average = copy.deepcopy(head).eval().requires_grad_(False)  # what is validated and saved
         self._adamw = torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._images: list[int] = []
         self._known = 0.0
@@ -87,10 +68,7 @@ class HeadOptimizer:
 
     def epoch(self, number: int) -> Iterator[float]:
         """The steps of epoch `number` (from 0) that are not done yet; yields the loss of each, 0 of one without depth.
-
-        Raises:
-            TrainingError: a loss or a gradient is not finite; names the images. The weights are those before the step.
-        """
+        At a loss or gradient that is not finite, a TrainingError, the weights are those before the step."""
         processes, device = self.processes, self.processes.device
         first = self.step - number * self.steps_per_epoch
         plan = list(self._order.micro_batches(number, first=first, rank=processes.rank, processes=processes.count))
@@ -109,24 +87,16 @@ class HeadOptimizer:
 
     def state(self) -> dict[str, Tensors]:
         """Everything a later process needs to go on from here, but for random numbers: tensors by kind and name."""
-        named = dict(self._head.named_parameters())
         moments = {
             f"{name}.{kind}": value
-            for name, parameter in named.items()
+            for name, parameter in self._head.named_parameters()
             for kind, value in self._adamw.state[parameter].items()
         }
-        return {
-            "head": dict(self._head.state_dict()),
-            "average": dict(self.average.state_dict()),
-            "optimizer": moments,
-        }
+        weights = {"head": dict(self._head.state_dict()), "average": dict(self.average.state_dict())}
+        return {**weights, "optimizer": moments}
 
     def load(self, state: Mapping[str, Tensors], *, step: int) -> None:
-        """Go on from what `state` gave after step `step`.
-
-        Raises:
-            CheckpointError: it is of another head.
-        """
+        """Go on from what `state` gave after step `step`."""
         _fill(self._head.state_dict(), state["head"], "head")
         _fill(self.average.state_dict(), state["average"], "average")
         # Moments keep the memory format of their weights: kernels round in the order in which they find values.
@@ -193,7 +163,12 @@ class HeadOptimizer:
         self.step += 1
         # A short run would otherwise validate mostly its random start.
         decay = min(self._recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        _average(self.average, self._head, decay)
+        with torch.no_grad():
+            for mine, theirs in zip(self.average.state_dict().values(), self._head.state_dict().values(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, 1 - decay)
+                else:
+                    mine.copy_(theirs)
 
     def _move(self, share: float) -> None:
         """Sum the gradients of all processes and take them, as those of a step of weight one."""
@@ -216,16 +191,6 @@ class HeadOptimizer:
     def _named(self, indices: Sequence[int]) -> str:
         """The first images of a batch, for messages."""
         return ", ".join(self._stream.name(i) for i in indices[:4]) + ("…" if len(indices) > 4 else "")
-
-
-@torch.no_grad()
-def _average(average: DepthHead, head: DepthHead, decay: float) -> None:
-    """Move an exponential moving average of weights and running statistics towards a head's."""
-    for mine, theirs in zip(average.state_dict().values(), head.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(theirs, 1 - decay)
-        else:
-            mine.copy_(theirs)
 
 
 def _load(stream: FeatureStream, micro: MicroBatch) -> Loaded:

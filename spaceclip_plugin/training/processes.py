@@ -22,36 +22,28 @@ T = TypeVar("T")
 
 
 class Processes:
-    """What the processes of a run do together; with a single one, nothing.
-
-    accelerate starts the group and moves tensors and objects between its processes. What it does not have is here: a
-    failure of one that is a failure of all, and a loss of the whole batch.
-
-    Attributes:
-        rank: number of this process.
-        count: how many there are.
-        device: where the head is; accelerate's own is one per process, and not always the host's.
-        workers: processes that read ahead for each of them.
-    """
+    """What the processes of a run do together; with a single one, nothing. What accelerate does not have is here:
+    a failure of one that is a failure of all, and a loss of the whole batch."""
 
     def __init__(
         self, device: torch.device, *, workers: int = 0, log_with: str | None = None, folder: Path | None = None
     ) -> None:
-        """Join the processes that `accelerate launch` started; `folder` is where the tracker `log_with` puts files.
-
-        Raises:
-            ConfigError: an unknown tracker, one that is not installed, two processes with one GPU, or a launcher that
-                started one process instead of several.
-        """
+        """Join the processes that a launcher started; `folder` is where the tracker `log_with` puts files."""
         check_tracker(log_with)
         check_launched()
         self._tracked = log_with is not None
+        # accelerate's own device is one per process, and not always the host's.
         self.rank, self.count, self.device, self.workers = 0, 1, device, workers
         # Alone there is nothing to accelerate, and its state is one per process: another library's may be in the way.
         if self._tracked or _launched_together():
             self._accelerator = _accelerator(device, log_with, folder)
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
-        self._check_devices()
+        places = self.gathered((socket.gethostname(), str(device)))
+        if device.type == "cuda" and places.count(places[self.rank]) > 1:
+            raise ConfigError(
+                f"{places.count(places[self.rank])} processes would share {device}: give each a GPU of its own "
+                "(cuda:LOCAL_RANK, as hosts by name get without --device), or start fewer"
+            )
 
     @property
     def main(self) -> bool:
@@ -108,15 +100,8 @@ class Processes:
         return flag if self.count == 1 else bool(self._sum(torch.tensor([int(flag)])).item())
 
     def joined(self, mine: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The rows of all processes as one tensor, through which gradients reach those of this process.
-
-        A loss of the joined tensors is that of the whole batch, whatever it does with it; the gradients that reach the
-        weights of every process then sum up to its gradient.
-
-        Args:
-            mine: (B, …) rows of this process, of which the first `sizes[rank]` count.
-            sizes: rows of every process.
-        """
+        """The first `sizes[rank]` rows of every process as one tensor; gradients reach those of this process alone.
+        So the gradients of a loss of the joined tensors, summed over processes, are those of the whole batch."""
         own = mine[: sizes[self.rank]]
         if self.count == 1:
             return own
@@ -154,24 +139,10 @@ class Processes:
         summed: Tensor = self._accelerator.reduce(mine.to(self._accelerator.device), reduction="sum")
         return summed.to(mine.device)
 
-    def _check_devices(self) -> None:
-        places = self.gathered((socket.gethostname(), str(self.device)))
-        if self.device.type == "cuda" and places.count(places[self.rank]) > 1:
-            raise ConfigError(
-                f"{places.count(places[self.rank])} processes would share {self.device}: give each a GPU of its own "
-                "(cuda:LOCAL_RANK, as hosts by name get without --device), or start fewer"
-            )
-
 
 def check_launched() -> None:
-    """Check that a launcher that was asked for several processes started them.
-
-    On a machine without a GPU, or with --cpu, `accelerate launch --num_processes 2` starts one process, unless it has
-    MPI: it sets the address at which several would meet, but no count of them.
-
-    Raises:
-        ConfigError: it did not; this process would train alone, in silence.
-    """
+    """Raise ConfigError where a launcher was asked for several processes and started one: accelerate does on the CPU,
+    unless it has MPI; it sets the address at which several would meet, but no count of them."""
     by_accelerate = "ACCELERATE_USE_CPU" in os.environ  # set by its launcher alone
     meeting = all(os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
     if by_accelerate and meeting and "WORLD_SIZE" not in os.environ and not _launched_together():
@@ -183,11 +154,7 @@ def check_launched() -> None:
 
 
 def check_tracker(name: str | None) -> None:
-    """Check that a tracker is known and installed; accelerate would leave an absent one out in silence.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Check that a tracker is known and installed; accelerate would leave an absent one out in silence."""
     if name is None:
         return
     _checks.choice("log_with", name, TRACKERS)
@@ -244,11 +211,7 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Restore what `rng_state` gave.
-
-    Raises:
-        TrainingError: the state is of another kind of device.
-    """
+    """Restore what `rng_state` gave; TrainingError where that was on another kind of device."""
     wanted = {"cpu", "cuda"} if device.type == "cuda" else {"cpu"}
     if set(state) != wanted:
         raise TrainingError(

@@ -1,7 +1,5 @@
 """What a function makes of one thing after the other, made ahead by worker processes.
-
-Signals and the deaths of workers are the run's own business: torch's loader would end the run on a worker's behalf.
-"""
+Signals and the deaths of workers are the run's own business: torch's loader would end the run on a worker's behalf."""
 
 from __future__ import annotations
 
@@ -25,28 +23,14 @@ from spaceclip_plugin.training.interruption import in_main_thread
 Wanted = TypeVar("Wanted")
 Item = TypeVar("Item")
 
-_DEAD_WORKER = "DataLoader worker (pid"
-"""How torch begins to say that a worker is gone; an error in one begins otherwise."""
+_DEAD_WORKER = "DataLoader worker (pid"  # how torch says that one is gone; an error in one begins otherwise
 
 
 def read_ahead(
     read: Callable[[Wanted], Item], wanted: Sequence[Wanted], *, workers: int, pinned: bool = False
 ) -> Iterator[Item]:
-    """`read` of everything that is wanted, in order, whatever the number of workers.
-
-    Ctrl-C and the SIGTERM of a scheduler reach all processes of a group. The workers ignore both: the run says when it
-    stops, and a worker ends with the iteration, with the run, or some seconds after a run that was killed.
-
-    Args:
-        read: runs in the workers, each of which has a copy.
-        wanted: what it is given.
-        workers: processes that read ahead; 0 reads in this one.
-        pinned: in memory from which a GPU copies faster.
-
-    Raises:
-        SpaceClipError: raised by `read`, in its place.
-        TrainingError: a worker was killed. It is raised where the next item is asked for, and nowhere else.
-    """
+    """`read` of everything that is wanted, in order; an error of ours is raised in its place, and that a worker was
+    killed (TrainingError) where the next item is asked for. `pinned`: in memory from which a GPU copies faster."""
     with _run_end() as ended:
         loader = DataLoader(
             _Read(read, wanted),
@@ -104,7 +88,7 @@ def _run_end() -> Iterator[Event]:
 
 
 def _ignore_signals(ended: Event, _: int) -> None:
-    """In a worker: SIGINT does nothing, SIGTERM nothing until the run has let go of the worker."""
+    """In a worker, which both reach with its group: SIGINT does nothing, SIGTERM nothing until the run let go of it."""
 
     def asked(number: int, frame: FrameType | None) -> None:
         if ended.is_set():
@@ -116,11 +100,8 @@ def _ignore_signals(ended: Event, _: int) -> None:
 
 @contextlib.contextmanager
 def _deaths_raised_by_the_loader_alone() -> Iterator[None]:
-    """Within the block a dead worker raises nothing by itself.
-
-    torch notices it in a signal handler, which raises wherever the main thread is: in the middle of a step, or while
-    the processes of a run wait for each other. The loader notices by itself when it waits for the worker's items.
-    """
+    """torch notices a dead worker in a signal handler, which raises wherever the main thread is, as in mid-step.
+    Within the block it does not; the loader notices by itself when it waits for the worker's items."""
     noticed = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     if not callable(noticed) or not in_main_thread():
         yield  # then torch has no handler here
