@@ -1,7 +1,5 @@
 """Train a head on a frozen host: read its features, fit the head, keep the best by validation AbsRel.
-
-Where the head predicts its uncertainty, that is calibrated at the end, on the validation images.
-"""
+Where the head predicts its uncertainty, that is calibrated at the end, on the validation images."""
 
 from __future__ import annotations
 
@@ -23,19 +21,13 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
-from spaceclip_plugin.data.augmentation import Augmentation
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data import Augmentation, DepthSource
 from spaceclip_plugin.data.sources.mixture import shares_of
 from spaceclip_plugin.errors import ConfigError, TrainingError
-from spaceclip_plugin.evaluation.calibration import Calibration
-from spaceclip_plugin.evaluation.evaluate import evaluate
-from spaceclip_plugin.evaluation.metrics import DepthMetrics
-from spaceclip_plugin.evaluation.protocol import Protocol
-from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, evaluate
+from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 from spaceclip_plugin.head.decoder import predicts_uncertainty
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.adapter import Adapter
+from spaceclip_plugin.towers import Adapter, registry
 from spaceclip_plugin.towers.module_state import in_eval_mode
 from spaceclip_plugin.training.cache.key import cache_key
 from spaceclip_plugin.training.cache.maker import make_cache
@@ -59,7 +51,7 @@ PICTURES = 4
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """What a run gave.
+    """What a run gave, as `DepthTrainer.fit` returns it.
 
     Attributes:
         head: the best head, in eval mode; the same as in `folder`.
@@ -72,7 +64,17 @@ class TrainingResult:
         calibration: how the head's uncertainty was rescaled; None where it predicts none.
         test: mean metrics on the test source, which nothing was chosen on; None where there is none.
 
-    Example: see `DepthTrainer`, whose `fit` returns it.
+    Example:
+        >>> from pathlib import Path
+        >>> from spaceclip_plugin.evaluation import DepthMetrics
+        >>> from spaceclip_plugin.head import DepthHead, DepthHeadConfig
+        >>> from spaceclip_plugin.training import TrainingResult
+        >>> options = {"taps": (1, 2), "channels": (8,), "convolutions": (1,)}
+        >>> head = DepthHead(DepthHeadConfig("tap-mixer", options, width=16, blocks=2)).eval()
+        >>> metrics = DepthMetrics(0.08, 0.04, 0.33, 0.11, 0.04, 10.2, 0.93, 0.98, 0.99)
+        >>> result = TrainingResult(head, Path("head"), 3, metrics, "5f1e", seconds_caching=9.5, seconds_training=61)
+        >>> result.best_epoch, result.validation.abs_rel, result.test is None
+        (3, 0.08, True)
     """
 
     head: DepthHead
@@ -366,9 +368,7 @@ class _Run:
         return self.options.progress and self.processes.main
 
 
-def _outcome(
-    result: TrainingResult, sources: Mapping[str, DepthSource], continued_at: int | None
-) -> dict[str, object]:  # fmt: skip
+def _outcome(result: TrainingResult, sources: Mapping[str, DepthSource], continued_at: int | None) -> dict[str, Any]:
     """What `run.json` says more when the run is done."""
     return {
         "host_digest_after": result.host_digest,
