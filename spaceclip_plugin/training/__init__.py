@@ -1,7 +1,5 @@
 """Train a head for a frozen host: the data's way from samples to features, the loop, and the folder of a run.
-
-README.md beside this file is the guide.
-"""
+README.md beside this file is the guide."""
 
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.config.run_config import RunConfig

@@ -13,8 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.data import Augmentation, DepthSample, Version
-from spaceclip_plugin.evaluation.protocol import Protocol
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.evaluation import Protocol
+from spaceclip_plugin.towers import TowerFeatures
 
 Loaded = dict[str, Tensor]
 """A batch as a worker process reads it: tensors on the CPU by name, their first dimension the images."""
@@ -22,32 +22,18 @@ Loaded = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
-    """What is taken of a sample, and in how many versions.
+    """What is taken of a sample, and in how many versions."""
 
-    Attributes:
-        protocol: what part of an image the host sees.
-        versions: how many there are of every image; see `Augmentation.version`.
-        augmentation: what they differ in.
-        seed: of the random ones.
-        storage: what a cache keeps them as, a name in `STORAGES`; live features ignore it.
-        targets: whether depth is wanted, too.
-        target_side: the longer side of a batch's targets is at most this, in pixels; None: as the depth is.
-    """
-
-    protocol: Protocol
-    versions: int
-    augmentation: Augmentation
-    seed: int
-    storage: str
-    targets: bool
-    target_side: int | None = None
+    protocol: Protocol  # what part of an image the host sees
+    versions: int  # of every image; see `Augmentation.version`
+    augmentation: Augmentation  # what they differ in
+    seed: int  # of the random ones
+    storage: str  # what a cache keeps them as, a name in `STORAGES`; live features ignore it
+    targets: bool  # whether depth is wanted, too
+    target_side: int | None = None  # longest side of a batch's targets in pixels; None: as the depth is
 
     def image(self, sample: DepthSample) -> npt.NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB of the protocol's crop, once the sample is known to be usable.
-
-        Raises:
-            DataError: no pixel is known under the protocol, or the image is too small for it; names the sample.
-        """
+        """(h, w, 3) uint8 RGB of the protocol's crop; DataError where the sample cannot be used."""
         self.protocol.check(sample)
         return self.protocol.input_image(sample)
 
@@ -74,9 +60,7 @@ class FeatureSettings:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """One training step's input: features, and the depth they should decode to (B, H, W) in metres, 0 = unknown.
-
-    Of what the tower never read, the depth is unknown, whatever was measured.
-    """
+    Of what the tower never read, the depth is unknown, whatever was measured."""
 
     features: TowerFeatures
     target_m: Tensor
@@ -97,33 +81,24 @@ def stacked_targets(targets: Sequence[npt.NDArray[np.float32]], images: int) -> 
 
 class FeatureStream(Structural):
     """Features of a data source: read from a cache, or made by the tower when asked.
-
-    Reading is split in two: `load` runs in any process, also in a worker of a data loader, and reads files; `decode`
-    runs in the training process and ends on the head's device.
-    """
+    `load` reads files, also in a worker process; `decode` runs in the training process, on the head's device."""
 
     @property
     def versions(self) -> int:
         """How many there are of every image."""
-        ...
 
     @property
     def target_hw(self) -> tuple[int, int]:
         """Size of a batch's targets, in pixels."""
-        ...
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def name(self, index: int) -> str:
         """What an image is called, for messages."""
-        ...
 
     def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
         """Read some images, each in one of its versions."""
-        ...
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
         """Features (float32) and targets of what `load` gave, on `device`."""
-        ...

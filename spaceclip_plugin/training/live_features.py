@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data import DepthSource, prepare
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
@@ -16,19 +15,10 @@ _PIXELS, _TARGET, _INDEX = "pixels", "target_m", "index"
 
 
 class LiveFeatures:
-    """Features of a data source, made when they are asked for; a `FeatureStream`.
-
-    Attributes:
-        target_hw: size of a batch's targets, in pixels.
-        versions: how many there are of every image.
-    """
+    """Features of a data source, made when they are asked for; a `FeatureStream`."""
 
     def __init__(self, attachment: DepthAttachment, source: DepthSource, *, settings: FeatureSettings) -> None:
-        """Nothing is read but the first sample; the head stays attached as long as this is used.
-
-        Raises:
-            DataError: the first sample cannot be used.
-        """
+        """Nothing is read but the first sample; the head stays attached as long as this is used."""
         self._attachment: DepthAttachment | None = attachment
         self._tower = attachment.tower
         self._source = source
@@ -47,11 +37,7 @@ class LiveFeatures:
         return self._source[index].name
 
     def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
-        """Prepared pixels and targets.
-
-        Raises:
-            DataError: a sample that cannot be used.
-        """
+        """Prepared pixels and targets; DataError where a sample cannot be used."""
         settings = self._settings
         images, targets = [], []
         for index, number in zip(indices, versions, strict=True):
@@ -68,11 +54,7 @@ class LiveFeatures:
         }
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
-        """Run the tower on what `load` gave.
-
-        Raises:
-            CaptureError: its activations are not finite; names the images.
-        """
+        """Run the tower on what `load` gave."""
         if self._attachment is None:
             raise RuntimeError("a worker process has no tower; decode in the training process")
         try:

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spaceclip_plugin.errors import CheckpointError
-from spaceclip_plugin.evaluation.metrics import DepthMetrics
-from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.evaluation import DepthMetrics
+from spaceclip_plugin.head import DepthHeadConfig
 from spaceclip_plugin.training.interruption import Interruption
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, rng_state, set_rng_state
@@ -31,39 +31,23 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best epoch so far.
+    """The best epoch so far."""
 
-    Attributes:
-        epoch: its number, from 1.
-        metrics: on the validation images.
-        weights: of the averaged head then, by name, on the CPU.
-    """
-
-    epoch: int
+    epoch: int  # from 1
     metrics: DepthMetrics
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # of the averaged head then, on the CPU
 
 
 @dataclass(eq=False)
 class TrainingLoop:
-    """Steps, validation after every epoch, the best head, and checkpoints.
-
-    Attributes:
-        optimizer: does the steps.
-        validation: what an epoch is judged by.
-        folder: of the run.
-        trained: config the saved head gets.
-        save_every: steps between two checkpoints; None saves after every epoch only.
-        history: one record per epoch, as in `metrics.jsonl`.
-        best: the best epoch so far; None before the first.
-    """
+    """Steps, validation after every epoch, the best head, and checkpoints."""
 
     optimizer: HeadOptimizer
     validation: ValidationSet
     folder: RunFolder
-    trained: DepthHeadConfig
-    save_every: int | None
-    history: list[dict[str, Any]] = field(default_factory=list, init=False)
+    trained: DepthHeadConfig  # that of the saved head
+    save_every: int | None  # steps between two checkpoints; None saves after every epoch only
+    history: list[dict[str, Any]] = field(default_factory=list, init=False)  # of epochs, as in `metrics.jsonl`
     best: Best | None = field(default=None, init=False)
     _losses: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
@@ -73,11 +57,7 @@ class TrainingLoop:
         return self.optimizer.processes
 
     def resume(self) -> int:
-        """Go on from the newest checkpoint; returns its step, 0 where there is none. Each process reads it.
-
-        Raises:
-            CheckpointError: it is damaged, of another head, or made by another number of processes.
-        """
+        """Go on from the newest checkpoint; returns its step, 0 where there is none. Each process reads it."""
         checkpoint = self.folder.checkpoints.newest()
         if checkpoint is None:
             _logger.info("the run has no checkpoint: it starts at step 0 of %d", self.optimizer.steps)
@@ -102,11 +82,7 @@ class TrainingLoop:
 
     def run(self, interruption: Interruption, *, progress: bool) -> Best:
         """Do the steps that are left, and ask between any two whether to stop; `progress` shows a bar.
-
-        Raises:
-            KeyboardInterrupt: someone asked to stop; a checkpoint is saved.
-            TrainingError: the loss is not finite, or a checkpoint cannot be saved.
-        """
+        KeyboardInterrupt says that someone asked to; a checkpoint is saved."""
         optimizer = self.optimizer
         if not self._resumed:
             self._save()  # so that a continued run does not depend on how its head was made

@@ -1,7 +1,5 @@
 """What is checked of a run's data before anything is written.
-
-Depth in the right unit, images to judge by that can be scored, and no image in two sources.
-"""
+Depth in the right unit, images to judge by that can be scored, and no image in two sources."""
 
 from __future__ import annotations
 
@@ -11,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
-from spaceclip_plugin.data.sample import DepthSource, fingerprint, photo_of
-from spaceclip_plugin.data.sources.mixture import Mixture
-from spaceclip_plugin.data.units import check_depth_units
+from spaceclip_plugin.data import DepthSource, Mixture, check_depth_units
+from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.errors import DataError
-from spaceclip_plugin.evaluation.protocol import Protocol
+from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.training.processes import Processes
 
 _LEARNT = "train"
@@ -29,32 +26,23 @@ class Seeded(Structural):
     @property
     def seed(self) -> int:
         """What its samples follow from."""
-        ...
 
     def named_with(self, seed: int) -> str:
         """How a command line and a config name as much of another seed."""
-        ...
 
 
 def checked_sources(
     sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
 ) -> dict[str, list[str]]:
-    """Fingerprints of all samples of every source ("train", "validation", "test"), in order.
-
-    Samples of every source but "train" are decoded, too: the first score of one may come when a run has ended. Those of
-    "train" may be very many, and are checked where their features are made.
-
-    Raises:
-        DataError: a source is empty, cannot be read, has depth in another unit, or shares an image with another one; or
-            the protocol cannot score a sample of one but "train".
-    """
+    """Fingerprints of all samples of every source ("train", "validation", "test"), in order, once they are checked.
+    Samples of "train" may be very many: the protocol's check of each comes where their features are made."""
     for name, source in sources.items():
         if len(source) == 0:
             raise DataError(f"the {name} source is empty; give at least one image")
     for source in sources.values():
         processes.on_main(lambda source=source: check_depth_units(source, protocol))  # type: ignore[misc]
     for name, source in sources.items():
-        if name != _LEARNT:
+        if name != _LEARNT:  # the first score of a sample may come when a run has ended
             _check_usable(name, source, protocol, processes)
     fingerprints = {
         name: processes.shared_out(functools.partial(_fingerprints, source), len(source))

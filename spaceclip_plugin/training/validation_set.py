@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.data.sample import DepthSample, DepthSource
-from spaceclip_plugin.depth.pictures import PanelRow
-from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, Calibration, calibrate, normalised_residuals
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics
-from spaceclip_plugin.evaluation.protocol import Protocol
-from spaceclip_plugin.head.decoder import Calibratable, HeadOutput
-from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.data import DepthSample, DepthSource
+from spaceclip_plugin.depth import PanelRow
+from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, calibrate, mean_metrics
+from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, normalised_residuals
+from spaceclip_plugin.head import Calibratable, DepthHead, HeadOutput
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
@@ -29,11 +27,7 @@ class ValidationSet:
     processes: Processes
 
     def metrics(self, head: DepthHead) -> DepthMetrics:
-        """Mean metrics of a head in eval mode; each process scores its share of the images.
-
-        Raises:
-            DataError: a sample that cannot be scored.
-        """
+        """Mean metrics of a head in eval mode; each process scores its share of the images."""
 
         def scored(indices: Sequence[int]) -> Iterator[DepthMetrics]:
             for sample, output, seen in self._outputs(head, indices):
@@ -42,11 +36,7 @@ class ValidationSet:
         return mean_metrics(self.processes.shared_out(scored, len(self.source)))
 
     def calibrate(self, head: DepthHead) -> Calibration | None:
-        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
-
-        Raises:
-            DataError: a sample that cannot be scored.
-        """
+        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none."""
         decoder = head.decoder
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
