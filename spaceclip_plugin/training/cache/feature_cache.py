@@ -12,26 +12,19 @@ from einops import rearrange
 
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.errors import CheckpointError, TrainingError
-from spaceclip_plugin.towers.seen_part import SeenPart
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.towers import SeenPart, TowerFeatures
 from spaceclip_plugin.training.cache.shards import Shard, unpacked
 from spaceclip_plugin.training.cache.storage import STORAGES
 from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
 INDEX_NAME = "index.json"
-OPEN_SHARDS = 64
-"""Shards kept open at once: each is a memory map and, on most systems, an open file."""
+OPEN_SHARDS = 64  # at once: each is a memory map and, on most systems, an open file
 
 _TARGET = "target_m"
 
 
 class FeatureCache:
-    """Features and depth of a data source, as `make_cache` wrote them; a `FeatureStream`.
-
-    Attributes:
-        target_hw: size of a batch's targets, in pixels: that of the first image's depth, made smaller where asked.
-        versions: how many there are of every image.
-    """
+    """Features and depth of a data source, as `make_cache` wrote them; a `FeatureStream`."""
 
     def __init__(
         self,
@@ -40,17 +33,10 @@ class FeatureCache:
         key: str,
         settings: FeatureSettings,
         taps: Sequence[int],
-        image_hw: tuple[int, int],
-        seen: SeenPart | None,
+        image_hw: tuple[int, int],  # of the images that the tower saw
+        seen: SeenPart | None,  # what it read of them; None: all
     ) -> None:
-        """Open a complete cache; nothing but its index and first shard is read.
-
-        The tower saw images of `image_hw` and read `seen` of them (None: all), which follows from the tower, so that no
-        file need say it.
-
-        Raises:
-            TrainingError: there is no complete cache, or it is of other features.
-        """
+        """Open a complete cache; nothing but its index and first shard is read."""
         self._folder = folder
         self._key = key
         self._settings = settings
@@ -61,7 +47,7 @@ class FeatureCache:
         self._files, self._starts, self._count = cache_index(folder, key)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         depth_hw = self._shard(0)[0].depth_m(0).shape
-        self.target_hw = settings.target_hw((depth_hw[0], depth_hw[1]))
+        self.target_hw = settings.target_hw((depth_hw[0], depth_hw[1]))  # of a batch, whatever its images' sizes
         self.versions = settings.versions
 
     def __len__(self) -> int:
@@ -73,11 +59,7 @@ class FeatureCache:
         return shard.names[row]
 
     def load(self, indices: Sequence[int], versions: Sequence[int]) -> Loaded:
-        """Packed features and targets of some images, each in one of its versions.
-
-        Raises:
-            TrainingError: a shard has gone missing.
-        """
+        """Packed features and targets of some images, each in one of its versions."""
         rows, targets = [], []
         for index, number in zip(indices, versions, strict=True):
             shard, row = self._shard(index)
@@ -117,11 +99,7 @@ class FeatureCache:
 
 
 def cache_index(folder: Path, key: str) -> tuple[list[str], list[int], int]:
-    """File names, first images and number of images of a complete cache.
-
-    Raises:
-        TrainingError: there is none, or it is of other features.
-    """
+    """File names, first images and number of images of a complete cache; TrainingError if it is of other features."""
     path = folder / INDEX_NAME
     try:
         index = read_json_object(path, max_bytes=1 << 26)

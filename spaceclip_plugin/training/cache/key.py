@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.data.preparation import PREPARATION
-from spaceclip_plugin.towers.spec import TowerSpec
+from spaceclip_plugin.towers import TowerSpec
 from spaceclip_plugin.training.features import FeatureSettings
 
 FORMAT = 1
@@ -16,29 +16,18 @@ _FIXED_VERSIONS = 2
 
 
 def cache_key(
-    settings: FeatureSettings,
+    settings: FeatureSettings,  # its `target_side` only matters when a cache is read
     *,
     tower: TowerSpec,
-    weights: str,
+    weights: str,  # digest of the tower's parameters and buffers
     taps: Sequence[int],
-    context: bool,
-    fingerprints: Sequence[str],
+    context: bool,  # whether the tower's global vector is kept, too
+    fingerprints: Sequence[str],  # of every sample, in order
 ) -> str:
-    """SHA-256 (hex) over everything that a cached value depends on.
-
-    Args:
-        settings: what is taken of the samples; `target_side` only matters when a cache is read.
-        tower: whose features they are; its place in the host does not count.
-        weights: digest of the tower's parameters and buffers.
-        taps: hidden states that are kept.
-        context: whether the tower's global vector is kept, too.
-        fingerprints: of every sample, in order.
-    """
-    protocol = dataclasses.asdict(settings.protocol)
-    spec = dataclasses.asdict(tower)
-    for values, ignored in ((protocol, ("name", "description", "region", "median_range_m")), (spec, ("path",))):
-        for name in ignored:
-            values.pop(name, None)
+    """SHA-256 (hex) over everything that a cached value depends on."""
+    ignored = ("name", "description", "region", "median_range_m")
+    protocol = {name: value for name, value in dataclasses.asdict(settings.protocol).items() if name not in ignored}
+    spec = {name: value for name, value in dataclasses.asdict(tower).items() if name != "path"}
     random = settings.versions > _FIXED_VERSIONS or not settings.augmentation.mirror
     parts = {
         "format": FORMAT,

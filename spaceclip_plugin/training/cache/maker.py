@@ -1,8 +1,5 @@
-"""Run the frozen tower over a data source once, by any number of processes, and keep what the head will read.
-
-Work goes shard by shard. A shard that is there already, and whole, is not made again: a run that was killed while it
-cached goes on where it was. The index is written last; a cache without one is not complete.
-"""
+"""Run the frozen tower over a data source once and keep what the head will read, shard by shard: a killed run goes on
+where it was. The index is written last: a cache without one is not complete."""
 
 from __future__ import annotations
 
@@ -24,10 +21,9 @@ from torch import Tensor
 
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data.preparation import prepare
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data import DepthSource, prepare
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
-from spaceclip_plugin.towers.spec import TowerFeatures, TowerSpec
+from spaceclip_plugin.towers import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.feature_cache import INDEX_NAME, FeatureCache, cache_index
 from spaceclip_plugin.training.cache.shards import CachedImage, Shard, packed, write_shard
 from spaceclip_plugin.training.cache.storage import STORAGES
@@ -35,10 +31,8 @@ from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.reading_ahead import read_ahead
 
-TOWER_BATCH = 16
-"""Images the tower sees at once."""
-SHARD_BYTES = 64 << 20
-"""About how large a shard is; as much is held in memory while it is made."""
+TOWER_BATCH = 16  # images the tower sees at once
+SHARD_BYTES = 64 << 20  # about how large a shard is; as much is held in memory while it is made
 
 _logger = logging.getLogger(__name__)
 
@@ -51,19 +45,9 @@ def make_cache(
     key: str,
     settings: FeatureSettings,
     processes: Processes,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[int], object] | None = None,  # called with the number of images done, over all processes
 ) -> FeatureCache:
-    """Make a cache of what the attached head taps, or what is missing of it, and open it.
-
-    `folder` is of this cache alone, and `key` its `cache_key`. `progress` is called with the number of images done,
-    over all processes, which all have the same source.
-
-    Raises:
-        DataError: a sample that cannot be read or scored.
-        CaptureError: the tower's activations are not finite; names the image.
-        TrainingError: features that cannot be kept, a full disk, a damaged shard, a cache of something else, or a
-            worker that was killed.
-    """
+    """Make a cache of what the attached head taps, or what is missing of it, and open it; `folder` is of it alone."""
     if len(source) == 0:
         raise DataError("there are no features to cache: the source is empty")
     maker = _Maker(attachment, source, folder, key, settings, processes)
@@ -76,15 +60,8 @@ def make_cache(
         processes.on_main(lambda: maker.write_index(shards))
     finally:
         lock.release()
-    height, width = attachment.tower.image_hw
-    return FeatureCache(
-        folder,
-        key=key,
-        settings=settings,
-        taps=attachment.head.taps,
-        image_hw=(height, width),
-        seen=attachment.seen((height, width)),
-    )
+    hw, taps = attachment.tower.image_hw, attachment.head.taps
+    return FeatureCache(folder, key=key, settings=settings, taps=taps, image_hw=hw, seen=attachment.seen(hw))
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

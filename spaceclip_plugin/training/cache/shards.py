@@ -1,8 +1,5 @@
-"""One file of a feature cache: some images with all their versions, and a digest that tells whether it is whole.
-
-A shard is a safetensors file, written whole or not at all, and memory-mapped when read: only the rows that are asked
-for are touched. `hidden.NNN` is (n, V, h, w, C), which reads back as the channels-last layout convolutions like best.
-"""
+"""One file of a feature cache, memory-mapped when read: only the rows that are asked for are touched.
+Its `hidden.NNN` is (n, V, h, w, C), which reads back as the channels-last layout convolutions like best."""
 
 from __future__ import annotations
 
@@ -31,27 +28,16 @@ _SHARDS = NotedTensors(
 
 @dataclass(frozen=True, eq=False)
 class CachedImage:
-    """One image's share of a shard.
-
-    Attributes:
-        name: of the sample, for messages.
-        image_hw: size of what the host sees of the image, in pixels: crops end at its pixels' borders.
-        depth_m: (H, W) float32 metres of that part, 0 where unknown; (0, 0) where no target is kept.
-        parts: packed features of all versions by tensor name, each (V, …).
-    """
+    """One image's share of a shard."""
 
     name: str
-    image_hw: tuple[int, int]
-    depth_m: Tensor
-    parts: dict[str, Tensor]
+    image_hw: tuple[int, int]  # of what the host sees of the image: crops end at its pixels' borders
+    depth_m: Tensor  # (H, W) float32 metres of that part, 0 where unknown; (0, 0) where no target is kept
+    parts: dict[str, Tensor]  # packed features of all versions by tensor name, each (V, …)
 
 
 def packed(hidden: Mapping[int, Tensor], context: Tensor | None, storage: FeatureStorage) -> dict[str, Tensor]:
-    """Features as a shard keeps them: tap → (V, h, w, C) as the storage does, context (V, C) as float32.
-
-    Raises:
-        TrainingError: a hidden state the storage cannot hold, named.
-    """
+    """Features as a shard keeps them: tap → (V, h, w, C) as the storage does, context (V, C) as float32."""
     parts = {} if context is None else {_CONTEXT: context.float()}
     for tap, values in hidden.items():
         try:
@@ -76,11 +62,7 @@ def unpacked(
 
 
 def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: int) -> str:
-    """Write some images, the first of which is number `start` of the source, as one file; returns its SHA-256.
-
-    Raises:
-        TrainingError: the disk refuses the file, which then is absent.
-    """
+    """Write some images, the first of which is number `start` of the source, as one file; returns its SHA-256."""
     tensors = {name: torch.stack([image.parts[name] for image in images]) for name in images[0].parts}
     # Depth maps of one cache may differ in size.
     tensors |= {_depth_name(row): image.depth_m for row, image in enumerate(images) if image.depth_m.numel()}
@@ -101,20 +83,9 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
 
 
 class Shard:
-    """A file that `write_shard` wrote, for reading.
-
-    Attributes:
-        start: index of its first image.
-        names, image_hw: of each image, see `CachedImage`.
-        sha256: digest of its content, as written down when it was made.
-    """
+    """A file that `write_shard` wrote, for reading; its `sha256` is what was written down when it was made."""
 
     def __init__(self, path: Path, *, key: str) -> None:
-        """Open the file and read its header.
-
-        Raises:
-            TrainingError: it is missing, not readable, or of other features than `key` stands for.
-        """
         self.path = path
         try:
             header = _SHARDS.read_header(path)
@@ -138,11 +109,7 @@ class Shard:
         return len(self.names)
 
     def check_place(self, images: range) -> None:
-        """Check that the file holds these images of the source.
-
-        Raises:
-            TrainingError: it holds others; files were renamed, or made in shards of another size.
-        """
+        """Check that the file holds these images of the source."""
         if (self.start, len(self)) != (images.start, len(images)):
             raise TrainingError(
                 f"the feature cache {str(self.path)!r} holds images {self.start} to {self.start + len(self) - 1}, "
@@ -151,11 +118,7 @@ class Shard:
             )
 
     def verify(self) -> None:
-        """Read everything and compare with the digest.
-
-        Raises:
-            TrainingError: the file is damaged; names it.
-        """
+        """Read everything and compare with the digest."""
         try:
             with foreign_errors(self.path):
                 found = _SHARDS.digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))

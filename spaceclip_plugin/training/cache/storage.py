@@ -1,7 +1,4 @@
-"""How a hidden state is kept in a feature cache: half precision, or eight bits with one scale per token.
-
-A new way is one class and one line in `STORAGES`.
-"""
+"""How a hidden state is kept in a feature cache; a new way is one class and one line in `STORAGES`."""
 
 from __future__ import annotations
 
@@ -48,9 +45,7 @@ class Half:
 
 class TokenInt8:
     """int8: 1 byte a value and a float32 scale per token, so that a token of large values costs its neighbours nothing.
-
-    An error is at most half a step, 1/254 of the token's largest value.
-    """
+    An error is at most half a step, 1/254 of the token's largest value."""
 
     def pack(self, values: Tensor) -> dict[str, Tensor]:
         """Steps (…, h, w, C) and their size (…, h, w)."""

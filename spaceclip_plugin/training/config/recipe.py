@@ -10,8 +10,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.settings import Config, choice, real, whole
 from spaceclip_plugin.training.losses import LOSSES
 
-LIVE = "none"
-"""Features that are not kept: the tower runs at every step."""
+LIVE = "none"  # features that are not kept: the tower runs at every step
 
 
 @dataclass(frozen=True)

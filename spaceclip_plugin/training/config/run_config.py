@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from typing_extensions import Self
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.data.sources.registry import parse_source, source_mapping
-from spaceclip_plugin.data.sources.spec import SourceSpec
+from spaceclip_plugin.data import SourceSpec, parse_source
+from spaceclip_plugin.data.sources.registry import source_mapping
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, architecture
 from spaceclip_plugin.training.config.recipe import Recipe
@@ -21,9 +21,7 @@ from spaceclip_plugin.training.config.strict_yaml import read_mapping, write_map
 from spaceclip_plugin.training.processes import TRACKERS
 from spaceclip_plugin.training.selection import named_like_a_test_set
 
-CODE = "python:"
-"""A host that starts with this is a function of the user's, which is called to get it."""
-
+CODE = "python:"  # a host that starts with this is a function of the user's, which is called to get it
 SOURCES_OF_A_RUN = ("data", "validation", "test")
 _NEEDED = ("host", "data", "validation")
 _HEADER = """\
@@ -34,15 +32,10 @@ _HEADER = """\
 
 @dataclass(frozen=True)
 class WeightedSource:
-    """Data, and how much of what training sees comes from it.
-
-    Attributes:
-        source: which data.
-        weight: its share, in any unit that the weights beside it have; None: by size.
-    """
+    """Data, and how much of what training sees comes from it."""
 
     source: SourceSpec
-    weight: float | None = None
+    weight: float | None = None  # its share, in any unit that the weights beside it have; None: by size
 
     def __post_init__(self) -> None:
         source_mapping(self.source)  # refuses what is no kind of data

@@ -1,7 +1,5 @@
 """Settings as frozen dataclasses: beside its name, a field says its default, what it may be, and what it is for.
-
-A file is read into such a class and a command line gets its flags from it (`cli/flags.py`); to make one checks it.
-"""
+A file is read into such a class and a command line gets its flags from it (`cli/flags.py`); to make one checks it."""
 
 from __future__ import annotations
 
@@ -23,22 +21,12 @@ NAME_AS_FLAG = ""
 
 @dataclass(frozen=True)
 class Setting:
-    """What stands beside the type of a field, in `Annotated`.
+    """What stands beside the type of a field, in `Annotated`."""
 
-    Attributes:
-        check: (name, value) to the value that is kept; raises ConfigError. Where the type has a None, None is kept.
-        help: what the setting is for.
-        flag: its flag on a command line; None: it has none.
-        parse: the text of its flag to a value for `check`; raises ValueError. None: the flag has no value, and means
-            True.
-        metavar: what help calls the value.
-        choices: the only values, where there are few.
-    """
-
-    check: Callable[[str, Any], Any]
+    check: Callable[[str, Any], Any]  # (name, value) to the value that is kept; a None that the type has is kept as is
     help: str
-    flag: str | None = NAME_AS_FLAG
-    parse: Callable[[str], Any] | None = str
+    flag: str | None = NAME_AS_FLAG  # None: it has none
+    parse: Callable[[str], Any] | None = str  # raises ValueError; None: the flag has no value, and means True
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
 
@@ -89,11 +77,7 @@ def floats(count: int) -> Callable[[str], tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class Config:
-    """Base of the settings of one thing: the type of every field is `Annotated` with its `Setting`.
-
-    Raises:
-        ConfigError: a value that cannot be, named by its field.
-    """
+    """Base of the settings of one thing: the type of every field is `Annotated` with its `Setting`."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
@@ -108,11 +92,7 @@ class Config:
 
     @classmethod
     def read(cls, where: str, value: object) -> Self:
-        """The settings that a mapping describes, those that are left out at their defaults; settings stay themselves.
-
-        Raises:
-            ConfigError: no mapping, an unknown key, or a value that cannot be. Says where, and names the field.
-        """
+        """The settings that a mapping describes, what is left out at its default; settings stay themselves."""
         if isinstance(value, cls):
             return value
         values = mapping(where, value)

@@ -7,8 +7,8 @@ from typing import Annotated
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol
+from spaceclip_plugin.towers import ImageStatistics
 from spaceclip_plugin.towers.hosts import RANDOM
-from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.training.config.settings import Config, Setting, as_path, choice, floats, real, text, truth
 
 
@@ -42,11 +42,7 @@ def _depth_range(name: str, value: object) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class HostConfig(Config):
-    """Which host, and how it is built, read and placed.
-
-    Raises:
-        ConfigError: a value that cannot be, or of mean and deviation one without the other.
-    """
+    """Which host, and how it is built, read and placed."""
 
     host: Annotated[
         str | None,

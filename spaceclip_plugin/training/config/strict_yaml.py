@@ -1,8 +1,5 @@
-"""YAML for settings: a file means one thing and runs nothing.
-
-Plain words are read as in YAML 1.2's core schema, not as in 1.1: `1e-4` is a number, `no` and `off` are words, `010` is
-ten and `12:30` is no number. What is written here reads the same in both.
-"""
+"""YAML for settings, which runs nothing: plain words are read as in YAML 1.2's core schema, not as in 1.1, so `1e-4` is
+a number, `no` is a word, `010` is ten and `12:30` is no number. What is written here reads the same in both."""
 
 from __future__ import annotations
 
@@ -32,11 +29,7 @@ _TEXT = re.compile(r"(?!(y|n|yes|no|on|off|true|false|null)\Z)([a-z_/]|\.(?![0-9
 
 
 def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file: strings, numbers, booleans, None, lists and mappings.
-
-    Raises:
-        ConfigError: there is no such file, it is not UTF-8 or larger than `MAX_BYTES`, or see `parse_mapping`.
-    """
+    """The mapping in a YAML file: strings, numbers, booleans, None, lists and mappings."""
     where = os.fspath(path)
     try:
         with open(path, "rb") as handle:
@@ -51,12 +44,7 @@ def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
-    """The mapping that a YAML text holds; messages call it `where`.
-
-    Raises:
-        ConfigError: malformed; a key twice or not a word; an anchor, alias, tag or merge key; too many or too deep
-            values; anything but one mapping.
-    """
+    """The mapping that a YAML text holds; messages call it `where`."""
     try:
         content = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -70,11 +58,7 @@ def parse_mapping(text: str, *, where: str) -> dict[str, Any]:
 
 
 def write_mapping(content: Mapping[str, Any]) -> str:
-    """YAML that `parse_mapping` reads back equal (tuples as lists), in the order given.
-
-    Args:
-        content: strings, numbers, booleans, None, lists, tuples and mappings; a list of plain values takes one line.
-    """
+    """YAML that `parse_mapping` reads back equal (tuples as lists), in the order given."""
     return str(yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head import HeadOutput
 
 
 class DepthLoss(Protocol):
@@ -18,7 +18,7 @@ class DepthLoss(Protocol):
 
     Example:
         >>> import torch
-        >>> from spaceclip_plugin.head.decoder import HeadOutput
+        >>> from spaceclip_plugin.head import HeadOutput
         >>> from spaceclip_plugin.training.losses import RelativeLoss
         >>> target_m = torch.full((1, 8, 8), 2.0)
         >>> loss = RelativeLoss()(HeadOutput(1.1 * target_m), target_m, valid=target_m > 0)
@@ -51,11 +51,7 @@ def weighted_sum(terms: Iterable[tuple[float, Callable[[], Tensor]]]) -> Tensor:
 
 
 def check_weights(depth: Mapping[str, float], others: Mapping[str, float]) -> None:
-    """Check a loss's weights: all finite and not negative, and one of `depth` above zero.
-
-    Raises:
-        ConfigError: they are not.
-    """
+    """Check a loss's weights: all finite and not negative, and one of `depth` above zero."""
     weights = {**depth, **others}
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(depth.values()):
         given = ", ".join(f"{name}={weight}" for name, weight in weights.items())

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head import HeadOutput
 from spaceclip_plugin.training.losses.depth_loss import check_weights, weighted_sum
 from spaceclip_plugin.training.losses.terms import gradient_loss, resized, silog_loss, ssim_loss
 
@@ -18,10 +18,15 @@ class PublishedLoss:
 
     A weight of zero costs nothing; auxiliary maps beyond the weights have weight zero. The defaults are the recipe.
 
-    Example: see `DepthLoss`.
-
     Raises:
         ConfigError: a weight that is negative or not finite, or none of silog, ssim and gradient above zero.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.head import HeadOutput
+        >>> target_m = torch.full((1, 8, 8), 2.0)
+        >>> round(float(PublishedLoss(ssim=0.0)(HeadOutput(1.1 * target_m), target_m, valid=target_m > 0)), 3)
+        0.185
     """
 
     silog: float = 0.5
@@ -59,9 +64,5 @@ class PublishedLoss:
 
 
 def resized_as_published(prediction_m: Tensor, target_hw: tuple[int, int]) -> Tensor:
-    """(B, h, w) to (B, H, W): bilinear with aligned corners, unlike head and evaluation, as the published losses do.
-
-    Raises:
-        DataError: the prediction is not (B, h, w).
-    """
+    """(B, h, w) to (B, H, W): bilinear with aligned corners, unlike head and evaluation, as the published losses do."""
     return resized(prediction_m, target_hw, align_corners=True)

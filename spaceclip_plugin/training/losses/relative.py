@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head import HeadOutput
 from spaceclip_plugin.training.losses.depth_loss import check_weights, weighted_sum
 from spaceclip_plugin.training.losses.terms import (
     abs_rel_loss,
@@ -25,10 +25,16 @@ class RelativeLoss:
     The last counts only where the head predicts its uncertainty. A weight of zero costs nothing; auxiliary maps are
     ignored. Maps are resized to the target bilinearly, with half-pixel centres.
 
-    Example: see `DepthLoss`.
-
     Raises:
         ConfigError: a weight that is negative or not finite, or none of silog, abs_rel and gradient above zero.
+
+    Example:
+        >>> import torch
+        >>> from spaceclip_plugin.head import HeadOutput
+        >>> target_m = torch.full((1, 8, 8), 2.0)
+        >>> loss = RelativeLoss(silog=0.0, abs_rel=1.0)  # a constant factor has no edges: its AbsRel is left
+        >>> round(float(loss(HeadOutput(1.1 * target_m), target_m, valid=target_m > 0)), 3)
+        0.1
     """
 
     silog: float = 0.15

@@ -1,13 +1,5 @@
-"""Terms of the training losses: pure functions of (B, H, W) maps and a mask of the pixels that count.
-
-All take `prediction_m`, metres; `target_m`, metres, positive where valid and 0 where unknown; and `valid`, bool, all of
-one shape (B, H, W). All give a scalar, and raise DataError where shapes differ, `valid` is not bool, or no pixel of the
-batch is valid.
-
-SILog: Eigen et al. 2014, equation 4. SSIM: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-Similarity" (2004), equation 13. Both, and the gradient of depth, are checked against the published code's outputs. The
-gradient of log depth at several strides: MiDaS (Ranftl et al., "Towards Robust Monocular Depth Estimation", 2020).
-"""
+"""Terms of the training losses, scalars of prediction, target (metres, 0 where unknown) and mask, all (B, H, W).
+SILog, SSIM and the gradient of depth are checked against the published code's outputs."""
 
 from __future__ import annotations
 
@@ -31,11 +23,8 @@ _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
 
 def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """10 sqrt(var(g) + 0.15 mean(g)^2), g = ln prediction - ln target, over all valid pixels of the batch.
-
-    The variance divides by n. Predictions under 1e-7 m, as a dead ReLU gives, count as 1e-7 m. Where the root is at its
-    floor (a perfect prediction) the gradient is zero.
-    """
+    """10 sqrt(var(g) + 0.15 mean(g)^2), g = ln prediction - ln target: Eigen et al. 2014, equation 4.
+    Where the root is at its floor (a perfect prediction) the gradient is zero."""
     prediction, target = _checked(prediction_m, target_m, valid)
     # Sums under the mask: picking the valid pixels out costs several times as much as all the arithmetic on them.
     count = valid.sum()
@@ -47,10 +36,7 @@ def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tens
 
 def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """Mean of 1 - SSIM over all valid pixels, both maps normalised by the target's valid range per sample.
-
-    Normalised maps are clamped to [0, 1] and zero beyond the border. As published, unknown pixels of the target
-    (0 m, so 0 after clamping) are seen by the windows of their neighbours. A sample without valid pixels is left out.
-    """
+    As published, unknown pixels of the target (0 m, so 0 after clamping) are seen by their neighbours' windows."""
     prediction, target = _checked(prediction_m, target_m, valid)
     known = valid.flatten(1).any(dim=1)
     if not bool(known.all()):
@@ -63,10 +49,7 @@ def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tenso
 
 
 def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """Mean absolute error of horizontal and of vertical differences between valid neighbours, averaged; metres.
-
-    A direction in which no two neighbours are valid adds zero.
-    """
+    """Mean absolute error of horizontal and of vertical differences between valid neighbours, averaged; metres."""
     prediction, target = _checked(prediction_m, target_m, valid)
     error = prediction - target
     means = []
@@ -87,12 +70,8 @@ def abs_rel_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Te
 def log_gradient_loss(
     prediction_m: Tensor, target_m: Tensor, *, valid: Tensor, strides: Sequence[int] = (1, 2, 4, 8)
 ) -> Tensor:
-    """Sum over strides s of s (mean |Δx g| + mean |Δy g|), g = ln prediction - ln target at every s-th pixel.
-
-    Only differences between two valid pixels count, so that sparse targets do; it is blind to the overall scale.
-    Predictions under 1e-7 m count as 1e-7 m. A stride at which no two neighbours are valid, in one direction, adds zero
-    for it.
-    """
+    """Sum over strides s of s (mean |Δx g| + mean |Δy g|), g = ln prediction - ln target at every s-th pixel: MiDaS.
+    Only differences between two valid pixels count, so that sparse targets do; it is blind to the overall scale."""
     prediction, target = _checked(prediction_m, target_m, valid)
     error = (_log(prediction) - _log(target)).masked_fill(~valid, 0)
     means = []
@@ -107,16 +86,9 @@ def log_gradient_loss(
 
 
 def uncertainty_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """Negative log-likelihood of g = ln prediction - ln target under a Laplace distribution, over all valid pixels.
-
-    With r = uncertainty / prediction, the relative standard deviation, and b = r / sqrt(2): mean of |g| / b + ln b, up
-    to a constant, of either sign. It is lowest where b is the mean |g|. No gradient reaches the prediction: learning
-    how wrong the depth is must not change the depth.
-
-    Args:
-        prediction_m: under 1e-7 m they count as 1e-7 m.
-        uncertainty_m: (B, H, W) standard deviation in metres; under a millionth of the depth it counts as that much.
-    """
+    """Mean of |g| / b + ln b, g = ln prediction - ln target: negative log-likelihood under a Laplace distribution, but
+    for a constant. `uncertainty_m` is a standard deviation in metres."""
+    # No gradient reaches the prediction: learning how wrong the depth is must not change the depth.
     prediction, target = _checked(prediction_m.detach(), target_m, valid)
     uncertainty, _ = _checked(uncertainty_m, target_m, valid)
     prediction = prediction.masked_fill(~valid, 1).clamp_min(_DEPTH_FLOOR_M)  # NaN there would reach the gradient
@@ -126,11 +98,7 @@ def uncertainty_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tens
 
 
 def resized(map_m: Tensor, target_hw: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """(B, h, w) to (B, H, W), bilinear and in float32 at least; the map itself where it has that size.
-
-    Raises:
-        DataError: the map is not (B, h, w).
-    """
+    """(B, h, w) to (B, H, W), bilinear and in float32 at least; the map itself where it has that size."""
     if map_m.ndim != 3:
         raise DataError(f"a loss takes predictions of shape (B, h, w), got {tuple(map_m.shape)}")
     if map_m.shape[1:] == target_hw:
@@ -160,11 +128,8 @@ def _checked(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> tuple[Ten
 
 
 def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM per pixel of two (B, H, W) maps in [0, 1]: 11x11 Gaussian window, sigma 1.5, zeros beyond the border.
-
-    The window is separable and SSIM needs only the sum of both second moments, so four maps go through two 1-D
-    convolutions. They lie along the channels of a single image: the layout for which depthwise convolution is fast.
-    """
+    """SSIM per pixel of two (B, H, W) maps in [0, 1]: Wang et al. 2004, equation 13, zeros beyond the border.
+    Four maps lie along the channels of a single image: the layout for which depthwise convolution is fast."""
     offset = torch.arange(-_SSIM_RADIUS, _SSIM_RADIUS + 1, dtype=x.dtype, device=x.device)
     window = torch.exp(offset.square() / (-2.0 * _SSIM_SIGMA**2))
     maps = torch.cat([x, y, x * x + y * y, x * y])[None]

@@ -1,8 +1,5 @@
 """The full state of a run in folders `step-00000120/`: JSON and safetensors, each folder whole or absent.
-
-A process killed at any moment leaves the newest checkpoint whole. Everything is synced to the disk before it takes its
-name, which is what a power loss asks for, but our tests only kill processes.
-"""
+All is synced to the disk before it takes its name, as a power loss asks for, but our tests only kill processes."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
 
 FORMAT_VERSION = 1
 INDEX_NAME = "checkpoint.json"
+# Some hundred thousand lines of history; what is larger is refused when it is saved, not when it is needed.
 MAX_INDEX_BYTES = 64 << 20
-"""Some hundred thousand lines of history; what is larger is refused when it is saved, not when it is needed."""
 
 _log = logging.getLogger(__name__)
 _STEM = re.compile(r"[a-z0-9_-]{1,64}")
@@ -44,20 +41,11 @@ _DTYPES = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped.
+    """What a run needs to go on as if it had never stopped."""
 
-    Attributes:
-        step: optimizer steps done, 0 or more.
-        state: counters, losses, history; JSON-ready, so lists instead of tuples and string keys.
-        tensors: file stem (lower-case letters, digits, `_`, `-`) → name → tensor of any shape.
-
-    Raises:
-        ConfigError: a step, file stem, name or tensor that cannot be saved.
-    """
-
-    step: int
-    state: dict[str, object]
-    tensors: dict[str, dict[str, Tensor]]
+    step: int  # optimizer steps done
+    state: dict[str, object]  # counters, losses, history; JSON-ready, so lists instead of tuples and string keys
+    tensors: dict[str, dict[str, Tensor]]  # file stem → name → tensor
 
     def __post_init__(self) -> None:
         _checks.whole("step", self.step, 0, 1 << 62)
@@ -73,32 +61,17 @@ class Checkpoint:
 @dataclass(frozen=True)
 class CheckpointFolder:
     """The checkpoints of one run; the first save makes the folder.
-
-    One process saves; the caller gathers what other processes have, and sees to it that no other run uses the folder.
-
-    Attributes:
-        path: the folder the checkpoints are in.
-        keep: how many of the newest stay, from 1 to 1000.
-    """
+    One process saves; the caller gathers what others have, and sees to it that no other run uses the folder."""
 
     path: Path
-    keep: int = 2
+    keep: int = 2  # so many of the newest
 
     def __post_init__(self) -> None:
         _checks.whole("keep", self.keep, 1, 1000)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint and wait until it is on the disk; only then remove those beyond `keep`.
-
-        What a killed process left half-written or half-removed is removed first, to free its space. An old checkpoint
-        that cannot be removed is a warning, and tried again at the next save. Returns the new folder.
-
-        Raises:
-            ConfigError: the step is not later than every one in the folder, or the state is not JSON-ready, finite and
-                of at most `MAX_INDEX_BYTES`; nothing is written.
-            TrainingError: the disk refuses the write; older checkpoints are as they were, and the new one is whole
-                or absent.
-        """
+        One that cannot be removed is a warning, and tried again at the next save. Returns the new folder."""
         target = self.path / f"step-{checkpoint.step:08d}"
         found: dict[int, Path] = {}
         try:
@@ -113,7 +86,9 @@ class CheckpointFolder:
             if not self.path.is_dir():
                 self.path.mkdir(parents=True)
                 sync_to_disk(self.path.parent)
-            self._remove_left_overs()
+            for entry in self.path.iterdir():
+                if _LEFT_OVER.fullmatch(entry.name):  # of a killed process; frees its space
+                    _remove(entry)
             with atomic_folder(target) as temporary:
                 for name, content in files.items():
                     _write(temporary / name, content)
@@ -128,15 +103,8 @@ class CheckpointFolder:
         return target
 
     def newest(self) -> Checkpoint | None:
-        """The checkpoint of the latest step, verified; None where there is none at all.
-
-        Its tensors are equal bit for bit to those saved; they are on the CPU, contiguous (also those that were
-        channels-last), need no gradient, share no memory, and may come in another order.
-
-        Raises:
-            CheckpointError: it is damaged or of another format. An older one is never taken silently in its place;
-                the message says which file is damaged, how, and what to remove to go on with the older one.
-        """
+        """The checkpoint of the latest step, verified, its tensors on the CPU and contiguous; None where there is none.
+        A damaged one is a CheckpointError: an older one is never taken silently in its place."""
         found = self._listed()
         if not found:
             return None
@@ -171,11 +139,6 @@ class CheckpointFolder:
             if match and entry.name == f"step-{int(match[1]):08d}":
                 found[int(match[1])] = entry
         return found
-
-    def _remove_left_overs(self) -> None:
-        for entry in self.path.iterdir():
-            if _LEFT_OVER.fullmatch(entry.name):
-                _remove(entry)
 
     def _remove_old(self, found: dict[int, Path]) -> None:
         for step in sorted(found)[: -self.keep]:

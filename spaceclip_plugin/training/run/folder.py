@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from spaceclip_plugin._files import atomic_path, is_temporary, read_json_object, write_json
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import CheckpointError, TrainingError
-from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME as HEAD_CONFIG_NAME
 from spaceclip_plugin.head.folder import WEIGHTS_NAME
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
@@ -32,22 +32,15 @@ PICTURE_NAME = "validation.png"
 CACHE_NAME = "cache"
 
 _LOCK_NAME = ".lock"
-_NAMES = frozenset(
-    {CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CACHE_NAME}
-    | {_LOCK_NAME}
+_NAMES = (
+    CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CACHE_NAME
 )
 _THEN = "Free disk space or make the folder writable, then resume the run"
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run left behind.
-
-    Attributes:
-        head: folder of its head.
-        record: what `run.json` says.
-        picture: `validation.png`.
-    """
+    """What a run left behind."""
 
     head: Path
     record: Mapping[str, Any]
@@ -66,7 +59,7 @@ class FinishedRun:
 
 def foreign_entries(path: Path) -> list[Path]:
     """What lies in a run's folder, or in that of its head, and no run writes."""
-    found = [entry for entry in sorted(path.iterdir()) if entry.name not in _NAMES]
+    found = [entry for entry in sorted(path.iterdir()) if entry.name not in {*_NAMES, _LOCK_NAME}]
     for folder in (path / BEST_NAME, path / HEAD_NAME):
         inner = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [entry for entry in inner if entry.name not in (HEAD_CONFIG_NAME, WEIGHTS_NAME)]
@@ -75,15 +68,7 @@ def foreign_entries(path: Path) -> list[Path]:
 
 class RunFolder:
     """`config.yaml`, `run.json` and `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts, `head/` after.
-
-    And `validation.png`, where the best head's depth of some validation images can be looked at.
-
-    One run at a time: a lock that dies with its process guards it.
-
-    Attributes:
-        path: the folder.
-        checkpoints: the run's full states.
-    """
+    One run at a time: a lock that dies with its process guards it."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is touched until it is opened."""
@@ -93,15 +78,7 @@ class RunFolder:
 
     def open(self, record: Mapping[str, object], *, resume: bool, config_yaml: str | None) -> None:
         """Claim the folder of a new run, or reopen that of the same one.
-
-        A new run's folder is made if absent, and must be empty: nothing of anyone else's is touched. `record` is what
-        `run.json` says of the run from its start on.
-
-        Raises:
-            TrainingError: another process trains there; a new run's folder holds something or cannot be made; there is
-                no run to continue, it is finished, or it had another host, head, recipe or data.
-            CheckpointError: the run to continue has lost its checkpoints.
-        """
+        A new run's folder must be absent or empty: nothing of anyone else's is touched."""
         try:
             if resume:
                 self._reopen(record)
@@ -131,12 +108,7 @@ class RunFolder:
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def save_best(self, head: DepthHead) -> None:
-        """Keep this head as the best so far.
-
-        Raises:
-            TrainingError: the disk refuses it; the older one stays.
-            CheckpointError: a weight is not finite.
-        """
+        """Keep this head as the best so far; where the disk refuses it, TrainingError, and the older one stays."""
         try:
             head.save_pretrained(self.path / BEST_NAME)
         except CheckpointError as error:

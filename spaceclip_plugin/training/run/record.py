@@ -11,11 +11,7 @@ from typing import Any
 from spaceclip_plugin.errors import TrainingError
 
 MUST_MATCH = ("recipe", "protocol", "protocol_settings", "head", "tower", "host_digest_before", "data", "shares")
-"""What a continued run must have in common with what was begun."""
-
-SHOULD_MATCH = ("device", "torch", "threads")
-"""What the last bits depend on, too."""
-
+SHOULD_MATCH = ("device", "torch", "threads")  # the last bits depend on them
 _FLAGS = {"train": "data", "validation": "val", "test": "test"}
 _MAX_SHOWN = 120
 
@@ -42,12 +38,7 @@ def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_run(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Check that what `run.json` says of an unfinished run is true of the one that would continue it.
-
-    A warning says where code, torch, threads or device differ, which may change the last bits.
-
-    Raises:
-        TrainingError: the run had another host, head, recipe or data, or its host changed; names every difference.
-    """
+    Where code, torch, threads or device differ, which may change the last bits, it is a warning."""
     if begun.get("host_digest_after") not in (None, begun.get("host_digest_before")):
         raise TrainingError(
             f"the run in {str(folder)!r} cannot be continued: its host changed while a head was trained on it. "
