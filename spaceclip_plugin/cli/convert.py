@@ -7,6 +7,8 @@ from pathlib import Path
 
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free
+from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Read, check, write."""
-    from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.head.folder import CONFIG_NAME, WEIGHTS_NAME
-
     files = [args.out / CONFIG_NAME, args.out / WEIGHTS_NAME]
     check_apart(dict.fromkeys(files, "the head"), inputs=[args.checkpoint])
     check_free(files, overwrite=args.overwrite)

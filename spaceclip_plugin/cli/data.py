@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.cli.flags import add_flags
+from spaceclip_plugin.data import DepthSource, Mixture, SelectiveSource, SourceSpec
 from spaceclip_plugin.data.files.pairs import RAY
-from spaceclip_plugin.data.sample import DepthSource
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
-from spaceclip_plugin.data.sources.mixture import Mixture
-from spaceclip_plugin.data.sources.selective import SelectiveSource
-from spaceclip_plugin.data.sources.spec import SourceSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
@@ -37,11 +34,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[SourceSpec]:
-    """All data of a command with what --root and --ray-distance say of it.
-
-    Raises:
-        ConfigError: a flag, --units-per-metre among them, that says something of no data given.
-    """
+    """All data of a command with what --root and --ray-distance say of it; one that says nothing is a ConfigError."""
     unit, nothing = args.units_per_metre, "and no data given is one; leave it out"
     if unit is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
         raise ConfigError(f"--units-per-metre {unit:g} is for lists and folders without a unit of their own, {nothing}")
@@ -62,12 +55,7 @@ def open_specs(
     specs: Sequence[SourceSpec], config: ReadingConfig, *, weights: Sequence[float] | None = None
 ) -> DepthSource:
     """The samples of one or several sources; several are a mixture, with these weights.
-
-    With `skip_bad`, every sample is read once, and what the protocol cannot use is left out.
-
-    Raises:
-        DataError: data that is absent, empty or, without `skip_bad`, bad.
-    """
+    With `skip_bad`, every sample is read once, and what the protocol cannot use is left out."""
     protocol = config.evaluation
     units = protocol.depth_scale if config.units_per_metre is None else config.units_per_metre
     sources: list[DepthSource] = []

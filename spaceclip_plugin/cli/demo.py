@@ -12,8 +12,7 @@ from spaceclip_plugin.cli.hosts import add_host, device_called, host_from
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import ConfigError
 
-GROUP = "spaceclip_plugin.demos"
-"""Entry points of the demos: frozen dataclasses of settings with a method `run`."""
+GROUP = "spaceclip_plugin.demos"  # entry points: frozen dataclasses of settings with a method `run`
 _ARENAS, _SCENES, _UNSEEN = 8, 800, 100
 
 

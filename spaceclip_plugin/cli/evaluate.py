@@ -5,22 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, as_flagged, open_specs, skipped
 from spaceclip_plugin.cli.flags import given
 from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.outputs import Result
+from spaceclip_plugin.data import check_depth_units, parse_source
 from spaceclip_plugin.data.files.pairs import RAY
-from spaceclip_plugin.data.sources.registry import parse_source
-from spaceclip_plugin.data.units import check_depth_units
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.evaluation import Evaluation, ReportFolder, evaluate
+from spaceclip_plugin.evaluation.report import Report
 from spaceclip_plugin.training.config.shared import ReadingConfig
-
-if TYPE_CHECKING:
-    from spaceclip_plugin.evaluation import Evaluation
-    from spaceclip_plugin.evaluation.report import Report
-
 
 _WORST = 8
 _TABLE = (
@@ -56,8 +51,6 @@ def run(args: argparse.Namespace) -> Result:
     check_depth_units(samples, protocol)
 
     from tqdm.auto import tqdm
-
-    from spaceclip_plugin.evaluation import ReportFolder, evaluate
 
     folder = None if args.out is None else ReportFolder(args.out)
     with attached(args) as attachment, tqdm(total=len(samples), desc="evaluating", unit="image") as bar:

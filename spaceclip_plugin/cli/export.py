@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli.flags import add_head, add_overwrite
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
+from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 
 if TYPE_CHECKING:
     from spaceclip_plugin.bridges.onnx import OnnxFile
-    from spaceclip_plugin.head.config import DepthHeadConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Read, write, compare."""
     from spaceclip_plugin.bridges.onnx import export_onnx
-    from spaceclip_plugin.head.depth_head import DepthHead
 
     check_apart({args.out: "the ONNX file"}, inputs=files_of_head(args.head))
     check_free([args.out], overwrite=args.overwrite)

@@ -17,17 +17,9 @@ def add_flags(
     *,
     leave_out: Iterable[str] = (),
     required: Iterable[str] = (),
-    default_of: Callable[[str], str] | None = None,
+    default_of: Callable[[str], str] | None = None,  # what help says of the default of a setting, by its name
 ) -> None:
-    """A flag for every setting that a class declares itself. None has a default: what is not given is left open.
-
-    Args:
-        parser: or a group of one.
-        config: the class.
-        leave_out: names of settings that get no flag.
-        required: names of settings that must be given.
-        default_of: what help says of the default of a setting, by its name.
-    """
+    """A flag for every setting that a class declares itself. None has a default: what is not given is left open."""
     own = inspect.get_annotations(config)
     for name, setting in config.settings().items():
         if setting.flag is None or name not in own or name in leave_out:

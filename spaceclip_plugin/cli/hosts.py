@@ -39,20 +39,13 @@ def attached(args: argparse.Namespace) -> DepthAttachment:
 
 
 def host_from(args: argparse.Namespace) -> nn.Module:
-    """The host that the flags name; see `open_host`."""
+    """The host that the flags name."""
     return open_host(HostConfig(**given(args, HostConfig)))
 
 
 def open_host(config: HostConfig) -> nn.Module:
     """A host, frozen, in eval mode and on its device.
-
-    A function's host stays where it was put unless a device is named: a dispatched or quantised model must not be
-    moved.
-
-    Raises:
-        HostError: there is no such host, or weights or a size are given for a function, which has its own.
-        ConfigError: the device cannot be used here.
-    """
+    A function's stays where it was put unless a device is named: a dispatched or quantised model must not be moved."""
     name, mean, std = str(config.host), config.image_mean, config.image_std
     if not name.startswith(CODE):
         host = load_host(name, weights=config.host_weights, image_hw=config.image_hw, image_mean=mean, image_std=std)
@@ -68,11 +61,7 @@ def open_host(config: HostConfig) -> nn.Module:
 
 
 def device_called(name: str | None) -> torch.device:
-    """The device of that name; None: CUDA where there is one, and of several processes each has its own.
-
-    Raises:
-        ConfigError: it cannot be used here.
-    """
+    """The device of that name; None: CUDA where there is one, and of several processes each has its own."""
     if name is None:
         if not torch.cuda.is_available():
             return torch.device("cpu")

@@ -6,11 +6,13 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from spaceclip_plugin.attach.tower_match import match_tower
 from spaceclip_plugin.cli.flags import add_flags, add_head
 from spaceclip_plugin.cli.hosts import host_from
 from spaceclip_plugin.cli.outputs import Result
-from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.towers import Tower
+from spaceclip_plugin.head import DepthHead, DepthHeadConfig
+from spaceclip_plugin.towers import Tower, find_towers
+from spaceclip_plugin.towers.registry import find_tower, no_tower
 from spaceclip_plugin.training.config.shared import HostConfig
 
 
@@ -23,10 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Find the towers; nothing is run."""
-    from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.towers import find_towers
-    from spaceclip_plugin.towers.registry import find_tower, no_tower
-
     head = None if args.head is None else DepthHead.from_pretrained(args.head).config
     host = host_from(args)
     towers = find_towers(host, adapter=args.adapter)
@@ -58,8 +56,6 @@ def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
 
 
 def _matched(tower: Tower, head: DepthHeadConfig) -> dict[str, Any]:
-    from spaceclip_plugin.attach.tower_match import match_tower
-
     match = match_tower(tower, head)
     return {
         "verdict": match.verdict,

@@ -16,27 +16,16 @@ _MAX_NAMED = 3
 
 @dataclass(frozen=True)
 class Result:
-    """What a command says.
+    """What a command says."""
 
-    Attributes:
-        text: for people, without a final newline.
-        data: for `--json`; finite numbers, strings, lists and objects.
-        failure: what could not be done beside what was, for standard error; the exit code is then 1. None: all was.
-    """
-
-    text: str
-    data: dict[str, Any]
-    failure: str | None = None
+    text: str  # for people, without a final newline
+    data: dict[str, Any]  # for `--json`; finite numbers, strings, lists and objects
+    failure: str | None = None  # what could not be done beside what was, for standard error; the exit code is then 1
 
 
 def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
     """Check, before any work, that writing these files loses nothing.
-
-    A link counts as what is there, wherever it leads. With `overwrite` files and links are replaced, not their targets.
-
-    Raises:
-        ConfigError: something is there already, or a folder is in the way.
-    """
+    A link counts as what is there, wherever it leads; with `overwrite` links are replaced, too, not their targets."""
     for file in files:
         if os.path.isdir(file):  # not Path.is_dir(), which raises on a name too long for the disk
             raise ConfigError(f"cannot write {str(file)!r}: it is a folder; give the path of a file")
@@ -54,14 +43,7 @@ def check_free(files: Sequence[Path], *, overwrite: bool) -> None:
 
 def check_apart(files: Mapping[Path, str], *, inputs: Iterable[Path]) -> None:
     """Check that no two files are one, and that none is an input, whatever links and the letters' case make of names.
-
-    Args:
-        files: each path with what is written there, for the message.
-        inputs: files that are read; never replaced, not even when told to replace.
-
-    Raises:
-        ConfigError: they are one.
-    """
+    `files` are paths with what is written there; an input is never replaced, not even when told to replace."""
     read = {_identity(path) for path in inputs}
     seen: dict[object, str] = {}
     for file, what in files.items():

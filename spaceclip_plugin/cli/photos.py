@@ -23,14 +23,7 @@ _log = logging.getLogger(__name__)
 
 def photos_in(places: Sequence[Path]) -> list[Path]:
     """Files as they are given, and the photos of every folder or pattern, `frame2` before `frame10`.
-
-    Of a folder those are taken whose suffix is a photo's; hidden files and folders within it are not looked at, and
-    what an earlier run wrote beside its photos is left out. Of a pattern that the shell left as it was (quoted, or on
-    Windows) all files are taken.
-
-    Raises:
-        ConfigError: a pattern that no file matches, or a folder without photos or that cannot be listed.
-    """
+    Of a pattern that the shell left as it was (quoted, or on Windows) all files are taken."""
     photos: list[Path] = []
     for place in places:
         if place.is_dir():
@@ -51,7 +44,9 @@ def _of_folder(folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
     candidates = {entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and not entry.is_dir()}
-    ours = _predictions(candidates)
+    # Depth and picture of a photo, both beside it: what an earlier run wrote into the folder of its photos.
+    pairs = [{photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")} for photo in candidates]
+    ours = {file for pair in pairs if pair <= candidates for file in pair}
     photos = candidates - ours
     left = _left_out((entry for entry in entries if entry not in photos), ours)
     if not photos:
@@ -62,12 +57,6 @@ def _of_folder(folder: Path) -> list[Path]:
     if left:
         _log.info("%s: %d photos are taken; left out: %s", folder, len(photos), left)
     return sorted(photos, key=_natural)
-
-
-def _predictions(photos: set[Path]) -> set[Path]:
-    """Depth and picture of a photo, both beside it: what an earlier run wrote into the folder of its photos."""
-    pairs = [{photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")} for photo in photos]
-    return {file for pair in pairs if pair <= photos for file in pair}
 
 
 def _left_out(entries: Iterable[Path], ours: set[Path]) -> str:
@@ -91,17 +80,7 @@ def calibrated_camera(
     calibration: CameraParameters, image_hw: tuple[int, int] | None, headers: Mapping[Path, PhotoHeader]
 ) -> Intrinsics:
     """The calibrated camera at the size that is given, told by its file, or known: that of all photos.
-
-    A principal point far from the middle, or a field of view as of no usual lens, is questioned in the log.
-
-    Args:
-        calibration: as it was handed in.
-        image_hw: (H, W) that was given beside it.
-        headers: of the photos that can be opened, at least one.
-
-    Raises:
-        ConfigError: two sizes that differ, none where photos have several, or a principal point outside of the image.
-    """
+    `headers` are of the photos that can be opened, at least one."""
     told = calibration.image_hw
     if image_hw is not None and told is not None and told != image_hw:
         raise ConfigError(f"--intrinsics-size says {_sized(image_hw)}, the intrinsics' file {_sized(told)}; give one")
@@ -122,12 +101,7 @@ def calibrated_camera(
 
 def cameras_of_photos(camera: Intrinsics, headers: Mapping[Path, PhotoHeader]) -> dict[Path, Intrinsics]:
     """The camera of each upright photo that is an image of the calibrated one, resized perhaps, or turned by EXIF.
-
-    A size that fits the stored photo is that of the sensor: K is turned with the photo. One that fits the upright photo
-    only is taken as it is. Where both fit (square photos, and those turned by 180 degrees or mirrored), it is the
-    sensor's, and the log says so where that makes a difference: a K is the same for all photos of a camera, however it
-    was held.
-    """
+    Where stored and upright photo fit, K is the stored one's: the same for all of a camera, however it was held."""
     cameras: dict[Path, Intrinsics] = {}
     ambiguous: list[Path] = []
     for photo, header in headers.items():
@@ -161,9 +135,7 @@ def no_camera(camera: Intrinsics, photo: Path, header: PhotoHeader) -> str:
 
 def _readings(camera: Intrinsics, header: PhotoHeader) -> tuple[Intrinsics | None, Intrinsics | None]:
     """The upright photo's camera if K is the stored image's, and if it is the upright one's; None where it cannot be.
-
-    An equal size decides before one that is equal up to resizing: near-square photos would fit both.
-    """
+    An equal size decides before one that is equal up to resizing: near-square photos would fit both."""
     stored_hw, upright_hw = header.stored_hw, header.upright_hw
     for fits in (tuple.__eq__, same_aspect):
         stored, upright = fits(camera.image_hw, stored_hw), fits(camera.image_hw, upright_hw)

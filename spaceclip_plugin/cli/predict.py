@@ -11,24 +11,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from spaceclip_plugin._files import atomic_path
+from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
 from spaceclip_plugin.cli.photos import calibrated_camera, cameras_of_photos, no_camera, photos_in
+from spaceclip_plugin.data.files.images import read_header, read_rgb
+from spaceclip_plugin.depth import DepthMap, Intrinsics, depth_picture, write_png
+from spaceclip_plugin.depth.camera_file import camera_from
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
+from spaceclip_plugin.evaluation import predict
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from spaceclip_plugin.attach import DepthAttachment
-    from spaceclip_plugin.depth.camera import Intrinsics
-    from spaceclip_plugin.depth.depth_map import DepthMap
-
-    Record = Callable[[DepthMap, npt.NDArray[np.uint8], Intrinsics | None], None]
+Record = Callable[[DepthMap, npt.NDArray[np.uint8], Intrinsics | None], None]
 
 DETAILS = """
 Depth is that of the upright photo, turned as its EXIF tag says, pixel by pixel: metres along the optical axis (z), not
@@ -36,8 +36,7 @@ along the ray. Points are x right, y down, z forward. A photo that cannot be use
 at the end with its reason (--json: "failed"), and the exit code is 1. Nothing that is there is replaced without
 --overwrite, files of an earlier run included: no record tells them from yours. Every file is whole or absent.
 """
-_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)
-"""Refusals of the disk that are about a photo's name, and not about every file to come."""
+_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)  # refusals of the disk that are not about every file to come
 _NS_PER_PHOTO = 10**9
 
 
@@ -172,9 +171,6 @@ def _check_recordings(recordings: Mapping[str, Path], args: argparse.Namespace) 
 
 def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job], dict[Path, str]]:
     """The photos that can be predicted, and why the others cannot."""
-    from spaceclip_plugin.data.files.images import read_header
-    from spaceclip_plugin.depth.camera_file import camera_from
-
     calibration = None if args.intrinsics is None else camera_from(args.intrinsics)
     if calibration is None and args.intrinsics_size is not None:
         raise ConfigError("--intrinsics-size says of which size --intrinsics are; give these, too")
@@ -205,9 +201,7 @@ def _files(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
 @contextmanager
 def _recording(paths: Mapping[str, Path], *, replace: bool) -> Iterator[Record]:
     """Recordings under way: what takes a photo's depth, photo and camera.
-
-    They get their names when all photos are in them: a run that is killed leaves nothing of these names.
-    """
+    They get their names when all photos are in them: a run that is killed leaves nothing of these names."""
     sink, writer, number = None, None, itertools.count()
     with ExitStack() as stack:
         places = {kind: stack.enter_context(atomic_path(path, replace=replace)) for kind, path in paths.items()}
@@ -232,9 +226,6 @@ def _recording(paths: Mapping[str, Path], *, replace: bool) -> Iterator[Record]:
 
 def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: argparse.Namespace) -> dict[str, Any]:
     """Predict a photo, write its files, each of them whole, and say what they are."""
-    from spaceclip_plugin.data.files.images import read_rgb
-    from spaceclip_plugin.evaluation import predict
-
     photo, camera = read_rgb(job.photo), job.camera
     image_hw = (photo.shape[0], photo.shape[1])
     if image_hw != job.image_hw:
@@ -254,14 +245,7 @@ def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: arg
 
 
 def write_files(job: _Job, depth: DepthMap, photo: npt.NDArray[np.uint8], *, replace: bool) -> None:
-    """Write what is predicted of a photo.
-
-    Raises:
-        ConfigError: without `replace` a file is there by now.
-        OSError: the disk refuses the write.
-    """
-    from spaceclip_plugin.depth import depth_picture, write_png
-
+    """Write what is predicted of a photo."""
     depth.save_png16(job.files["depth_mm"], replace=replace)
     picture = depth_picture(depth.relabelled(camera=job.photo.stem), photo)
     write_png(job.files["picture"], picture, replace=replace)

@@ -25,9 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Read strictly, then push."""
-    from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.head import CardDetails, DepthHead
     from spaceclip_plugin.head.folder import CONFIG_NAME
-    from spaceclip_plugin.head.model_card import CardDetails
     from spaceclip_plugin.training.run.folder import FinishedRun
 
     picture: Path | None = args.picture

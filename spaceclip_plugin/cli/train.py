@@ -8,27 +8,26 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skipped
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
-from spaceclip_plugin.data.sample import DepthSource
+from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics
+from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 from spaceclip_plugin.towers.hosts import RANDOM, revision_of
+from spaceclip_plugin.towers.registry import find_tower
+from spaceclip_plugin.training import DepthTrainer, RunOptions, TrainingResult
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched
 from spaceclip_plugin.training.run.folder import CONFIG_NAME
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.training import TrainingResult
 
 _LONGEST_TITLE = 400
 
@@ -86,9 +85,6 @@ def run(args: argparse.Namespace) -> Result | None:
         ) from error
     host = open_host(config)
     head = _fresh_head(config, host)
-
-    from spaceclip_plugin.training import DepthTrainer, RunOptions
-
     trainer = DepthTrainer(
         host, head, recipe=config.recipe, protocol=config.evaluation, tower=config.tower, adapter=config.adapter
     )
@@ -143,13 +139,7 @@ def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
 
 
 def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
-    import torch
-
-    from spaceclip_plugin.head.config import DepthHeadConfig
-    from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.towers import registry
-
-    tower = registry.find_tower(host, tower=config.tower, adapter=config.adapter)
+    tower = find_tower(host, tower=config.tower, adapter=config.adapter)
     head_config = DepthHeadConfig.for_tower(
         tower.spec,
         architecture=config.head.architecture,

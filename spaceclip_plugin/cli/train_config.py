@@ -13,7 +13,7 @@ from spaceclip_plugin._digest import code_digest
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.cli.data import as_flagged
 from spaceclip_plugin.cli.flags import given
-from spaceclip_plugin.data.sources.registry import parse_source
+from spaceclip_plugin.data import parse_source
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
@@ -22,21 +22,14 @@ from spaceclip_plugin.training.config.strict_yaml import read_mapping
 from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME
 from spaceclip_plugin.training.run.record import code_of
 
-SOURCE_FLAGS = {"data": "data", "val": "validation", "test": "test"}
-"""Which setting a flag that names data is."""
-
+SOURCE_FLAGS = {"data": "data", "val": "validation", "test": "test"}  # flag → setting
 _PUBLISHED_HEAD = "space-clip"
 _WITH_RESUME = ("host", "device", "workers", "cache", "log_with")
 _OF_ANY_COMMAND = ("command", "run", "json")
 
 
 def new_run(args: argparse.Namespace) -> RunConfig:
-    """The settings of a new run: those of --config, or the defaults, and over them what the other flags say.
-
-    Raises:
-        argparse.ArgumentError: something that no run goes without is given nowhere.
-        ConfigError: a setting that cannot be, or validation data that is named like a test set.
-    """
+    """The settings of a new run: those of --config, or the defaults, and over them what the other flags say."""
     if args.config is not None:
         config = RunConfig.from_file(args.config, host=args.host)
     else:
@@ -70,12 +63,7 @@ def _with_flagged_sources(config: RunConfig, args: argparse.Namespace) -> RunCon
 
 
 def resumed_run(args: argparse.Namespace) -> RunConfig:
-    """The settings of the run that --resume names.
-
-    Raises:
-        argparse.ArgumentError: a flag that says what the run has settled.
-        ConfigError: there is no such run, or --host is not the run's.
-    """
+    """The settings of the run that --resume names."""
     other = (*_WITH_RESUME, *_OF_ANY_COMMAND, "resume")
     settled = [_flag(name) for name, value in vars(args).items() if value is not None and name not in other]
     if settled:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spaceclip_plugin.cli.flags import add_head
 from spaceclip_plugin.cli.outputs import Result
-
-if TYPE_CHECKING:
-    from spaceclip_plugin.head.depth_head import DepthHead
+from spaceclip_plugin.head import DepthHead, folder, weights
+from spaceclip_plugin.hub import HubOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Load it as any program would, then tell."""
-    from spaceclip_plugin.head import folder, weights
-    from spaceclip_plugin.head.depth_head import DepthHead
-    from spaceclip_plugin.hub.download import HubOptions
-
     files = folder.find_files(args.head, HubOptions(revision=args.revision))
     config_file = files.fetch(folder.CONFIG_NAME)
     # That very commit: a branch may move on meanwhile.

@@ -52,15 +52,9 @@ class PublishedLoss:
             return silog_loss(resized_as_published(map_m, target_hw), target_m, valid=valid)
 
         main = [(self.silog, silog_loss), (self.ssim, ssim_loss), (self.gradient, gradient_loss)]
-        return weighted_sum(
-            [
-                *((weight, partial(term, depth_m, target_m, valid=valid)) for weight, term in main),
-                *(
-                    (weight, partial(auxiliary, map_m))
-                    for weight, map_m in zip(self.auxiliary, output.auxiliary_m, strict=False)
-                ),
-            ]
-        )
+        terms = [(weight, partial(term, depth_m, target_m, valid=valid)) for weight, term in main]
+        maps = zip(self.auxiliary, output.auxiliary_m, strict=False)
+        return weighted_sum([*terms, *((weight, partial(auxiliary, map_m)) for weight, map_m in maps)])
 
 
 def resized_as_published(prediction_m: Tensor, target_hw: tuple[int, int]) -> Tensor:
