@@ -1,4 +1,4 @@
-"""Checked fields for frozen configs: bounded, finite, and strict about unknown keys."""
+"""Checked fields for frozen configs: bounded, finite, and strict about unknown keys; ConfigError for all else."""
 
 from __future__ import annotations
 
@@ -17,25 +17,15 @@ _SHOWN_CHARACTERS = 80
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """`value` if it is an integer in [low, high]; for configs, which are written to files.
-
-    Raises:
-        ConfigError: anything else (bool and 3.0 included), naming the field.
-    """
+    """`value` if it is an integer in [low, high], neither bool nor 3.0; for configs, which are written to files."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{name} must be an integer from {low} to {high}, got {shown(value)}")
     return value
 
 
 def integer(name: str, value: object, low: int, high: int, *, meaning: str = "") -> int:
-    """`value` as an int if it is one number in [low, high] of any integer type: Python's, numpy's or a tensor's.
-
-    For arguments of calls, which users compute with numpy and torch. `meaning` says what the number is and how to get
-    it, for the error.
-
-    Raises:
-        ConfigError: anything else (truth values, 3.0 and arrays of one number included), naming the argument.
-    """
+    """`value` as an int if it is one number in [low, high] of any integer type, numpy's or a tensor's too; for
+    arguments of calls. `meaning` tells the error's reader what the number is and how to get it."""
     found = _index(value)
     if found is None or not low <= found <= high:
         meant = f" ({meaning})" if meaning else ""
@@ -44,11 +34,7 @@ def integer(name: str, value: object, low: int, high: int, *, meaning: str = "")
 
 
 def size_hw(name: str, value: object, *, max_side: int = 1 << 30) -> tuple[int, int]:
-    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them.
-
-    Raises:
-        ConfigError: anything else, a side below 1 or above `max_side` included, naming the field.
-    """
+    """(height, width) in pixels from a pair of integers of any type, as arrays' shapes and arithmetic give them."""
     sides = [_index(side) for side in value] if isinstance(value, (tuple, list)) else []
     found = [side for side in sides if side is not None and 1 <= side <= max_side]
     if len(sides) != 2 or len(found) != 2:
@@ -84,11 +70,7 @@ def _is_one_number(value: object) -> bool:
 
 
 def real(name: str, value: object, low: float, high: float) -> float:
-    """`value` as a float if it is a finite number in [low, high].
-
-    Raises:
-        ConfigError: anything else, naming the field.
-    """
+    """`value` as a float if it is a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ConfigError(f"{name} must be a number from {low} to {high}, got {shown(value)}")
     return float(value)
@@ -113,11 +95,7 @@ def _items(name: str, value: object, length: int | tuple[int, int]) -> Iterable[
 
 
 def text(name: str, value: object, *, max_length: int = 500) -> str:
-    """A string of 1 to `max_length` characters that says something and can be written to a file and to a terminal.
-
-    Raises:
-        ConfigError: not a string, blank, too long, or with control characters or lone surrogates in it.
-    """
+    """A string of 1 to `max_length` characters that says something and can be written to a file and to a terminal."""
     if not isinstance(value, str) or not value.strip() or len(value) > max_length:
         raise ConfigError(f"{name} must be a string of 1 to {max_length} characters, got {shown(value)}")
     # Lone surrogates (a file name that is not UTF-8 gives them) cannot be saved; escape codes would reach a terminal.
@@ -127,45 +105,28 @@ def text(name: str, value: object, *, max_length: int = 500) -> str:
 
 
 def truth(name: str, value: object) -> bool:
-    """`value` if it is True or False; no number or word counts as one.
-
-    Raises:
-        ConfigError: anything else, naming the field.
-    """
+    """`value` if it is True or False; no number or word counts as one."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be true or false, got {shown(value)}")
     return value
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
-    """`value` if it is one of the `known` names.
-
-    Raises:
-        ConfigError: anything else (no string, or another), naming the field and the nearest known name.
-    """
+    """`value` if it is one of the `known` names."""
     names = list(known)
     if not isinstance(value, str) or value not in names:
-        hint = nearest(value, names) if isinstance(value, str) else ""
-        raise ConfigError(f"{name} must be one of {', '.join(names)}, got {shown(value)}{hint}")
+        raise ConfigError(f"{name} must be one of {', '.join(names)}, got {shown(value)}{nearest(value, names)}")
     return value
 
 
 def build(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """An instance of dataclass `kind` from exactly its own keys; missing ones take the default.
-
-    Raises:
-        ConfigError: an unknown key, with the nearest known one.
-    """
+    """An instance of dataclass `kind` from exactly its own keys; missing ones take the default."""
     check_keys(kind, values, where=where)
     return kind(**values)
 
 
 def check_keys(kind: type[Any], values: Mapping[str, Any], *, where: str, complete: bool = False) -> None:
-    """Check that `values` has no key but the fields of dataclass `kind`, and every one of them where `complete`.
-
-    Raises:
-        ConfigError: an unknown key, with the nearest known one, or a missing one.
-    """
+    """Check that `values` has no key but the fields of dataclass `kind`, and every one of them where `complete`."""
     known = [field.name for field in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
@@ -177,8 +138,7 @@ def check_keys(kind: type[Any], values: Mapping[str, Any], *, where: str, comple
 
 def unknown_key(key: object, known: list[str], *, where: str) -> ConfigError:
     """The error for a key that is not among the `known` ones; names the nearest."""
-    hint = nearest(key, known) if isinstance(key, str) else ""
-    return ConfigError(f"{where}: unknown key {shown(key)}{hint}; known are {', '.join(known)}")
+    return ConfigError(f"{where}: unknown key {shown(key)}{nearest(key, known)}; known are {', '.join(known)}")
 
 
 def shown(value: object) -> str:

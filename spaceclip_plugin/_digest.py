@@ -11,10 +11,7 @@ from torch import Tensor, nn
 
 
 def sha256_of(*parts: str | bytes | memoryview) -> str:
-    """SHA-256 (hex) of bytes and texts, one after the other; texts count as UTF-8.
-
-    A lone surrogate, which JSON can spell and UTF-8 cannot, counts as the three bytes that no strict reader takes.
-    """
+    """SHA-256 (hex) of bytes and texts, one after the other; lone surrogates, which JSON can spell, are let pass."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part)
@@ -27,10 +24,8 @@ def module_digest(module: nn.Module) -> str:
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (hex) over named tensors, in the order of their names: name, dtype, shape, then the bytes.
-
-    A tensor on the meta device (an offloaded host rests there) has no bytes: its name, dtype and shape alone count.
-    """
+    """SHA-256 (hex) over named tensors, in the order of their names: name, dtype, shape, then the bytes, which those
+    on the meta device (an offloaded host rests there) do not have."""
     total = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -41,11 +36,7 @@ def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def code_digest(package: Path | None = None) -> str:
-    """SHA-256 (hex) over the Python files of a package: their places in it and their lines, however those end.
-
-    Args:
-        package: its folder; None: that of `spaceclip_plugin`.
-    """
+    """SHA-256 (hex) over the Python files in the folder of a package (None: this one), however their lines end."""
     folder = Path(__file__).parent if package is None else package
     total = hashlib.sha256()
     for place, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")):

@@ -17,36 +17,14 @@ from typing import Any
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp(\..*)?", re.DOTALL)
-
-MAX_JSON_BYTES = 1 << 20
-"""A config of this package has a few kilobytes; what is far larger is not one, and is not parsed."""
-
-MAX_JSON_DEPTH = 64
-"""Of lists and objects within each other; ours have about five."""
+MAX_JSON_BYTES = 1 << 20  # a config has a few kilobytes; what is far larger is not one, and is not parsed
+MAX_JSON_DEPTH = 64  # of lists and objects within each other; ours have about five
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
-
-    Readers see the old file or the new one, never a part: the content is on the disk before the rename. Missing parent
-    folders are created. Where `path` is a symbolic link, the link is replaced and what it points to is left alone.
-
-        with atomic_path("head.safetensors") as temporary:
-            save_file(tensors, temporary)
-
-    Args:
-        path: where the file shall be.
-        replace: whether a file that is there is replaced, as libraries do with a path that they are given. Commands,
-            which choose names themselves, replace nothing, not even what another process put there meanwhile.
-
-    Yields:
-        A path of the same suffix in the same folder, for the block to write one file to.
-
-    Raises:
-        ConfigError: `path` is a folder, its parent cannot be created, or without `replace` something is there.
-        OSError: the disk refuses the write.
-    """
+    """A temporary path beside `path`, of its suffix, for one file that takes its place when the block ends well.
+    A symbolic link is replaced itself. Commands, which choose names themselves, do not `replace` what is there."""
     target = Path(path)
     if target.is_dir():
         raise ConfigError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
@@ -65,25 +43,8 @@ def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterat
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder under a hidden name beside `path`, renamed to it when the block ends well, else removed.
-
-    Readers see the whole folder or none. Every file in it is on the disk before the rename, and the rename is before
-    the block is left. Missing parent folders are created. A killed process leaves the hidden folder behind; see
-    `is_temporary`.
-
-        with atomic_folder("run/step-00000120") as temporary:
-            save_file(tensors, temporary / "head.safetensors")
-
-    Args:
-        path: where the folder shall be; nothing may be there.
-
-    Yields:
-        The new empty folder, for the block to write files and folders into.
-
-    Raises:
-        ConfigError: something is at `path` already, or its parent cannot be created.
-        OSError: the disk refuses the write; `filename` says which file or folder.
-    """
+    """A new folder under a hidden name beside `path`, where nothing may be; renamed to it when the block ends well.
+    A killed process leaves the hidden folder behind; see `is_temporary`."""
     target = Path(path)
     temporary = _temporary_beside(target, target.name, "", may_be_there=False)
     temporary.mkdir()
@@ -112,19 +73,13 @@ def _temporary_beside(target: Path, stem: str, suffix: str, *, may_be_there: boo
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder is called as one that `atomic_path` or `atomic_folder` had not finished.
-
-    Such names are `.NAME.XXXXXXXXXXXX.tmp` and the suffix: 40 characters of the name, twelve hexadecimal digits.
-    """
+    """Whether a file or folder is called as one that `atomic_path` or `atomic_folder` had not finished."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sync_to_disk(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk; for a folder, where the OS can do that.
-
-    Raises:
-        OSError: the disk refuses; `filename` is `path`.
-    """
+    The `filename` of an OSError is `path`."""
     is_folder = path.is_dir()
     if is_folder and os.name != "posix":
         return
@@ -141,13 +96,8 @@ def sync_to_disk(path: Path) -> None:
 
 
 def read_json_object(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, object]:
-    """The JSON object in a file that may come from anywhere.
-
-    Stricter than `json.load`: UTF-8 only, at most `max_bytes`, no key twice, every number finite.
-
-    Raises:
-        CheckpointError: there is no such file, or it holds anything else; the message names the file.
-    """
+    """The JSON object in a file that may come from anywhere; CheckpointError for anything else.
+    Stricter than `json.load`: UTF-8 only, at most `max_bytes`, no key twice, every number finite."""
     source = Path(path)
     if not source.is_file():
         raise CheckpointError(f"{str(source)!r} is not a file; expected a JSON file, check the path")
@@ -162,11 +112,7 @@ def read_json_object(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_
 
 
 def parse_json_object(raw: bytes | str, *, source: str) -> dict[str, Any]:
-    """The JSON object in bytes or text that may come from anywhere, as strictly as `read_json_object` reads a file.
-
-    Raises:
-        CheckpointError: they hold anything else; the message names `source`.
-    """
+    """The JSON object in bytes or text that may come from anywhere, as strictly as `read_json_object` reads a file."""
     try:
         # Text that comes out of other JSON may hold lone surrogates, which are no text: they have no UTF-8.
         content = json.loads(
@@ -186,12 +132,7 @@ def parse_json_object(raw: bytes | str, *, source: str) -> dict[str, Any]:
 
 
 def write_json(path: str | os.PathLike[str], obj: Mapping[str, object]) -> None:
-    """Write an object as indented UTF-8 JSON, keys in the order given, atomically.
-
-    Raises:
-        ConfigError: `obj` holds a value JSON has no word for (NaN, infinity, a tensor); nothing is written.
-        OSError: the disk refuses the write.
-    """
+    """Write an object as indented UTF-8 JSON, atomically; ConfigError for what has no JSON (NaN, a tensor)."""
     try:
         text = json.dumps(dict(obj), indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -1,8 +1,5 @@
 """Files of tensors with a JSON note: safetensors that carry what they belong to, and a SHA-256 of both.
-
-The files are not trusted: their header is read by our own strict reader before safetensors opens them, and the digest
-is what tells whether the tensors are those that were written.
-"""
+They are not trusted: our own strict reader reads their header before safetensors opens them."""
 
 from __future__ import annotations
 
@@ -23,9 +20,7 @@ from spaceclip_plugin._digest import sha256_of, tensors_digest
 from spaceclip_plugin._files import parse_json_object
 from spaceclip_plugin.errors import CheckpointError
 
-LENGTH = struct.Struct("<Q")
-"""What a safetensors file begins with: the length of its header in bytes."""
-
+LENGTH = struct.Struct("<Q")  # what a safetensors file begins with: the length of its header in bytes
 _SHA256 = "sha256"
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"} | {
     "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"
@@ -50,34 +45,21 @@ class TensorKind:
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a file says of itself.
-
-    Attributes:
-        note: the object it was written with.
-        sha256: the digest (hex) it was written with, of the note and the tensors.
-        kinds: what the file says of every tensor.
-    """
+    """What a file says of itself."""
 
     note: dict[str, Any]
-    sha256: str
+    sha256: str  # the digest (hex) it was written with, of the note and the tensors
     kinds: dict[str, TensorKind]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotedTensors:
-    """One kind of files: tensors and a note.
-
-    Attributes:
-        entry: the one metadata entry of the file, which holds the note as JSON. safetensors writes several in random
-            order, and equal tensors would give unequal files.
-        keys: of the note, in their order, "sha256" among them.
-        signed: the text whose SHA-256 is noted, made of the note and the digest of the tensors.
-        max_header_bytes: a longer header is refused before it is parsed.
-    """
+    """One kind of files: tensors and a note, as JSON in the one metadata entry `entry`.
+    safetensors writes several entries in random order, and equal tensors would give unequal files."""
 
     entry: str
-    keys: tuple[str, ...]
-    signed: Callable[[Mapping[str, Any], str], str]
+    keys: tuple[str, ...]  # of the note, in their order, "sha256" among them
+    signed: Callable[[Mapping[str, Any], str], str]  # from note and digest of the tensors: the text that is hashed
     max_header_bytes: int
 
     def digest(self, note: Mapping[str, Any], named: Iterable[tuple[str, Tensor]]) -> str:
@@ -85,23 +67,14 @@ class NotedTensors:
         return sha256_of(self.signed(note, tensors_digest(named)))
 
     def write(self, path: Path, tensors: dict[str, Tensor], note: Mapping[str, Any]) -> str:
-        """Write contiguous tensors on the CPU and their note; returns the digest.
-
-        Raises:
-            ValueError: the note has no JSON.
-            OSError, SafetensorError: the disk refuses the write.
-        """
+        """Write contiguous tensors on the CPU and their note; returns the digest. ValueError: the note has no JSON."""
         sha256 = self.digest(note, tensors.items())
         whole = {**note, _SHA256: sha256}
         save_file(tensors, path, metadata={self.entry: json.dumps({key: whole[key] for key in self.keys})})
         return sha256
 
     def read_header(self, path: Path) -> Header:
-        """What a file says of itself; its tensors are not read.
-
-        Raises:
-            CheckpointError: it is not such a file, or was cut. The message names the file.
-        """
+        """What a file says of itself; its tensors are not read. CheckpointError: not such a file, or cut."""
         header = self._parsed(path)
         metadata = header.pop("__metadata__", None)
         text = metadata[self.entry] if isinstance(metadata, dict) and list(metadata) == [self.entry] else None
@@ -135,11 +108,7 @@ class NotedTensors:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Copies of all tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: safetensors refuses the file; the message names it.
-    """
+    """Copies of all tensors of a safetensors file, on the CPU."""
     with foreign_errors(path):
         # Copies: the tensors of a safetensors file may be views of it, and change with it.
         file = mapped_tensors(path)

@@ -79,7 +79,7 @@ class TrainingError(SpaceClipError, RuntimeError):
     """A run that cannot start or must stop."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` when a known name is close to `name`, else an empty string."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" (did you mean {match[0]!r}?)" if match else ""

@@ -53,11 +53,7 @@ DEFAULT_ARCHITECTURE = "tap-mixer"
 
 
 def architecture(name: object) -> Architecture:
-    """The architecture of that name.
-
-    Raises:
-        ConfigError: an unknown name, with the nearest known one.
-    """
+    """The architecture of that name; ConfigError for an unknown one."""
     return ARCHITECTURES[choice("architecture of a head", name, ARCHITECTURES)]
 
 

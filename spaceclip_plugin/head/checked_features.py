@@ -8,16 +8,11 @@ from torch import Tensor
 
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.towers import TowerFeatures
 
 
 def checked_features(features: TowerFeatures, config: DepthHeadConfig, *, like: Tensor) -> TowerFeatures:
-    """The features that a head of this config reads and no others, in the dtype and on the device of `like`.
-
-    Raises:
-        CaptureError: a tap or the context is missing, of another width, or of another batch or grid than the rest; or
-            the batch is empty.
-    """
+    """The features that a head of this config reads and no others, in the dtype and on the device of `like`."""
     hidden = {tap: _checked_map(features, tap, width) for tap, width in config.width_of.items()}
     first, *_ = hidden
     shape = tuple(hidden[first].shape)

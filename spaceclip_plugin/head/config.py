@@ -14,12 +14,11 @@ from spaceclip_plugin.head.decoder import DecoderOptions
 from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
+# Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read.
 FORMAT_VERSION = 2
-"""Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read."""
-
 _FROM_OPTIONS = "(that of the options)"
+# Stands for the defaults of whatever architecture it is, and is never in a config that was made.
 _DEFAULTS: DecoderOptions = architectures.ARCHITECTURES[architectures.DEFAULT_ARCHITECTURE].options()
-"""Stands for the defaults of whatever architecture it is, and is never in a config that was made."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.towers import TowerFeatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +44,14 @@ class DecoderOptions(Protocol):
     @property
     def taps(self) -> tuple[int, ...]:
         """Hidden states the decoder reads, ascending, without repeats."""
-        ...
 
     @property
     def uses_context(self) -> bool:
         """Whether the decoder reads the tower's global vector."""
-        ...
 
     @classmethod
     def for_blocks(cls, blocks: int) -> Self:
         """Defaults with the taps scaled to a tower of that many blocks."""
-        ...
 
 
 class Decoder(Protocol):
@@ -66,7 +63,7 @@ class Decoder(Protocol):
     Example:
         >>> import torch
         >>> from spaceclip_plugin.head import ARCHITECTURES
-        >>> from spaceclip_plugin.towers.spec import TowerFeatures
+        >>> from spaceclip_plugin.towers import TowerFeatures
         >>> kind = ARCHITECTURES["tap-mixer"]
         >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
         >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24))
@@ -76,7 +73,6 @@ class Decoder(Protocol):
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters."""
-        ...
 
 
 @runtime_checkable
@@ -94,11 +90,9 @@ class Calibratable(Protocol):
     @property
     def predicts_uncertainty(self) -> bool:
         """Whether it does: an option may have switched it off."""
-        ...
 
     def rescale_uncertainty(self, factor: float) -> None:
         """From now on predict `factor` times as much, as far as the decoder's limits allow."""
-        ...
 
 
 def predicts_uncertainty(decoder: object) -> bool:

@@ -23,11 +23,9 @@ from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
 from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
 from spaceclip_plugin.head.space_clip import published
+from spaceclip_plugin.hub import HubOptions, PushOptions, push_files
 from spaceclip_plugin.hub.client import check_repository_id
-from spaceclip_plugin.hub.download import HubOptions
-from spaceclip_plugin.hub.push import PushOptions, push_files
-from spaceclip_plugin.towers import registry
-from spaceclip_plugin.towers.spec import Tower, TowerFeatures, TowerSpec
+from spaceclip_plugin.towers import Tower, TowerFeatures, TowerSpec, registry
 
 MAX_OUTPUT_SIDE = 16384
 
@@ -44,7 +42,7 @@ class DepthHead(nn.Module):
         fused: whether this is what `fuse` gives: for inference alone.
 
     Example:
-        >>> from spaceclip_plugin.towers.spec import TowerFeatures
+        >>> from spaceclip_plugin.towers import TowerFeatures
         >>> options = {"taps": (1, 2), "channels": (8,), "convolutions": (1,)}
         >>> head = DepthHead(DepthHeadConfig("tap-mixer", options, width=16, blocks=2)).eval()
         >>> features = TowerFeatures({1: torch.zeros(1, 16, 4, 6), 2: torch.zeros(1, 16, 4, 6)}, None, (32, 48))

@@ -17,35 +17,29 @@ from spaceclip_plugin._checks import shown, text
 from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.weights import is_written_here, writable, write_weights
+from spaceclip_plugin.hub import HubFiles, HubOptions
 from spaceclip_plugin.hub.client import LIBRARY_NAME, is_repository_id
-from spaceclip_plugin.hub.download import HubFiles, HubOptions, check_bytes
+from spaceclip_plugin.hub.download import check_bytes
 from spaceclip_plugin.hub.push import HeldFiles
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 16
-
+# Config fields that may be corrected by hand in a saved head: no weight depends on them.
 DESCRIPTIVE_FIELDS = frozenset({"base_model", "base_model_revision", "trained_on", "depth_range_m"})
-"""Config fields that may be corrected by hand in a saved head: no weight depends on them."""
-
 _VERSION_KEY = "plugin_version"
+# What `spaceclip train` calls its record, its head, and its best head before it is finished.
 _RUN_RECORD, _RUN_HEAD, _RUN_BEST = "run.json", "head", "best"
-"""What `spaceclip train` calls its record, its head, and its best head before it is finished."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A head's files in a folder; they are fetched as those of a repository are (`HubFiles`).
-
-    Attributes:
-        folder: it holds both files.
-        commit: None; a folder has no versions.
-    """
+    """A head's files in a folder; they are fetched as those of a repository are (`HubFiles`)."""
 
     folder: Path
-    commit: ClassVar[None] = None
+    commit: ClassVar[None] = None  # a folder has no versions
 
     @property
     def source(self) -> str:
@@ -53,11 +47,7 @@ class LocalFiles:
         return repr(str(self.folder))
 
     def fetch(self, name: str, *, max_bytes: int | None = None) -> Path:
-        """Path of one of the two files.
-
-        Raises:
-            CheckpointError: it is larger than `max_bytes`, or gone.
-        """
+        """Path of one of the two files."""
         path = self.folder / name
         try:
             found = os.path.getsize(path)
@@ -71,15 +61,8 @@ class LocalFiles:
 
 
 def find_files(repo_or_folder: str | Path, options: HubOptions) -> LocalFiles | HubFiles:
-    """Where a head's files are: a folder if there is one of that name, else a repository of the Hub.
-
-    A `Path`, and a string that cannot be a repository's id, always mean a folder. The folder of a finished run means
-    the head in it.
-
-    Raises:
-        ConfigError: an empty name, or a revision of a folder.
-        CheckpointError: there is no such folder, or a file is missing in it.
-    """
+    """Where a head's files are: a folder if there is one of that name (that of a finished run means the head in it),
+    else a repository of the Hub; a `Path` always means a folder."""
     if repo_or_folder == "":
         raise ConfigError("the name of a head is empty; give a folder, or the id of a Hub repository (org/name)")
     if isinstance(repo_or_folder, str) and is_repository_id(repo_or_folder) and not os.path.isdir(repo_or_folder):
@@ -114,27 +97,13 @@ def _head_of_run(run: Path) -> Path:
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Path:
-    """Write a head to `folder`, made if absent; on an error what was there before stays as it was.
-
-    An older head there is replaced; files of these two names that no head was saved in are not: another library's model
-    has the same ones.
-
-    Both files are complete on the disk before the first takes its name, the weights first. A process that dies between
-    the two renames leaves new weights beside the old config, or beside none. A reader refuses both, unless the two
-    configs agree in all that weights depend on: the weights carry the config they belong to, and `check_pair` compares.
-    A killed process may leave hidden `*.tmp.*` files, which nobody reads.
-
-    Returns:
-        The folder.
-
-    Raises:
-        CheckpointError: a weight is not finite or holds no data, the folder holds another model, or it cannot be
-            written.
-    """
+    """Write a head to `folder`, made if absent, over an older head but no other model; returns the folder.
+    On an error what was there before stays as it was."""
     tensors = writable(state)
     check_replaceable(folder, read_config, kind="a depth head")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Both are on the disk before the weights, first, and the config are renamed; `check_pair` notices half a save.
         with atomic_path(folder / CONFIG_NAME) as config_file:
             write_json(config_file, {_VERSION_KEY: __version__, **config})
             with atomic_path(folder / WEIGHTS_NAME) as weights_file:
@@ -145,16 +114,8 @@ def write_folder(folder: Path, config: Mapping[str, Any], state: Mapping[str, Te
 
 
 def check_replaceable(folder: Path, read: Callable[[Path], object], *, kind: str) -> None:
-    """Refuse to write a config and weights over those of something else.
-
-    Args:
-        folder: where they are to lie; it may be absent.
-        read: reads the config that lies there; CheckpointError or ConfigError where it is not of this kind.
-        kind: what is written, for people.
-
-    Raises:
-        CheckpointError: a file that would be replaced is not of this kind.
-    """
+    """Refuse to write a config and weights over those of another library's model, which have the same names.
+    `read` raises CheckpointError or ConfigError for a config that is not of this `kind`."""
     config_file, weights_file = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     foreign = weights_file if _is_there(weights_file) and not is_written_here(weights_file) else None
     if _is_there(config_file) and not _is_readable(read, config_file):
@@ -193,11 +154,7 @@ def _is_readable(read: Callable[[Path], object], file: Path) -> bool:
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], str]:
-    """The config in a file that may come from anywhere, and the version of the package that wrote it.
-
-    Raises:
-        CheckpointError: the file is not a JSON object, or does not say which version wrote it.
-    """
+    """The config in a file that may come from anywhere, and the version of the package that wrote it."""
     config = read_json_object(path, max_bytes=MAX_CONFIG_BYTES)
     if "format_version" not in config:
         raise CheckpointError(f"{str(path)!r}: there is no format_version: this is not the config of a depth head")
@@ -213,14 +170,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def check_pair(source: str, config: Mapping[str, Any], saved_with: Mapping[str, Any]) -> None:
-    """Check that config.json is the one the weights were saved with.
-
-    Shapes do not show everything: other taps of the same tower, or another tower of the same width, give weights that
-    load and a depth that is wrong. `DESCRIPTIVE_FIELDS` may differ.
-
-    Raises:
-        CheckpointError: a field of config.json is not what the weights were saved with.
-    """
+    """Check that config.json is the one the weights were saved with, `DESCRIPTIVE_FIELDS` aside.
+    Weights of other taps, or of another tower of the same width, load and give a wrong depth."""
     ours, theirs = _flat(config), _flat(saved_with)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in DESCRIPTIVE_FIELDS and ours.get(key) != theirs.get(key):

@@ -69,7 +69,7 @@ class CardDetails:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that a card says: of the head in `repo`, "org/name", its config and number of parameters, and the details."""
+    """All that a card says of the head in `repo`, "org/name"."""
 
     repo: str
     config: DepthHeadConfig

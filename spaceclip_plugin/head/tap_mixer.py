@@ -1,10 +1,5 @@
 """A decoder at a fraction of a tower's cost: all mixing on the patch grid, all detail by learned upsampling.
-
-Every tap is normalised, projected and summed into one map. Depthwise blocks mix it, after self-attention if asked for;
-pixel shuffles upsample by two, once by default; and a learned convex combination of neighbours (Teed and Deng, "RAFT",
-2020, section 3.3) upsamples by the last four. The map holds log depth: the exponential makes metres, and errors count
-in proportion to distance.
-"""
+The map holds log depth, so that errors count in proportion to distance."""
 
 from __future__ import annotations
 
@@ -22,44 +17,30 @@ from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.towers import TowerFeatures
 
 REFERENCE_BLOCKS = 12
-HEAD_CHANNELS = 48
-"""Channels of one attention head."""
+HEAD_CHANNELS = 48  # of one attention head
 KERNEL = 5
 EXPANSION = 2
-CONVEX = 4
-"""Factor of the convex upsampling."""
+CONVEX = 4  # factor of the convex upsampling
 NEIGHBOURS = 9
-LOG_DEPTH_LIMIT = 7.0
-"""Depth stays between a millimetre and a kilometre, and finite, whatever the weights."""
+LOG_DEPTH_LIMIT = 7.0  # depth stays between a millimetre and a kilometre, and finite, whatever the weights
 LOG_SIGMA_LIMITS = (-7.0, 2.0)
-_START_LOG_M, _START_LOG_SIGMA = 0.7, -1.5
-"""A fresh head says two metres, give or take a fifth."""
+_START_LOG_M, _START_LOG_SIGMA = 0.7, -1.5  # a fresh head says two metres, give or take a fifth
 
 
 @dataclass(frozen=True)
 class TapMixerOptions:
-    """Settings of the tap mixer; the defaults are for a 12-block tower.
+    """Settings of the tap mixer; the defaults are for a 12-block tower."""
 
-    Attributes:
-        taps: hidden states that are summed, ascending.
-        channels: channels at the patch grid and after every doubling of it; the output is 4 · 2^(len - 1) times the
-            grid, then resized.
-        attention: self-attention blocks at the patch grid; the tower's tokens have attended to each other already.
-        convolutions: depthwise blocks per stage, one number for every entry of `channels`.
-        uncertainty: whether the standard deviation of the depth is predicted too.
-        dropout: probability that a channel of a block's update is dropped, in training.
-    """
-
-    taps: tuple[int, ...] = (3, 6, 9, 12)
-    channels: tuple[int, ...] = (192, 128)
-    attention: int = 0
-    convolutions: tuple[int, ...] = (2, 1)
-    uncertainty: bool = True
-    dropout: float = 0.1
+    taps: tuple[int, ...] = (3, 6, 9, 12)  # hidden states that are summed, ascending
+    channels: tuple[int, ...] = (192, 128)  # at the patch grid and after every doubling of it
+    attention: int = 0  # blocks at the patch grid; the tower's tokens have attended to each other already
+    convolutions: tuple[int, ...] = (2, 1)  # depthwise blocks for every entry of `channels`
+    uncertainty: bool = True  # whether the standard deviation of the depth is predicted too
+    dropout: float = 0.1  # probability that a channel of a block's update is dropped, in training
 
     def __post_init__(self) -> None:
         taps = _checks.wholes("taps", self.taps, 0, 512, length=(1, 64))
@@ -132,13 +113,7 @@ class TapMixerDecoder(nn.Module):
             self.spread.bias.fill_(_START_LOG_SIGMA)
 
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
-        """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs.
-
-        Args:
-            features: must hold every tap; maps of other grids than the middle tap's are resized to that one.
-            output_hw: size the depth is resized to (bilinear), in pixels.
-            auxiliary: ignored.
-        """
+        """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs."""
         x = self._summed(features)
         mask = _patch_mask(features.valid, x)
         x = _kept(x, mask)
@@ -188,10 +163,8 @@ class TapMixerDecoder(nn.Module):
 
 
 class PreciseLinear(nn.Linear):
-    """A linear layer that computes in float32 at least, under autocast and in a head of half precision too.
-
-    For what must be exact to a thousandth: half precision holds log depth at nine metres to 1.6 %.
-    """
+    """A linear layer that computes in float32 at least, under autocast and in a head of half precision too:
+    half precision holds log depth at nine metres to 1.6 %."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) in any precision to (…, out) in float32 or float64."""
@@ -289,7 +262,8 @@ def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _convex(values: Tensor, weights: Tensor) -> Tensor:
-    """(B, h, w, 1) to (B, 1, 4h, 4w): every pixel a weighted mean of the nine values around it, weights by softmax."""
+    """(B, h, w, 1) to (B, 1, 4h, 4w): every pixel a mean of the nine values around it, its weights by softmax (Teed
+    and Deng, "RAFT", 2020, section 3.3)."""
     batch, h, w, _ = values.shape
     around = pad(values.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")[:, 0]
     neighbours = torch.stack([around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=-1)
@@ -318,6 +292,4 @@ def _sized(x: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.head.decoder import DecoderOptions
-
     _options: DecoderOptions = TapMixerOptions()

@@ -1,8 +1,5 @@
 """Weights of a head in a safetensors file that carries the config they belong to and a digest of both.
-
-The file is not trusted: its header is compared with what the config calls for before a tensor is touched, and no tensor
-is used before the digest holds.
-"""
+It is not trusted: its header must be what the config calls for before a tensor is read, and the digest must hold."""
 
 from __future__ import annotations
 
@@ -20,9 +17,7 @@ from spaceclip_plugin._files import parse_json_object
 from spaceclip_plugin._tensor_files import LENGTH, Header, NotedTensors, TensorKind, load_tensors
 from spaceclip_plugin.errors import CheckpointError
 
-MAX_BYTES = 1 << 30
-"""Heads have a few megabytes; a config that calls for more than this is refused before anything is read."""
-
+MAX_BYTES = 1 << 30  # heads have a few megabytes; a config that calls for more is refused before anything is read
 _FORMAT = NotedTensors(
     entry="spaceclip",
     keys=("sha256", "config"),
@@ -37,25 +32,15 @@ _NUMBERS = {
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a weights file holds, proven whole.
+    """What a weights file holds, proven whole."""
 
-    Attributes:
-        state: the tensors by name, in the dtypes the file has.
-        config: the object they were saved with.
-        sha256: digest (hex) of both, as the file carries it.
-    """
-
-    state: dict[str, Tensor]
-    config: dict[str, Any]
-    sha256: str
+    state: dict[str, Tensor]  # in the dtypes the file has
+    config: dict[str, Any]  # that they were saved with
+    sha256: str  # digest (hex) of both, as the file carries it
 
 
 def writable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as they can be written: on the CPU and contiguous.
-
-    Raises:
-        CheckpointError: a weight is not finite or holds no data.
-    """
+    """The tensors as they can be written: finite, on the CPU and contiguous."""
     for name, value in state.items():
         if value.is_meta:
             raise CheckpointError(
@@ -67,29 +52,15 @@ def writable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], config: Mapping[str, Any]) -> str:
-    """Write `writable` tensors and the config they belong to; returns the digest.
-
-    Raises:
-        ValueError: the config has no JSON.
-        OSError, SafetensorError: the disk refuses the write.
-    """
+    """Write `writable` tensors and the config they belong to; returns the digest. ValueError: a config without JSON."""
     return _FORMAT.write(path, tensors, {"config": json.dumps(dict(config), allow_nan=False)})
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor], *, hint: str = "") -> Weights:
-    """Read a weights file that may come from anywhere.
-
-    Args:
-        path: of the file.
-        expected: the state dict of a module built from the head's config; the meta device will do.
-        hint: what else to say where a weight is missing or unknown.
-
-    Raises:
-        CheckpointError: the file is cut, of another format, not written by `write_weights`, changed since, or holds
-            other tensors than expected. The message names the file.
-    """
+    """Read a weights file that may come from anywhere. `expected` is the state dict of a module built from the head's
+    config (the meta device will do), `hint` what else to say where a weight is missing or unknown."""
     header = _read_header(path)
-    _check_kinds(header.kinds, expected, source=repr(str(path)), hint=hint)
+    check_kinds(header.kinds, expected, source=repr(str(path)), hint=hint)
     state = load_tensors(path)
     if _FORMAT.digest(header.note, state.items()) != header.sha256:
         raise CheckpointError(
@@ -110,16 +81,8 @@ def is_written_here(path: Path) -> bool:
 
 
 def matched_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Copies of the weights in the dtypes the config calls for, after comparing everything else with it.
-
-    Args:
-        state: weights from outside.
-        expected: the state dict of a module built from the config; the meta device will do.
-        source: where the weights come from, for messages.
-
-    Raises:
-        CheckpointError: the first few names that are missing, unknown, of another shape or dtype kind, or not finite.
-    """
+    """Copies of weights from outside in the dtypes of `expected`, after comparing all else with it; see `read_weights`.
+    CheckpointError also for what is not finite, or becomes so in that dtype."""
     check_kinds(state, expected, source=source)
     matched: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -129,23 +92,9 @@ def matched_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *
     return matched
 
 
-def check_kinds(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
-    """Compare names, shapes and kinds of numbers with those of a module's state dict; see `read_weights`.
-
-    Raises:
-        CheckpointError: the first few names that are missing, unknown, or of another shape or dtype kind.
-    """
-    _check_kinds({name: TensorKind.of(value) for name, value in state.items()}, expected, source=source, hint=hint)
-
-
 def check_size(expected: Mapping[str, Tensor], *, source: str) -> int:
-    """Most bytes a file of such weights can have.
-
-    Raises:
-        CheckpointError: more than `MAX_BYTES`.
-    """
-    # In the widest dtype a file may have them in.
-    needed = sum(8 * value.numel() for value in expected.values())
+    """Most bytes a file of such weights can have; CheckpointError for more than a head has."""
+    needed = sum(8 * value.numel() for value in expected.values())  # in the widest dtype of a file
     if needed > 2 * MAX_BYTES:
         raise CheckpointError(
             f"{source} calls for {needed / 2e9:.1f} GB of weights; a head has at most {MAX_BYTES / 1e9:.1f} GB"
@@ -160,7 +109,10 @@ def _read_header(path: Path) -> Header:
     return header
 
 
-def _check_kinds(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor], *, source: str, hint: str) -> None:
+def check_kinds(
+    found: Mapping[str, Tensor | TensorKind], expected: Mapping[str, Tensor], *, source: str, hint: str = ""
+) -> None:
+    """Compare names, shapes and kinds of numbers with those of a module's state dict; see `read_weights`."""
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     if missing or unknown:
@@ -168,7 +120,8 @@ def _check_kinds(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor]
             f"{source} does not hold the weights its config calls for: "
             f"missing {_first(missing)}; unknown {_first(unknown)}{hint}"
         )
-    for name, kind in found.items():
+    for name, value in found.items():
+        kind = TensorKind.of(value) if isinstance(value, Tensor) else value
         wanted = TensorKind.of(expected[name])
         if kind.shape != wanted.shape or _NUMBERS.get(kind.dtype) != _NUMBERS[wanted.dtype]:
             raise CheckpointError(f"{source}: {name!r} is {kind}, the config calls for {wanted}")

@@ -1,9 +1,5 @@
-"""The decoder published as SPACE-CLIP (arXiv 2601.17657, section 3), for any tower width, depth and channel list.
-
-Two streams upsample from the patch grid by a factor of two per stage: the structural one from shallow hidden states,
-the semantic one from deep hidden states that the tower's global vector modulates (FiLM). Each semantic stage fuses
-its upsampled state with gated skips from both.
-"""
+"""The decoder published as SPACE-CLIP (arXiv 2601.17657, section 3), for any tower width, depth and channel list:
+a stream from deep hidden states, modulated by the tower's global vector (FiLM), with skips of one from shallow ones."""
 
 from __future__ import annotations
 
@@ -18,8 +14,8 @@ from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.towers import TowerFeatures
 
 MAX_STAGES = 6
 PUBLISHED_BLOCKS = 12
@@ -27,23 +23,14 @@ PUBLISHED_BLOCKS = 12
 
 @dataclass(frozen=True)
 class SpaceClipOptions:
-    """Settings of the SPACE-CLIP decoder; the defaults are the published ones for a 12-block tower.
+    """Settings of the SPACE-CLIP decoder; the defaults are the published ones for a 12-block tower."""
 
-    Attributes:
-        semantic_taps: hidden states of the semantic stream, one per stage, deepest first.
-        structural_taps: hidden states of the structural stream, one per stage from the first; empty switches it off.
-        channels: channels of each stage, coarse to fine; the number of stages.
-        film_hidden: hidden width of the FiLM generators; None switches FiLM off, and the context is not read.
-        auxiliary: whether the heads for deep supervision exist (stages but the last; used in training only).
-        dropout: dropout probability inside the residual units, in training.
-    """
-
-    semantic_taps: tuple[int, ...] = (12, 9, 6, 3)
-    structural_taps: tuple[int, ...] = (2, 1, 0)
-    channels: tuple[int, ...] = (256, 128, 64, 32)
-    film_hidden: int | None = 256
-    auxiliary: bool = True
-    dropout: float = 0.1
+    semantic_taps: tuple[int, ...] = (12, 9, 6, 3)  # one per stage, deepest first
+    structural_taps: tuple[int, ...] = (2, 1, 0)  # one per stage from the first; empty: no structural stream
+    channels: tuple[int, ...] = (256, 128, 64, 32)  # of each stage, coarse to fine
+    film_hidden: int | None = 256  # hidden width of the FiLM generators; None: no FiLM, the context is not read
+    auxiliary: bool = True  # whether all stages but the last have a head for deep supervision in training
+    dropout: float = 0.1  # probability inside the residual units, in training
 
     def __post_init__(self) -> None:
         channels = _checks.wholes("channels", self.channels, 2, 2048, length=(1, MAX_STAGES))
@@ -116,13 +103,7 @@ class SpaceClipDecoder(nn.Module):
         self.auxiliary = nn.ModuleList(_depth_layers(c, max(c // 2, 16), kernel=1) for c in supervised)
 
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
-        """Decode patch maps (B, C, h, w) into depth at `output_hw`.
-
-        Args:
-            features: must hold every tap, and a context where FiLM is on.
-            output_hw: size the depth is resized to (bilinear), in pixels.
-            auxiliary: also run the deep-supervision heads.
-        """
+        """Decode patch maps (B, C, h, w) into depth at `output_hw`."""
         structural = self._structural(features)
         projected = self._semantic_projections(features)
         state = projected[0]
@@ -237,6 +218,4 @@ def _to_depth(logits: Tensor, output_hw: tuple[int, int]) -> Tensor:
 
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.head.decoder import DecoderOptions
-
     _options: DecoderOptions = SpaceClipOptions()

@@ -1,12 +1,5 @@
 """The SPACE-CLIP decoder rearranged for inference: the same function of the same weights in fewer operations.
-
-Batch norms are folded into the convolutions before them. An upsampling transposed convolution and the 3x3 after it are
-one of 4x4. The structural skip, which no gate multiplies, is convolved on its own coarse grid and resized afterwards.
-Weights and maps lie channels last. Weights are combined in float64 once: the depth differs from the plain decoder's by
-rounding alone.
-
-Measured and left out, because they gained nothing: both gates in one convolution, FiLM folded into the projection.
-"""
+Measured and left out, because they gained nothing: both gates in one convolution, FiLM folded into the projection."""
 
 from __future__ import annotations
 
@@ -36,16 +29,13 @@ from spaceclip_plugin.head.space_clip.folding import (
     transposed,
 )
 from spaceclip_plugin.head.space_clip.winograd import WinogradConvolution, worth_it
-from spaceclip_plugin.towers.spec import TowerFeatures
+from spaceclip_plugin.towers import TowerFeatures
 
 _FIRST, _INNER, _LAST = slice(0, 1), slice(1, -1), slice(-1, None)
 
 
 class FusedSpaceClipDecoder(nn.Module):
-    """The inference form of a `SpaceClipDecoder`, made from its weights in eval mode; no auxiliary heads.
-
-    A later change of the plain decoder does not reach it.
-    """
+    """The inference form of a `SpaceClipDecoder`, made from copies of its weights in eval mode; no auxiliary heads."""
 
     def __init__(self, decoder: SpaceClipDecoder) -> None:
         super().__init__()
@@ -100,12 +90,8 @@ class FusedSpaceClipDecoder(nn.Module):
 
 
 class _FusedUp(nn.Module):
-    """Transposed convolution T, t (2x2, stride 2), then convolution w (3x3) with its norm, then ReLU.
-
-    Together they are one transposed convolution of 4x4, stride 2, padding 1,
-    V[i, o, a-k+2, b-l+2] += Σ_m T[i, m, a, b]·w[o, m, k, l]: 16 products per coarse pixel instead of 4 + 36·c/C.
-    What t adds lacks the taps of w that reach over the border, hence a bias of its own along every edge and corner.
-    """
+    """Transposed convolution (2x2, stride 2), convolution (3x3) with its norm, then ReLU: one transposed convolution of
+    4x4, with a bias of its own along every edge and corner, where taps of the 3x3 reach over the border."""
 
     def __init__(self, up: _Up) -> None:
         super().__init__()
@@ -139,11 +125,8 @@ class _FusedUp(nn.Module):
 
 
 class _FusedStructuralStage(nn.Module):
-    """The 3x3 over [up, resized skip] as one over `up`, plus the skip's share computed on the skip's own grid.
-
-    conv3x3(R s) = Σ_k shift_k(R (W_k s)) over the nine taps k: nine 1x1 convolutions of s, then a resizing R that,
-    shift included, is one matrix along columns and one along rows.
-    """
+    """The 3x3 over [up, resized skip s] as one over `up`, plus the skip's share on its own coarse grid: with resizing R
+    conv3x3(R s) = Σ_k shift_k(R (W_k s)) over the nine taps k, and shift_k R is one matrix a side."""
 
     def __init__(self, stage: _StructuralStage) -> None:
         super().__init__()

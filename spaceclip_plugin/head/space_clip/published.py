@@ -1,8 +1,5 @@
 """Checkpoints of the published SPACE-CLIP code: their names and shapes → a config and weights of ours.
-
-The one place of the project that reads pickle, and only with `weights_only=True`, which builds tensors and plain
-containers and calls nothing else.
-"""
+The one place that reads pickle, with `weights_only=True`, which builds tensors and plain containers alone."""
 
 from __future__ import annotations
 
@@ -55,18 +52,8 @@ _UNREADABLE = (
 def read(
     path: Path, *, semantic_taps: Sequence[int] | None = None, structural_taps: Sequence[int] | None = None
 ) -> tuple[DepthHeadConfig, dict[str, Tensor]]:
-    """The head in a published checkpoint, under our names, and the config its shapes imply.
-
-    Args:
-        path: a file of `torch.save({"model": state_dict, …})`; names may carry a `module.` prefix.
-        semantic_taps: hidden states of the semantic stream, deepest first; the published ones if None.
-        structural_taps: the same for the structural stream.
-
-    Raises:
-        CheckpointError: not such a file, or without the weights that tell the head's sizes.
-        ConfigError: taps that do not fit the number of stages or the tower, or none given where the published ones
-            cannot be meant.
-    """
+    """The head in a published checkpoint, under our names, and the config its shapes imply; see
+    `DepthHead.from_spaceclip_checkpoint`."""
     published = _model_state(path)
     head = {
         name: _whole_tensor(path, name, value) for name, value in published.items() if not name.startswith(TOWER_PREFIX)
@@ -149,19 +136,20 @@ def _untapped(head: Mapping[str, Tensor], tower: Sequence[str], path: Path) -> t
         film_hidden=film[0].shape[0] if film else None,
         auxiliary=any(name.startswith("aux_depth_heads.") for name in head),
     )
+    blocks = {int(m[1]) for name in tower if (m := re.search(r"encoder\.layers\.([0-9]{1,3})\.", name))}
+    context = CLS if any(name.endswith("class_embedding") for name in tower) else None
+    if any(name.endswith("head.probe") for name in tower):
+        context = ATTENTION_POOL
+    # A file name may hold bytes of no encoding and control codes; what a config says may not.
+    printable = "".join(character if character.isprintable() else "?" for character in path.name)
     config = DepthHeadConfig(
         options=options,
         width=semantic[0].shape[1],
-        blocks=_tower_blocks(tower),
-        context=_tower_context(tower),
-        trained_on=f"SPACE-CLIP checkpoint {_printable(path.name)}"[:500],
+        blocks=max(blocks) + 1 if blocks else None,
+        context=context,
+        trained_on=f"SPACE-CLIP checkpoint {printable}"[:500],
     )
     return options, config
-
-
-def _printable(name: str) -> str:
-    """A file name may hold bytes of no encoding and control codes; what a config says may not."""
-    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _layers(head: Mapping[str, Tensor], path: Path, stack: str, layer: str, *, dimensions: int) -> list[Tensor]:
@@ -186,14 +174,3 @@ def _taps(name: str, given: Sequence[int] | None, published: tuple[int, ...], co
     if count not in (0, len(published)):
         raise ConfigError(f"{name}: the published {published} are for {len(published)} stages, this head has {count}")
     return published[:count]
-
-
-def _tower_blocks(names: Sequence[str]) -> int | None:
-    numbers = {int(m[1]) for name in names if (m := re.search(r"encoder\.layers\.([0-9]{1,3})\.", name))}
-    return max(numbers) + 1 if numbers else None
-
-
-def _tower_context(names: Sequence[str]) -> str | None:
-    if any(name.endswith("head.probe") for name in names):
-        return ATTENTION_POOL
-    return CLS if any(name.endswith("class_embedding") for name in names) else None

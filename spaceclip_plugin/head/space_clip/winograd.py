@@ -1,10 +1,5 @@
 """3x3 convolutions in a quarter of the products: Winograd's F(4x4, 3x3) (Lavin and Gray, 2016, section 4).
-
-Six values of an image and three of a kernel, each read as a polynomial and evaluated at six points, are multiplied
-point by point; the four values of their convolution are interpolated from that. In two dimensions a tile of 4x4 outputs
-takes 36 products instead of 144, and the products of all tiles at one point are one matrix product. In float32 the
-result differs from the direct one by about 1e-5 of its spread.
-"""
+In float32 the result differs from the direct one by about 1e-5 of its spread."""
 
 from __future__ import annotations
 
@@ -14,12 +9,10 @@ from torch.nn.functional import conv2d, pad
 
 from spaceclip_plugin.head.space_clip.folding import parameter
 
-TILE = 4
-"""Outputs of a tile along a side."""
+TILE = 4  # outputs along a side
+# Where polynomials are evaluated, beside infinity: a third of the rounding of 0, ±1, ±2 (Barabasz et al., 2020).
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
-"""Where polynomials are evaluated, beside infinity: a third of the rounding of 0, ±1, ±2 (Barabasz et al., 2020)."""
-WORTH_IT = 128
-"""Fewest channels that pay for evaluating and interpolating: below, direct convolutions were as fast or faster."""
+WORTH_IT = 128  # fewest channels that pay for evaluating and interpolating: below, direct was as fast or faster
 _SPAN = TILE + 2
 _ONES = POINTS.index(1.0) * (_SPAN + 1)  # what is added at the point (1, 1) is interpolated to the same everywhere
 
@@ -30,11 +23,8 @@ def worth_it(weight: Tensor) -> bool:
 
 
 class WinogradConvolution(nn.Module):
-    """A 3x3 convolution that keeps height and width, for inference.
-
-    Where the saving would be none (a GPU, whose library chooses for itself; a map of less than half its tiles) or the
-    rounding too coarse (half precision), it is the direct convolution of the same kernels.
-    """
+    """A 3x3 convolution that keeps height and width; direct where that saves nothing (on a GPU, whose library chooses
+    for itself; in a map of less than half its tiles) or rounds too coarsely (half precision)."""
 
     evaluate: Tensor
     interpolate: Tensor
@@ -68,10 +58,7 @@ class WinogradConvolution(nn.Module):
 
 def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     """What evaluates six values of an image, (6, 6), and three of a kernel, (6, 3), and what interpolates, (4, 6).
-
-    The construction of Toom and Cook, in float64. Convolutions of networks are correlations: the transpose of what
-    multiplies polynomials, so that the image's matrix is the one that interpolates a product's coefficients.
-    """
+    Toom and Cook's for products of polynomials, transposed: a network's convolutions are correlations."""
     points = torch.tensor(POINTS, dtype=torch.float64)
     count = len(points)
     others = [points[torch.arange(count) != i] for i in range(count)]
