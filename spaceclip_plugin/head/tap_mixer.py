@@ -108,7 +108,9 @@ class TapMixerDecoder(nn.Module):
                 values.copy_(first.repeat(4, *[1] * (first.ndim - 1)))
         self.out.weight[1:].mul_(0.1)
         self.out.bias[0] = _START_LOG_M
-        self.out.bias[1:] = _bilinear_shares().log()
+        places = (torch.arange(CONVEX) + 0.5) / CONVEX - 0.5
+        line = (1 - (places - torch.tensor([[-1.0], [0.0], [1.0]])).abs()).clamp_min(0.01)  # (3, 4)
+        self.out.bias[1:] = torch.einsum("ik,jl->ijkl", line, line).flatten().log()  # shares, none of them zero
         if self.spread is not None:
             self.spread.bias.fill_(_START_LOG_SIGMA)
 
@@ -151,13 +153,15 @@ class TapMixerDecoder(nn.Module):
     def _summed(self, features: TowerFeatures) -> Tensor:
         taps, hidden = self.options.taps, features.hidden
         middle = taps[len(taps) // 2]
+        grid_hw = hidden[middle].shape[-2:]
         parts: list[Tensor] = []
         for tap, projection in zip(taps, self.projections, strict=True):
             part: Tensor = projection(hidden[tap].permute(0, 2, 3, 1))
             # Where grids may differ no one asks whether they do: that would tie them together in an exported graph.
-            if tap != middle and (self.several_grids or hidden[tap].shape[-2:] != hidden[middle].shape[-2:]):
+            if tap != middle and (self.several_grids or hidden[tap].shape[-2:] != grid_hw):
                 part = _kept(part, _patch_mask(features.valid, part))  # before padding mixes with what is real
-                part = _resized(part, hidden[middle].shape[-2:])
+                part = interpolate(part.permute(0, 3, 1, 2), size=grid_hw, mode="bilinear", align_corners=False)
+                part = part.permute(0, 2, 3, 1)
             parts.append(part)
         return functools.reduce(torch.add, parts)
 
@@ -270,18 +274,6 @@ def _convex(values: Tensor, weights: Tensor) -> Tensor:
     shares = weights.reshape(batch, h, w, NEIGHBOURS, CONVEX**2).softmax(dim=3)
     fine = (shares * neighbours[..., None]).sum(dim=3).view(batch, h, w, CONVEX, CONVEX)
     return fine.transpose(2, 3).reshape(batch, 1, CONVEX * h, CONVEX * w)
-
-
-def _bilinear_shares() -> Tensor:
-    """(9 · 16,) shares with which convex upsampling is bilinear, or nearly: none is zero."""
-    places = (torch.arange(CONVEX) + 0.5) / CONVEX - 0.5
-    line = (1 - (places - torch.tensor([[-1.0], [0.0], [1.0]])).abs()).clamp_min(0.01)  # (3, 4)
-    return torch.einsum("ik,jl->ijkl", line, line).flatten()
-
-
-def _resized(x: Tensor, hw: torch.Size) -> Tensor:
-    """(B, h, w, C) at another grid."""
-    return interpolate(x.permute(0, 3, 1, 2), size=hw, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
 def _sized(x: Tensor, hw: tuple[int, int]) -> Tensor:

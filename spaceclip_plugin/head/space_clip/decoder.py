@@ -104,7 +104,9 @@ class SpaceClipDecoder(nn.Module):
 
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps (B, C, h, w) into depth at `output_hw`."""
-        structural = self._structural(features)
+        structural = _structural_states(
+            features.hidden, self.options.structural_taps, self.structural_projections, self.structural_stages
+        )
         projected = self._semantic_projections(features)
         state = projected[0]
         coarse: list[Tensor] = []
@@ -113,16 +115,6 @@ class SpaceClipDecoder(nn.Module):
             if auxiliary and i < len(self.auxiliary):
                 coarse.append(_to_depth(self.auxiliary[i](state), output_hw))
         return HeadOutput(_to_depth(self.depth(state), output_hw), tuple(coarse))
-
-    def _structural(self, features: TowerFeatures) -> list[Tensor]:
-        outputs: list[Tensor] = []
-        taps = self.options.structural_taps
-        if taps:
-            state = features.hidden[taps[0]]
-            for tap, projection, stage in zip(taps, self.structural_projections, self.structural_stages, strict=True):
-                state = stage(state, projection(features.hidden[tap]))
-                outputs.append(state)
-        return outputs
 
     def _semantic_projections(self, features: TowerFeatures) -> list[Tensor]:
         maps = []
@@ -137,6 +129,18 @@ class SpaceClipDecoder(nn.Module):
 
 def _projections(widths: Sequence[int], channels: Sequence[int]) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(width, c, 1) for width, c in zip(widths, channels, strict=True))
+
+
+def _structural_states(
+    hidden: Mapping[int, Tensor], taps: Sequence[int], projections: nn.ModuleList, stages: nn.ModuleList
+) -> list[Tensor]:
+    outputs: list[Tensor] = []
+    if taps:
+        state = hidden[taps[0]]
+        for tap, projection, stage in zip(taps, projections, stages, strict=True):
+            state = stage(state, projection(hidden[tap]))
+            outputs.append(state)
+    return outputs
 
 
 class _Up(nn.Module):

@@ -15,6 +15,7 @@ from spaceclip_plugin.head.space_clip.decoder import (
     _Residual,
     _resize,
     _SemanticStage,
+    _structural_states,
     _StructuralStage,
     _to_depth,
     _Up,
@@ -68,14 +69,7 @@ class FusedSpaceClipDecoder(nn.Module):
         """Decode patch maps (B, C, h, w) into depth (B, H, W) at `output_hw`; `auxiliary` changes nothing."""
         # A view where the tower's tokens lie as (B, N, C); else one copy instead of one before every layer.
         maps = {tap: x.contiguous(memory_format=torch.channels_last) for tap, x in features.hidden.items()}
-        structural: list[Tensor] = []
-        if self.structural_taps:
-            state = maps[self.structural_taps[0]]
-            for tap, projection, stage in zip(
-                self.structural_taps, self.structural_projections, self.structural_stages, strict=True
-            ):
-                state = stage(state, projection(maps[tap]))
-                structural.append(state)
+        structural = _structural_states(maps, self.structural_taps, self.structural_projections, self.structural_stages)
         projected = []
         for k, tap in enumerate(self.semantic_taps):
             tokens = maps[tap]
