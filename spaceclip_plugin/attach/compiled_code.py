@@ -1,10 +1,7 @@
 """Compiled hosts: having torch.compile notice taps that come and go, and nothing else of the process.
 
-Code that dynamo made of a module without hooks is run for it with hooks too: it does not look at them again
-(`torch._dynamo.config.skip_nnmodule_hook_guards`). What it does look at, since torch 2.5, is whether a module was given
-a `forward` of its own, for that is how people patch modules (`guard_to_detect_forward_monkeypatching`). A module with
-taps is therefore given the `forward` of its class once more, as its own: code made without the taps is refused for that
-module alone, is kept for every other module that it serves, and is taken up again once the taps are gone.
+Compiled code does not look at hooks again, but since torch 2.5 at whether a module has a `forward` of its own. A module
+with taps is given that of its class as its own: code made without is refused for it alone, until the taps are gone.
 """
 
 from __future__ import annotations
@@ -30,13 +27,9 @@ def _exporting_flag() -> bool:
     return torch.compiler._is_exporting_flag
 
 
-def _never() -> bool:
-    return False
-
-
 # Whether torch.export is at work. Compiled code must read the flag: from torch 2.7 to 2.11 at least, dynamo takes the
 # question `torch.compiler.is_exporting()` for True wherever it compiles. Versions before have neither.
-_ask: Callable[[], bool] = getattr(torch.compiler, "is_exporting", None) or _never
+_ask: Callable[[], bool] = getattr(torch.compiler, "is_exporting", None) or (lambda: False)
 is_exporting = _exporting_flag if hasattr(torch.compiler, "_is_exporting_flag") else _ask
 
 
@@ -104,20 +97,15 @@ def _looks_at_forward(dynamo: Any) -> bool:
 
 
 def _make_room(dynamo: Any) -> None:
-    """Drop code made with taps that is about to fill a function's room.
+    """Drop code made with taps, which up to torch 2.6 serves one attachment only, before dynamo stops compiling.
 
-    Up to torch 2.6 such code serves one attachment only, and dynamo stops compiling a function that was compiled
-    `recompile_limit` times. Other modules of the same class lose theirs with it.
+    It does so once a function was compiled `recompile_limit` times. Other modules of its class lose theirs with it.
     """
     eval_frame: Any = torch._C._dynamo.eval_frame
     limit = getattr(dynamo.config, "recompile_limit", None) or dynamo.config.cache_size_limit
     for reference in list(dynamo.convert_frame.input_codes.seen):
         code = reference()
         entries = [] if code is None else eval_frame._debug_get_cache_entry_list(code)
-        if len(entries) > limit - 2 and any(_has_taps(entry) for entry in entries):
+        # The guards of code made with taps name our hooks.
+        if len(entries) > limit - 2 and any("spaceclip_plugin.attach." in str(one.guard_manager) for one in entries):
             eval_frame.reset_code(code)
-
-
-def _has_taps(entry: Any) -> bool:
-    """Whether the guards of a piece of compiled code name one of our hooks."""
-    return "spaceclip_plugin.attach." in str(entry.guard_manager)

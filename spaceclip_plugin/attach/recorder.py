@@ -1,7 +1,6 @@
 """The frames that a tower's taps leave behind, from the host's call until someone reads them.
 
-A frame is one image call. It starts when the tower's entry is called, which happens even where the tower's own
-`__call__` is bypassed, and gathers the tapped hidden states and the context as the blocks run.
+A frame is one image call. It starts at the tower's entry, which runs even where the tower's own `__call__` is bypassed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from spaceclip_plugin.attach import compiled_code
 from spaceclip_plugin.attach.compiled_code import is_compiling
 from spaceclip_plugin.attach.taps import BeginTap, EndTap, InputTap, OutputTap, Tap, first_tensor, has_taps
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers.spec import RawFrame, Tower
+from spaceclip_plugin.towers import RawFrame, Tower
 
 _STAND_INS = ("FakeTensor", "FunctionalTensor")
 
@@ -66,7 +65,10 @@ class UnreadFrames:
         if len(frames) <= kept:
             return kept
         sizes = [frame.held_bytes() for frame in frames[:-1]]
-        held = _expected_bytes(frames[-1], frames[-2], sizes[-1])
+        held = sizes[-1]
+        pixels, pixels_before = frames[-1].call.pixels, frames[-2].call.pixels
+        if pixels is not None and pixels_before is not None and pixels_before.numel() > 0:
+            held = held * pixels.numel() // pixels_before.numel()
         for size in reversed(sizes):
             held += size
             if kept == self.max_frames or held > self.max_bytes:
@@ -76,20 +78,13 @@ class UnreadFrames:
 
 
 class FrameRecorder:
-    """Records the frames of one tower from `start()` to `close()`; it may be started again.
-
-    Attributes:
-        tower: the tower that is watched.
-        taps: hidden states that are kept, ascending.
-        dropped: unread frames discarded because more than the bounds allow were waiting.
-        step: host steps so far; frames are marked with it.
-    """
+    """Records the frames of one tower from `start()` to `close()`; it may be started again."""
 
     def __init__(self, tower: Tower, taps: Sequence[int], *, context: bool, unread: UnreadFrames) -> None:
         self.tower = tower
-        self.taps = tuple(taps)
-        self.dropped = 0
-        self.step = 0
+        self.taps = tuple(taps)  # hidden states, ascending
+        self.dropped = 0  # unread frames that were beyond the bounds
+        self.step = 0  # host steps so far; frames are marked with it
         self._context = context and tower.context_source is not None
         self._bounds = unread
         self._frames: deque[RawFrame] = deque()
@@ -148,9 +143,7 @@ class FrameRecorder:
     def take(self) -> list[RawFrame]:
         """The frames since the last call, oldest first. One that another thread is still running is left for later.
 
-        Raises:
-            CaptureError: a hook failed while the host ran, and its frames are dropped; or the tower ran and its entry
-                was not called, and the frames of other image calls stay. The host was not disturbed.
+        CaptureError where a hook failed, which loses the frames, or where the tower ran unseen, which keeps them.
         """
         fault, self._fault = self._fault, None
         unseen, self._ran_unseen = self._ran_unseen, False
@@ -164,7 +157,8 @@ class FrameRecorder:
                 frame = self._frames.popleft()
             except IndexError:  # the host's thread dropped it meanwhile
                 break
-            (running if self._is_running_elsewhere(frame) else frames).append(frame)
+            elsewhere = frame.thread != threading.get_ident() and self._newest.get(frame.thread) is frame
+            (running if elsewhere and not self._is_complete(frame) else frames).append(frame)
         self._frames.extendleft(reversed(running))
         if fault is not None:
             raise CaptureError(
@@ -246,7 +240,11 @@ class FrameRecorder:
         if frame is None:
             self._note_unseen()
             return
-        kept = self._kept(frame, first_tensor(value))
+        kept = first_tensor(value).detach()  # shares memory and version with what the host goes on with
+        if self._bounds.copy:
+            kept = kept.clone()
+        elif (version := _version(kept)) is not None:
+            frame.versions.append((kept, version))
         if tap is None:
             frame.context = kept
         else:
@@ -255,15 +253,6 @@ class FrameRecorder:
         if self._is_complete(frame):
             self._running.frame = None
             self._newest.pop(frame.thread, None)
-
-    def _kept(self, frame: RawFrame, value: Tensor) -> Tensor:
-        kept = value.detach()  # shares memory and version with what the host goes on with
-        if self._bounds.copy:
-            return kept.clone()
-        version = _version(kept)
-        if version is not None:
-            frame.versions.append((kept, version))
-        return kept
 
     def end(self) -> None:
         """Note that the tower's call ended: an image was seen in it, or something runs it past its entry."""
@@ -282,18 +271,7 @@ class FrameRecorder:
     def _is_complete(self, frame: RawFrame) -> bool:
         return len(frame.hidden) == len(self.taps) and (frame.context is not None or not self._context)
 
-    def _is_running_elsewhere(self, frame: RawFrame) -> bool:
-        elsewhere = frame.thread != threading.get_ident() and self._newest.get(frame.thread) is frame
-        return elsewhere and not self._is_complete(frame)
-
 
 def _version(value: Tensor | None) -> int | None:
     """How often a tensor was changed in place; None where that is not counted, or must not be asked for."""
     return None if value is None or is_compiling() or value.is_inference() else value._version
-
-
-def _expected_bytes(frame: RawFrame, before: RawFrame, size_before: int) -> int:
-    pixels, pixels_before = frame.call.pixels, before.call.pixels
-    if pixels is None or pixels_before is None or pixels_before.numel() == 0:
-        return size_before
-    return size_before * pixels.numel() // pixels_before.numel()

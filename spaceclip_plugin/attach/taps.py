@@ -6,7 +6,7 @@ Nothing is computed, copied or synchronised in the host's time; shapes are inter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +14,15 @@ from torch import Tensor, nn
 from spaceclip_plugin.attach.compiled_code import is_compiling, is_exporting
 from spaceclip_plugin.errors import CaptureError
 
-
-class Recorder(Protocol):
-    """What taps report to; see `FrameRecorder`."""
-
-    def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Start a frame from the arguments of the tower's entry."""
-
-    def keep(self, tap: int | None, value: object) -> None:
-        """Keep hidden state `tap` of the running frame, or its raw context where `tap` is None."""
-
-    def end(self) -> None:
-        """Note that the tower's call ended."""
-
-    def failed(self, error: Exception) -> None:
-        """Remember what a hook ran into."""
+if TYPE_CHECKING:
+    from spaceclip_plugin.attach.recorder import FrameRecorder
 
 
 class Tap:
     """A hook as an object: a copied or unpickled host carries an inert one that records nothing."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: FrameRecorder | None) -> None:
+        self._recorder = recorder  # None of a hook that came along with a copy of a host
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
         """Hand the call's arguments, and what it returned where the hook is behind the module, to the recorder."""
@@ -48,12 +35,7 @@ class Tap:
         except Exception as error:  # the host must live on, whatever a foreign module hands its hooks
             recorder.failed(error)
 
-    @property
-    def is_live(self) -> bool:
-        """False for a hook that came along with a copy of a host."""
-        return self._recorder is not None
-
-    def _record(self, recorder: Recorder, *call: Any) -> None:
+    def _record(self, recorder: FrameRecorder, *call: Any) -> None:
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tap:
@@ -66,15 +48,14 @@ class Tap:
 class BeginTap(Tap):
     """Before the tower's entry."""
 
-    def _record(self, recorder: Recorder, *call: Any) -> None:
-        args, kwargs = call
-        recorder.begin(args, kwargs)
+    def _record(self, recorder: FrameRecorder, *call: Any) -> None:
+        recorder.begin(*call)
 
 
 class InputTap(Tap):
     """Before the first block: hidden state 0."""
 
-    def _record(self, recorder: Recorder, *call: Any) -> None:
+    def _record(self, recorder: FrameRecorder, *call: Any) -> None:
         args, kwargs = call
         recorder.keep(0, args[0] if args else kwargs.get("hidden_states"))
 
@@ -82,33 +63,29 @@ class InputTap(Tap):
 class OutputTap(Tap):
     """After a block, or after what gives the context where `tap` is None."""
 
-    def __init__(self, recorder: Recorder, tap: int | None) -> None:
+    def __init__(self, recorder: FrameRecorder, tap: int | None) -> None:
         super().__init__(recorder)
         self._tap = tap
 
-    def _record(self, recorder: Recorder, *call: Any) -> None:
+    def _record(self, recorder: FrameRecorder, *call: Any) -> None:
         recorder.keep(self._tap, call[-1])
 
 
 class EndTap(Tap):
     """After the tower."""
 
-    def _record(self, recorder: Recorder, *call: Any) -> None:
+    def _record(self, recorder: FrameRecorder, *call: Any) -> None:
         recorder.end()
 
 
 def has_taps(module: nn.Module) -> bool:
     """Whether live taps, of whichever recorder, are on that module."""
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return any(isinstance(hook, Tap) and hook.is_live for hook in hooks)
+    return any(isinstance(hook, Tap) and hook._recorder is not None for hook in hooks)
 
 
 def first_tensor(value: object) -> Tensor:
-    """The activation in what a module returned: itself, the first of a tuple, or a model output's first field.
-
-    Raises:
-        CaptureError: there is no tensor where one is expected.
-    """
+    """The activation in what a module returned: itself, the first of a tuple, or a model output's first field."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
