@@ -15,17 +15,16 @@ from spaceclip_plugin.attach.camera_mappings import CameraMappings
 from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
-from spaceclip_plugin.attach.host_state import eval_twin, run_alone, tower_device
+from spaceclip_plugin.attach.host_state import eval_twin, run_alone
 from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport, measure
+from spaceclip_plugin.depth import DepthMap, ImageMapping
 from spaceclip_plugin.depth.age import HostSteps
-from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
-from spaceclip_plugin.head.depth_head import DepthHead, checked_size
-from spaceclip_plugin.towers.seen_part import SeenPart
-from spaceclip_plugin.towers.spec import RawFrame, TowerFeatures, TowerSpec
+from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.head.depth_head import checked_size
+from spaceclip_plugin.towers import RawFrame, SeenPart, TowerFeatures, TowerSpec
 
 T = TypeVar("T")
 
@@ -246,7 +245,7 @@ class DepthAttachment:
             ConfigError: the attachment is closed.
         """
         self._check_open("verify")
-        return measure(self._recorder, self._host, call, device=tower_device(self._recorder.tower))
+        return measure(self._recorder, self._host, call)
 
     def close(self) -> None:
         """Remove every hook and drop unread frames. The host is as it was; may be called again."""
@@ -287,7 +286,9 @@ class DepthAttachment:
     def _decoder(self, output_size: tuple[int, int] | None) -> Callable[[RawFrame], Decoded]:
         """What decodes the frames that this thread takes, in eval mode, whatever the head's is then."""
         output_hw = None if output_size is None else checked_size(output_size)
-        self._warn_if_untrained()
+        if not self.head.trained and not self._warned:
+            self._warned = True
+            _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
         head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._mappings.anchor
         return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
 
@@ -305,8 +306,3 @@ class DepthAttachment:
         ]
         self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
         return maps
-
-    def _warn_if_untrained(self) -> None:
-        if not self.head.trained and not self._warned:
-            self._warned = True
-            _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)

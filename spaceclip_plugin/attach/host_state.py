@@ -1,8 +1,6 @@
-"""Running a module without changing the state it is in.
+"""Running a module without changing the state it is in: what runs in eval mode is a twin of the module.
 
-Train and eval mode are attributes of a module's parts, the same for every thread. Switching them and back for a moment
-would switch off the dropout of a training step that goes on meanwhile, or switch on that of the decoding. What runs in
-eval mode is therefore a twin of the module.
+Modes are the same for every thread: switching them would take the dropout from a training step that goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -16,30 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.attach.recorder import FrameRecorder
-from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.towers import Tower
 from spaceclip_plugin.towers.module_state import in_eval_mode
-from spaceclip_plugin.towers.spec import Tower
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
-    """The module in eval mode, made of other objects, while it stays in its own.
+    """The module in eval mode, of other objects that share its weights and hooks, for one use: new parts are not seen.
 
-    Every part of it shares its original's parameters, buffers and hooks, and holds nothing of its own but the mode: it
-    follows what becomes of the weights (steps of an optimizer, moves, `load_state_dict` with `assign=True`). It is made
-    for one use, at the cost of asking every part for its mode: parts that are added or replaced later are not seen.
-
-    Compiled code belongs to one object: a module in eval mode with compiled parts is its own twin, in train mode its
-    twin is not compiled.
-
-    Args:
-        module: with all its parts.
-        twins: filled with the twin of every part.
-
-    Raises:
-        HostError: it is in train mode, and a part's `forward` was replaced by a function that calls the part itself.
+    `twins` is filled with every part's. Compiled code belongs to one object: the twin of one in train mode has none.
     """
     parts = list(module.modules())
     made = {} if twins is None else twins
@@ -58,7 +44,12 @@ def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
             made[part] = made[cast(nn.Module, part._modules["_orig_mod"])]
     for part in parts:
         if not _is_wrapper_of_compiled(part):
-            vars(made[part]).update(_state(part, made))
+            state = {name: _rebound(value, made) for name, value in vars(part).items()}
+            children = {name: None if child is None else made[child] for name, child in part._modules.items()}
+            state.update(training=False, _modules=type(part._modules)(children))
+            if _is_compiled(part):
+                state["_compiled_call_impl"] = None
+            vars(made[part]).update(state)
     return cast(M, made[module])
 
 
@@ -70,18 +61,9 @@ def can_have_twin(module: nn.Module) -> bool:
 def run_alone(
     recorder: FrameRecorder, pixels: Tensor, *, camera: str | None, mapping: ImageMapping | Literal["host"] | None
 ) -> None:
-    """Run a tower without the rest of its host in eval mode, so that its recorder has a frame of these images.
+    """Run a tower without the rest of its host in eval mode; see `DepthAttachment.refresh`.
 
     Only a tower whose `forward` someone replaced has no `eval_twin`, and is switched and back.
-
-    Args:
-        recorder: started.
-        pixels: (B, 3, H, W), as the tower takes them; moved to its device and dtype.
-        camera, mapping: what the frame shall say of them; see `RawFrame`.
-
-    Raises:
-        ConfigError: not such a tensor, an empty batch, or something else than a mapping.
-        CaptureError: the tower does not take images of that size.
     """
     if not (mapping is None or isinstance(mapping, ImageMapping) or (isinstance(mapping, str) and mapping == "host")):
         raise ConfigError(f'mapping of refresh is one ImageMapping, None or "host", got {mapping!r}')
@@ -115,10 +97,7 @@ def run_alone(
 
 
 def tower_device(tower: Tower) -> torch.device:
-    """Where a tower's weights are.
-
-    Offloaded hosts rest on the meta device; a head then starts on the CPU and moves with .to() like any module.
-    """
+    """Where a tower's weights are; the CPU for those of offloaded hosts, which rest on the meta device."""
     devices = (parameter.device for parameter in tower.module.parameters() if not parameter.is_meta)
     return next(devices, torch.device("cpu"))
 
@@ -133,15 +112,6 @@ def _eval_tower(tower: Tower) -> Tower:
         blocks=tuple(twins.get(block, block) for block in tower.blocks),
         context_source=None if tower.context_source is None else twins.get(tower.context_source, tower.context_source),
     )
-
-
-def _state(part: nn.Module, twins: dict[nn.Module, nn.Module]) -> dict[str, object]:
-    state = {name: _rebound(value, twins) for name, value in vars(part).items()}
-    children = {name: None if child is None else twins[child] for name, child in part._modules.items()}
-    state.update(training=False, _modules=type(part._modules)(children))
-    if _is_compiled(part):
-        state["_compiled_call_impl"] = None
-    return state
 
 
 def _rebound(value: Any, twins: dict[nn.Module, nn.Module]) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spaceclip_plugin.attach.host_state import tower_device
 from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.module_state import buffers_kept, random_state_kept
@@ -37,19 +38,15 @@ class VerifyReport:
     frames: int
 
 
-def measure(
-    recorder: FrameRecorder, host: nn.Module, call: Callable[[], object], *, device: torch.device
-) -> VerifyReport:
+def measure(recorder: FrameRecorder, host: nn.Module, call: Callable[[], object]) -> VerifyReport:
     """Run `call`, which uses the host, without and with the recorder's taps; see `DepthAttachment.verify`."""
-    tapped = recorder.twin()
+    tapped, device = recorder.twin(), tower_device(recorder.tower)
     unread = recorder.take()
     recorder.close()
     try:
-        with random_state_kept(device), buffers_kept(host):
-            plain_output = _outputs(call)
+        plain_output = _outputs(call, host, device)
         tapped.start()
-        with random_state_kept(device), buffers_kept(host):
-            tapped_output = _outputs(call)
+        tapped_output = _outputs(call, host, device)
         frames = tapped.take()
     finally:
         tapped.close()
@@ -74,13 +71,12 @@ def compare(plain: list[Tensor], tapped: list[Tensor]) -> tuple[bool, float]:
         return False, float("inf")
     identical, largest = True, 0.0
     for a, b in zip(plain, tapped, strict=True):
-        if same_bits(a, b):
-            continue
         if a.shape != b.shape or a.dtype != b.dtype:
             return False, float("inf")
-        identical = False
-        difference = (a.to(torch.float64) - b.to(torch.float64)).abs()
-        largest = max(largest, float(difference.nan_to_num(0.0).max()))
+        if not same_bits(a, b):
+            identical = False
+            difference = (a.to(torch.float64) - b.to(torch.float64)).abs()
+            largest = max(largest, float(difference.nan_to_num(0.0).max()))
     return identical, largest
 
 
@@ -100,17 +96,15 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (np.ndarray, float, int)) and not (isinstance(value, np.ndarray) and value.dtype == object):
         yield torch.as_tensor(value)
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from tensors_in(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name))
+        yield from tensors_in([getattr(value, field.name) for field in dataclasses.fields(value)])
 
 
-def _outputs(call: Callable[[], object]) -> list[Tensor]:
+def _outputs(call: Callable[[], object], host: nn.Module, device: torch.device) -> list[Tensor]:
     """The tensors a call returns without gradients, as copies a later in-place host cannot overwrite."""
-    with torch.no_grad():
+    with random_state_kept(device), buffers_kept(host), torch.no_grad():
         return [tensor.detach().clone() for tensor in tensors_in(call())]
