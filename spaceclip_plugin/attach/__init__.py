@@ -1,9 +1,7 @@
 """The live link between a frozen host and a head.
 
-On the way from an image call to depth: `taps` on the tower's modules hand activations to the `recorder`; `decoding`
-makes depth of them; `cameras` says which camera a call was of and `camera_mappings` where its pixels lie; `attachment`
-hands out depth maps, and `reader` does so beside a control loop. `attaching` checks everything first (`tower_match`,
-`declared`); `verification`, `host_state` and `compiled_code` see to it that the host stays as it is.
+`attaching` checks everything and puts `taps` on the tower; what these hand to the `recorder` is made into depth by
+`decoding` once the `attachment` is read, by hand or by a `reader` beside a control loop.
 """
 
 from spaceclip_plugin.attach.attaching import attach_depth_head

@@ -15,13 +15,11 @@ from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, checked
 from spaceclip_plugin.attach.host_state import tower_device
 from spaceclip_plugin.attach.recorder import FrameRecorder, UnreadFrames
 from spaceclip_plugin.attach.tower_match import WARN, check_tower
-from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError, HostError
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers import registry
+from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.towers import ImageStatistics, Tower, registry
 from spaceclip_plugin.towers.adapter import lineage
-from spaceclip_plugin.towers.image_statistics import ImageStatistics
-from spaceclip_plugin.towers.spec import Tower
 
 _DEFAULT = UnreadFrames()
 
@@ -82,15 +80,13 @@ def attach_depth_head(
     """
     if not isinstance(unread, UnreadFrames):
         raise ConfigError(f"unread must be UnreadFrames(max_frames=…, max_bytes=…, copy=…), got {unread!r}")
-    declared = cameras if isinstance(cameras, PolicyCameras) else None
-    names = None if cameras is None or isinstance(cameras, PolicyCameras) else checked_cameras(cameras)
+    names = () if cameras is None or isinstance(cameras, PolicyCameras) else checked_cameras(cameras)
     found = _tower_of(host, tower)
     head = _fitted_head(head, found)
     match = check_tower(found, head.config, other_tower)
-    if declared is None:
-        declared = declared_cameras(lineage(host, found.spec.path))
+    declared = cameras if isinstance(cameras, PolicyCameras) else declared_cameras(lineage(host, found.spec.path))
     order = CameraOrder() if declared is None else declared.order
-    if names is not None:
+    if names:
         order = CameraOrder(names, order.placeholders)
     mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
     recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread)

@@ -1,7 +1,6 @@
 """How an attachment's host makes its tower's images out of each camera's, and which depth map gets which mapping.
 
-What a user says holds. What a policy's configuration says (`declared`) holds for a camera once the padding of its
-images is as declared: until then its depth has no mapping, and says why.
+A user's word holds; that of a policy's configuration holds for a camera once the padding of its images bears it out.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from spaceclip_plugin.attach.declared import PolicyCameras, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
-from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth import DepthMap, ImageMapping
+from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.depth.padding import declared_borders, inside, verdict
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
 
@@ -21,31 +20,18 @@ _logger = logging.getLogger(__name__)
 
 
 class CameraMappings:
-    """The mappings of one attachment.
-
-    Attributes:
-        anchor: where images lie in their padding, if the padding must be looked at; else None.
-    """
+    """The mappings of one attachment; making it checks what a user says."""
 
     def __init__(
         self,
-        mapping: ImageMapping | Mapping[str, ImageMapping] | None,
+        mapping: ImageMapping | Mapping[str, ImageMapping] | None,  # as a user says
         *,
-        cameras: Sequence[str] = (),
-        declared: PolicyCameras | None = None,
+        cameras: Sequence[str],  # that image calls are of, empty where that is not told
+        declared: PolicyCameras | None,  # what counts where no user says a mapping
     ) -> None:
-        """Check what a user says.
-
-        Args:
-            mapping: of every camera or by camera, as a user says; None where none does.
-            cameras: that image calls are of, empty where that is not told.
-            declared: what counts where no user says a mapping.
-
-        Raises:
-            ConfigError: not mappings, a name that is no camera's, or mappings by camera where cameras are not told.
-        """
         self._said = dict(mapping) if isinstance(mapping, Mapping) else mapping
         self._declared = declared if mapping is None and declared is not None and declared.mappings else None
+        # Where images lie in their padding, if the padding must be looked at.
         self.anchor: Anchor | None = None if self._declared is None else self._declared.anchor
         self._agreed: set[tuple[str | None, ImageMapping]] = set()
         self._warned: set[str | None] = set()
@@ -59,18 +45,7 @@ class CameraMappings:
             _check_names(self._said, cameras)
 
     def applied(self, depth: DepthMap, decoded: Decoded) -> DepthMap:
-        """A depth map with the mapping of its camera; what that calls padding is not valid any more.
-
-        A mapping shows no more than the tower read.
-
-        Args:
-            depth: of one image call, under its camera's name.
-            decoded: what else decoding told.
-
-        Raises:
-            CaptureError: there are mappings by camera, and no one can tell which camera's depth this is.
-            ConfigError: its camera has no mapping, or one to a tower image of another size.
-        """
+        """A depth map, already under its camera's name, with the mapping of that camera; its padding is not valid."""
         if not isinstance(decoded.mapping, str):  # said by whoever ran the tower
             return self._mapped(depth, decoded.mapping, decoded)
         if self._declared is not None:

@@ -1,8 +1,7 @@
 """Which camera an image call belongs to, as far as that can be told without asking the policy, and its newest depth.
 
-A policy that runs its tower once per camera does so in the order of its configuration, cameras it has no image for
-last, as images of one value, or not at all. A name is given only where the calls of a host step leave no doubt, or the
-user tells which cameras are there; a wrong name would be worse than none.
+Policies call their tower for each camera in order; those without an image come last, in one value, or not at all. Names
+are given only where the calls of a host step, or the user, leave no doubt: a wrong one would be worse than none.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.attach.declared import CameraOrder, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.errors import ConfigError, nearest
 
 Given = Mapping[int, frozenset[str]]
@@ -24,16 +23,11 @@ _logger = logging.getLogger(__name__)
 
 
 class CallNames:
-    """Names for the cameras of the image calls of one attachment; says once in the log where it has none.
-
-    Attributes:
-        order: in which the policy calls its tower.
-        given: what was told last.
-    """
+    """Names for the cameras of the image calls of one attachment; says once in the log where it has none."""
 
     def __init__(self, order: CameraOrder) -> None:
         self.order = order
-        self.given: Given = {}
+        self.given: Given = {}  # what was told last
         self._refreshed: int | None = None
         self._warned = False
 
@@ -84,10 +78,7 @@ def names_of_step(
 ) -> list[str | None]:
     """The cameras of one step's calls: first those that are there, in order, then images of one value for others.
 
-    Args:
-        order: in which the policy calls its tower.
-        blank: of every call, whether all its images are of one value; None where that is not known.
-        given: the cameras that the policy had images of, where that was told.
+    `blank` is as in `Decoded`; `given` are the cameras that the policy had images of, where that was told.
     """
     names = order.names
     unknown: list[str | None] = [None] * len(blank)
@@ -110,10 +101,9 @@ def names_of_step(
 
 
 def _are_all_there(order: CameraOrder, there: Sequence[str], blank: Sequence[bool | None]) -> bool:
-    """Whether no camera is missing, so that the first calls are theirs in order; one that is dark shows one value, too.
+    """Whether no camera is missing, which would move those behind it up; one that is dark shows one value, too.
 
-    A camera that is missing moves those behind it up. So none is if as many calls show something as there are cameras,
-    if calls are left out for missing ones and none was, or if there is but one camera: a policy runs on one at least.
+    None is if the last one's call shows something, if missing ones get no call and all calls came, or of one camera.
     """
     shows = [i for i, is_blank in enumerate(blank, 1) if not is_blank]
     counted = order.leaves_out and len(blank) == len(order.names)
@@ -121,10 +111,7 @@ def _are_all_there(order: CameraOrder, there: Sequence[str], blank: Sequence[boo
 
 
 class LatestDepth:
-    """Keeps the newest depth map of each named camera, and those without a name of the last step that had any.
-
-    A thread may add to it while another asks.
-    """
+    """The newest depth map of each named camera, and those without a name of the last step with any; thread-safe."""
 
     def __init__(self, cameras: Sequence[str]) -> None:
         self._cameras = tuple(cameras)

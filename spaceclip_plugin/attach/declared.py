@@ -1,8 +1,7 @@
 """What known policies declare of their cameras, found by the class of the policy; the core knows none by name.
 
-A package declares a policy in the entry-point group `GROUP`: the name of the entry is the class name of the policy, the
-value is a function that takes the live policy and returns `PolicyCameras`. It is imported where a host holds such a
-policy, and not before.
+An entry point in `GROUP` bears the class name of a policy; its value is a function from the live policy to
+`PolicyCameras`, imported where a host holds such a policy, and not before.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from importlib import metadata
 
 from torch import nn
 
-from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth import ImageMapping
+from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.errors import ConfigError
 
 GROUP = "spaceclip_plugin.policies"
-_PREFIXES = ("observation.images.", "observation.")
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class PolicyCameras:
     Example:
         A policy that centres 480x640 images in its tower's:
 
-        >>> from spaceclip_plugin.depth.image_mapping import ImageMapping
+        >>> from spaceclip_plugin.depth import ImageMapping
         >>> mapping = ImageMapping.letterboxed((480, 640), (224, 224))
         >>> declared = PolicyCameras("MyPolicy", CameraOrder(("front", "wrist")), {"front": mapping}, "centre")
         >>> declared.order.names
@@ -88,17 +87,13 @@ def declared_cameras(holders: Iterable[nn.Module]) -> PolicyCameras | None:
 
 def camera_name(key: str) -> str:
     """`front` of `observation.images.front`."""
-    for prefix in _PREFIXES:
+    for prefix in ("observation.images.", "observation."):
         key = key.removeprefix(prefix)
     return key
 
 
 def checked_cameras(names: Sequence[str]) -> tuple[str, ...]:
-    """Camera names as a user gives them.
-
-    Raises:
-        ConfigError: anything but a list of different, non-empty strings.
-    """
+    """Camera names as a user gives them; ConfigError for anything but different, non-empty strings."""
     found = () if isinstance(names, str) else tuple(names)
     if not found or len(set(found)) != len(found) or not all(isinstance(name, str) and name for name in found):
         raise ConfigError(f"cameras must be a list of different camera names, got {names!r}")

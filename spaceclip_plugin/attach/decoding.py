@@ -11,40 +11,27 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from spaceclip_plugin.attach.recorder import FrameRecorder
-from spaceclip_plugin.depth.depth_map import DepthMap
-from spaceclip_plugin.depth.image_mapping import Anchor, ImageMapping
+from spaceclip_plugin.depth import DepthMap, ImageMapping
+from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.depth.padding import Borders, blank_and_borders
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.head.depth_head import DepthHead
-from spaceclip_plugin.towers.seen_part import SeenPart
-from spaceclip_plugin.towers.spec import RawFrame, TowerFeatures
+from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.towers import RawFrame, SeenPart, TowerFeatures
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Depth of a frame.
+    """Depth of a frame, and what else its images told."""
 
-    Attributes:
-        depth: of all its images, under a camera's name only where whoever ran the tower gave one.
-        blank: whether all its images are of one value; None where that cannot be told any more.
-        borders: of each image, where they were asked for and can still be told; see `depth.padding`.
-        seen: what of the images the tower read; None for all of it.
-        mapping: see `RawFrame.mapping`.
-    """
-
-    depth: DepthMap
-    blank: bool | None
-    borders: tuple[Borders, ...] | None = None
-    seen: SeenPart | None = None
-    mapping: ImageMapping | Literal["host"] | None = "host"
+    depth: DepthMap  # under a camera's name only where whoever ran the tower gave one
+    blank: bool | None  # whether all images are of one value; None where that cannot be told any more
+    borders: tuple[Borders, ...] | None  # of each image, where they were asked for and can still be told
+    seen: SeenPart | None  # what of the images the tower read; None for all of it
+    mapping: ImageMapping | Literal["host"] | None  # see `RawFrame.mapping`
 
 
 def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
-    """The tapped hidden states of a frame as patch maps, and its context.
-
-    Raises:
-        CaptureError: a tap did not fire, was overwritten since, or holds NaN or infinity.
-    """
+    """The tapped hidden states of a frame as patch maps, and its context; CaptureError where one is no good."""
     recorder.check_complete(frame)
     tower = recorder.tower
     features = tower.adapter.features(frame, tower)
@@ -58,19 +45,10 @@ def decode(
     frame: RawFrame,
     output_size: tuple[int, int] | None,
     *,
-    reader: int,
-    anchor: Anchor | None = None,
+    reader: int,  # identity of the thread that took the frame
+    anchor: Anchor | None,  # where images lie in their padding, if the padding that they show is asked for
 ) -> Decoded:
-    """Run the head, in eval mode, on a frame; raises what `frame_features` raises.
-
-    Args:
-        recorder: the one that kept the frame.
-        head: what decodes.
-        frame: of one image call.
-        output_size: (H, W) of the depth; the size of the image the tower saw if None.
-        reader: identity of the thread that took the frame.
-        anchor: where images lie in their padding, if the padding that they show is asked for.
-    """
+    """Run the head, in eval mode, on a frame."""
     device = next(head.parameters()).device
     features = frame_features(recorder, frame)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's

@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin._checks import integer
 from spaceclip_plugin.attach.attachment import DepthAttachment
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.errors import ConfigError, SpaceClipError
 from spaceclip_plugin.head.depth_head import checked_size
 

@@ -1,9 +1,7 @@
 """Is this the tower that a head was trained on? What `attach_depth_head` finds, says and refuses.
 
-Little is much: measured on DeiT-Tiny, one step of AdamW at a rate of 1e-5 moves weights by 0.04 % and, because all move
-one way, hidden states by 14 %; rounding to bfloat16 moves weights by 0.26 % and hidden states by 1 %. So weights are
-compared as bfloat16, in which a cast shows 0 % and that one step 0.12 %, and anything above `MAX_DISTANCE` counts.
-Where one side is in float16 and the other is not, roundings one after the other show 0.18 %: `MAX_ROUNDED` holds.
+Weights are compared as bfloat16. In DeiT-Tiny a cast then shows 0 %; one step of AdamW at a rate of 1e-5, which moves
+hidden states by 14 %, shows 0.12 %; roundings one after the other, as by way of float16, show 0.18 %.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import dataclasses
 import dis
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +18,8 @@ from torch import nn
 
 from spaceclip_plugin._checks import choice
 from spaceclip_plugin.errors import HeadMismatchError
-from spaceclip_plugin.head.config import DepthHeadConfig
+from spaceclip_plugin.head import DepthHeadConfig
+from spaceclip_plugin.towers import Tower
 from spaceclip_plugin.towers.identity.fingerprint import (
     ADAPTED,
     MAX_BLOCKS,
@@ -32,20 +31,15 @@ from spaceclip_plugin.towers.identity.fingerprint import (
 )
 from spaceclip_plugin.towers.identity.part_reader import CONTEXT, INPUT, Part
 from spaceclip_plugin.towers.identity.tower_reading import read_tower
-from spaceclip_plugin.towers.spec import Tower
 
-WARN, ERROR, IGNORE = OTHER_TOWER = ("warn", "error", "ignore")
-"""What to do where a head was trained on another tower."""
+WARN, ERROR, IGNORE = OTHER_TOWER = ("warn", "error", "ignore")  # what to do where a head was trained on another tower
 
-SAME, OTHER, UNKNOWN = "same", "other", "unknown"
-"""Whether a tower is the one that a head was trained on."""
+SAME, OTHER, UNKNOWN = "same", "other", "unknown"  # whether a tower is the one that a head was trained on
 
+# Relative distance of a part's weights up to which it counts as the same.
 MAX_DISTANCE = 0.0002
-"""Relative distance of a part's weights up to which it counts as the same."""
-MAX_ROUNDED = 0.003
-"""The same where two roundings lie between."""
-MAX_IN_EFFECT = 0.006
-"""The same where one side has adapters in effect: what layers answer in half precision is not what is merged."""
+MAX_ROUNDED = 0.003  # where two roundings lie between
+MAX_IN_EFFECT = 0.006  # where one side has adapters in effect: layers answer in half precision, and merging does not
 
 _HARMLESS_PACKAGES = frozenset({"spaceclip_plugin", "torch", "accelerate", "transformers", "timm", "peft"})
 _NOT_BLOCKS = frozenset({INPUT, CONTEXT})
@@ -149,12 +143,7 @@ def match_tower(tower: Tower, config: DepthHeadConfig) -> TowerMatch:
 
 
 def check_tower(tower: Tower, config: DepthHeadConfig, other_tower: str) -> TowerMatch | None:
-    """Compare, and say or refuse what `other_tower` calls for; None where it is to be ignored.
-
-    Raises:
-        ConfigError: no such choice.
-        HeadMismatchError: it is `ERROR`, and the head was trained on another tower, or adapters change this one.
-    """
+    """Compare, and say or refuse what `other_tower` calls for; None where it is to be ignored."""
     choice("other_tower", other_tower, OTHER_TOWER)
     if other_tower == IGNORE:
         return None
@@ -164,10 +153,8 @@ def check_tower(tower: Tower, config: DepthHeadConfig, other_tower: str) -> Towe
             raise HeadMismatchError(text)
         _logger.warning("%s", text)
     if match.reason is not None and config.trained_on is not None:
-        level = logging.INFO if config.tower_fingerprint is None else logging.WARNING
-        _logger.log(
-            level, "the %s cannot be compared with the one the head was trained on: %s", tower.spec, match.reason
-        )
+        say = _logger.info if config.tower_fingerprint is None else _logger.warning
+        say("the %s cannot be compared with the one the head was trained on: %s", tower.spec, match.reason)
     return match
 
 
@@ -252,13 +239,8 @@ def foreign_hooks(block: nn.Module) -> list[str]:
 
     Hooks of libraries that move, shard or collect are not meant, nor those that can be seen to return nothing.
     """
-    found = (_name(hook) for part in block.modules() for hook in _hooks(part) if _may_change(hook))
-    return list(dict.fromkeys(found))
-
-
-def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
-    yield from module._forward_pre_hooks.values()
-    yield from module._forward_hooks.values()
+    kinds = (hooks for part in block.modules() for hooks in (part._forward_pre_hooks, part._forward_hooks))
+    return list(dict.fromkeys(_name(hook) for hooks in kinds for hook in hooks.values() if _may_change(hook)))
 
 
 def _may_change(hook: Callable[..., Any]) -> bool:
