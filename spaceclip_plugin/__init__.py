@@ -13,32 +13,41 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from spaceclip_plugin.attach import DepthAttachment, DepthReader, attach_depth_head
-    from spaceclip_plugin.depth.camera import Intrinsics
-    from spaceclip_plugin.depth.depth_map import DepthMap
+    from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
     from spaceclip_plugin.errors import SpaceClipError
+    from spaceclip_plugin.guard import DepthGuard
     from spaceclip_plugin.head.config import DepthHeadConfig
     from spaceclip_plugin.head.depth_head import DepthHead
+    from spaceclip_plugin.towers import TowerSpec, find_towers
 
 _HOMES = {
-    "attach_depth_head": "attach",
     "DepthAttachment": "attach",
+    "DepthGuard": "guard",
     "DepthHead": "head.depth_head",
     "DepthHeadConfig": "head.config",
-    "DepthMap": "depth.depth_map",
+    "DepthMap": "depth",
     "DepthReader": "attach",
-    "Intrinsics": "depth.camera",
+    "ImageMapping": "depth",
+    "Intrinsics": "depth",
     "SpaceClipError": "errors",
+    "TowerSpec": "towers",
+    "attach_depth_head": "attach",
+    "find_towers": "towers",
 }
 
 __all__ = [
     "DepthAttachment",
+    "DepthGuard",
     "DepthHead",
     "DepthHeadConfig",
     "DepthMap",
     "DepthReader",
+    "ImageMapping",
     "Intrinsics",
     "SpaceClipError",
+    "TowerSpec",
     "attach_depth_head",
+    "find_towers",
 ]
 
 

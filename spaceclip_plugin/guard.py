@@ -174,7 +174,9 @@ class DepthGuard:
     region and `min_valid` would be shares of the padding too.
 
     Example:
-        >>> from spaceclip_plugin import DepthMap
+        >>> import torch
+        >>> from spaceclip_plugin import DepthGuard, DepthMap
+        >>> from spaceclip_plugin.guard import GuardLimits
         >>> guard = DepthGuard(GuardLimits(stop_below_m=0.3, slow_below_m=1.0))
         >>> for near_m in (0.2, 0.65, 3.0):
         ...     depth_m = torch.full((1, 4, 6), near_m)

@@ -62,7 +62,8 @@ class TowerMatch:
         before_blocks: whether adapters move what comes before the blocks, likewise.
 
     Example:
-        >>> str(TowerMatch(SAME, (PartDistance("block 1", 0.0001, "attention"),)))
+        >>> from spaceclip_plugin.attach.tower_match import PartDistance
+        >>> str(TowerMatch("same", (PartDistance("block 1", 0.0001, "attention"),)))
         'the same weights (within 0.01 %)'
     """
 

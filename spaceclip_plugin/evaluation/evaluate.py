@@ -56,10 +56,10 @@ class Evaluation:
 
     Example:
         >>> import torch
-        >>> from spaceclip_plugin.evaluation import depth_metrics
+        >>> from spaceclip_plugin.evaluation import Evaluation, depth_metrics
         >>> truth = torch.full((4, 4), 2.0)
         >>> metrics = depth_metrics(1.5 * truth, truth, valid=truth > 0)
-        >>> scores = {"mean": metrics, "standard_deviation": metrics, "per_image": (ImageScore("photo", metrics, 16),)}
+        >>> scores = {"mean": metrics, "standard_deviation": metrics, "per_image": ()}
         >>> Evaluation(**scores, protocol="whole-image", flip=False).mean.abs_rel
         0.5
     """

@@ -45,6 +45,7 @@ class OnnxFile:
         comparisons: what ONNX Runtime was seen to give.
 
     Example:
+        >>> from pathlib import Path
         >>> shapes = {"hidden_5": ("batch", 768, "h", "w")}
         >>> OnnxFile(Path("head.onnx"), shapes, ("batch", "14*h", "14*w"), 18, 4096, ()).inputs["hidden_5"]
         ('batch', 768, 'h', 'w')

@@ -289,6 +289,7 @@ def register() -> None:
     """Have AutoConfig, AutoModelForDepthEstimation and AutoImageProcessor know the model; may be called again.
 
     Example:
+        >>> from transformers import AutoConfig
         >>> register()
         >>> type(AutoConfig.for_model("spaceclip_depth")).__name__
         'SpaceClipDepthConfig'
