@@ -1,6 +1,7 @@
 """How much nearer depth comes to the truth by alignment: true depth spoilt on purpose, and a trained head's depth.
 
     python benchmarks/alignment.py --nyu DIR --weights deit_tiny_timm.safetensors --head DIR
+    python benchmarks/alignment.py --table      (the table of benchmarks/README.md, from the record)
 
 Errors are mean AbsRel over images, before and after; an image whose alignment is refused counts with its error before,
 and the refusals are counted. Ranges are true depths at random pixels; wrong ones are multiplied by 0.2 to 0.7 or by the
@@ -197,14 +198,36 @@ def predictions(args: argparse.Namespace, samples: Sequence[DepthSample]) -> lis
     return found
 
 
+def table(record: dict[str, Any]) -> str:
+    """The page's: one row for every way of aligning some depth."""
+    titles = {
+        "nyu_spoilt_depth": "NYU, true depth spoilt",
+        "tabletop_spoilt_depth": "rendered tables, true depth spoilt",
+        "nyu_trained_head": "NYU, depth of a trained head",
+    }
+    lines = ["| depth | aligned to | AbsRel before | after | images better | refused |", "|---|---|---|---|---|---|"]
+    for name, title in titles.items():
+        for way, row in record[name].items():
+            before, after, better = row["abs_rel_before"], row["abs_rel_after"], row["share_better"]
+            refused = f"{row['refused']} of {row['images']}"
+            lines.append(f"| {title} | {way} | {before:.3f} | {after:.3f} | {better:.0%} | {refused} |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, record."""
+    """Measure, print, record; or print the record as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nyu", type=Path, required=True, help=f"folder with {VAL}")
-    parser.add_argument("--weights", type=Path, required=True, help="DeiT-Tiny weights in timm names, safetensors")
-    parser.add_argument("--head", type=Path, required=True, help="folder of a head trained on that tower")
+    parser.add_argument("--table", action="store_true", help="print the record as Markdown, and measure nothing")
+    parser.add_argument("--nyu", type=Path, help=f"folder with {VAL}")
+    parser.add_argument("--weights", type=Path, help="DeiT-Tiny weights in timm names, safetensors")
+    parser.add_argument("--head", type=Path, help="folder of a head trained on that tower")
     parser.add_argument("--record", type=Path, default=RECORD)
     args = parser.parse_args(argv)
+    if args.table:
+        print(table(json.loads(args.record.read_text())))
+        return
+    if None in (args.nyu, args.weights, args.head):
+        parser.error("measuring needs --nyu, --weights and --head")
     source = DepthList(args.nyu / VAL, units_per_metre=get_protocol("nyu-eigen").depth_scale)
     samples = [source[index] for index in range(len(source))]
     head = predictions(args, samples)

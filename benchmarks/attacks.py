@@ -1,7 +1,7 @@
 """What broken and hostile head files achieve: every attack of tests/attacks, in a process of its own.
 
 python benchmarks/attacks.py             runs all of them and records what became of them
-python benchmarks/attacks.py --table     the table of README, from the record
+python benchmarks/attacks.py --table     the table of benchmarks/README.md, from the record
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def attack() -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The figures as the README shows them."""
+    """The figures as benchmarks/README.md shows them."""
     found = record["found"]
     rows = ["| Attacked with | attacks | refused by our error | good head loaded | wrong values | code executed |"]
     rows.append("|---|---|---|---|---|---|")

@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[range], list[Any]]] = {"rover": rover, "arm": arm, "t
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of examples/README.md: one row for each loop and source of depth."""
+    """The page's: one row for each loop and source of depth."""
     lines = ["| loop | depth | seeds | success | collisions | wall time (s) |", "|---|---|---|---|---|---|"]
     for name, part in record.items():
         for row in part["rows"]:

@@ -3,7 +3,7 @@
     python benchmarks/depth_cost.py
     python benchmarks/depth_cost.py --host siglip-so400m --threads 2
     python benchmarks/depth_cost.py --device cuda
-    python benchmarks/depth_cost.py --table    (the tables of README, from the record)
+    python benchmarks/depth_cost.py --table    (the tables of benchmarks/README.md, from the record)
 
 All models have random weights. Everything takes turns in one process, so that a drift of the machine meets all alike;
 every ratio is the median of the ratios of single rounds. On a CPU: float32, one image, no_grad. On a GPU: bfloat16,

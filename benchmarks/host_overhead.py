@@ -1,6 +1,7 @@
 """What taps cost the host: step time with taps attached and nothing read against none, and memory over many steps.
 
 python benchmarks/host_overhead.py
+python benchmarks/host_overhead.py --table      # the table of benchmarks/README.md, from the record
 
 A CLIP ViT-B/16-sized tower (random weights) runs with and without taps in alternation, in one process; each pair of
 neighbouring runs gives one ratio. Memory is what tensors hold alive, counted over 1,000 steps that no one reads.
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -105,13 +107,30 @@ def memory_growth(steps: int) -> dict[str, object]:
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """The page's: step time by number of threads, and memory."""
+    lines = ["| threads | step time with taps / without | quartiles |", "|---|---|---|"]
+    for run in record["step_time"]:
+        low, high = run["ratio_quartiles"]
+        middle = f"{run['ratio_median']:.3f}, median of {run['pairs']} pairs"
+        lines.append(f"| {run['threads']} | {middle} | {low:.3f} to {high:.3f} |")
+    memory = record["memory"]
+    steps, first, growth = memory["steps"], memory["unread_frames"], memory["growth_bytes"]
+    said = f"Over {steps:,} steps that nobody reads, after the first {first}, tensors grow by {growth} bytes."
+    return "\n".join([*lines, "", said])
+
+
 def main() -> None:
-    """Measure, print, record."""
+    """Measure, print, record; or print the record as a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--table", action="store_true", help="print the record as Markdown, and measure nothing")
     args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(args.record.read_text())))
+        return
     torch.manual_seed(0)
     record = {
         "command": "python benchmarks/host_overhead.py",

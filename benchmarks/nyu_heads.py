@@ -1,7 +1,7 @@
 """Train heads on one real frozen tower with NYU depth, and record how well each does.
 
     python benchmarks/nyu_heads.py --nyu DIR --weights deit_tiny_timm.safetensors --runs DIR [--rows tap-mixer …]
-    python benchmarks/nyu_heads.py --table    (the table of README, from the record)
+    python benchmarks/nyu_heads.py --table    (the table of benchmarks/README.md, from the record)
 
 The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; the depth is the 8-bit in-filled NYU labelled set; the
 best epoch is chosen on the images that the figures are of. A run that is already in --runs is evaluated, not trained

@@ -99,7 +99,7 @@ def measured(host: nn.Module, head: DepthHead, side: int, cameras: int, rounds: 
 
 
 def table(record: dict[str, Any]) -> str:
-    """That of examples/README.md."""
+    """The page's: one row for each number of cameras."""
     lines = ["| cameras | step without depth | " + " | ".join(WAYS) + " |", "|---|---|" + "---|" * len(WAYS)]
     for cameras in CAMERAS:
         rows = {row["way"]: row for row in record["rows"] if row["cameras"] == cameras}
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--table", action="store_true", help="print the guide's table of the record, measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the record as Markdown, and measure nothing")
     args = parser.parse_args()
     if args.table:
         print(table(json.loads(args.record.read_text())))

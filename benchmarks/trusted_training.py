@@ -4,7 +4,7 @@
     python benchmarks/trusted_training.py memory                     features of 10,000 images, peak memory on the way
     python benchmarks/trusted_training.py cached --nyu DIR --weights deit_tiny_timm.safetensors --runs DIR
     python benchmarks/trusted_training.py speed --nyu DIR --weights deit_tiny_timm.safetensors
-    python benchmarks/trusted_training.py --table                    (the table of README, from the record)
+    python benchmarks/trusted_training.py --table    (the table of benchmarks/README.md, from the record)
 
 `cached` trains one head three times, on features kept as float16, as int8, and made by the tower at every step, and
 then scores each head with the live host. `speed` times the steps of all three in turn. The tower is an
@@ -222,7 +222,7 @@ def _steps(host: nn.Module, samples: DepthSource, folder: Path, features: str) -
 
 
 def table(record: dict[str, Any]) -> str:
-    """The figures as the README shows them."""
+    """The figures as benchmarks/README.md shows them."""
     killed, grown, ways, speeds = (record[name]["found"] for name in MEASURES)
     live = ways["none"]
     rows = [

@@ -3,7 +3,7 @@
     python benchmarks/version_matrix.py            (`make test-matrix`)
     python benchmarks/version_matrix.py --rows lowest newest
     python benchmarks/version_matrix.py --rows lerobot-0.6    (`make test-lerobot`)
-    python benchmarks/version_matrix.py --table    (the tables of README and adapters/README, from the record)
+    python benchmarks/version_matrix.py --table    (the tables of benchmarks/ and adapters/README.md)
 
 LeRobot has pins of its own, its torch among them, and so rows of its own. Every row runs the whole suite but for slow
 tests: a fault of one version of torch shows wherever the suite looks.
@@ -34,9 +34,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results" / "version_matrix.json"
-TEST_TOOLS = ("pytest>=8", "hypothesis>=6.90", "peft>=0.10", "tensorboard>=2.14", "pip>=23.1", "hatchling>=1.27")
+TEST_TOOLS = (
+    "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.90", "peft>=0.10", "tensorboard>=2.14", "pip>=23.1",
+    "hatchling>=1.27",
+)  # fmt: skip
 SUITE = "tests"
-QUICK = ("-m", "not slow")  # slow tests are of figures and examples, which no version of a library changes
+QUICK = (
+    "-m",
+    "not slow",
+    "-n",
+    "auto",
+)  # slow tests are of figures and examples, which no version of a library changes
 COLUMNS = ("torch", "transformers", "timm", "open_clip_torch", "numpy")
 OTHERS = ("torchvision", "einops", "accelerate", "huggingface_hub", "safetensors", "tokenizers", "pillow", "tqdm")
 OTHERS_TOO = ("typing_extensions", "peft", "pytest", "hypothesis", "lerobot")

@@ -1,36 +1,16 @@
-"""What the README says of training is the record, and the record keeps the promises."""
+"""The record of what training can be trusted with keeps the promises."""
 
 from __future__ import annotations
 
-import importlib
-import re
-from pathlib import Path
-from types import ModuleType
-
 import pytest
+import trusted_training
 
 from spaceclip_plugin._files import read_json_object
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def trusted_training() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        return importlib.import_module("trusted_training")
-
-
-@pytest.fixture(scope="module")
-def record(trusted_training: ModuleType) -> dict:
+def record() -> dict:
     return read_json_object(trusted_training.RECORD)
-
-
-def test_the_readme_shows_it(trusted_training: ModuleType, record: dict) -> None:
-    shown = re.findall(
-        r"<!-- trusted-training -->\n(.*?)\n<!-- /trusted-training -->", (ROOT / "README.md").read_text(), re.S
-    )
-    assert shown == [trusted_training.table(record)], "python benchmarks/trusted_training.py --table"
 
 
 def test_no_kill_left_an_unreadable_checkpoint(record: dict) -> None:

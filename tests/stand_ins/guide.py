@@ -16,7 +16,7 @@ PIP = """#!{python}
 import re, sys
 from importlib.metadata import metadata
 
-for extra in re.findall(r"spaceclip-plugin\\[([^\\]]*)\\]", " ".join(sys.argv[1:])):
+for extra in re.findall(r"(?:spaceclip-plugin|\\.)\\[([^\\]]*)\\]", " ".join(sys.argv[1:])):
     for name in extra.split(","):
         if name not in metadata("spaceclip-plugin").get_all("Provides-Extra"):
             sys.exit(f"spaceclip-plugin has no extra {{name}}")
@@ -39,8 +39,11 @@ def blocks(guide: Path) -> list[Block]:
     return [Block(match[1], match[2], text[: match.start(2)].count("\n") + 1) for match in found]
 
 
-def run_guide(guide: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every block of a guide in `folder`, where the test has laid what the reader is said to have."""
+def run_guide(guide: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **names: object) -> None:
+    """Run every block of a guide in `folder`, where the test has laid what the reader is said to have.
+
+    Python blocks find `names`, what a reader has in a session of their own.
+    """
     tools = folder / ".tools"
     tools.mkdir(parents=True)
     (tools / "pip").write_text(PIP.format(python=sys.executable))
@@ -53,7 +56,7 @@ def run_guide(guide: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "OMP_NUM_THREADS": "1",
     }
     monkeypatch.chdir(folder)
-    session: dict[str, object] = {"__name__": "guide"}
+    session: dict[str, object] = {"__name__": "guide", **names}
     for block in blocks(guide):
         if block.language == "python":
             exec(compile("\n" * (block.line - 1) + block.text, str(guide), "exec"), session)

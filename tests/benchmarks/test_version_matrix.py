@@ -1,18 +1,16 @@
-"""The version matrix: what it reads, records and says, without building an environment; and the README's table."""
+"""The version matrix: what it reads, records and says, without building an environment."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from packaging.version import Version
+import version_matrix as matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,17 +32,6 @@ E   ImportError: cannot import name 'CLIP' from 'open_clip' (/opt/envs/x/open_cl
   </testcase>
 </testsuite></testsuites>
 """
-
-
-@pytest.fixture(scope="module")
-def matrix() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("version_matrix", ROOT / "benchmarks" / "version_matrix.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def recorded(name: str, source: str | None = "a" * 16, **more: Any) -> dict[str, Any]:
@@ -69,7 +56,7 @@ def fake_pytest(folder: Path, *, code: int, junit: str | None, output: str = "")
 
 
 class TestJunit:
-    def test_counts_names_and_first_lines(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_counts_names_and_first_lines(self, tmp_path: Path) -> None:
         (tmp_path / "junit.xml").write_text(JUNIT)
         assert matrix.read_junit(tmp_path / "junit.xml") == {
             "passed": 2,
@@ -87,7 +74,7 @@ class TestJunit:
             ],
         }
 
-    def test_of_the_installed_pytest(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_of_the_installed_pytest(self, tmp_path: Path) -> None:
         (tmp_path / "test_x.py").write_text(
             "import pytest\n"
             "def test_good(): pass\n"
@@ -118,24 +105,24 @@ class TestJunit:
             ("2/3 of tests/a/b.py, 1 / 2 and a/b", "2/3 of tests/a/b.py, 1 / 2 and a/b"),
         ],
     )
-    def test_no_folder_or_address_of_the_machine(self, matrix: ModuleType, text: str, shown: str) -> None:
+    def test_no_folder_or_address_of_the_machine(self, text: str, shown: str) -> None:
         assert matrix.without_paths(text) == shown
 
 
 class TestRunningTests:
-    def run(self, matrix: ModuleType, python: Path, **row: Any) -> dict[str, Any]:
+    def run(self, python: Path, **row: Any) -> dict[str, Any]:
         found: dict[str, Any] = matrix.run_tests(python, matrix.Row("x", "3.12", (), **row))
         assert found.pop("seconds") >= 0
         return found
 
-    def test_passed(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_passed(self, tmp_path: Path) -> None:
         junit = '<testsuite><testcase classname="a" name="b"/></testsuite>'
-        found = self.run(matrix, fake_pytest(tmp_path, code=0, junit=junit))
+        found = self.run(fake_pytest(tmp_path, code=0, junit=junit))
         assert found.pop("contracts") == {}
         assert found == {"result": "passed", "passed": 1, "failed": 0, "skipped": 0, "failures": []}
 
-    def test_failed(self, matrix: ModuleType, tmp_path: Path) -> None:
-        found = self.run(matrix, fake_pytest(tmp_path, code=1, junit=JUNIT))
+    def test_failed(self, tmp_path: Path) -> None:
+        found = self.run(fake_pytest(tmp_path, code=1, junit=JUNIT))
         assert (found["result"], found["failed"]) == ("failed", 2)
 
     @pytest.mark.parametrize(
@@ -148,15 +135,15 @@ class TestRunningTests:
         ids=["crash", "half a report", "no tests"],
     )
     def test_an_end_without_results_is_a_failure(
-        self, matrix: ModuleType, tmp_path: Path, code: int, junit: str | None, output: str, reason: str
+        self, tmp_path: Path, code: int, junit: str | None, output: str, reason: str
     ) -> None:
-        found = self.run(matrix, fake_pytest(tmp_path, code=code % 256, junit=junit, output=output))
+        found = self.run(fake_pytest(tmp_path, code=code % 256, junit=junit, output=output))
         assert found["result"] == "failed"
         assert found["failures"] == [{"test": "pytest", "reason": reason}]
 
     @pytest.mark.parametrize("strict", [True, False])
-    def test_one_thread_and_warnings(self, matrix: ModuleType, tmp_path: Path, strict: bool) -> None:
-        self.run(matrix, fake_pytest(tmp_path, code=0, junit=JUNIT), tests="tests/head", strict=strict)
+    def test_one_thread_and_warnings(self, tmp_path: Path, strict: bool) -> None:
+        self.run(fake_pytest(tmp_path, code=0, junit=JUNIT), tests="tests/head", strict=strict)
         *argv, threads = json.loads((tmp_path / "argv").read_text())
         assert threads == "1"
         assert argv[1:6] == ["-m", "pytest", "tests/head", "-m", "not slow"]
@@ -164,14 +151,14 @@ class TestRunningTests:
 
 
 class TestEnvironments:
-    def test_a_missing_python_is_not_run_and_not_passed(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_a_missing_python_is_not_run_and_not_passed(self, tmp_path: Path) -> None:
         result = matrix.run_row(matrix.Row("x", "3.99", ()), tmp_path / "x", tmp_path / "r.json", fresh=False)
         assert (result["result"], result["reason"]) == ("not run", "no Python 3.99 on this machine")
         assert "versions" not in result
         assert not (tmp_path / "x").exists()
 
     def test_this_python_is_found_whatever_else_is_on_the_path(
-        self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         version = "{}.{}".format(*sys.version_info)
         shim = tmp_path / f"python{version}"
@@ -183,7 +170,7 @@ class TestEnvironments:
         with pytest.raises(matrix.CannotRunError):
             matrix.find_python(version)
 
-    def test_pyenv_is_searched(self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pyenv_is_searched(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
         monkeypatch.setenv("PATH", "")
         for patch in ("3.98.2", "3.9.1"):
@@ -193,7 +180,7 @@ class TestEnvironments:
         assert found == [str(tmp_path / "versions" / "3.98.2" / "bin" / "python3.98")]
 
     @pytest.fixture
-    def commands(self, matrix: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    def commands(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         """Commands that would be called; those that make an environment leave a folder that looks like one."""
         called: list[list[str]] = []
 
@@ -214,7 +201,7 @@ class TestEnvironments:
         return called
 
     def test_with_uv_and_local_wheels(
-        self, matrix: ModuleType, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PIP_FIND_LINKS", "/wheels")
         python = matrix.make_environment(matrix.Row("x", "3.12", ("torch==2.6.0",)), tmp_path / "x", fresh=False)
@@ -224,9 +211,7 @@ class TestEnvironments:
         assert install[:7] == ["/bin/uv", "pip", "install", "--python", str(python), "--quiet", "torch==2.6.0"]
         assert install[-3:] == ["-e", str(ROOT), "UV_FIND_LINKS=/wheels"]
 
-    def test_without_uv(
-        self, matrix: ModuleType, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_uv(self, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(matrix.shutil, "which", lambda _name: None)
         python = matrix.make_environment(matrix.Row("x", "3.12", ()), tmp_path / "x", fresh=False)
         make, install = commands
@@ -234,7 +219,7 @@ class TestEnvironments:
         assert install[:4] == [str(python), "-m", "pip", "install"]
 
     def test_used_again_until_something_changes(
-        self, matrix: ModuleType, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(matrix, "ROOT", tmp_path)
         project = tmp_path / "pyproject.toml"
@@ -256,9 +241,7 @@ class TestEnvironments:
         assert steps(other) == ["pip"]
         assert steps(other) == []
 
-    def test_a_folder_that_is_no_environment_is_left_alone(
-        self, matrix: ModuleType, tmp_path: Path, commands: list[list[str]]
-    ) -> None:
+    def test_a_folder_that_is_no_environment_is_left_alone(self, tmp_path: Path, commands: list[list[str]]) -> None:
         (tmp_path / "precious").touch()
         with pytest.raises(FileExistsError):  # of the stand-in: uv and venv have their own say
             matrix.make_environment(matrix.Row("x", "3.12", ()), tmp_path, fresh=True)
@@ -266,7 +249,7 @@ class TestEnvironments:
         assert len(commands) == 1
 
     @pytest.mark.usefixtures("commands")
-    def test_packages_that_cannot_be_installed(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_packages_that_cannot_be_installed(self, tmp_path: Path) -> None:
         row = matrix.Row("x", "3.12", ("no-such-package",))
         with pytest.raises(matrix.CannotRunError) as raised:
             matrix.make_environment(row, tmp_path / "x", fresh=False)
@@ -277,7 +260,7 @@ class TestEnvironments:
 
 
 class TestRecord:
-    def test_rows_of_before_stay_only_with_the_same_sources(self, matrix: ModuleType) -> None:
+    def test_rows_of_before_stay_only_with_the_same_sources(self) -> None:
         lowest, middle, newest = "lowest", "transformers-5.0", "newest"
         earlier = [recorded(newest), recorded(middle, "b" * 16), recorded(lowest, passed=1), recorded("gone")]
         merged = matrix.merged(earlier, [recorded(lowest, passed=2)])
@@ -295,7 +278,7 @@ class TestRecord:
         ],
     )
     def test_exit_code_and_file(
-        self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: list[str], code: int
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: list[str], code: int
     ) -> None:
         outcomes = iter(results)
         monkeypatch.setattr(
@@ -310,7 +293,7 @@ class TestRecord:
         assert [file.name for file in path.parent.iterdir()] == ["record.json"]
 
     def test_rows_that_ended_before_an_interruption_are_recorded(
-        self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run_row(row: Any, *_: Any, **__: Any) -> dict[str, Any]:
             if row.name != "lowest":
@@ -322,7 +305,7 @@ class TestRecord:
             matrix.main(["--record", str(tmp_path / "record.json"), "--envs", str(tmp_path)])
         assert [row["row"] for row in json.loads((tmp_path / "record.json").read_text())["rows"]] == ["lowest"]
 
-    def test_commit_and_changes(self, matrix: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_commit_and_changes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(matrix, "ROOT", tmp_path)
         record = tmp_path / "record.json"
         assert matrix.source_state(record) == {"commit": None, "dirty": None, "source": None}
@@ -350,7 +333,7 @@ class TestRecord:
 
 
 class TestTable:
-    def test_cells(self, matrix: ModuleType) -> None:
+    def test_cells(self) -> None:
         reasons = ("once", "a | b", "a | b", "c", "d", "e")
         failures = [{"test": f"tests.test_a::test_{i}[x|y]", "reason": reason} for i, reason in enumerate(reasons)]
         rows = [
@@ -368,31 +351,14 @@ class TestTable:
             "| newest | – | – | – | – | – | – | the whole suite | not run | no Python 3.13 here |",
         ]
 
-    def test_options(self, matrix: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_options(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "r.json").write_text(json.dumps({"rows": [recorded("newest")]}))
         assert matrix.main(["--table", "--record", str(tmp_path / "r.json")]) == 0
         assert "| newest | 3.12.1 | 2.6.0 |" in capsys.readouterr().out
         assert matrix.main(["--list"]) == 0
         assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [r.name for r in matrix.ROWS]
 
-    def test_the_readme_shows_the_record(self, matrix: ModuleType) -> None:
-        if not matrix.RECORD.is_file():
-            pytest.skip("no recorded version matrix yet: make test-matrix")
-        shown = re.findall(
-            r"<!-- version-matrix -->\n(.*?)\n<!-- /version-matrix -->", (ROOT / "README.md").read_text(), re.DOTALL
-        )
-        recorded_table = matrix.table(json.loads(matrix.RECORD.read_text()))
-        assert [text.strip() for text in shown] == [recorded_table], "python benchmarks/version_matrix.py --table"
-
-    def test_the_adapters_page_shows_every_host(self, matrix: ModuleType) -> None:
-        if not matrix.RECORD.is_file():
-            pytest.skip("no recorded version matrix yet: make test-matrix")
-        page = (ROOT / "adapters" / "README.md").read_text()
-        shown = re.findall(r"<!-- contracts -->\n(.*?)\n<!-- /contracts -->", page, re.DOTALL)
-        recorded_table = matrix.contract_table(json.loads(matrix.RECORD.read_text()))
-        assert [text.strip() for text in shown] == [recorded_table], "python benchmarks/version_matrix.py --table"
-
-    def test_contracts_by_host(self, matrix: ModuleType, tmp_path: Path) -> None:
+    def test_contracts_by_host(self, tmp_path: Path) -> None:
         def case(module: str, name: str, inside: str = "") -> str:
             return f'<testcase classname="{module}" name="{name}">{inside}</testcase>'
 
@@ -426,37 +392,3 @@ class TestTable:
             "| clip-wide | `Model` | `Eye` | `clip` | – | ✗ 1 |",
             "| pair | `Model` | `Eye` | `clip` | – | ✓ |",
         ]
-
-
-class TestRows:
-    def test_the_lowest_row_is_what_pyproject_promises(self, matrix: ModuleType) -> None:
-        project = (ROOT / "pyproject.toml").read_text()
-        [dependencies] = re.findall(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
-        bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', dependencies))
-        lowest = matrix.ROWS[0]
-        pins = dict(pin.split("==") for pin in lowest.pins)
-        assert bounds.keys() == pins.keys() - {"peft"}
-        for name, bound in bounds.items():
-            promised, tested = Version(bound).release, Version(pins[name]).release
-            assert tested[: len(promised)] == promised, f"{name}: {bound} promised, {pins[name]} tested"
-        assert f'requires-python = ">={lowest.python}"' in project
-
-    def test_the_test_tools_are_those_of_pyproject(self, matrix: ModuleType) -> None:
-        [dev] = re.findall(r"^dev = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
-        tools = [tool for tool in re.findall(r'"([^"]+)"', dev) if not tool.startswith(("ruff", "mypy", "rosbags"))]
-        assert list(matrix.TEST_TOOLS) == tools
-
-    def test_every_row_runs_the_whole_suite(self, matrix: ModuleType) -> None:
-        assert {row.tests for row in matrix.ROWS} == {"tests"}
-        assert {row.name for row in matrix.ROWS} >= {"lowest", "newest", "lerobot-0.4", "lerobot-0.6"}
-
-    def test_names_and_order(self, matrix: ModuleType) -> None:
-        rows = [row for row in matrix.ROWS if not row.name.startswith("lerobot")]
-        names = [row.name for row in rows]
-        assert (names[0], names[-1]) == ("lowest", "newest")
-        assert len({row.name for row in matrix.ROWS}) == len(matrix.ROWS)
-        assert rows[-1].pins == ()
-        assert rows[-1].strict
-        series = [Version(dict(pin.split("==") for pin in row.pins)["transformers"]) for row in rows[1:-1]]
-        assert [f"transformers-{version.major}.{version.minor}" for version in series] == names[1:-1]
-        assert series == sorted(series)
