@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-matrix test-lerobot check setup clean
+.PHONY: demo test test-all test-matrix test-lerobot check setup clean
 
 demo: setup
 	$(BIN)/spaceclip demo
 
+# Lint, types, and the tests that take less than a second each; then all the others.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" -n auto
+
+test-all: test
+	$(BIN)/python -m pytest -m slow -n auto
 
 # The oldest, the newest and some versions in between of every library; see benchmarks/version_matrix.py.
 test-matrix:
