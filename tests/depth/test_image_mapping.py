@@ -238,7 +238,7 @@ class TestProperties:
     @settings(max_examples=100, deadline=None)
     def test_what_is_shown_lies_in_the_camera_image(self, mapping: ImageMapping) -> None:
         uv = mapping.camera_pixels(centres(mapping.tower_hw))
-        wide = torch.tensor([mapping.camera_hw[1], mapping.camera_hw[0]])
+        wide = torch.tensor([mapping.camera_hw[1], mapping.camera_hw[0]], dtype=torch.float64)
         surely, perhaps = (((uv > -e) & (uv < wide + e)).all(dim=-1) for e in (-1e-6, 1e-6))  # a centre on the border
         shown = mapping.valid_tower_pixels()
         assert not (surely & ~shown).any()

@@ -27,7 +27,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def test_an_example_runs(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(path.read_text().splitlines()) < 60
     if "lerobot" in path.name:
-        pytest.skip("run by tests/lerobot, with LeRobot and the packages it names installed: make test-lerobot")
+        pytest.skip("run by tests/bridges/lerobot, with LeRobot and the packages it names installed: make test-lerobot")
     if "mujoco" in path.name:
         drawn_by_mujoco()
     monkeypatch.setattr(sys, "argv", [path.name, *EPISODES.get(path.name, [])])
