@@ -148,7 +148,7 @@ class FrameRecorder:
         fault, self._fault = self._fault, None
         unseen, self._ran_unseen = self._ran_unseen, False
         alive = {thread.ident for thread in threading.enumerate()}
-        for ended in [thread for thread in self._newest if thread not in alive]:
+        for ended in [thread for thread in list(self._newest) if thread not in alive]:
             self._newest.pop(ended, None)  # its last frame will not be completed any more
         frames: list[RawFrame] = []
         running: list[RawFrame] = []
