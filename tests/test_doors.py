@@ -95,6 +95,7 @@ def test_calls_take_few_parameters_and_no_others(at: str, name: str) -> None:
         assert len(parameters) <= MOST_PARAMETERS, called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "name"), NAMES)
 def test_a_name_is_documented_by_an_example_that_runs(at: str, name: str, tmp_path: Path) -> None:
     value = getattr(door(at), name)

@@ -124,6 +124,7 @@ def test_a_file_is_one_idea_and_says_which(module: str) -> None:
     assert ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_declared() -> None:
     """Every library that the packages import is a dependency, or one of an extra."""
     declared = {Requirement(line).name.lower().replace("-", "_") for line in _requirements()}

@@ -90,6 +90,7 @@ class TestImports:
     def test_the_errors_need_no_torch(self) -> None:
         assert not modules_after("from spaceclip_plugin import SpaceClipError") & {*HEAVY, "torch", "numpy"}
 
+    @pytest.mark.slow
     def test_attaching_needs_torch_and_no_backbone_library(self) -> None:
         found = modules_after("import spaceclip_plugin.attach")
         assert "torch" in found

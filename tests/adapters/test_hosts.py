@@ -80,6 +80,7 @@ class TestRandomWeights:
 
 
 class TestAnotherImageSize:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch16_siglip_224"])
     def test_timm_interpolates_positions_and_keeps_all_else(self, name: str, tmp_path: Path) -> None:
         square = hosts.load_timm(name, random=True)

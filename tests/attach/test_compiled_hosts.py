@@ -108,6 +108,7 @@ class TestRegional:
 class TestWhole:
     """The host compiled as a whole: the graph breaks where a frame starts, and bits may differ; `verify` measures."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", BACKENDS)
     @pytest.mark.parametrize("compiled", WHOLE)
     def test_every_call_gives_its_frame(
@@ -125,6 +126,7 @@ class TestWhole:
         for frame, expected in zip(frames, eager, strict=True):
             torch.testing.assert_close(frame.depth_m, expected.depth_m, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_calls_settle(self, host: nn.Module, head: DepthHead) -> None:
         with torch.no_grad(), attach_depth_head(host, head) as depth:
             call = wrapped(host)
@@ -136,6 +138,7 @@ class TestWhole:
                 depth.read() if seed % 2 else depth.step()
             assert graphs() == settled
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compiled", WHOLE)
     def test_attaching_and_detaching_after_the_first_compiled_call(
         self, host: nn.Module, head: DepthHead, compiled: Callable[..., Any]
@@ -152,6 +155,7 @@ class TestWhole:
         torch.testing.assert_close(tapped, plain)
         assert hook_count(host) == hooks
 
+    @pytest.mark.slow
     def test_verify_measures_a_compiled_host(self, host: nn.Module, head: DepthHead) -> None:
         host.compile(backend="aot_eager")
         with attach_depth_head(host, head) as depth:
@@ -170,6 +174,7 @@ class TestWhole:
 class TestExport:
     """An exported program holds no taps, and exporting leaves no frame behind."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("strict", [False, True])
     def test_exporting_an_attached_host(self, host: nn.Module, head: DepthHead, strict: bool) -> None:
         if strict and not hasattr(torch.compiler, "is_exporting"):

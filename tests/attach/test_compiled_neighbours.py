@@ -100,6 +100,7 @@ def come_and_go(host: nn.Module, head: DepthHead, call: Callable[[Tensor], Any])
 @spared
 @pytest.mark.parametrize("compiled", [whole, blocks, a_function_around])
 class TestNeighbours:
+    @pytest.mark.slow
     def test_an_unrelated_function_is_compiled_once(
         self, host: nn.Module, head: DepthHead, compiled: Callable[..., Any]
     ) -> None:
@@ -114,6 +115,7 @@ class TestNeighbours:
                     unrelated(torch.ones(3))
                 assert counted.compilations == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shares_the_backend", [False, True])
     def test_a_module_of_the_class_of_its_blocks_is_compiled_once(
         self, host: nn.Module, head: DepthHead, compiled: Callable[..., Any], shares_the_backend: bool
@@ -134,6 +136,7 @@ class TestNeighbours:
                 sibling(tokens, **required)
                 assert counted.compilations == before
 
+    @pytest.mark.slow
     def test_the_code_without_taps_is_taken_up_again(
         self, host: nn.Module, head: DepthHead, compiled: Callable[..., Any]
     ) -> None:
@@ -150,6 +153,7 @@ class TestNeighbours:
             assert counted.compilations == settled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [whole, blocks, a_function_around])
 def test_attaching_again_and_again_gives_depth_every_time(
     host: nn.Module, head: DepthHead, compiled: Callable[..., Any]
@@ -170,6 +174,7 @@ def test_attaching_again_and_again_gives_depth_every_time(
     assert not SPARES or counted.compilations - before <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", ["a bound method", "a partial", "a function"])
 def test_an_entry_with_a_forward_of_its_own_keeps_it(host: nn.Module, head: DepthHead, own: str) -> None:
     entry = embeddings(host).patch_embedding
@@ -192,6 +197,7 @@ def test_an_entry_with_a_forward_of_its_own_keeps_it(host: nn.Module, head: Dept
         assert entry.__dict__["forward"] is forwards[own]
 
 
+@pytest.mark.slow
 def test_the_host_is_as_it_was(host: nn.Module, head: DepthHead) -> None:
     before = [set(module.__dict__) for module in host.modules()]
     call = a_function_around(host, Counted())
@@ -208,6 +214,7 @@ def test_an_eager_host_is_not_marked(host: nn.Module, head: DepthHead) -> None:
         assert [set(module.__dict__) for module in host.modules()] == before
 
 
+@pytest.mark.slow
 def test_where_one_module_cannot_be_spared_it_is_said(
     host: nn.Module, head: DepthHead, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

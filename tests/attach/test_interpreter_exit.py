@@ -32,6 +32,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["eager", "compiled", "compiled, in a cycle", "idle reader", "busy reader"])
 def test_nothing_is_said_at_exit(how: str) -> None:
     script = SCRIPT.format(tests=str(Path(__file__).parents[1] / "stand_ins"), how=how)

@@ -65,6 +65,7 @@ class TestLanguageOnly:
 
 @BOTH_ORDERS
 class TestAllLinear:
+    @pytest.mark.slow
     def test_the_depth_is_read_from_the_adapted_tower(self, order: str) -> None:
         never = adapted(llava_host(), "all-linear")
         host = llava_host() if order == BEFORE else adapted(llava_host(), "all-linear")

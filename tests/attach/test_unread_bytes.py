@@ -43,6 +43,7 @@ def test_the_number_bounds_too(host: nn.Module, head: DepthHead) -> None:
         assert (depth.unread, depth.dropped) == (2, 6)
 
 
+@pytest.mark.slow
 def test_frames_of_large_images_stay_within_the_bound() -> None:
     """4096 patches an image, as a Qwen-VL makes of a megapixel."""
     large = clip_host(image_size=512)

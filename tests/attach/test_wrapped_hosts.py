@@ -157,6 +157,7 @@ class TestDiscovery:
         [expected] = registry.find_towers(llava_host(), adapter="structural")
         assert without_wrappers(tower.spec) == expected.spec
 
+    @pytest.mark.slow
     def test_a_fresh_head_is_sized_as_for_the_plain_host(self, wrap: Wrapping) -> None:
         host = wrap(llava_host())
         with attach_depth_head(host) as depth:

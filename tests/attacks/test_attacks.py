@@ -81,6 +81,7 @@ class TestEveryAttack:
         assert found["longest_message"] < 900
 
 
+@pytest.mark.slow
 @linux
 def test_a_reader_with_any_fault_is_found_out() -> None:
     assert said_by("faulty_reader.py") == {
@@ -171,7 +172,7 @@ class TestWhileItIsRead:
         with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
             DepthHead.from_pretrained(folder)
 
-    @pytest.mark.parametrize("name", ["_read_header", "_check_kinds"])
+    @pytest.mark.parametrize("name", ["_read_header", "check_kinds"])
     def test_weights_that_vanish_once_the_header_is_read(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
@@ -239,6 +240,7 @@ class TestAnyBytes:
         max_size=5,
     ).map(lambda header: json.dumps(header).encode())
 
+    @pytest.mark.slow
     @settings(max_examples=300, deadline=None)
     @given(raw=st.binary(max_size=200) | headers, data=st.binary(max_size=40), is_told=st.booleans())
     def test_are_no_weights(self, any_path: Path, raw: bytes, data: bytes, is_told: bool) -> None:

@@ -45,6 +45,7 @@ def tiny() -> dict[str, Any]:
     return cost.measured(world, device="cpu", rounds=2, threads=[1], training_rounds=2, **quick)
 
 
+@pytest.mark.slow
 class TestOnATinyHost:
     def test_the_record_is_whole(self, tiny: dict[str, Any]) -> None:
         check(json.loads(json.dumps(tiny, allow_nan=False)))
@@ -143,6 +144,7 @@ class TestCommand:
         assert cost.arguments([]).record == cost.RECORD
         assert cost.arguments(["--host", "siglip-so400m"]).record.name == "depth_cost_siglip-so400m_cpu.json"
 
+    @pytest.mark.slow
     def test_table(self, tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "r.json").write_text(json.dumps(tiny))
         cost.main(["--table", "--record", str(tmp_path / "r.json")])

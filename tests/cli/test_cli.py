@@ -226,6 +226,7 @@ class TestConvert:
 
 
 class TestDemo:
+    @pytest.mark.slow
     def test_the_rover(self, run: Run, tmp_path: Path) -> None:
         code, out, _ = run("demo", "--arenas", 1, "--out", tmp_path / "demo", "--json")
         assert code == 0
@@ -245,6 +246,7 @@ class TestDemo:
         assert f"AbsRel {result['predicted']['abs_rel']:.3f}" in out
         assert "actions with and without taps: the same bits" in out
 
+    @pytest.mark.slow
     def test_training(self, run: Run, tmp_path: Path) -> None:
         argv = ["--train", "--scenes", 16, "--unseen", 4, "--epochs", 1, "--out", tmp_path / "demo"]
         code, out, _ = run("demo", *argv, "--json")

@@ -37,6 +37,7 @@ def head(tmp_path: Path) -> Path:
     return saved(tmp_path / "head", "space-clip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "context"), [("space-clip", {"context": ["batch", 8]}), ("tap-mixer", {})])
 def test_json_has_all_of_it(
     architecture: str, context: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -58,6 +59,7 @@ def test_json_has_all_of_it(
     assert all(case["difference_m"] <= case["allowed_m"] for case in data["comparisons"])
 
 
+@pytest.mark.slow
 def test_the_text(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "head.onnx"
     assert main(["export", str(head), "--out", str(out), "--size", "30", "40", "--grid", "2", "2"]) == 0

@@ -39,6 +39,7 @@ def test_an_interruption(predict: Run, tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "all.mcap").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_a_kill(head: Path, predict: Run, tmp_path: Path) -> None:
     """A process that nothing tells that it ends: what it left is whole, or hidden and nobody's photo."""

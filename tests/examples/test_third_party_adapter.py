@@ -57,6 +57,7 @@ def run(environment: dict[str, str], *argv: str) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, *argv], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_is_found_by_its_entry_point(environment: dict[str, str]) -> None:
     done = run(environment, "-m", "spaceclip_plugin.cli", "inspect", "python:lab_eye_adapter.model:build", "--json")
     assert done.returncode == 0, done.stderr
@@ -64,6 +65,7 @@ def test_it_is_found_by_its_entry_point(environment: dict[str, str]) -> None:
     assert (tower["adapter"], tower["blocks"], tower["grid_hw"]) == ("lab-eye", 4, [4, 4])
 
 
+@pytest.mark.slow
 def test_it_reads_what_structure_alone_would_not(environment: dict[str, str]) -> None:
     done = run(environment, "-c", CHECK)
     assert done.returncode == 0, done.stderr

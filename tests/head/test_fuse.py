@@ -220,6 +220,7 @@ class TestAHeadLikeAnyOther:
         assert module_digest(other) == module_digest(fused)
         assert_same_output(other, head)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(
         Version(torch.__version__) < Version("2.6"),
         reason="the compiler of torch 2.2 cannot resize a line to a size that it keeps as a symbol",

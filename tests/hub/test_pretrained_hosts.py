@@ -100,6 +100,7 @@ class TestTimm:
         assert_weights(load_timm(name), state)
         assert f"{name}.{default.tag}" in caplog.text
 
+    @pytest.mark.slow
     def test_at_another_image_size(self, hub: LocalHub, trained: dict[str, Tensor]) -> None:
         hub.commit(TIMM_REPO, {"model.safetensors": save(trained)})
         host = load_host(f"timm:{TIMM_NAME}", image_hw=(96, 128))

@@ -219,6 +219,7 @@ class TestByItsId:
                 depths.append(frame.depth_m)
         assert torch.equal(*depths)
 
+    @pytest.mark.slow
     def test_verify_in_a_process_of_its_own(self, hub: LocalHub, tmp_path: Path) -> None:
         """The settings come from the environment, as they do for everybody, and nothing is replaced in the client."""
         publish(hub, make_head(CONFIG))

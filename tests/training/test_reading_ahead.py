@@ -65,6 +65,7 @@ def broken(index: int) -> int:
     raise RuntimeError(f"item {index} is broken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_another_error_stays_what_it_is(workers: int) -> None:
     with pytest.raises(RuntimeError, match="item 0 is broken") as caught:
@@ -77,6 +78,7 @@ def test_workers_leave_signals_to_the_run(number: signal.Signals) -> None:
     assert list(read_ahead(killed_at(4, number), TWELVE, workers=2)) == list(range(12))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_where_its_item_is_asked_for() -> None:
     items = read_ahead(killed_at(1, signal.SIGKILL), TWELVE, workers=1)
     assert next(items) == 0
@@ -121,6 +123,7 @@ def test_workers_end_after_a_run_that_was_killed(number: signal.Signals) -> None
     assert not any(alive(worker) for worker in workers)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_run_that_still_holds_them() -> None:
     command = [sys.executable, HERE / "reading_run.py", "end"]
     run = subprocess.run(command, env=script_environment(), capture_output=True, timeout=120)

@@ -71,6 +71,7 @@ def gradients_on(head: DepthHead, cache: FeatureCache, indices: list[int]) -> di
     return {name: p.grad.clone() for name, p in head.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_every_step_is_that_of_a_loop_written_out(tmp_path: Path) -> None:
     head = tiny_mixer(tiny_host(), dropout=0.0)
     optimizer, cache, order = optimizer_for(head, RECIPE, tmp_path)
@@ -161,6 +162,7 @@ class TestAGradientThatIsNotFinite:
         for name, parameter in head.named_parameters():  # running statistics have seen the batch
             assert torch.equal(parameter, before["head"][name]), name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("step", [4, 5])  # within an epoch of six steps, and at its end
     def test_the_run_goes_on_from_a_sound_checkpoint(self, tmp_path: Path, step: int) -> None:
         def fit(out: Path, *, resume: bool = False) -> None:

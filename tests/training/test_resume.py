@@ -85,6 +85,7 @@ def test_stopped_at_any_step_of_two_epochs(tmp_path: Path, cache: str, workers: 
         assert json.loads((out / "run.json").read_text())["continued_at_step"] == (step - 1) // 2 * 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 def test_stopped_again_and_again(tmp_path: Path) -> None:
     fit(tmp_path / "whole")
@@ -95,6 +96,7 @@ def test_stopped_again_and_again(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / "whole", out)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 def test_dropout_is_drawn_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """The control: without the random state the bits would differ, so the equality above means something."""
@@ -107,6 +109,7 @@ def test_dropout_is_drawn_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert final(tmp_path / "whole").state != final(out).state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("step", [1, 8])
 def test_the_weights_a_head_is_given_do_not_matter_to_a_run_that_has_begun(tmp_path: Path, step: int) -> None:
@@ -125,6 +128,7 @@ def test_the_weights_a_head_is_given_do_not_matter_to_a_run_that_has_begun(tmp_p
     assert not head.training
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 def test_ctrl_c_saves_and_says_nothing_more(tmp_path: Path) -> None:
     fit(tmp_path / "whole")

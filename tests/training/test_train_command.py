@@ -313,6 +313,7 @@ def test_uncertainty_is_reported_from_training_to_evaluation(
     assert json.loads(capsys.readouterr().out)["coverage"] is None
 
 
+@pytest.mark.slow
 def test_a_head_without_uncertainty_says_nothing_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists = ["--data", str(write_list(tmp_path, 4, 0)), "--val", str(write_list(tmp_path, 1, 1))]
     argv = [*HOST, *lists, "--arch", "space-clip", "--recipe", "published", "--epochs", "1", "--out"]

@@ -99,6 +99,7 @@ def scores(out: str) -> dict[str, Any]:
     return {key: result[key] for key in ("validation", "test", "uncertainty", "best_epoch", "host_digest")}
 
 
+@pytest.mark.slow
 def test_a_config_a_run_its_config_and_the_same_run_again(run: Run, file: Path, tmp_path: Path) -> None:
     code, out, _ = run("--config", file, *HOST, "--out", tmp_path / "run", "--json")
     assert code == 0
@@ -120,6 +121,7 @@ def test_a_config_a_run_its_config_and_the_same_run_again(run: Run, file: Path, 
     assert (code, scores(out)) == (0, first)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(
     run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

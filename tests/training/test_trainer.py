@@ -138,6 +138,7 @@ def test_a_folder_with_anything_in_it_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == "mine too"
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_run(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     first, second = fit(tmp_path / "a"), fit(tmp_path / "b")
@@ -255,6 +256,7 @@ def test_a_loss_that_is_not_finite_names_its_images(tmp_path: Path) -> None:
         trainer.fit(scenes(8), scenes(2, seed=1), tmp_path / "out", trained_on="scenes", options=QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "tolerance"), [("fp16", 5e-4), ("int8", 1e-2)])
 def test_cached_features_train_as_live_ones_do(tmp_path: Path, cache: str, tolerance: float) -> None:
     for name in (cache, "none"):
@@ -279,6 +281,7 @@ def test_a_host_that_could_be_trained_is_not(tmp_path: Path) -> None:
     assert not any(module._forward_hooks for module in host.modules())
 
 
+@pytest.mark.slow
 def test_a_cache_of_many_runs_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECOMMENDED, epochs=1)
     first = fit(tmp_path / "one", recipe=recipe, cache=tmp_path / "caches")
@@ -290,6 +293,7 @@ def test_a_cache_of_many_runs_is_made_once(tmp_path: Path, monkeypatch: pytest.M
 
 
 class TestTheTestSource:
+    @pytest.mark.slow
     def test_it_is_looked_at_once(self, tmp_path: Path) -> None:
         host, test = tiny_host(), scenes(4, seed=9)
         result = fit(tmp_path / "out", host, test=test)
@@ -322,6 +326,7 @@ def test_the_settings_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "config.yaml").read_text() == "host: x\n"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_a_checkpoint_is_saved_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[DepthHead]:
 
 
 class TestTheFile:
+    @pytest.mark.slow
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("grid_hw", [(4, 4), (3, 5)])
     def test_gives_torchs_depth(self, exported: Exported, batch: int, grid_hw: tuple[int, int]) -> None:
@@ -138,6 +139,7 @@ class TestTheFile:
         allowed = TOLERANCE * expected.std() + ROUNDING * expected.max()
         assert np.abs(found - expected.numpy()).max() <= allowed
 
+    @pytest.mark.slow
     def test_nothing_of_its_example_is_in_it(self, exported: Exported) -> None:
         first, second = exported.features(1, (4, 4)), exported.features(1, (4, 4), seed=8)
         depths = [exported.run(first)]
@@ -151,6 +153,7 @@ class TestTheFile:
         least = 10 * exported.written.comparisons[0].allowed_m
         assert all(np.abs(depth - depths[0]).max() > least for depth in depths[1:])
 
+    @pytest.mark.slow
     def test_has_these_inputs_and_this_output(self, exported: Exported) -> None:
         head, written = exported.head, exported.written
         several = head.config.tap_widths is not None
@@ -166,6 +169,7 @@ class TestTheFile:
         assert [given.name for given in session.get_inputs()] == list(expected)
         assert [given.name for given in session.get_outputs()] == ["depth_m"]
 
+    @pytest.mark.slow
     def test_says_what_it_is(self, exported: Exported) -> None:
         model = onnx.load(exported.written.path)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -177,6 +181,7 @@ class TestTheFile:
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
         assert metadata["opset"] == str(OPSET) == str(exported.written.opset)
 
+    @pytest.mark.slow
     def test_is_small_and_private(self, exported: Exported) -> None:
         model = onnx.load(exported.written.path)
         assert not [value.name for value in model.graph.initializer if "auxiliary" in value.name]
@@ -187,6 +192,7 @@ class TestTheFile:
         assert exported.written.file_bytes == len(content)
         assert list(exported.written.path.parent.iterdir()) == [exported.written.path]
 
+    @pytest.mark.slow
     def test_was_compared(self, exported: Exported) -> None:
         comparisons = exported.written.comparisons
         assert [(case.batch, case.grid_hw) for case in comparisons] == [(1, (4, 4)), (3, (5, 4))]
@@ -194,6 +200,7 @@ class TestTheFile:
 
 
 class TestTheHead:
+    @pytest.mark.slow
     def test_stays_as_it_is(self, exported: Exported) -> None:
         assert all(exported.kept.values()), exported.kept
 
@@ -228,6 +235,7 @@ class TestAWrongFile:
         assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]
         assert (tmp_path / "head.onnx").read_bytes() == b"an older file"
 
+    @pytest.mark.slow
     def test_of_other_weights(self, tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(export, "_converted", lambda *_: onnx.load(exported.written.path))
         other = copy.deepcopy(exported.head)
@@ -282,6 +290,7 @@ class TestAWrongFile:
         with pytest.raises(ExportError, match=r"one depth everywhere"):
             export_onnx(dead, tmp_path / "head.onnx", output_hw=(8, 12), grid_hw=(2, 3))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("decide", "message"),
         [
@@ -303,6 +312,7 @@ class TestAWrongFile:
         with pytest.raises(ExportError, match=message):
             export_onnx(head, tmp_path / "head.onnx", patch_size=1)
 
+    @pytest.mark.slow
     def test_of_a_fixed_grid(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: Exported) -> None:
         model = onnx.load(exported.written.path)
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 5  # what the exporter does when in doubt

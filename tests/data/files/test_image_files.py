@@ -140,6 +140,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path, width: int, h
         read_rgb(tmp_path / "bomb8.png")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow may mention the damage before it gives up or goes on
 def test_random_corruption_gives_an_image_or_a_data_error(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)

@@ -343,6 +343,7 @@ def test_a_link_and_its_parent_are_not_mixed_up(tmp_path: Path) -> None:
     assert Path(resolved.path).resolve() == (tmp_path / "store" / "train.txt").resolve()
 
 
+@pytest.mark.slow
 def test_sources_do_not_import_lerobot() -> None:
     code = (
         "import sys; from spaceclip_plugin.data.sources.registry import parse_source; "

@@ -35,6 +35,7 @@ class TestSameDepth:
         )
         assert_same_output(head.fuse(), head)
 
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=40)
     @given(
         taps=st.lists(st.integers(0, 6), min_size=2, max_size=4),
@@ -143,6 +144,7 @@ class TestTheShortcuts:
         with pytest.raises(AssertionError, match="spread"):
             assert_same_output(fused, head)
 
+    @pytest.mark.slow
     def test_fewer_products(self) -> None:
         head = DepthHead(DepthHeadConfig("space-clip")).eval()
         given_features = features(head, 1, batch=1, grid_hw=(14, 14))

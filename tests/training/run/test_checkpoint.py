@@ -286,6 +286,7 @@ def run(*command: str) -> Any:
 
 
 class TestFullDisk:
+    @pytest.mark.slow
     @pytest.mark.skipif(os.name != "posix", reason="a limit on the size of files is POSIX's")
     def test_files_that_the_system_refuses(self, tmp_path: Path) -> None:
         said = run("-c", LIMITED, str(tmp_path / "checkpoints"))

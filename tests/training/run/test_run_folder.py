@@ -72,6 +72,7 @@ class TestCheckpointsThatAreGone:
         assert repr(str(out / "checkpoints")) in str(caught.value)
         assert contents(out) == before
 
+    @pytest.mark.slow
     def test_a_refused_run_can_be_opened_by_others(self, tmp_path: Path) -> None:
         out = tmp_path / "run"
         fit_until(9, out)
@@ -91,6 +92,7 @@ class TestCheckpointsThatAreGone:
 
 
 class TestAFolderInUse:
+    @pytest.mark.slow
     @pytest.mark.parametrize("resume", [False, True])
     def test_nobody_is_told_to_remove_it(self, tmp_path: Path, resume: bool) -> None:
         out = tmp_path / "run"
@@ -132,6 +134,7 @@ class TestAFolderInUse:
         other.close()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_the_best_head_is_saved_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

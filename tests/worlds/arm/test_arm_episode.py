@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 drawn = pytest.mark.usefixtures("drawing")
 
 
+@pytest.mark.slow
 @drawn
 def test_true_depth_lifts_the_block() -> None:
     result = score(range(10), TRUE)
@@ -29,6 +30,7 @@ def test_true_depth_lifts_the_block() -> None:
     assert result.wall_seconds > 0.0
 
 
+@pytest.mark.slow
 @drawn
 @pytest.mark.parametrize("factor", [0.85, 1.1])
 def test_alignment_to_the_table_makes_up_for_a_wrong_scale(factor: float) -> None:
@@ -46,6 +48,7 @@ def test_alignment_to_the_table_makes_up_for_a_wrong_scale(factor: float) -> Non
         assert not (raw.reached and factor < 1.0)
 
 
+@pytest.mark.slow
 @drawn
 def test_no_depth_does_not_do() -> None:
     for depth in (TABLE, CONSTANT):
@@ -55,6 +58,7 @@ def test_no_depth_does_not_do() -> None:
         assert result.median_error_m > 0.05
 
 
+@pytest.mark.slow
 @drawn
 def test_a_second_look_is_better() -> None:
     one, two = (score(range(2), TRUE, looks=looks) for looks in (1, 2))
@@ -74,6 +78,7 @@ def test_a_block_that_is_not_seen_is_missed() -> None:
     assert missed.error_m == math.inf
 
 
+@pytest.mark.slow
 @drawn
 def test_predicted_depth_reaches_what_none_does_not() -> None:
     seeds = range(100, 106)
@@ -94,6 +99,7 @@ def test_wrong_words_are_refused() -> None:
         score([], TRUE)
 
 
+@pytest.mark.slow
 @drawn
 def test_the_example_reaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = EXAMPLES / "reach_in_mujoco.py"

@@ -72,6 +72,7 @@ def test_both_cameras_find_what_one_cannot() -> None:
     assert score(range(12), TABLE).found <= 2
 
 
+@pytest.mark.slow
 def test_predicted_depth_finds_it_too() -> None:
     aligned, raw = (score(range(100, 112), depth) for depth in (ALIGNED, PREDICTED))
     assert aligned.hidden == raw.hidden == 0

@@ -62,6 +62,7 @@ def test_seeds_and_indices_share_no_scene() -> None:
     assert len(set(pictures)) == len(pictures)
 
 
+@pytest.mark.slow
 def test_depth_is_positive_finite_and_bounded() -> None:
     source = TabletopScenes(300, image_hw=(28, 28), seed=11)
     depth = np.stack([source[index].depth_m for index in range(len(source))])

@@ -18,6 +18,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "safety_filter.py"
 SEEDS = (7000, 7001, 7002)
 
 
+@pytest.mark.slow
 def test_predicted_depth_brings_the_rover_to_its_goal() -> None:
     result = score(SEEDS)
     # One of these three it touches something; without depth all three crash, below.
@@ -29,6 +30,7 @@ def test_predicted_depth_brings_the_rover_to_its_goal() -> None:
     assert result.wall_seconds > 0.0
 
 
+@pytest.mark.slow
 def test_true_depth_does_and_no_depth_does_not() -> None:
     assert drive(SEEDS[0], "true").outcome is Outcome.GOAL
     blind = drive(SEEDS[0], "none")
@@ -36,6 +38,7 @@ def test_true_depth_does_and_no_depth_does_not() -> None:
     assert blind.min_clearance_m < 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_drive() -> None:
     assert drive(SEEDS[1]) == drive(SEEDS[1])
 
@@ -109,6 +112,7 @@ class TestEmbeddedFiles:
         assert POLICY_FILE.parent == WEIGHTS
 
 
+@pytest.mark.slow
 def test_the_example_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
     runpy.run_path(str(EXAMPLE))["main"](2)
