@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from clip_world import images
-from identity.trained_heads import trained_on
 from llava_world import ask, llava_host, small_head
 from torch import Tensor, nn
+from trained_heads import trained_on
 from wrappers import DISTRIBUTED, Wrap
 
 from spaceclip_plugin import attach_depth_head

@@ -16,7 +16,7 @@ from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.training import DepthTrainer, RunOptions
 from spaceclip_plugin.training.cache import maker
 from spaceclip_plugin.training.optimizer import HeadOptimizer
-from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
+from spaceclip_plugin.training.run import checkpoint
 from spaceclip_plugin.training.run.folder import RunFolder
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     elif moment[0] == "shard":
         killing_at(maker, "write_shard", int(moment[1]), after=True)
     elif moment[0] == "save":
-        killing_at(CheckpointFolder, "_remove_left_overs", int(moment[1]), after=True)
+        killing_at(checkpoint, "atomic_folder", int(moment[1]), after=True)  # before anything is written
     elif moment[0] == "publish":
         killing_at(RunFolder, "publish_best", 1, after=True)
     if moment[0] == "never":
