@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin._checks import choice, integer, size_hw
-from spaceclip_plugin.depth.camera import Intrinsics, same_aspect
+from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.resampling import AxisPlaces, Places, pixel_centres, within
 from spaceclip_plugin.errors import ConfigError
 
@@ -303,8 +303,9 @@ class ImageMapping:
 
 
 def _whole_image(intrinsics: Intrinsics, hw: tuple[int, int], whose: str) -> Intrinsics:
-    """The intrinsics at size `hw`, if they are of a whole image of that aspect ratio."""
-    if not same_aspect(intrinsics.image_hw, hw):
+    """The intrinsics at size `hw`, if they are of a whole image of that aspect ratio, a pixel of their own aside."""
+    (height, width), (rows, columns) = hw, intrinsics.image_hw
+    if min(abs(columns - rows * width / height), abs(rows - columns * height / width)) > 1:
         raise ConfigError(
             f"intrinsics of an image {_sized(intrinsics.image_hw)} are not those of the {whose}'s image "
             f"{_sized(hw)} at any resolution; give those of the whole image"

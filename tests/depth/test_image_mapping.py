@@ -258,6 +258,12 @@ class TestIntrinsics:
         # 480x640 becomes 168x224 (a factor of 0.35) with 28 rows above.
         assert self.PADDED.to_tower(self.CAMERA) == Intrinsics(175.0, 178.5, 112.0, 115.5, (224, 224))
 
+    def test_of_a_larger_image_they_may_be_a_pixel_of_that_image_off(self) -> None:
+        for columns in (1279, 1280, 1281):
+            self.PADDED.to_tower(Intrinsics(1000.0, 1020.0, 640.0, 500.0, (960, columns)))
+        with pytest.raises(ConfigError, match="960x1282"):
+            self.PADDED.to_tower(Intrinsics(1000.0, 1020.0, 640.0, 500.0, (960, 1282)))
+
     def test_any_resolution_of_the_camera_will_do(self) -> None:
         half = self.CAMERA.resized((240, 320))
         torch.testing.assert_close(self.PADDED.to_tower(half).matrix(), self.PADDED.to_tower(self.CAMERA).matrix())
