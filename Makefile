@@ -35,9 +35,9 @@ $(VENV)/.ready: pyproject.toml
 		{ echo "spaceclip_plugin needs Python 3.10 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv pip install --python $(BIN)/python -e '.[dev,export,sim,viz,ros]'; \
+		UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv pip install --python $(BIN)/python -e '.[dev,export,sim,viz,ros,camera]'; \
 	else \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -e '.[dev,export,sim,viz,ros]'; \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -e '.[dev,export,sim,viz,ros,camera]'; \
 	fi
 	@touch $@
 

@@ -4,6 +4,7 @@ from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts
 from spaceclip_plugin.depth.arrays import DepthArrays
 from spaceclip_plugin.depth.camera import Intrinsics, back_project
 from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.distortion import DistortedCamera
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.pictures import PanelRow, depth_panel, depth_picture
 from spaceclip_plugin.depth.writing import write_png
@@ -12,6 +13,7 @@ __all__ = [
     "Alignment",
     "DepthArrays",
     "DepthMap",
+    "DistortedCamera",
     "ImageMapping",
     "Intrinsics",
     "PanelRow",
