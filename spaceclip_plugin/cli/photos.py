@@ -1,4 +1,4 @@
-"""The photos that a command line names, and the camera of each from one calibration."""
+"""The photos that a command line names, and the camera of each from one calibration; undistorted where it distorts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES, PhotoHeader
-from spaceclip_plugin.data.files.orientation import UPRIGHT, upright_intrinsics
+from spaceclip_plugin.data.files.orientation import UPRIGHT, as_stored, upright, upright_intrinsics
+from spaceclip_plugin.depth import DistortedCamera
 from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, questionable, same_aspect
 from spaceclip_plugin.depth.camera_file import CameraParameters
 from spaceclip_plugin.errors import ConfigError
@@ -45,8 +49,11 @@ def _of_folder(folder: Path) -> list[Path]:
         raise ConfigError(f"cannot list {str(folder)!r} ({error.strerror}); check the folder's permissions") from error
     candidates = {entry for entry in entries if entry.suffix.lower() in PHOTO_SUFFIXES and not entry.is_dir()}
     # Depth and picture of a photo, both beside it: what an earlier run wrote into the folder of its photos.
-    pairs = [{photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture")} for photo in candidates]
-    ours = {file for pair in pairs if pair <= candidates for file in pair}
+    pairs = [
+        [photo.with_name(f"{photo.stem}_{kind}.png") for kind in ("depth", "picture", "undistorted")]
+        for photo in candidates
+    ]
+    ours = {file for files in pairs if candidates.issuperset(files[:2]) for file in files if file in candidates}
     photos = candidates - ours
     left = _left_out((entry for entry in entries if entry not in photos), ours)
     if not photos:
@@ -78,13 +85,13 @@ def _natural(photo: Path) -> tuple[list[tuple[int, str]], str]:
 
 def calibrated_camera(
     calibration: CameraParameters, image_hw: tuple[int, int] | None, headers: Mapping[Path, PhotoHeader]
-) -> Intrinsics:
+) -> Intrinsics | DistortedCamera:
     """The calibrated camera at the size that is given, told by its file, or known: that of all photos.
     `headers` are of the photos that can be opened, at least one."""
     told = calibration.image_hw
     if image_hw is not None and told is not None and told != image_hw:
         raise ConfigError(f"--intrinsics-size says {_sized(image_hw)}, the intrinsics' file {_sized(told)}; give one")
-    camera = calibration.of(image_hw or told or _one_size(headers))
+    camera = calibration.numbers(image_hw or told or _one_size(headers))
     if not principal_point_inside(camera):
         height, width = camera.image_hw
         raise ConfigError(
@@ -93,10 +100,23 @@ def calibrated_camera(
             f"{round(2 * camera.cy_px)}x{round(2 * camera.cx_px)}. Give it with --intrinsics-size H,W, or check the "
             f"order FX,FY,CX,CY (in the middle: cx={0.5 * width:g}, cy={0.5 * height:g})"
         )
-    question = questionable(camera)
+    found = calibration.of(camera.image_hw)
+    question = questionable(pinhole_of(found))
     if question is not None:
         _log.warning("--intrinsics are taken as they are, but %s", question)
-    return camera
+    return found
+
+
+def pinhole_of(camera: Intrinsics | DistortedCamera) -> Intrinsics:
+    """The pinhole camera of the photos, or of undistorted ones."""
+    return camera.intrinsics if isinstance(camera, DistortedCamera) else camera
+
+
+def undistorted(photo: npt.NDArray[np.uint8], camera: DistortedCamera, header: PhotoHeader) -> npt.NDArray[np.uint8]:
+    """An upright photo undistorted as it was taken: where `cameras_of_photos` takes the camera for that of the stored
+    pixels, in these."""
+    turned = header.orientation if _readings(camera.intrinsics, header)[0] is not None else UPRIGHT
+    return upright(camera.undistorted(as_stored(photo, turned)), turned)
 
 
 def cameras_of_photos(camera: Intrinsics, headers: Mapping[Path, PhotoHeader]) -> dict[Path, Intrinsics]:

@@ -21,10 +21,17 @@ from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.cli.flags import add_overwrite
 from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
-from spaceclip_plugin.cli.photos import calibrated_camera, cameras_of_photos, no_camera, photos_in
-from spaceclip_plugin.data.files.images import read_header, read_rgb
-from spaceclip_plugin.depth import DepthMap, Intrinsics, depth_picture, write_png
-from spaceclip_plugin.depth.camera_file import camera_from
+from spaceclip_plugin.cli.photos import (
+    calibrated_camera,
+    cameras_of_photos,
+    no_camera,
+    photos_in,
+    pinhole_of,
+    undistorted,
+)
+from spaceclip_plugin.data.files.images import PhotoHeader, read_header, read_rgb
+from spaceclip_plugin.depth import DepthMap, DistortedCamera, Intrinsics, depth_picture, write_png
+from spaceclip_plugin.depth.camera_file import CameraParameters, camera_from
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation import predict
 
@@ -35,6 +42,9 @@ Depth is that of the upright photo, turned as its EXIF tag says, pixel by pixel:
 along the ray. Points are x right, y down, z forward. A photo that cannot be used does not stop the others: it is listed
 at the end with its reason (--json: "failed"), and the exit code is 1. Nothing that is there is replaced without
 --overwrite, files of an earlier run included: no record tells them from yours. Every file is whole or absent.
+Where the intrinsics' file tells of lens distortion, photos are undistorted first (spaceclip-plugin[camera]), as widely
+as a pinhole shows nothing unseen, at most 120 degrees: depth, picture and points are those of the undistorted photo,
+which is written, too.
 """
 _NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)  # refusals of the disk that are not about every file to come
 _NS_PER_PHOTO = 10**9
@@ -46,8 +56,9 @@ class _Job:
 
     photo: Path
     files: Mapping[str, Path]
-    image_hw: tuple[int, int]
+    header: PhotoHeader
     camera: Intrinsics | None
+    lens: DistortedCamera | None = None  # undistorts the photo; `camera` is then of the undistorted one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FX,FY,CX,CY|FILE",
         help="of the photos in pixels, first pixel's centre at (0.5, 0.5): add 0.5 to the cx and cy of OpenCV; or a "
         "file: fx fy cx cy or the 3x3 matrix as text or .npy, intrinsics.json, a ROS camera_info as .yaml (the half is "
-        "added here), a cameras.txt of COLMAP. Writes a PLY point cloud per photo",
+        "added here), a cameras.txt of COLMAP. Writes a PLY point cloud per photo. Where the file tells "
+        "of lens distortion, photos are undistorted first",
     )
     parser.add_argument(
         "--intrinsics-size",
@@ -94,9 +106,10 @@ def run(args: argparse.Namespace) -> Result:
     """Check every name and number before the host is loaded, so that a slip costs nothing."""
     recordings = {kind: path for kind in ("rerun", "mcap") if (path := getattr(args, kind)) is not None}
     photos = photos_in(args.images)
-    _check_names(photos, recordings, args)
+    calibration = None if args.intrinsics is None else camera_from(args.intrinsics)
+    _check_names(photos, recordings, calibration, args)
     _check_recordings(recordings, args)
-    jobs, failed = _jobs(photos, args)
+    jobs, failed = _jobs(photos, calibration, args)
     if not jobs:
         raise DataError(_listed(failed, len(photos)))
 
@@ -132,7 +145,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _check_names(photos: Sequence[Path], recordings: Mapping[str, Path], args: argparse.Namespace) -> None:
+def _check_names(
+    photos: Sequence[Path],
+    recordings: Mapping[str, Path],
+    calibration: CameraParameters | None,
+    args: argparse.Namespace,
+) -> None:
     """No file is written twice, none that is read is written, and none that is there is replaced unless told to."""
     stems: dict[str, Path] = {}
     for photo in photos:
@@ -143,7 +161,7 @@ def _check_names(photos: Sequence[Path], recordings: Mapping[str, Path], args: a
                 "them separately"
             )
         stems[stem] = photo
-    written = {file: str(photo) for photo in photos for file in _files(photo, args).values()}
+    written = {file: str(photo) for photo in photos for file in _files(photo, calibration, args).values()}
     for kind, path in recordings.items():
         if path in written:
             raise ConfigError(f"--{kind} {path} is also what is written for {written[path]}; choose another name")
@@ -169,9 +187,10 @@ def _check_recordings(recordings: Mapping[str, Path], args: argparse.Namespace) 
             raise ConfigError("--mcap writes the camera's intrinsics beside its depth; give --intrinsics, too")
 
 
-def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job], dict[Path, str]]:
+def _jobs(
+    photos: Sequence[Path], calibration: CameraParameters | None, args: argparse.Namespace
+) -> tuple[list[_Job], dict[Path, str]]:
     """The photos that can be predicted, and why the others cannot."""
-    calibration = None if args.intrinsics is None else camera_from(args.intrinsics)
     if calibration is None and args.intrinsics_size is not None:
         raise ConfigError("--intrinsics-size says of which size --intrinsics are; give these, too")
     headers, failed = {}, {}
@@ -181,21 +200,27 @@ def _jobs(photos: Sequence[Path], args: argparse.Namespace) -> tuple[list[_Job],
         except DataError as error:
             failed[photo] = str(error)
     cameras: Mapping[Path, Intrinsics] = {}
+    lens = None
     if calibration is not None and headers:
-        camera = calibrated_camera(calibration, args.intrinsics_size, headers)
+        found = calibrated_camera(calibration, args.intrinsics_size, headers)
+        lens, camera = found if isinstance(found, DistortedCamera) else None, pinhole_of(found)
         cameras = cameras_of_photos(camera, headers)
         failed |= {photo: no_camera(camera, photo, header) for photo, header in headers.items() if photo not in cameras}
     return [
-        _Job(photo, _files(photo, args), headers[photo].upright_hw, cameras.get(photo))
+        _Job(photo, _files(photo, calibration, args), headers[photo], cameras.get(photo), lens)
         for photo in photos
         if photo not in failed
     ], failed
 
 
-def _files(photo: Path, args: argparse.Namespace) -> dict[str, Path]:
+def _files(photo: Path, calibration: CameraParameters | None, args: argparse.Namespace) -> dict[str, Path]:
     """Where a photo's files go, by kind."""
     files = {"depth_mm": args.out / f"{photo.stem}_depth.png", "picture": args.out / f"{photo.stem}_picture.png"}
-    return files if args.intrinsics is None else {**files, "points": args.out / f"{photo.stem}.ply"}
+    if calibration is not None:
+        files["points"] = args.out / f"{photo.stem}.ply"
+        if calibration.model is not None:
+            files["undistorted"] = args.out / f"{photo.stem}_undistorted.png"
+    return files
 
 
 @contextmanager
@@ -228,8 +253,11 @@ def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: arg
     """Predict a photo, write its files, each of them whole, and say what they are."""
     photo, camera = read_rgb(job.photo), job.camera
     image_hw = (photo.shape[0], photo.shape[1])
-    if image_hw != job.image_hw:
-        raise DataError(f"{job.photo}: its header tells {job.image_hw} pixels (H, W), it has {image_hw}; save it again")
+    if image_hw != job.header.upright_hw:
+        told = job.header.upright_hw
+        raise DataError(f"{job.photo}: its header tells {told} pixels (H, W), it has {image_hw}; save it again")
+    if job.lens is not None:
+        photo = undistorted(photo, job.lens, job.header)
     depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip)
     write_files(job, depth, photo, replace=args.overwrite)
     record(depth, photo, camera)
@@ -251,11 +279,15 @@ def write_files(job: _Job, depth: DepthMap, photo: npt.NDArray[np.uint8], *, rep
     write_png(job.files["picture"], picture, replace=replace)
     if job.camera is not None and "points" in job.files:
         depth.save_ply(job.files["points"], job.camera, image=photo, replace=replace)
+    if "undistorted" in job.files:
+        write_png(job.files["undistorted"], photo, replace=replace)
 
 
 def _lines(prediction: Mapping[str, Any]) -> list[str]:
     median = prediction["median_depth_m"]
     said = "no depth" if median is None else f"median depth {median:.2f} m"
+    if "undistorted" in prediction["files"]:
+        said += ", of the undistorted photo"
     return [f"{prediction['image']}: {said}", *(f"  {kind}: {file}" for kind, file in prediction["files"].items())]
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import real, unknown_key, whole
+from spaceclip_plugin._checks import real, shown, unknown_key, whole
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.data.files.depth_formats import DEPTH_FORMATS, DEPTH_SUFFIXES
 from spaceclip_plugin.data.files.images import PHOTO_SUFFIXES
@@ -19,6 +19,7 @@ from spaceclip_plugin.data.files.pairs import AXIS, DepthPair, Lens, checked_dis
 from spaceclip_plugin.data.files.paths import composed
 from spaceclip_plugin.data.sources.pair_source import PairSource
 from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, checked_units
+from spaceclip_plugin.depth.camera_file import DISTORTION_KEYS
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
 INTRINSICS_NAME = "intrinsics.json"
@@ -206,6 +207,11 @@ def _lens(path: Path) -> Lens | None:
     try:
         content = read_json_object(path)
         for key in content:
+            if key in DISTORTION_KEYS:
+                raise ConfigError(
+                    f"{path}: {key} {shown(content[key])}: the depth is registered to distorted photos, and what is "
+                    f"learnt here is that of a pinhole camera. Undistort photos and depth first, and leave out {key}"
+                )
             if key not in _LENS_KEYS:
                 raise unknown_key(key, list(_LENS_KEYS), where=str(path))
         fx_px, fy_px = (real(f"{path}: {key}", content.get(key), 1e-3, _MAX_PX) for key in ("fx", "fy"))

@@ -182,6 +182,14 @@ def test_intrinsics_of_another_shape_are_refused(kitchen: Path) -> None:
         ('{"fx": 1, "fy": 1, "cx": 1}', r"intrinsics\.json: cy must be a number"),
         ('{"fx": 0, "fy": 1, "cx": 1, "cy": 1}', r"intrinsics\.json: fx must be a number from 0\.001"),
         ('{"fx": "1", "fy": 1, "cx": 1, "cy": 1}', "fx must be a number .* got '1'"),
+        (
+            '{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "distortion_model": "fisheye"}',
+            "distortion_model 'fisheye'.*Undistort",
+        ),
+        (
+            '{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "distortion_coefficients": [0.1, 0, 0, 0]}',
+            r"\[0\.1, 0, 0, 0\].*Undistort",
+        ),
         ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "width": 5}', "width and height go together"),
         ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "width": 5, "height": 0}', "width and height must be an integer"),
         ('{"fx": 1, "fy": 1, "cx": 1, "cy": 1, "cz": 1}', r"unknown key 'cz' \(did you mean"),
