@@ -30,7 +30,8 @@ from spaceclip_plugin import DepthMap, attach_depth_head
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.data.sources.depth_list import DepthList
-from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
+from spaceclip_plugin.depth import Plane
+from spaceclip_plugin.depth.alignment import Alignment, align_to_contacts, align_to_plane, align_to_ranges
 from spaceclip_plugin.depth.camera import back_project
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import DataError

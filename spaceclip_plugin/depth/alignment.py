@@ -11,21 +11,26 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from spaceclip_plugin._checks import real
 from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.depth_map import DepthMap, check_single
-from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift, largest_cluster
+from spaceclip_plugin.depth.known_depth import (
+    Plane,
+    fit_plane,
+    inside_image,
+    numbers,
+    pixels_under,
+    plane_pixels,
+    seen_at,
+)
+from spaceclip_plugin.depth.robust_fit import Fit, fit_scale, fit_scale_and_shift
 from spaceclip_plugin.errors import ConfigError, DataError
 
 SCALE_RANGE = (0.25, 4.0)
 """Scales beyond these are taken for a mistake: another unit, another camera, another frame."""
 
 _MAJORITY = 0.5
-_MIN_PLANE_PIXELS = 50
-_GRAZING = math.sin(math.radians(5.0))
-_AMBIGUOUS = 0.7
 _MIN_FOR_SHIFT = 12
 _SPREAD_FOR_SHIFT = 1.5
 _CLEAR_SHIFT = 4.0
@@ -61,9 +66,9 @@ class Alignment:
     relative_after: float
 
     def __post_init__(self) -> None:
-        numbers = dataclasses.astuple(self)
-        if not all(map(math.isfinite, numbers)) or self.scale <= 0:
-            raise ConfigError(f"an alignment has a positive scale and finite values, got {numbers}")
+        values = dataclasses.astuple(self)
+        if not all(map(math.isfinite, values)) or self.scale <= 0:
+            raise ConfigError(f"an alignment has a positive scale and finite values, got {values}")
 
     def apply(self, depth_map: DepthMap) -> DepthMap:
         """The aligned depth; uncertainty takes the scale. What a shift brings behind the camera is not `valid`."""
@@ -75,46 +80,6 @@ class Alignment:
             valid=depth_map.valid & (depth_m >= 0.0),
             uncertainty_m=None if sd_m is None else sd_m * self.scale,
         )
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The points x of the camera frame with `normal . x = distance_m`.
-
-    Example:
-        >>> Plane.through((0.0, 0.4, 1.0), (0.0, -2.0, 0.0))
-        Plane(normal=(0.0, -1.0, 0.0), distance_m=-0.4)
-
-    Attributes:
-        normal: of length 1, pointing either way; x right, y down, z forward.
-        distance_m: from the camera's centre along the normal, not 0; negative where the normal points to the camera.
-
-    Raises:
-        ConfigError: the normal is not of length 1, the camera lies in the plane, or a value is not finite.
-    """
-
-    normal: tuple[float, float, float]
-    distance_m: float
-
-    def __post_init__(self) -> None:
-        length = math.hypot(*self.normal)
-        if len(self.normal) != 3 or not abs(length - 1.0) < 1e-3:
-            raise ConfigError(f"a plane's normal is three numbers of length 1, got {self.normal}; see Plane.through")
-        if not (math.isfinite(self.distance_m) and abs(self.distance_m) > 1e-6):
-            raise ConfigError(f"a plane lies at a finite distance other than 0 m, got {self.distance_m}")
-
-    @classmethod
-    def through(cls, point_m: tuple[float, float, float], normal: tuple[float, float, float]) -> Self:
-        """The plane through a point of the camera frame, at right angles to a direction of any length.
-
-        Raises:
-            ConfigError: the direction is 0, the camera lies in the plane, or a value is not finite.
-        """
-        length = math.hypot(*normal)
-        if not 0 < length < math.inf:
-            raise ConfigError(f"a plane's normal is a direction, got {normal}")
-        x, y, z = (part / length for part in normal)
-        return cls((x, y, z), x * point_m[0] + y * point_m[1] + z * point_m[2])
 
 
 def align_to_ranges(
@@ -150,12 +115,12 @@ def align_to_ranges(
             majority agrees, or the scale is out of range.
         ConfigError: a depth map of several images, or an impossible setting.
     """
-    uv, known = _numbers("pixels_uv", pixels_uv, (2,)), _numbers("ranges_m", ranges_m, ())
+    uv, known = numbers("pixels_uv", pixels_uv, (2,)), numbers("ranges_m", ranges_m, ())
     if len(uv) != len(known):
         raise DataError(f"{len(uv)} pixels and {len(known)} ranges were given; give one range for each pixel")
     if not (known > 0).all():
         raise DataError(f"ranges are positive metres along the optical axis, got {known.min().item()} among them")
-    outside = int((~_inside(uv, depth)).sum())
+    outside = int((~inside_image(uv, depth)).sum())
     if outside:
         height, width = depth.image_hw
         raise DataError(
@@ -193,13 +158,11 @@ def align_to_contacts(
         DataError: as for `align_to_ranges`, or a point behind the camera.
         ConfigError: a depth map of several images, intrinsics of another camera, or an impossible setting.
     """
-    points = _numbers("points_m", points_m, (3,))
+    points = numbers("points_m", points_m, (3,))
     behind = int((points[:, 2] <= 0).sum())
     if behind:
         raise DataError(f"{behind} of {len(points)} points lie behind the camera; give points of its frame, z forward")
-    camera = depth.tower_intrinsics(intrinsics).resized(depth.image_hw)
-    focal = points.new_tensor([camera.fx_px, camera.fy_px])
-    uv = points[:, :2] / points[:, 2:] * focal + points.new_tensor([camera.cx_px, camera.cy_px])
+    uv = seen_at(points, depth, intrinsics)
     return _aligned(depth, uv, points[:, 2], tolerance, scale_range, "contact points")
 
 
@@ -246,39 +209,8 @@ def align_to_plane(
     real("min_share", min_share, 0.0, 1.0)
     half_width = _checked_half_width(tolerance, scale_range)
     check_single(depth, "alignment")
-    points = depth.points(intrinsics)[0].detach().cpu().double()
-    looking = (depth.valid[0] & (depth.depth_m[0] > 0)).cpu()
-    if mask is not None:
-        if mask.dtype != torch.bool or tuple(mask.shape) != tuple(looking.shape):
-            raise ConfigError(f"mask is bool of shape {tuple(looking.shape)}, got {mask.dtype}, {tuple(mask.shape)}")
-        looking = looking & mask.cpu()
-    valid = int(looking.sum())
-    along = points @ points.new_tensor(plane.normal) * math.copysign(1.0, plane.distance_m)
-    looking = looking & (along > _GRAZING * points.norm(dim=-1))
-    predicted = points[..., 2][looking]
-    if len(predicted) < _MIN_PLANE_PIXELS:
-        raise DataError(
-            f"the plane is not seen: {len(predicted)} of {valid} valid pixels look at it, at least "
-            f"{_MIN_PLANE_PIXELS} must; check that plane and intrinsics are of this camera"
-        )
-    known = predicted * abs(plane.distance_m) / along[looking]
-    fit = fit_scale(predicted, known, half_width)
-    if fit.share < min_share:
-        raise DataError(
-            f"the plane is not seen: at no scale do more than {fit.share:.0%} of the {len(predicted)} pixels that look "
-            f"at it lie within {tolerance:.0%} of it, {min_share:.0%} were expected; give a mask of the plane, or "
-            "check where it is"
-        )
-    others = (known / predicted)[~fit.inliers].log()
-    if len(others):
-        rival = largest_cluster(others, half_width)
-        centre = others[rival].median().exp().item()
-        apart = abs(math.log(centre / fit.scale)) > 3 * half_width
-        if apart and int(rival.sum()) > _AMBIGUOUS * int(fit.inliers.sum()):
-            raise DataError(
-                f"scales of {fit.scale:.3g} and {centre:.3g} both bring a surface to the plane, of {fit.inliers.sum()} "
-                f"and {rival.sum()} pixels; give a mask of the plane"
-            )
+    _, predicted, known = plane_pixels(depth, intrinsics, plane, mask)
+    fit = fit_plane(predicted, known, half_width, min_share)
     return _result(fit, scale_range)
 
 
@@ -288,16 +220,15 @@ def _aligned(
     """By known depths, (N,), at pixels of the image, (N, 2); pixels beyond it or without depth do not count."""
     half_width = _checked_half_width(tolerance, scale_range)
     check_single(depth, "alignment")
-    inside = _inside(uv, depth)
-    (rows, columns), (height, width) = depth.depth_m.shape[1:], depth.image_hw
-    row = (uv[:, 1] * rows / height).long().clamp(0, rows - 1).to(depth.depth_m.device)
-    column = (uv[:, 0] * columns / width).long().clamp(0, columns - 1).to(depth.depth_m.device)
-    predicted = depth.depth_m[0, row, column].detach().cpu().double()
-    usable = inside & depth.valid[0, row, column].cpu() & (predicted > 0)
+    inside = inside_image(uv, depth)
+    rows, columns = pixels_under(uv, depth)
+    predicted = depth.depth_m[0, rows, columns].detach().cpu().double()
+    usable = inside & depth.valid[0, rows, columns].cpu() & (predicted > 0)
     if not usable.any():
         raise DataError(
             f"none of the {len(uv)} {what} has valid depth under it, {int((~inside).sum())} of them beyond the image "
-            f"of {height}x{width} (HxW); give some where depth.valid is True, and check that they are of this camera"
+            f"of {depth.image_hw[0]}x{depth.image_hw[1]} (HxW); give some where depth.valid is True, and check that "
+            "they are of this camera"
         )
     predicted, known = predicted[usable], known[usable]
     fit = fit_scale(predicted, known, half_width)
@@ -334,25 +265,6 @@ def _result(fit: Fit, scale_range: tuple[float, float]) -> Alignment:
     before, after = (predicted - known).abs(), (fit.scale * predicted + fit.shift_m - known).abs()
     medians = (float(values.median()) for values in (before, after, before / known, after / known))
     return Alignment(fit.scale, fit.shift_m, len(predicted), fit.share, *medians)
-
-
-def _inside(uv: Tensor, depth: DepthMap) -> Tensor:
-    """(N,) bool, which pixels lie in the depth map's image."""
-    return ((uv >= 0) & (uv < uv.new_tensor([depth.image_hw[1], depth.image_hw[0]]))).all(dim=-1)
-
-
-def _numbers(name: str, values: Tensor, row: tuple[int, ...]) -> Tensor:
-    """(N, *row) finite float64 on the CPU, N at least 1."""
-    if not isinstance(values, Tensor) or not values.numel() or values.ndim < 1 or values.shape[1:] != row:
-        given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise DataError(
-            f"{name} is a tensor (N{''.join(f', {n}' for n in row) or ','}) with N of at least 1, got {given}"
-        )
-    numbers = values.detach().cpu().double()
-    bad = int((~numbers.isfinite()).reshape(len(numbers), -1).any(dim=1).sum())
-    if bad:
-        raise DataError(f"{bad} of {len(numbers)} {name} are NaN or infinite; leave them out")
-    return numbers
 
 
 def _checked_half_width(tolerance: float, scale_range: tuple[float, float]) -> float:

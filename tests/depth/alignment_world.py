@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spaceclip_plugin.depth.alignment import Plane
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.known_depth import Plane
 from spaceclip_worlds.render.raycaster import Rendering, render
 from spaceclip_worlds.render.scene import Scene
 from spaceclip_worlds.render.tabletop import random_tabletop

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from spaceclip_plugin.data.files.depth_formats import read_depth
 from spaceclip_plugin.data.sources.depth_list import DepthList
-from spaceclip_plugin.depth.alignment import Alignment, Plane, align_to_contacts, align_to_plane, align_to_ranges
+from spaceclip_plugin.depth import Plane
+from spaceclip_plugin.depth.alignment import Alignment, align_to_contacts, align_to_plane, align_to_ranges
 from spaceclip_plugin.depth.camera import Intrinsics, back_project
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.robust_fit import fit_scale_and_shift, largest_cluster

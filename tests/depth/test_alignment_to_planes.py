@@ -17,7 +17,7 @@ from alignment_world import (
     tables,
 )
 
-from spaceclip_plugin.depth.alignment import Plane, align_to_contacts, align_to_plane
+from spaceclip_plugin.depth import Plane, align_to_contacts, align_to_plane
 from spaceclip_plugin.depth.camera import Intrinsics, back_project
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
