@@ -44,7 +44,8 @@ at the end with its reason (--json: "failed"), and the exit code is 1. Nothing t
 --overwrite, files of an earlier run included: no record tells them from yours. Every file is whole or absent.
 Where the intrinsics' file tells of lens distortion, photos are undistorted first (spaceclip-plugin[camera]), as widely
 as a pinhole shows nothing unseen, at most 120 degrees: depth, picture and points are those of the undistorted photo,
-which is written, too.
+which is written, too. An intrinsics.json tells it by distortion_model (brown-conrady or fisheye, as OpenCV's) and
+distortion_coefficients.
 """
 _NAMES = (errno.ENAMETOOLONG, errno.EILSEQ)  # refusals of the disk that are not about every file to come
 _NS_PER_PHOTO = 10**9

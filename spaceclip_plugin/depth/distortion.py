@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import number, shown, size_hw
 from spaceclip_plugin.depth.camera import Intrinsics, principal_point_inside, same_aspect
-from spaceclip_plugin.depth.lens_model import BROWN_CONRADY, Array, LensModel, Map, checked_coefficients, import_cv2
+from spaceclip_plugin.depth.lens_model import BROWN_CONRADY, NO_FOLD_DEG, Array, LensModel, Map, checked_coefficients
 from spaceclip_plugin.depth.photo import ImageLike, photo_pixels
 from spaceclip_plugin.errors import ConfigError
 
@@ -157,7 +157,7 @@ class DistortedCamera:
         hw = (pixels.shape[0], pixels.shape[1])
         if hw != self.image_hw:
             return _at_size(self, hw).undistorted(pixels)
-        cv2, (columns, rows, valid) = import_cv2(), self._maps
+        cv2, (columns, rows, valid) = self._lens.opencv, self._maps
         found = cv2.remap(
             np.ascontiguousarray(pixels), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
@@ -250,6 +250,11 @@ class DistortedCamera:
 
     def _folds(self, needs: str) -> ConfigError:
         fold = self._lens.fold_deg
+        if fold >= NO_FOLD_DEG:
+            return ConfigError(
+                f"the camera sees 90 degrees from its optical axis and more, which no pinhole shows, and {needs} needs "
+                f"that: keep {VALID!r} or a horizontal field of up to {_WIDEST_DEG:g} degrees"
+            )
         return ConfigError(
             f"{self.model} distortion with the coefficients {self.coefficients} holds up to {fold:.1f} degrees from "
             "the optical axis and folds over there (what is further out comes back to the middle), and "

@@ -18,23 +18,13 @@ from spaceclip_plugin.errors import ConfigError
 BROWN_CONRADY, FISHEYE = "brown-conrady", "fisheye"
 _COUNTS = {BROWN_CONRADY: (4, 5, 8, 12, 14), FISHEYE: (4,)}
 _NAMES = {BROWN_CONRADY: "k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4 tx ty", FISHEYE: "k1 k2 k3 k4"}
-_STEPS_DEG, _AZIMUTHS = np.linspace(0.0, 89.9, 900), 32
+NO_FOLD_DEG = 89.9  # as far as is looked: to nearly all that is in front of a camera
+_STEPS_DEG, _AZIMUTHS = np.linspace(0.0, NO_FOLD_DEG, 900), 32
 _NEWTON_STEPS, _HIT_PX, _NUDGE = 25, 1e-4, 1e-6
 _RAYS_AT_ONCE = 1 << 16  # OpenCV makes 24 derivatives of each
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Map: TypeAlias = npt.NDArray[np.float32]
-
-
-def import_cv2() -> Any:
-    """OpenCV, or ConfigError saying which extra brings it."""
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise ConfigError(
-            f"lens distortion is undone by OpenCV, and cv2 cannot be imported ({error}); "
-            "pip install 'spaceclip-plugin[camera]', or give undistorted photos and their pinhole intrinsics"
-        ) from error
 
 
 def checked_coefficients(model: str, coefficients: object) -> tuple[float, ...]:
@@ -61,6 +51,18 @@ class LensModel:
     model: str
     coefficients: tuple[float, ...]
 
+    @property
+    def opencv(self) -> Any:
+        """The module cv2, or ConfigError saying which extra brings it."""
+        try:
+            return importlib.import_module("cv2")
+        except ImportError as error:
+            raise ConfigError(
+                f"{self.model} distortion with the coefficients {self.coefficients} is undone by OpenCV, and cv2 "
+                f"cannot be imported ({error}); pip install 'spaceclip-plugin[camera]', or undistort the photos first "
+                "and give their pinhole intrinsics"
+            ) from error
+
     @cached_property
     def fold_deg(self) -> float:
         """Angle from the optical axis, up to which what is further out lies further from the middle of the image."""
@@ -79,7 +81,7 @@ class LensModel:
 
     def project(self, rays: Array) -> Array:
         """(N, 2) pixels of rays (N, 2): x/z and y/z."""
-        cv2, zero = import_cv2(), np.zeros(3)
+        cv2, zero = self.opencv, np.zeros(3)
         project = cv2.fisheye.projectPoints if self.model == FISHEYE else cv2.projectPoints
         pixels = np.empty_like(rays)
         for first in range(0, len(rays), _RAYS_AT_ONCE):
@@ -110,7 +112,7 @@ class LensModel:
 
     def maps(self, pinhole: Intrinsics) -> tuple[Map, Map]:
         """(H, W) columns and rows of what the pinhole camera's pixels show, as OpenCV counts pixels."""
-        cv2 = import_cv2()
+        cv2 = self.opencv
         make = cv2.fisheye.initUndistortRectifyMap if self.model == FISHEYE else cv2.initUndistortRectifyMap
         columns, rows = make(*self._of_opencv, np.eye(3), _opencv_matrix(pinhole), pinhole.image_hw[::-1], cv2.CV_32FC1)
         return columns, rows

@@ -154,11 +154,15 @@ class TestWhatIsKept:
         with pytest.raises(ConfigError, match="keep"):
             lens("fisheye", keep)
 
+    def test_all_of_a_narrower_fisheye(self) -> None:
+        with pytest.raises(ConfigError, match="160 degrees; at most 150"):
+            _ = DistortedCamera(140.0, 140.0, 160.0, 120.0, HW, "fisheye", (0.0,) * 4, "all").intrinsics
+
     def test_a_fisheye_of_more_than_a_half_space(self) -> None:
         camera = DistortedCamera(60.0, 60.0, 160.0, 120.0, HW, "fisheye", (0.0,) * 4)  # 306 degrees wide
         assert max(camera.intrinsics.field_of_view_deg()) == pytest.approx(120)
         assert camera.valid.all()
-        with pytest.raises(ConfigError, match="all"):
+        with pytest.raises(ConfigError, match="90 degrees from its optical axis"):
             _ = DistortedCamera(60.0, 60.0, 160.0, 120.0, HW, "fisheye", (0.0,) * 4, "all").intrinsics
 
 
@@ -288,6 +292,16 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match="brown-conrady, fisheye"):
             DistortedCamera(190.0, 190.0, 160.0, 120.0, HW, model, (0.0,) * 4)
 
+    @pytest.mark.parametrize("hw", [(0, 320), (240, 40_000), (240.0, 320.0), None])
+    def test_what_is_no_size(self, hw: object) -> None:
+        with pytest.raises(ConfigError, match="image_hw"):
+            DistortedCamera(190.0, 190.0, 160.0, 120.0, hw, "fisheye", (0.0,) * 4)
+
+    def test_one_pixel(self) -> None:
+        camera = DistortedCamera(2.0, 2.0, 0.5, 0.5, (1, 1), "fisheye", (0.0,) * 4)
+        assert camera.undistorted(np.full((1, 1, 3), 7, np.uint8)).tolist() == [[[7, 7, 7]]]
+        assert camera.redistorted(np.full((1, 1), 7.0)).tolist() == [[7.0]]
+
     def test_a_principal_point_outside(self) -> None:
         with pytest.raises(ConfigError, match="cx=400"):
             DistortedCamera(190.0, 190.0, 400.0, 120.0, HW, "fisheye", (0.0,) * 4)
@@ -307,7 +321,7 @@ class TestWhatIsRefused:
             lambda: camera.valid,
             lambda: camera.undistorted(np.zeros((*HW, 3), np.uint8)),
         ):
-            with pytest.raises(ConfigError, match=r"pip install 'spaceclip-plugin\[camera\]'"):
+            with pytest.raises(ConfigError, match=r"brown-conrady.*-0\.32.*pip install 'spaceclip-plugin\[camera\]'"):
                 attempt()
 
 
