@@ -25,7 +25,7 @@ _MAX_SIDE_PX = (1 << 15) - 2  # of OpenCV's remap
 _BORDER_PLACES = 512  # along each side; the border may bulge by _EDGE_PX between two
 _EDGE_PX = 0.05
 _MOST_SAMPLES = 4
-_NODE_PX = 4
+_NODES = 160  # along each side, where the way back is found
 
 
 @dataclass(frozen=True)
@@ -281,9 +281,9 @@ class DistortedCamera:
     @cached_property
     def _places(self) -> tuple[Array, Array]:
         """(H, W) rows and columns in the undistorted image of what the camera's pixels show; NaN where it is not there.
-        Found at nodes some pixels apart, and linear in between."""
+        Found at nodes, and linear in between."""
         pinhole, (height, width) = self.intrinsics, self.image_hw
-        down, across = (np.linspace(0, side, 2 + side // _NODE_PX) for side in (height, width))
+        down, across = (np.linspace(0, side, 1 + min(side, _NODES)) for side in (height, width))
         nodes = np.stack(np.meshgrid(across, down), axis=-1)
         rays = self._lens.rays(nodes.reshape(-1, 2)).reshape(nodes.shape)
         at = rays * [pinhole.fx_px, pinhole.fy_px] + [pinhole.cx_px, pinhole.cy_px]
