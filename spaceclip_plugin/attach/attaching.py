@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach.camera_lenses import CameraGeometry, CameraLenses
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
 from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, checked_cameras, declared_cameras
 from spaceclip_plugin.attach.host_state import tower_device
 from spaceclip_plugin.attach.recorder import FrameRecorder, UnreadFrames
 from spaceclip_plugin.attach.tower_match import WARN, check_tower
-from spaceclip_plugin.depth import ImageMapping
+from spaceclip_plugin.depth import ImageMapping, Intrinsics
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError, HostError
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.towers import ImageStatistics, Tower, registry
@@ -31,7 +32,7 @@ def attach_depth_head(
     head: DepthHead | str | Path | None = None,
     *,
     tower: str | Tower | None = None,
-    cameras: Sequence[str] | PolicyCameras | None = None,
+    cameras: Sequence[str] | Mapping[str, Intrinsics | None] | PolicyCameras | None = None,
     mapping: ImageMapping | Mapping[str, ImageMapping] | None = None,
     unread: UnreadFrames = _DEFAULT,
     other_tower: str = WARN,
@@ -48,7 +49,10 @@ def attach_depth_head(
             adapter of your choice where discovery is wrong.
         cameras: names in the order in which the host runs its tower within a step, one image call each; None: as the
             policy's configuration lists them, for policies that are declared (LeRobot's are). Of cameras that are
-            missing, see `given`.
+            missing, see `given`. By name, the intrinsics of their images, as they are before the host resizes, crops or
+            pads them (see `mapping`): depth is then in metres of that camera, and `points` need no intrinsics. Where
+            none are known (None), depth is in metres of the camera that the head assumes, and its maps say so. Of
+            declared policies some of their cameras will do, in any order.
         mapping: how the host makes its tower's image out of the camera's, of every camera or by name; depth maps carry
             it, their padding is not `valid`, and their `points` take the camera's intrinsics. None: as the policy's
             configuration says, for policies that are declared, and as the padding of its images confirms.
@@ -72,25 +76,31 @@ def attach_depth_head(
         >>> import timm, torch
         >>> host = timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2).eval()
         >>> mapping = ImageMapping.letterboxed((480, 640), (32, 32))
-        >>> with torch.no_grad(), attach_depth_head(host, mapping=mapping) as depth:
+        >>> cameras = {"front": Intrinsics(600.0, 600.0, 320.0, 240.0, image_hw=(480, 640))}
+        >>> with torch.no_grad(), attach_depth_head(host, cameras=cameras, mapping=mapping) as depth:
         ...     _ = host(torch.randn(1, 3, 32, 32))
         ...     [seen] = depth.read()
         >>> seen.depth_m.shape, seen.mapping == mapping, bool(seen.valid[0, 0].any())
         (torch.Size([1, 32, 32]), True, False)
+        >>> seen.points().shape
+        torch.Size([1, 32, 32, 3])
     """
     if not isinstance(unread, UnreadFrames):
         raise ConfigError(f"unread must be UnreadFrames(max_frames=…, max_bytes=…, copy=…), got {unread!r}")
+    intrinsics = dict(cameras) if isinstance(cameras, Mapping) else {}
     names = () if cameras is None or isinstance(cameras, PolicyCameras) else checked_cameras(cameras)
     found = _tower_of(host, tower)
     head = _fitted_head(head, found)
     match = check_tower(found, head.config, other_tower)
     declared = cameras if isinstance(cameras, PolicyCameras) else declared_cameras(lineage(host, found.spec.path))
     order = CameraOrder() if declared is None else declared.order
-    if names:
+    if names and not (intrinsics and order.names):
         order = CameraOrder(names, order.placeholders)
     mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
+    lenses = CameraLenses(intrinsics, head.config)
+    lenses.check(order.names, mappings, found.spec.image_hw)
     recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread)
-    attachment = DepthAttachment(host, head, recorder, order, mappings, match)
+    attachment = DepthAttachment(host, head, recorder, order, CameraGeometry(mappings, lenses), match)
     recorder.start()
     return attachment
 

@@ -11,7 +11,7 @@ from typing import Literal, NoReturn, TypeVar
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from spaceclip_plugin.attach.camera_mappings import CameraMappings
+from spaceclip_plugin.attach.camera_lenses import CameraGeometry
 from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
@@ -58,13 +58,13 @@ class DepthAttachment:
         head: DepthHead,
         recorder: FrameRecorder,
         order: CameraOrder,
-        mappings: CameraMappings,
+        geometry: CameraGeometry,
         tower_match: TowerMatch | None = None,
     ) -> None:
         self.head = head
         self.tower_match = tower_match
         self.cameras = order.names
-        self._mappings = mappings
+        self._geometry = geometry
         self._host = host
         self._recorder = recorder
         self._latest = LatestDepth(order.names)
@@ -289,7 +289,7 @@ class DepthAttachment:
         if not self.head.trained and not self._warned:
             self._warned = True
             _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
-        head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._mappings.anchor
+        head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._geometry.mappings.anchor
         return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
 
     def _taken(self) -> list[RawFrame]:
@@ -301,7 +301,7 @@ class DepthAttachment:
     def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
         """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
         maps = [
-            self._mappings.applied(one.depth.relabelled(camera=name, age=self._steps.age_of(one.depth.step)), one)
+            self._geometry.applied(one, self.head, camera=name, age=self._steps.age_of(one.depth.step))
             for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
         ]
         self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])

@@ -44,6 +44,13 @@ class CameraMappings:
         if isinstance(self._said, dict) and self._said:
             _check_names(self._said, cameras)
 
+    def of(self, camera: str) -> ImageMapping | None:
+        """What was said, or else is declared, of a camera."""
+        if isinstance(self._said, ImageMapping):
+            return self._said
+        found = self._said if self._declared is None else self._declared.mappings
+        return None if found is None else found.get(camera)
+
     def applied(self, depth: DepthMap, decoded: Decoded) -> DepthMap:
         """A depth map, already under its camera's name, with the mapping of that camera; its padding is not valid."""
         if not isinstance(decoded.mapping, str):  # said by whoever ran the tower

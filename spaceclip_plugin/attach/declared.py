@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -92,7 +92,7 @@ def camera_name(key: str) -> str:
     return key
 
 
-def checked_cameras(names: Sequence[str]) -> tuple[str, ...]:
+def checked_cameras(names: Iterable[str]) -> tuple[str, ...]:
     """Camera names as a user gives them; ConfigError for anything but different, non-empty strings."""
     found = () if isinstance(names, str) else tuple(names)
     if not found or len(set(found)) != len(found) or not all(isinstance(name, str) and name for name in found):

@@ -28,6 +28,7 @@ class Decoded:
     borders: tuple[Borders, ...] | None  # of each image, where they were asked for and can still be told
     seen: SeenPart | None  # what of the images the tower read; None for all of it
     mapping: ImageMapping | Literal["host"] | None  # see `RawFrame.mapping`
+    features: TowerFeatures | None  # for a head that tells how familiar images are
 
 
 def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
@@ -71,6 +72,7 @@ def decode(
         step=frame.step,
         age=recorder.step - frame.step,
         image_sizes=features.image_sizes,
+        focal_length=head.config.focal_length,
     )
     told: list[list[int]] = []  # one question to the device, and none where nobody needs the answer
     if blank is not None and (borders is not None or frame.thread == reader):
@@ -83,6 +85,7 @@ def decode(
         None if borders is None else tuple((one[1], one[2], one[3], one[4]) for one in told),
         features.seen,
         frame.mapping,
+        None if head.familiarity is None else features,
     )
 
 

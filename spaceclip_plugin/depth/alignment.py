@@ -14,7 +14,8 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import real
 from spaceclip_plugin.depth.camera import IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap, check_single
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.exports import check_single
 from spaceclip_plugin.depth.known_depth import (
     Plane,
     fit_plane,
@@ -79,6 +80,8 @@ class Alignment:
             depth_m=depth_m.clamp_min(0.0),
             valid=depth_map.valid & (depth_m >= 0.0),
             uncertainty_m=None if sd_m is None else sd_m * self.scale,
+            # Metres that were measured do not hang on a lens any more that the head assumed.
+            focal_length=None if depth_map.intrinsics is None else depth_map.focal_length,
         )
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.depth.camera import Intrinsics, IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap, check_single, to_numpy
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.exports import check_single, to_numpy
 from spaceclip_plugin.depth.photo import ImageLike, colours_at_pixels, is_of_camera, photo_pixels
 
 
@@ -33,7 +34,7 @@ class DepthArrays:
         depth_m: (H, W) float32 metres along the optical axis, 0 where not `valid`.
         valid: (H, W) bool.
         uncertainty_m: (H, W) float32 metres, 0 where not `valid`; None where the head gives none.
-        intrinsics: in pixels of `depth_m`; None where none were given.
+        intrinsics: in pixels of `depth_m`; None where none are known.
         points_m: (N, 3) float32 metres in the camera frame, of the N valid pixels, row by row; None without intrinsics.
         photo: (H', W', 3) uint8 RGB; None where none was given.
         photo_intrinsics: in pixels of `photo`, be it the camera's image or the tower's; None where one of the two is
@@ -59,7 +60,7 @@ class DepthArrays:
 
         Args:
             depth_map: of one image.
-            intrinsics: as for `DepthMap.points`; None where they are not known.
+            intrinsics: as for `DepthMap.points`, and depth is in metres of that camera; None: the depth map's own.
             image: (H', W', 3) uint8 RGB of the same image, at any resolution. Where the depth map has a mapping it may
                 be the camera's image or the tower's; its size says which.
 
@@ -71,11 +72,13 @@ class DepthArrays:
         valid = to_numpy(depth_map.valid[0])
         depth_hw = (valid.shape[0], valid.shape[1])
         photo = None if image is None else photo_pixels(image)
-        own = points_m = photo_intrinsics = None
         if intrinsics is not None:
-            seen = depth_map.tower_intrinsics(intrinsics)
+            depth_map = depth_map.with_intrinsics(intrinsics)
+        seen = depth_map.intrinsics
+        own = points_m = photo_intrinsics = None
+        if seen is not None:
             own = seen.resized(depth_hw)
-            points_m = to_numpy(depth_map.points(intrinsics)[0])[valid]
+            points_m = to_numpy(depth_map.points()[0])[valid]
             if photo is not None:
                 photo_hw, mapping = (photo.shape[0], photo.shape[1]), depth_map.mapping
                 whole = mapping.to_camera(seen) if mapping and is_of_camera(photo_hw, mapping) else seen

@@ -12,14 +12,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin._checks import number, size_hw
+from spaceclip_plugin._checks import number, reals, size_hw
 from spaceclip_plugin.errors import ConfigError
 
 # Shares of a side by which a principal point may be off the middle. Calibrated cameras stay below a twentieth; a K of
 # half or twice the size is off by a quarter or more. Without a size, a K of 256 pixels must not pass for one of 224.
 _MAX_OFF_CENTRE = 1 / 8
 _MAX_OFF_CENTRE_OF_MATRIX = 1 / 16
+_SAME_CAMERA = 0.02  # of a side of the image
 _LIKELY_FIELD_OF_VIEW_DEG = (10.0, 150.0)  # beyond: a telescope, a fisheye that is no pinhole, or a K of another size
+
+
+FocalLength: TypeAlias = tuple[float, float]
+"""Focal lengths (fx, fy) in units of an image's width and height: 0.5 / tan(half the field of view), along each."""
+
+_FOCAL_LENGTHS = (0.05, 50.0)  # 169 degrees, more than any pinhole camera sees, to 1.1, a telescope
 
 
 @dataclass(frozen=True)
@@ -107,12 +114,62 @@ class Intrinsics:
         """The same camera after a crop of size `image_hw` at (top, left); negative offsets pad."""
         return self.mapped((1.0, 1.0), (-left, -top), image_hw)
 
+    @property
+    def focal_length(self) -> FocalLength:
+        """Focal lengths over the image's width and height: what no resize changes, be it a stretch."""
+        height, width = self.image_hw
+        return self.fx_px / width, self.fy_px / height
+
+    @classmethod
+    def from_focal_length(cls, focal_length: FocalLength, image_hw: tuple[int, int]) -> Intrinsics:
+        """A centred principal point, from focal lengths over the image's width and height.
+
+        Raises:
+            ConfigError: not two finite, positive numbers.
+        """
+        (x, y), (height, width) = checked_focal_length(focal_length), image_hw
+        return cls(x * width, y * height, 0.5 * width, 0.5 * height, image_hw)
+
     def field_of_view_deg(self) -> tuple[float, float]:
         """(vertical, horizontal) angle in degrees from one border of the image to the other."""
         height, width = self.image_hw
         vertical = math.atan(self.cy_px / self.fy_px) + math.atan((height - self.cy_px) / self.fy_px)
         horizontal = math.atan(self.cx_px / self.fx_px) + math.atan((width - self.cx_px) / self.fx_px)
         return math.degrees(vertical), math.degrees(horizontal)
+
+
+def checked_focal_length(value: object, *, name: str = "focal_length") -> FocalLength:
+    """The value as a `FocalLength`; ConfigError for one that no camera has, such as pixels."""
+    x, y = reals(name, value, *_FOCAL_LENGTHS, length=2)
+    return x, y
+
+
+def lens_scale(to: FocalLength, of: FocalLength) -> float:
+    """What metres read as if by a camera of focal length `of` are multiplied by, where the camera has `to`.
+
+    The geometric mean of both axes: what looks as large through a lens twice as long is twice as far (Yin et al.,
+    "Metric3D", 2023, section 3.2), and a stretch along one axis counts half. It is 1, exactly, where both are equal.
+    """
+    return math.sqrt((to[0] / of[0]) * (to[1] / of[1]))
+
+
+def check_whole_image(intrinsics: object, *, whose: str) -> Intrinsics:
+    """Intrinsics of a whole camera's image as a user states them; ConfigError for those that no such image has."""
+    if not isinstance(intrinsics, Intrinsics):
+        raise ConfigError(
+            f"the intrinsics of {whose} are Intrinsics(fx_px, fy_px, cx_px, cy_px, image_hw), got "
+            f"{type(intrinsics).__name__}; of a matrix K: Intrinsics.from_matrix(K, image_hw=(H, W))"
+        )
+    if not principal_point_inside(intrinsics):
+        raise ConfigError(
+            f"{whose}: the principal point cx={intrinsics.cx_px:g}, cy={intrinsics.cy_px:g} lies outside an image of "
+            f"{_sized(intrinsics.image_hw)} pixels (HxW); check the size that they belong to"
+        )
+    low, high = _LIKELY_FIELD_OF_VIEW_DEG
+    for side, angle in zip(("high", "wide"), intrinsics.field_of_view_deg(), strict=True):
+        if not low <= angle <= high:
+            raise ConfigError(f"{whose}: {_field_of_view(intrinsics, side, angle)}")
+    return intrinsics
 
 
 MatrixLike: TypeAlias = Tensor | npt.NDArray[np.floating[Any]] | Sequence[Sequence[float]]
@@ -150,12 +207,16 @@ def questionable(intrinsics: Intrinsics) -> str | None:
     low, high = _LIKELY_FIELD_OF_VIEW_DEG
     for side, angle in zip(("high", "wide"), intrinsics.field_of_view_deg(), strict=True):
         if not low <= angle <= high:
-            return (
-                f"fx={intrinsics.fx_px:g}, fy={intrinsics.fy_px:g} of an image of {_sized(intrinsics.image_hw)} pixels "
-                f"(HxW) mean a field of view {angle:.1f} degrees {side}. Check the image size that they belong to, and "
-                "that they are in pixels"
-            )
+            return _field_of_view(intrinsics, side, angle)
     return None
+
+
+def _field_of_view(intrinsics: Intrinsics, side: str, angle: float) -> str:
+    return (
+        f"fx={intrinsics.fx_px:g}, fy={intrinsics.fy_px:g} of an image of {_sized(intrinsics.image_hw)} pixels (HxW) "
+        f"mean a field of view {angle:.1f} degrees {side}. Check the image size that they belong to, and that they are "
+        "in pixels"
+    )
 
 
 def principal_point_inside(intrinsics: Intrinsics) -> bool:
@@ -168,6 +229,20 @@ def same_aspect(one_hw: tuple[int, int], other_hw: tuple[int, int]) -> bool:
     """Whether one size is the other's resized as a whole: the same aspect ratio, a pixel of rounding aside."""
     (rows, columns), (height, width) = sorted((one_hw, other_hw), key=lambda hw: hw[0] * hw[1])
     return min(abs(columns - rows * width / height), abs(rows - columns * height / width)) <= 1
+
+
+def are_alike(one: Intrinsics, other: Intrinsics) -> bool:
+    """Whether intrinsics of one image are the same but for what two calibrations of a camera differ by."""
+    height, width = one.image_hw
+    return all(
+        abs(getattr(one, name) - getattr(other, name)) <= _SAME_CAMERA * side
+        for name, side in (("fx_px", width), ("cx_px", width), ("fy_px", height), ("cy_px", height))
+    )
+
+
+def in_words(camera: Intrinsics) -> str:
+    """Focal lengths and principal point, for messages."""
+    return f"fx={camera.fx_px:g}, fy={camera.fy_px:g}, cx={camera.cx_px:g}, cy={camera.cy_px:g}"
 
 
 def _off_centre(camera: Intrinsics, allowed_share: float, *, allowed_px: float = 0.0) -> str | None:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spaceclip_plugin._checks import size_hw
 from spaceclip_plugin.depth.age import LiveAge
 from spaceclip_plugin.depth.camera import (
+    FocalLength,
     Intrinsics,
     IntrinsicsLike,
+    are_alike,
     back_project,
+    in_words,
     intrinsics_of_whole_image,
+    lens_scale,
     same_aspect,
 )
-from spaceclip_plugin.depth.colours import colorize_depth
+from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
-from spaceclip_plugin.depth.photo import colours_at_pixels
-from spaceclip_plugin.depth.writing import write_ply, write_png
 from spaceclip_plugin.errors import ConfigError
-
-if TYPE_CHECKING:
-    from transformers.modeling_outputs import DepthEstimatorOutput
 
 _MIN_DEPTH_M = 1e-6
 _MAX_SPREAD = 30.0  # in ln depth: beyond any world, and finite
 
 
+KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
+"""What `DepthMap.lens` may be."""
+UNFAMILIAR = 0.05
+"""The familiarity below which an image is called unfamiliar: one in twenty of those like the training's is, too."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class DepthMap:
+class DepthMap(DepthExports):
     """Metric depth of a batch of images: what the tower saw in one image call.
 
     Example:
@@ -65,6 +67,11 @@ class DepthMap:
             padding is not valid: depth and uncertainty are 0 there.
         unmapped: why there is no mapping although the host is known to pad its images; None where there is one, or
             nothing is known. `points` then take no `Intrinsics`: they would be of another image.
+        intrinsics: of the image the tower saw, where its camera is known.
+        focal_length: that the metres hold for, over the width and height of the image the tower saw: that of
+            `intrinsics`, or the one the head assumes; None where the head does not tell. See `lens`.
+        familiarity: (B,) float32 in [0, 1], the share of images like those of the training that look stranger to the
+            head than this one; near 0 it knows nothing of the kind. None where the head cannot tell.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -82,6 +89,9 @@ class DepthMap:
     image_sizes: tuple[tuple[int, int], ...] | None = None
     mapping: ImageMapping | None = None
     unmapped: str | None = None
+    intrinsics: Intrinsics | None = None
+    focal_length: FocalLength | None = None
+    familiarity: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -98,6 +108,13 @@ class DepthMap:
                 )
         if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
             raise ConfigError(f"image_sizes has {len(self.image_sizes)} entries for {shape[0]} images")
+        if self.familiarity is not None and tuple(self.familiarity.shape) != shape[:1]:
+            raise ConfigError(f"familiarity is one number for each of {shape[0]} images, got {self.familiarity!r}")
+        if self.intrinsics is not None and self.intrinsics.image_hw != self.image_hw:
+            raise ConfigError(
+                f"intrinsics are of the image the tower saw, {self.image_hw}, got those of {self.intrinsics.image_hw}; "
+                "see with_intrinsics"
+            )
         self._check_values()
         if self.mapping is not None:
             self._take(self.mapping)
@@ -164,7 +181,14 @@ class DepthMap:
             for count, side, whole in zip(self.depth_m.shape[1:], image_hw, self.image_hw, strict=True)
         )
         own = (slice(index, index + 1), rows, columns)
-        return self._with(image_hw=image_hw, image_sizes=None, **self._each(lambda values: values[own]))
+        whole = image_hw == self.image_hw
+        return self._with(
+            image_hw=image_hw,
+            image_sizes=None,
+            intrinsics=self.intrinsics if whole or self.intrinsics is None else self.intrinsics.cropped(0, 0, image_hw),
+            familiarity=None if self.familiarity is None else self.familiarity[index : index + 1],
+            **self._each(lambda values: values[own]),
+        )
 
     def __iter__(self) -> Iterator[DepthMap]:
         """One batch of one after another."""
@@ -176,11 +200,22 @@ class DepthMap:
         median = f"median {depth.median():.2f} m" if depth.numel() else "no depth"
         share = 100 * depth.numel() / max(1, self.valid.numel())
         name = f"camera={self.camera!r}, frame={self.frame}, age={self.age}, trained={self.trained}"
-        return f"DepthMap({shape}, {median}, {share:.0f} % valid, {name})"
+        lens = "" if self.lens == UNKNOWN else f", camera {self.lens}"
+        seen = "" if self.familiarity is None else f", familiarity {' '.join(f'{x:.2f}' for x in self.familiarity)}"
+        return f"DepthMap({shape}, {median}, {share:.0f} % valid{lens}{seen}, {name})"
+
+    @property
+    def lens(self) -> str:
+        """Whose metres these are: those of its camera ("known"), of one as the head was trained for ("assumed"), or of
+        one that the head does not tell ("unknown")."""
+        if self.focal_length is None:
+            return UNKNOWN
+        return ASSUMED if self.intrinsics is None else KNOWN
 
     def to(self, device: torch.device | str) -> DepthMap:
         """The same depth on another device."""
-        return replace(self, **self._each(lambda values: values.to(device)))
+        familiarity = None if self.familiarity is None else self.familiarity.to(device)
+        return replace(self, familiarity=familiarity, **self._each(lambda values: values.to(device)))
 
     def relabelled(self, *, camera: str | None = None, age: int | None = None) -> DepthMap:
         """The same depth under a camera's name or another age; shares memory, and what is None stays.
@@ -199,6 +234,54 @@ class DepthMap:
         mapped = self._with()
         mapped._take(mapping)
         return mapped
+
+    def with_familiarity(self, familiarity: Tensor, uncertainty_m: Tensor | None) -> DepthMap:
+        """The same depth of images as familiar (B,) as said, and so uncertain (B, H, W) metres."""
+        return self._with(familiarity=familiarity, uncertainty_m=uncertainty_m)
+
+    def with_intrinsics(self, intrinsics: IntrinsicsLike) -> DepthMap:
+        """The same depth in metres of the camera with these intrinsics, which `points` then need no more.
+
+        A head reads every image as if through the lens it was trained with. Through one twice as long everything looks
+        twice as large, and is twice as far as it looks: depth and uncertainty take the ratio of the focal lengths
+        (`lens_scale`). Where the head does not tell its own (`lens` is "unknown") the metres stay as they are.
+
+        Args:
+            intrinsics: as for `points`.
+
+        Raises:
+            ConfigError: see `points`; or this is depth of another camera already.
+
+        Example:
+            >>> depth_m = torch.full((1, 2, 2), 2.0)
+            >>> seen = {"camera": "wrist", "frame": 0, "image_hw": (20, 20), "trained": True}
+            >>> depth = DepthMap(depth_m, depth_m > 0, **seen, focal_length=(1.0, 1.0))
+            >>> longer = depth.with_intrinsics(Intrinsics(30.0, 30.0, 10.0, 10.0, (20, 20)))
+            >>> depth.lens, longer.lens, longer.depth_m[0, 0].tolist()
+            ('assumed', 'known', [3.0, 3.0])
+        """
+        self._check_one_size()
+        camera = self.tower_intrinsics(intrinsics).resized(self.image_hw)
+        if self.intrinsics is not None:
+            if not are_alike(camera, self.intrinsics):
+                raise ConfigError(
+                    f"this is depth of a camera with {in_words(self.intrinsics)}, and these intrinsics would be "
+                    f"{in_words(camera)} in the image its tower saw; give those it was read with, or none"
+                )
+            return self._with(intrinsics=camera)
+        if self.focal_length is None:
+            return self._with(intrinsics=camera)
+        scale = lens_scale(camera.focal_length, self.focal_length)
+        lens = self._with(intrinsics=camera, focal_length=camera.focal_length)
+        if scale == 1.0:
+            return lens
+        return lens._with(
+            **{
+                name: getattr(self, name) * scale
+                for name in ("depth_m", "uncertainty_m")
+                if getattr(self, name) is not None
+            }
+        )
 
     def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image, whatever the host did to it before its tower.
@@ -231,6 +314,9 @@ class DepthMap:
         smooth = places.on_one_surface(self.depth_m, known)
         valid = places.nearest(known) & places.shown
         sd_m = self.uncertainty_m
+        focal_length = self.focal_length
+        if focal_length is not None:  # of the same rays, over the sides of another image
+            focal_length = mapping.to_camera(Intrinsics.from_focal_length(focal_length, self.image_hw)).focal_length
         return replace(
             self,
             depth_m=places.either(self.depth_m, smooth) * valid,
@@ -238,17 +324,9 @@ class DepthMap:
             uncertainty_m=None if sd_m is None else places.either(sd_m, smooth) * valid,
             image_hw=mapping.camera_hw,
             mapping=ImageMapping.stretched(mapping.camera_hw, mapping.camera_hw),
+            intrinsics=None if self.intrinsics is None else mapping.to_camera(self.intrinsics),
+            focal_length=focal_length,
         )
-
-    def to_transformers(self) -> DepthEstimatorOutput:
-        """The depth as transformers' depth models return it: `predicted_depth` is `depth_m`, sharing memory.
-
-        There is no mask in that class: pixels that are not `valid` keep the finite number `depth_m` holds there, which
-        means nothing (0 in padding and in what the tower never read).
-        """
-        from transformers.modeling_outputs import DepthEstimatorOutput
-
-        return DepthEstimatorOutput(predicted_depth=self.depth_m)
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """Nearest and farthest metres between which the true depth lies with probability `level`, (B, H, W) each.
@@ -265,7 +343,7 @@ class DepthMap:
         spread = (interval_factor(level) * relative).clamp_max(_MAX_SPREAD)
         return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
 
-    def points(self, intrinsics: IntrinsicsLike) -> Tensor:
+    def points(self, intrinsics: IntrinsicsLike | None = None, *, assumed: bool = False) -> Tensor:
         """Every pixel as a point in the camera frame; select with `valid`, for padding is no point of the scene.
 
         Args:
@@ -273,18 +351,43 @@ class DepthMap:
                 (where the host crops or pads, see `in_camera`): `Intrinsics` at any resolution of it, rescaled here,
                 or a 3x3 matrix K. A matrix carries no image size: it is taken in pixels of the camera's image
                 (`camera_hw`) or, without a `mapping`, of this depth map's own H x W, and refused where its principal
-                point is not near the middle of that. `Intrinsics.from_matrix` says the size, and takes any.
+                point is not near the middle of that. `Intrinsics.from_matrix` says the size, and takes any. The points
+                are in metres of that camera, see `with_intrinsics`. None: the depth map's own.
+            assumed: where it has none, take the camera that the head assumes, with a centred principal point.
 
         Returns:
             (B, H, W, 3) float32 metres: x right, y down, z forward.
 
         Raises:
-            ConfigError: not intrinsics of a pinhole camera without skew, a matrix of another size, a batch of several
-                sizes (take one image), or those of a camera whose image the host pads nobody knows how (`unmapped`).
+            ConfigError: no camera is known; not intrinsics of a pinhole camera without skew, those of another camera
+                than the depth map's, a matrix of another size, a batch of several sizes (take one image), or those of
+                a camera whose image the host pads nobody knows how (`unmapped`).
         """
+        self._check_one_size()
+        if intrinsics is not None:
+            depth = self.with_intrinsics(intrinsics)
+            return back_project(depth.depth_m, depth._own_camera(assumed=False))
+        return back_project(self.depth_m, self._own_camera(assumed=assumed))
+
+    def _own_camera(self, *, assumed: bool) -> Intrinsics:
+        """Of the tower's image, as far as it is known."""
+        if self.intrinsics is not None:
+            return self.intrinsics
+        if self.focal_length is not None and assumed:
+            return Intrinsics.from_focal_length(self.focal_length, self.image_hw)
+        told = (
+            "; or take the one that the head assumes: points(assumed=True)"
+            if self.focal_length is not None
+            else " (the head does not tell which one it was trained with)"
+        )
+        raise ConfigError(
+            "the camera of this depth map is not known: give its intrinsics, here or where the head is attached, "
+            f"attach_depth_head(…, cameras={{{self.camera or 'front'!r}: Intrinsics(…)}}){told}"
+        )
+
+    def _check_one_size(self) -> None:
         if self.image_sizes is not None:
             raise ConfigError("images of several sizes have no camera in common; pick one: depth[i].points(...)")
-        return back_project(self.depth_m, self.tower_intrinsics(intrinsics))
 
     def tower_intrinsics(self, intrinsics: IntrinsicsLike) -> Intrinsics:
         """`Intrinsics` of the tower's image from what `points` takes, with the same errors."""
@@ -296,81 +399,9 @@ class DepthMap:
             intrinsics = intrinsics_of_whole_image(intrinsics, hw if self.mapping is None else self.mapping.camera_hw)
         return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
 
-    def colorize(self, *, depth_range_m: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
-        """Depth as colour: near warm, far cool, invalid dark grey.
-
-        Args:
-            depth_range_m: (near, far) at the ends of the colour map; None: what shows the whole batch well. Give it
-                where pictures are to be compared.
-
-        Returns:
-            (B, H, W, 3) uint8 RGB.
-
-        Raises:
-            ConfigError: the range is not finite with 0 <= near < far.
-        """
-        return colorize_depth(to_numpy(self.depth_m), to_numpy(self.valid), depth_range_m=depth_range_m)
-
-    def save_png16(self, path: str | os.PathLike[str], *, replace: bool = True) -> None:
-        """Write a 16-bit PNG of whole millimetres, 0 where invalid (the encoding of NYU, LeRobot and ROS 16UC1).
-
-        The encoding ends at 65.535 m: what lies beyond is written as 0, invalid; so is depth under half a millimetre.
-        The file says that its rows are upright as they are (EXIF orientation 1).
-
-        Args:
-            path, replace: as for `write_png`.
-
-        Raises:
-            ConfigError: the map holds more than one image, or see `write_png`.
-            OSError: the disk refuses the write.
-        """
-        check_single(self, "save_png16")
-        millimetres = np.rint(to_numpy(self.depth_m[0]).astype(np.float64) * 1000)
-        known = to_numpy(self.valid[0]) & (millimetres <= np.iinfo(np.uint16).max)
-        write_png(path, np.where(known, millimetres, 0).astype(np.uint16), replace=replace)
-
-    def save_ply(
-        self,
-        path: str | os.PathLike[str],
-        intrinsics: IntrinsicsLike,
-        *,
-        image: Tensor | npt.NDArray[np.uint8] | None = None,
-        replace: bool = True,
-    ) -> None:
-        """Write the valid points as a binary little-endian PLY: x y z in metres, and red green blue with an image.
-
-        Args:
-            path, replace: as for `write_png`.
-            intrinsics: as for `points`.
-            image: (H', W', 3) uint8 RGB of the same image, at any resolution; the pixel at each point's centre is
-                taken. With a `mapping` it may be the camera's image or the tower's; its size says which.
-
-        Raises:
-            ConfigError: the map holds more than one image, an argument is not as above, or without `replace` something
-                is at `path`.
-            OSError: the disk refuses the write.
-        """
-        check_single(self, "save_ply")
-        valid = to_numpy(self.valid[0])
-        points = to_numpy(self.points(intrinsics)[0])[valid]
-        hw = (valid.shape[0], valid.shape[1])
-        colours = None if image is None else colours_at_pixels(image, hw, self.mapping)[valid]
-        write_ply(path, points, colours, trained=self.trained, replace=replace)
-
-
-def check_single(depth_map: DepthMap, what: str) -> None:
-    """Raise ConfigError for a batch where `what` takes the depth of one image."""
-    if len(depth_map) != 1:
-        raise ConfigError(f"{what} takes one image, this depth map holds {len(depth_map)}; pick one: depth[i]")
-
 
 def interval_factor(level: float) -> float:
     """Half the width, in standard deviations, of a Laplace distribution's central interval of that probability."""
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is a probability between 0 and 1, got {level!r}")
     return -math.log1p(-level) / math.sqrt(2)
-
-
-def to_numpy(values: Tensor) -> npt.NDArray[Any]:
-    """The values on the CPU."""
-    return values.detach().cpu().numpy()

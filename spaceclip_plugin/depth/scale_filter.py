@@ -18,7 +18,8 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import real, shown
 from spaceclip_plugin.depth.camera import IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap, check_single
+from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.exports import check_single
 from spaceclip_plugin.depth.robust_fit import largest_cluster
 from spaceclip_plugin.depth.scale_evidence import Evidence, KnownDepth
 from spaceclip_plugin.errors import ConfigError, DataError

@@ -11,6 +11,7 @@ import torch
 
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import DepthSample, DepthSource
+from spaceclip_plugin.depth.depth_map import UNKNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
@@ -26,6 +27,8 @@ class ImageScore:
     metrics: DepthMetrics
     valid_pixels: int
     unseen_pixels: int = 0  # more that have ground truth, in a strip that the tower does not read; they do not count
+    familiarity: float | None = None  # see `DepthMap.familiarity`
+    lens: str = UNKNOWN  # see `DepthMap.lens`
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every image of `source` alone and score it; scale is metric, never aligned.
 
+    Images with intrinsics are scored in metres of their camera, others in those of the camera that the head assumes.
+
     Of a tower whose patches do not divide its image, a strip is never read: its pixels are left out and counted.
 
     Args:
@@ -122,7 +127,8 @@ def evaluate(
         image = protocol.input_image(sample)
         output_hw = protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
         try:
-            depth = predict(attachment, [image], output_hw=output_hw, flip=flip)
+            intrinsics = protocol.input_intrinsics(sample)
+            depth = predict(attachment, [image], output_hw=output_hw, flip=flip, intrinsics=intrinsics)
         except CaptureError as error:
             raise CaptureError(f"{sample.name}: {error}") from error
         seen = seen_pixels(attachment, output_hw=output_hw, flip=flip)
@@ -132,7 +138,9 @@ def evaluate(
         compared = protocol.compared(maps_m, sample, seen=seen)
         if uncertainty_m is not None:
             covered.append(_covered(compared))
-        scores.append(ImageScore(sample.name, metrics, int(compared.valid.sum()), compared.unseen_pixels))
+        familiarity = None if depth.familiarity is None else float(depth.familiarity[0])
+        pixels = (int(compared.valid.sum()), compared.unseen_pixels)
+        scores.append(ImageScore(sample.name, metrics, *pixels, familiarity, depth.lens))
         if len(worst) < keep_worst or (worst and metrics.abs_rel > worst[-1].metrics.abs_rel):
             worst.append(_kept(sample, metrics, compared, protocol))
             worst.sort(key=lambda kept: -kept.metrics.abs_rel)  # stable: of equal images, the first stays first

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import prepare
-from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.depth import DepthMap, Intrinsics
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
     *,
     output_hw: tuple[int, int],
     flip: bool = False,
+    intrinsics: Intrinsics | None = None,
 ) -> DepthMap:
     """Metric depth of photos: one run of the tower, or two with flip augmentation.
 
@@ -33,6 +34,8 @@ def predict(
         output_hw: size of the depth, in pixels.
         flip: average with the prediction of the mirrored photo (a second run of tower and head); where only one of the
             two saw a pixel, that one's.
+        intrinsics: of the photos, all of one camera; depth is then in metres of that camera. None: not known, and
+            depth is in metres of the camera that the head assumes.
 
     Returns:
         depth (B, H, W) in metres at `output_hw`.
@@ -52,7 +55,7 @@ def predict(
     # A photo does not grow old while others are predicted.
     plain = _one_run(attachment, images, output_hw).relabelled(age=0)
     if not flip:
-        return plain
+        return plain if intrinsics is None else plain.with_intrinsics(intrinsics)
     mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
     seen = seen_pixels(attachment, output_hw=output_hw).to(plain.valid.device)
     turned = seen.flip(-1)
@@ -67,7 +70,11 @@ def predict(
         # Both forwards err alike: the mean of the deviations, not what two independent guesses would have.
         uncertainty = averaged(uncertainty, mirrored.uncertainty_m.flip(-1))
     depth = averaged(plain.depth_m, mirrored.depth_m.flip(-1))
-    return dataclasses.replace(plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty)
+    familiarity = plain.familiarity
+    if familiarity is not None and mirrored.familiarity is not None:
+        familiarity = torch.minimum(familiarity, mirrored.familiarity)
+    both = dataclasses.replace(plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty, familiarity=familiarity)
+    return both if intrinsics is None else both.with_intrinsics(intrinsics)
 
 
 def seen_pixels(attachment: DepthAttachment, *, output_hw: tuple[int, int], flip: bool = False) -> Tensor:

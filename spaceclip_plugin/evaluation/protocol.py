@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spaceclip_plugin import _checks
 from spaceclip_plugin.data import DepthSample
+from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics
 
@@ -81,6 +83,8 @@ class Protocol:
         region: the part of the target that counts; None for all of it.
         region_within: what the region is a part of: the whole target, or the crop that the host sees.
         kb_crop: the host sees the KITTI benchmark crop, bottom 352 rows and centre 1216 columns.
+        frame_px: pixels at every edge that the host does not see: NYU's photos have a white frame, which a head would
+            know them by.
         resized_hw: the target is resized (nearest pixel centre) to this size first; None keeps its own.
         median_range_m: where the median depth of a data set lies if its depth is read in the right unit. No more of it
             is kept than lies in the depth range; where none is given it is the depth range.
@@ -102,6 +106,7 @@ class Protocol:
     region: PixelRegion | FractionRegion | None = None
     region_within: Literal["target", "crop"] = "target"
     kb_crop: bool = False
+    frame_px: int = 0
     resized_hw: tuple[int, int] | None = None
     median_range_m: tuple[float, float] = _UNKNOWN
 
@@ -113,8 +118,10 @@ class Protocol:
                 f"protocol {self.name!r}: needs 0 < min_depth_m < max_depth_m, both finite, "
                 f"got {self.min_depth_m} and {self.max_depth_m}"
             )
-        if self.kb_crop and self.resized_hw is not None:
-            raise ConfigError(f"protocol {self.name!r}: kb_crop and resized_hw exclude each other; choose one")
+        _checks.whole(f"frame_px of protocol {self.name!r}", self.frame_px, 0, 64)
+        crops = [name for name in ("kb_crop", "frame_px", "resized_hw") if getattr(self, name)]
+        if len(crops) > 1:
+            raise ConfigError(f"protocol {self.name!r}: {' and '.join(crops)} exclude each other; choose one")
         if self.region_within not in ("target", "crop"):
             raise ConfigError(
                 f"protocol {self.name!r}: region_within must be 'target' or 'crop', is {self.region_within!r}"
@@ -154,9 +161,16 @@ class Protocol:
         """(top, left, height, width) of what the host sees, in pixels of an image of size `image_hw`.
 
         Raises:
-            DataError: the image is smaller than the KITTI benchmark crop.
+            DataError: the image is smaller than the KITTI benchmark crop, or than the frame.
         """
         height, width = image_hw
+        if self.frame_px:
+            frame = self.frame_px
+            if min(height, width) <= 2 * frame:
+                raise DataError(
+                    f"protocol {self.name!r} leaves out {frame} pixels at every edge of the image, got {height}x{width}"
+                )
+            return frame, frame, height - 2 * frame, width - 2 * frame
         if not self.kb_crop:
             return 0, 0, height, width
         crop_height, crop_width = _KB_CROP_HW
@@ -198,6 +212,19 @@ class Protocol:
             self._check_crop(sample)
             top, left, height, width = self.crop_box((sample.image.shape[0], sample.image.shape[1]))
         return np.ascontiguousarray(sample.image[top : top + height, left : left + width])
+
+    def input_intrinsics(self, sample: DepthSample) -> Intrinsics | None:
+        """Intrinsics of `input_image(sample)`, in its pixels; None where the sample has none.
+
+        Raises:
+            DataError: see `input_image`.
+        """
+        if sample.intrinsics is None:
+            return None
+        image_hw = (sample.image.shape[0], sample.image.shape[1])
+        with _naming(sample):
+            top, left, height, width = self.crop_box(image_hw)
+        return sample.intrinsics.resized(image_hw).cropped(top, left, (height, width))
 
     def prediction_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Size at which a prediction is best made where the depth map has `image_hw`: `score` then resizes nothing."""
@@ -286,7 +313,7 @@ class Protocol:
 
     def _check_crop(self, sample: DepthSample) -> None:
         """A crop counts pixels: of photo and depth map alike only if these are of one size."""
-        if self.kb_crop and sample.image.shape[:2] != sample.depth_m.shape:
+        if (self.kb_crop or self.frame_px) and sample.image.shape[:2] != sample.depth_m.shape:
             raise DataError(
                 f"protocol {self.name!r} crops pixels of photo and depth map alike, got a photo of "
                 f"{sample.image.shape[:2]} and depth of {sample.depth_m.shape} (H, W); bring them to one size, or use "

@@ -18,6 +18,7 @@ _NYU = Protocol(
     depth_scale=1000.0,
     max_depth_m=10.0,
     region=PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640)),
+    frame_px=8,
     median_range_m=(0.5, 8.0),
 )
 _KITTI = Protocol(
@@ -51,7 +52,9 @@ _ALL = (
         region=_KITTI_GARG,
         region_within="crop",
     ),
-    replace(_NYU, name="spaceclip-nyu", description="NYU as SPACE-CLIP scored it: whole image", region=None),
+    replace(
+        _NYU, name="spaceclip-nyu", description="NYU as SPACE-CLIP scored it: whole image", region=None, frame_px=0
+    ),
     replace(
         _KITTI,
         name="spaceclip-kitti",

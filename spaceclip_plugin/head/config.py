@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaceclip_plugin import _checks
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures
 from spaceclip_plugin.head.decoder import DecoderOptions
+from spaceclip_plugin.head.familiarity import FamiliarityOptions
 from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
-# Format 2 has a `tower_fingerprint`; a config without one is written as format 1, which older versions read.
-FORMAT_VERSION = 2
+# Format 2 has a `tower_fingerprint`, format 3 what `_SINCE_3` names. A config is written in the lowest format that can
+# hold it, which older versions read.
+FORMAT_VERSION = 3
+_SINCE_3 = ("focal_length", "focal_length_assumed", "familiarity")
 _FROM_OPTIONS = "(that of the options)"
 # Stands for the defaults of whatever architecture it is, and is never in a config that was made.
 _DEFAULTS: DecoderOptions = architectures.ARCHITECTURES[architectures.DEFAULT_ARCHITECTURE].options()
@@ -39,6 +43,10 @@ class DepthHeadConfig:
         base_model_revision: which version of it (a commit on the Hub); None where unknown.
         trained_on: what the weights were trained on, for people; None: not trained, the depth means nothing.
         tower_fingerprint: of the tower's weights that the head was trained on; None where unknown.
+        focal_length: of the camera the head was trained for, over the width and height of the tower's image; images of
+            other cameras are read as if taken by it, see `DepthMap.with_intrinsics`. None where unknown.
+        focal_length_assumed: whether no training data told it.
+        familiarity: what the head knows the images it was trained on by, see `Familiarity`; None: nothing.
 
     Raises:
         ConfigError: a value that its field cannot have, or options of another architecture.
@@ -64,6 +72,9 @@ class DepthHeadConfig:
     base_model_revision: str | None = None
     trained_on: str | None = None
     tower_fingerprint: TowerFingerprint | None = None
+    focal_length: FocalLength | None = None
+    focal_length_assumed: bool = False
+    familiarity: FamiliarityOptions | None = None
 
     def __post_init__(self) -> None:
         options = self.options
@@ -86,6 +97,15 @@ class DepthHeadConfig:
             if getattr(self, name) is not None:
                 _checks.text(name, getattr(self, name))
         self._check_fingerprint()
+        if self.focal_length is not None:
+            object.__setattr__(self, "focal_length", checked_focal_length(self.focal_length))
+        if _checks.truth("focal_length_assumed", self.focal_length_assumed) and self.focal_length is None:
+            raise ConfigError("focal_length_assumed says of a focal_length that no data told it; there is none")
+        if isinstance(self.familiarity, Mapping):
+            found = _checks.build(FamiliarityOptions, self.familiarity, where="familiarity")
+            object.__setattr__(self, "familiarity", found)
+        if self.familiarity is not None:
+            self.familiarity.check(self.width_of)
 
     def _check_fingerprint(self) -> None:
         found = self.tower_fingerprint
@@ -198,9 +218,12 @@ class DepthHeadConfig:
         It names the taps twice: as hidden states in the options and, for people, as `tap_fractions`.
         """
         values = dataclasses.asdict(self)
-        if self.tower_fingerprint is None:
+        version = 3 if any(values[name] for name in _SINCE_3) else 1 if self.tower_fingerprint is None else 2
+        if version < 3:
+            for name in _SINCE_3:
+                del values[name]
+        if version < 2:
             del values["tower_fingerprint"]
-        version = 1 if self.tower_fingerprint is None else FORMAT_VERSION
         return {"format_version": version, **values, "tap_fractions": self.tap_fractions}
 
     @classmethod
@@ -220,10 +243,14 @@ class DepthHeadConfig:
             raise ConfigError(
                 f"format_version must be 1 to {FORMAT_VERSION}, got {_checks.shown(version)}; update spaceclip_plugin?"
             )
-        has_fingerprint = version > 1
-        if has_fingerprint != ("tower_fingerprint" in values) or (has_fingerprint and not values["tower_fingerprint"]):
-            raise ConfigError(f"config: a tower_fingerprint belongs to format 2 and to no other, this is {version}")
+        has_fingerprint = "tower_fingerprint" in values
+        if has_fingerprint != (version > 1) or (version == 2 and not values["tower_fingerprint"]):
+            raise ConfigError(f"config: a tower_fingerprint belongs to format 2 and later ones, this is {version}")
         values.setdefault("tower_fingerprint", None)
+        for name in _SINCE_3 if version < 3 else ():
+            if name in values:
+                raise ConfigError(f"config: {name} belongs to format 3 and to no earlier one, this is {version}")
+            values[name] = False if name == "focal_length_assumed" else None
         if "tap_fractions" not in values:
             raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")
         fractions = values.pop("tap_fractions")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.checked_features import checked_features
 from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.head.familiarity import Familiarity
 from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
 from spaceclip_plugin.head.space_clip import published
 from spaceclip_plugin.hub import HubOptions, PushOptions, push_files
@@ -39,6 +42,7 @@ class DepthHead(nn.Module):
     Attributes:
         config: what the head is; replaced, never edited.
         decoder: the architecture's module.
+        familiarity: what it knows the images it was trained on by; None where it was not learnt.
         fused: whether this is what `fuse` gives: for inference alone.
 
     Example:
@@ -56,6 +60,8 @@ class DepthHead(nn.Module):
         super().__init__()
         self.config = config
         self.decoder = architecture(config.architecture).decoder(config.width, config.options, config.width_of)
+        known = config.familiarity
+        self.familiarity = None if known is None else Familiarity(known, config.width_of[known.tap])
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -112,6 +118,47 @@ class DepthHead(nn.Module):
             None if output.uncertainty_m is None else seen.laid_out(output.uncertainty_m, output_hw),
         )
 
+    def familiarity_of(self, features: TowerFeatures, *, shown: Tensor | None = None) -> Tensor | None:
+        """How familiar the images of a call are, see `DepthMap.familiarity`; None where the head cannot tell.
+
+        Args:
+            features: as for `forward`.
+            shown: (h, w) bool, False where a patch shows padding of the host's; None: all show something.
+
+        Returns:
+            (B,) float32 in [0, 1], on the head's device.
+        """
+        if self.familiarity is None:
+            return None
+        device = next(self.parameters()).device
+        counted = features.valid
+        if shown is not None:
+            shown = shown.to(device)
+            counted = shown if counted is None else counted.to(device) & shown
+        found: Tensor = self.familiarity(features.hidden[self.familiarity.options.tap].to(device), counted)
+        return found
+
+    @torch.no_grad()
+    def learn_familiarity(self, tokens: Tensor) -> None:
+        """Learn what the training images look like, in place of what the head knew of that.
+
+        Args:
+            tokens: (N, V, C) float, mean tokens of hidden state `familiar_tap` of N images in V versions, the first as
+                photographed.
+
+        Raises:
+            ConfigError: fewer images than `LEAST_IMAGES`.
+        """
+        known = Familiarity.learnt(tokens, tap=self.familiar_tap)
+        self.familiarity = known.to(next(self.parameters()).device)
+        self.config = replace(self.config, familiarity=known.options)
+
+    @property
+    def familiar_tap(self) -> int:
+        """The tap that tells best whether an image is familiar: a quarter of the way into the tower."""
+        quarter = (self.config.blocks or self.taps[-1]) / 4
+        return min(self.taps, key=lambda tap: abs(tap - quarter))
+
     def fuse(self) -> DepthHead:
         """A copy of the head rearranged for inference: the same depth up to rounding, in fewer operations.
 
@@ -130,6 +177,7 @@ class DepthHead(nn.Module):
         head = self._without_weights(self.config)
         with torch.inference_mode(False), torch.no_grad():
             head.decoder = form(self.decoder).to(next(self.parameters())).requires_grad_(False)
+            head.familiarity = copy.deepcopy(self.familiarity)
         head.fused = True
         return head.eval()
 

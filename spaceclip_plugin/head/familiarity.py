@@ -1,0 +1,176 @@
+"""How unlike the images of the training an image is, told from tokens that the tower computes anyway.
+
+The distance is Mahalanobis': of the mean token of one hidden state from those of the training images, along their main
+directions, with what is left counted alike (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
+Samples", 2018, section 2.1). Early hidden states tell more than late ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spaceclip_plugin import _checks
+from spaceclip_plugin.errors import ConfigError
+
+LEAST_IMAGES = 40
+"""Of fewer training images no one can say what is like them."""
+
+_DIRECTIONS = 128
+_REFERENCES = 1024
+_FOLDS = 20
+_SHRINKAGE = 0.1
+_LEAST_VARIANCE = 1e-3
+# Of an image of a strange kind a head knows no more than that things lie between 10 cm and 10 m.
+_KNOWS_NOTHING = math.log(10.0 / 0.1) / math.sqrt(12)
+_FULLY, _STRANGE = 0.25, 0.05  # familiarity from which on the head's own uncertainty holds, and up to which none of it
+
+
+@dataclass(frozen=True)
+class FamiliarityOptions:
+    """Which hidden state tells, and the sizes of what is kept of it.
+
+    Attributes:
+        tap: one of the head's taps.
+        directions: main directions of the training images' mean tokens.
+        references: distances of training images from the others, ascending, that a new one is compared with.
+
+    Example:
+        >>> FamiliarityOptions(tap=3, directions=128, references=695).tap
+        3
+    """
+
+    tap: int
+    directions: int
+    references: int
+
+    def __post_init__(self) -> None:
+        _checks.whole("tap of familiarity", self.tap, 0, 512)
+        _checks.whole("directions of familiarity", self.directions, 1, 4096)
+        _checks.whole("references of familiarity", self.references, 1, 1 << 16)
+
+    def check(self, width_of: Mapping[int, int]) -> None:
+        """Raise ConfigError where a head with taps of these widths cannot tell."""
+        if self.tap not in width_of:
+            raise ConfigError(f"familiarity is told by hidden state {self.tap}, the head reads {sorted(width_of)}")
+        if self.directions >= width_of[self.tap]:
+            raise ConfigError(
+                f"familiarity has {self.directions} directions, hidden state {self.tap} has {width_of[self.tap]}"
+            )
+
+
+class Familiarity(nn.Module):
+    """What a head knows the images it was trained on by; `DepthHead.familiarity` holds one, `learnt` makes it.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch._C.Generator object at ...>
+        >>> known = Familiarity.learnt(torch.randn(200, 1, 16), tap=3)
+        >>> like_them, unlike = torch.randn(1, 16, 2, 2), torch.full((1, 16, 2, 2), 4.0)
+        >>> bool(known(like_them) > 0.05), bool(known(unlike) < 0.05)
+        (True, True)
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    directions: Tensor
+    variances: Tensor
+    rest: Tensor
+    references: Tensor
+
+    def __init__(self, options: FamiliarityOptions, width: int) -> None:
+        super().__init__()
+        self.options = options
+        shapes = {"mean": (width,), "deviation": (width,), "directions": (options.directions, width)}
+        shapes |= {"variances": (options.directions,), "rest": (1,), "references": (options.references,)}
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.ones(shape))
+
+    @classmethod
+    @torch.no_grad()
+    def learnt(cls, tokens: Tensor, *, tap: int) -> Familiarity:
+        """From the mean tokens of training images.
+
+        What is strange is judged by how far training images lie from those in other parts of the list, where
+        neighbours are often of one scene: from their own kind everything is near.
+
+        Args:
+            tokens: (N, V, C) float, of N images in V versions each, the first as photographed; at least `LEAST_IMAGES`.
+            tap: the hidden state that they are of.
+
+        Raises:
+            ConfigError: fewer images.
+        """
+        count, _, width = tokens.shape
+        if count < LEAST_IMAGES:
+            raise ConfigError(f"familiarity is learnt from {LEAST_IMAGES} images or more, got {count}")
+        tokens = tokens.double().cpu()
+        options = FamiliarityOptions(tap, min(_DIRECTIONS, width - 1, count // 4), min(_REFERENCES, count))
+        fold = torch.arange(count) * _FOLDS // count
+        distances = torch.empty(count, dtype=torch.float64)
+        for number in range(_FOLDS):
+            left_out = fold == number
+            others = cls(options, width).double()
+            others._fit(tokens[~left_out].flatten(0, 1))
+            distances[left_out] = others.distance(tokens[left_out, 0])
+        places = torch.linspace(0, 1, options.references, dtype=torch.float64)
+        found = cls(options, width).double()
+        found._fit(tokens.flatten(0, 1))
+        found.references = torch.quantile(distances, places)
+        return found.float()
+
+    def _fit(self, tokens: Tensor) -> None:
+        """From mean tokens (N, C), float64."""
+        kept = self.options.directions
+        self.mean, deviation = tokens.mean(dim=0), tokens.std(dim=0)
+        self.deviation = deviation.clamp_min(_LEAST_VARIANCE * float(deviation.mean())).clamp_min(1e-12)
+        _, singular, directions = torch.linalg.svd((tokens - self.mean) / self.deviation, full_matrices=False)
+        variances = singular.square() / len(tokens)
+        self.directions = directions[:kept].contiguous()
+        self.variances = variances[:kept] * (1 - _SHRINKAGE) + _SHRINKAGE * variances.mean()
+        self.variances = self.variances.clamp_min(_LEAST_VARIANCE)
+        self.rest = (variances[kept:].sum() / (tokens.shape[1] - kept)).clamp_min(_LEAST_VARIANCE)[None]
+
+    def distance(self, tokens: Tensor) -> Tensor:
+        """(B,) of mean tokens (B, C) from those of the training images; 1 is about usual."""
+        off = (tokens.to(self.mean) - self.mean) / self.deviation
+        along = off @ self.directions.T
+        left = (off.square().sum(dim=1) - along.square().sum(dim=1)).clamp_min(0) / self.rest
+        return (((along.square() / self.variances).sum(dim=1) + left) / off.shape[1]).sqrt()
+
+    @torch.no_grad()
+    def forward(self, patch_map: Tensor, counted: Tensor | None = None) -> Tensor:
+        """The share of images like those of the training that look stranger, of each image.
+
+        Args:
+            patch_map: (B, C, h, w) of the hidden state.
+            counted: (B, h, w) or (h, w) bool, False where a patch is padding; None: all count.
+
+        Returns:
+            (B,) float32 in [0, 1]; 0 where no patch counts, or a token is not finite.
+        """
+        maps = patch_map.float()
+        if counted is None:
+            tokens, some = maps.mean(dim=(2, 3)), None
+        else:
+            shares = counted.to(maps).expand(len(maps), *maps.shape[2:])
+            total = shares.sum(dim=(1, 2))
+            tokens = (maps * shares[:, None]).sum(dim=(2, 3)) / total.clamp_min(1)[:, None]
+            some = total > 0
+        stranger = torch.searchsorted(self.references.float(), self.distance(tokens).float().nan_to_num(math.inf))
+        share = 1 - stranger.float() / self.options.references
+        return share if some is None else share * some
+
+
+def widened(uncertainty_m: Tensor, depth_m: Tensor, familiarity: Tensor) -> Tensor:
+    """The uncertainty (B, H, W) of depth, in metres, as it is where images are as familiar (B,) as said.
+
+    It is the head's own down to a familiarity of a quarter, and below a twentieth that of one who knows only that
+    things lie between 10 cm and 10 m.
+    """
+    strange = ((_FULLY - familiarity) / (_FULLY - _STRANGE)).clamp(0, 1).to(depth_m)[:, None, None]
+    return torch.hypot(uncertainty_m, _KNOWS_NOTHING * strange * depth_m)
