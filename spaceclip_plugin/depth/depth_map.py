@@ -35,7 +35,7 @@ _MAX_SPREAD = 30.0  # in ln depth: beyond any world, and finite
 KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
 """What `DepthMap.lens` may be."""
 UNFAMILIAR = 0.05
-"""The familiarity below which an image is called unfamiliar: one in twenty of those like the training's is, too."""
+"""The familiarity below which an image is called unfamiliar; one in twenty of those like the training's is."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,11 +181,10 @@ class DepthMap(DepthExports):
             for count, side, whole in zip(self.depth_m.shape[1:], image_hw, self.image_hw, strict=True)
         )
         own = (slice(index, index + 1), rows, columns)
-        whole = image_hw == self.image_hw
         return self._with(
             image_hw=image_hw,
             image_sizes=None,
-            intrinsics=self.intrinsics if whole or self.intrinsics is None else self.intrinsics.cropped(0, 0, image_hw),
+            intrinsics=None if self.intrinsics is None else self.intrinsics.cropped(0, 0, image_hw),
             familiarity=None if self.familiarity is None else self.familiarity[index : index + 1],
             **self._each(lambda values: values[own]),
         )
@@ -262,14 +261,12 @@ class DepthMap(DepthExports):
         """
         self._check_one_size()
         camera = self.tower_intrinsics(intrinsics).resized(self.image_hw)
-        if self.intrinsics is not None:
-            if not are_alike(camera, self.intrinsics):
-                raise ConfigError(
-                    f"this is depth of a camera with {in_words(self.intrinsics)}, and these intrinsics would be "
-                    f"{in_words(camera)} in the image its tower saw; give those it was read with, or none"
-                )
-            return self._with(intrinsics=camera)
-        if self.focal_length is None:
+        if self.intrinsics is not None and not are_alike(camera, self.intrinsics):
+            raise ConfigError(
+                f"this is depth of a camera with {in_words(self.intrinsics)}, and these intrinsics would be "
+                f"{in_words(camera)} in the image its tower saw; give those it was read with, or none"
+            )
+        if self.intrinsics is not None or self.focal_length is None:
             return self._with(intrinsics=camera)
         scale = lens_scale(camera.focal_length, self.focal_length)
         lens = self._with(intrinsics=camera, focal_length=camera.focal_length)
@@ -351,8 +348,8 @@ class DepthMap(DepthExports):
                 (where the host crops or pads, see `in_camera`): `Intrinsics` at any resolution of it, rescaled here,
                 or a 3x3 matrix K. A matrix carries no image size: it is taken in pixels of the camera's image
                 (`camera_hw`) or, without a `mapping`, of this depth map's own H x W, and refused where its principal
-                point is not near the middle of that. `Intrinsics.from_matrix` says the size, and takes any. The points
-                are in metres of that camera, see `with_intrinsics`. None: the depth map's own.
+                point is not near the middle (`Intrinsics.from_matrix` says the size). The points are in metres of that
+                camera, see `with_intrinsics`. None: the depth map's own.
             assumed: where it has none, take the camera that the head assumes, with a centred principal point.
 
         Returns:
@@ -375,14 +372,10 @@ class DepthMap(DepthExports):
             return self.intrinsics
         if self.focal_length is not None and assumed:
             return Intrinsics.from_focal_length(self.focal_length, self.image_hw)
-        told = (
-            "; or take the one that the head assumes: points(assumed=True)"
-            if self.focal_length is not None
-            else " (the head does not tell which one it was trained with)"
-        )
+        told = "the head assumes one, points(assumed=True)" if self.focal_length else "the head does not tell its own"
         raise ConfigError(
             "the camera of this depth map is not known: give its intrinsics, here or where the head is attached, "
-            f"attach_depth_head(…, cameras={{{self.camera or 'front'!r}: Intrinsics(…)}}){told}"
+            f"attach_depth_head(…, cameras={{{self.camera or 'front'!r}: Intrinsics(…)}}); {told}"
         )
 
     def _check_one_size(self) -> None:

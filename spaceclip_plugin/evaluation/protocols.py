@@ -18,7 +18,6 @@ _NYU = Protocol(
     depth_scale=1000.0,
     max_depth_m=10.0,
     region=PixelRegion(top=45, bottom=471, left=41, right=601, image_hw=(480, 640)),
-    frame_px=8,
     median_range_m=(0.5, 8.0),
 )
 _KITTI = Protocol(
@@ -32,6 +31,12 @@ _KITTI = Protocol(
 )
 _ALL = (
     _NYU,
+    replace(
+        _NYU,
+        name="nyu-eigen-inner",
+        description="NYU: Eigen region of 480x640, and the host does not see the photos' white frame of 8 pixels",
+        frame_px=8,
+    ),
     _KITTI,
     replace(
         _KITTI,

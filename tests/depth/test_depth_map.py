@@ -179,7 +179,11 @@ class TestPoints:
         expected = back_project(make().depth_m, CAMERA)
         torch.testing.assert_close(make().points(Intrinsics.from_matrix(matrix, of_hw)), expected)
 
-    @pytest.mark.parametrize("bad", [None, "K", [[1.0, 2.0], [3.0]], np.eye(4), 500.0, {"fx": 1}])
+    def test_no_camera_is_known(self) -> None:
+        with pytest.raises(ConfigError, match="cameras="):
+            make().points()
+
+    @pytest.mark.parametrize("bad", ["K", [[1.0, 2.0], [3.0]], np.eye(4), 500.0, {"fx": 1}])
     def test_what_is_not_a_camera(self, bad: object) -> None:
         with pytest.raises(ConfigError, match="3x3"):
             make().points(bad)  # type: ignore[arg-type]
