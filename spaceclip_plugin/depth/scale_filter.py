@@ -32,6 +32,7 @@ _SCENE, _LOCAL_SD, _LEAST_LOCAL_SD = 0.14, 0.23, 0.03
 # Local errors correlate by exp(-d / length), d in sides of the image and in log predicted depth, measured likewise; a
 # share of their variance is a pixel's own.
 _ACROSS, _IN_DEPTH, _OWN = 0.5, 0.6, 0.1
+_OTHER_VIEW = 0.3  # the same in another image
 _SAME_PLACE = 0.95
 _HALF_WIDTH, _GATE = 2.5, 3.5  # in standard deviations
 _HEAVY_TAILS = 4.0  # degrees of freedom of Student's t
@@ -96,7 +97,7 @@ class ScaleFilter:
         """Forget all evidence, and the camera: after a cut, in a new place, or when attached anew."""
         self._camera: str | None = None
         self._samples = torch.zeros(0, len(_COLUMNS), dtype=torch.float64)
-        self._solved: tuple[Tensor, Tensor] | None = None
+        self._solved: _Solved | None = None
 
     @property
     def scale(self) -> float:
@@ -156,7 +157,7 @@ class ScaleFilter:
         local, of_scale = self._shares(depth.depth_m, depth.uncertainty_m)
         log_factor = torch.full_like(depth.depth_m, log_scale)
         if near_evidence:
-            log_factor += self._near_evidence(depth, local)
+            log_factor += self._near_evidence(depth, log_scale, local)
         scaled_m, sd_m = depth.depth_m * log_factor.exp(), depth.uncertainty_m
         if sd_m is not None:
             sd_m = scaled_m * (local.square() + of_scale * variance / self._scene_sd**2).sqrt()
@@ -253,10 +254,10 @@ class ScaleFilter:
         """Mean and variance of the log scale in that step."""
         if not len(self._samples):
             return 0.0, prior_sd**2
-        inverse, weights = self._solution()
+        solved = self._solution()
         prior = torch.tensor([prior_sd], dtype=torch.float64)
         shared = self._shared(prior, torch.full_like(prior, step), self._samples)[0]
-        return float(shared @ weights), prior_sd**2 - float(shared @ inverse @ shared)
+        return float(shared @ solved.weights), prior_sd**2 - float(shared @ solved.inverse @ shared)
 
     def _shared(self, prior: Tensor, steps: Tensor, others: Tensor) -> Tensor:
         """(N, M) covariance of the log scale of images with these priors, in these steps, and of other samples."""
@@ -267,14 +268,12 @@ class ScaleFilter:
         fading = (-since / self.memory_steps).exp()
         return torch.outer(camera, other_camera) + torch.outer(scene, other_scene) * fading
 
-    def _solution(self) -> tuple[Tensor, Tensor]:
-        """The inverse of the samples' covariance, and its product with what they say; wrong ones by reweighting."""
+    def _solution(self) -> _Solved:
+        """What all samples say together; wrong ones count less, by reweighting."""
         if self._solved is None:
             samples = self._samples
             ratios, local = samples[:, _KNOWN] - samples[:, _PREDICTED], samples[:, _LOCAL]
-            own = _OWN * local.square() + samples[:, _NOISE].square()
-            alike = (1 - _OWN) * _alike(samples, samples) * torch.outer(local, local)
-            likely = self._shared(samples[:, _PRIOR], samples[:, _STEP], samples) + alike + own.diag()
+            likely = self._shared(samples[:, _PRIOR], samples[:, _STEP], samples) + _of_local_errors(samples)
             wrong = torch.zeros_like(local)  # variance beyond what is likely
             for _ in range(_ROUNDS):
                 inverse = torch.cholesky_inverse(torch.linalg.cholesky(likely + wrong.diag()))
@@ -283,20 +282,41 @@ class ScaleFilter:
                 off, variance = weights / inverse.diag(), 1 / inverse.diag() - wrong
                 tails = (off.square() / variance + _HEAVY_TAILS) / (_HEAVY_TAILS + 1)
                 wrong = variance * (tails - 1).clamp_min(0.0)
-            self._solved = inverse, weights
+            self._solved = _Solved(inverse, weights, wrong)
         return self._solved
 
-    def _near_evidence(self, depth: DepthMap, local: Tensor) -> Tensor:
-        """(1, h, w) local error in log depth, as far as evidence about this image tells it."""
+    def _near_evidence(self, depth: DepthMap, log_scale: float, local: Tensor) -> Tensor:
+        """(1, h, w) local error in log depth, as far as evidence about this image tells it at that scale."""
         here = (self._samples[:, _STEP] == depth.step) & (self._samples[:, _FRAME] == depth.frame)
         if not here.any():
             return torch.zeros_like(local)
-        samples = self._samples[here].to(local)
-        weights = (1 - _OWN) * samples[:, _LOCAL] * self._solution()[1][here].to(local)
+        samples, wrong = self._samples[here], self._solution().wrong[here]
+        off = samples[:, _KNOWN] - samples[:, _PREDICTED] - log_scale
+        weights = torch.linalg.solve(_of_local_errors(samples) + wrong.diag(), off) * samples[:, _LOCAL] * (1 - _OWN)
+        samples, weights = samples.to(local), weights.to(local)
         u, v = (axis.to(local) for axis in _places(depth.depth_m.shape[1:], depth.image_hw))
         grid = torch.stack([*torch.meshgrid(u, v, indexing="xy"), depth.depth_m[0].clamp_min(1e-6).log()], dim=-1)
         found = [_alike(some, samples) @ weights for some in torch.split(grid.reshape(-1, 3), _PIXELS_AT_ONCE)]
         return torch.cat(found).reshape(local.shape) * local
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """Of the samples: the inverse of their covariance, its product with what they say, and (N,) variance that each is
+    found to have beyond what is likely."""
+
+    inverse: Tensor
+    weights: Tensor
+    wrong: Tensor
+
+
+def _of_local_errors(samples: Tensor) -> Tensor:
+    """(N, N) covariance of samples by the head's local errors and by the sensors'."""
+    local, image = samples[:, _LOCAL], samples[:, _STEP:]
+    same_image = (image[:, None] == image).all(dim=-1)
+    alike = (1 - _OWN) * _alike(samples, samples) * torch.where(same_image, 1.0, _OTHER_VIEW)
+    own = _OWN * local.square() + samples[:, _NOISE].square()
+    return alike * torch.outer(local, local) + own.diag()
 
 
 def _places(map_hw: Sequence[int], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
