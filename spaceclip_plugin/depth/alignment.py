@@ -1,6 +1,7 @@
 """Predicted depth rescaled to known distances, since a head's scale errs more than its shapes do.
 
-Every estimate is deterministic, stands up to wrong evidence, and is refused where the evidence does not settle it.
+Every estimate is deterministic, stands up to wrong evidence, and is refused where the evidence does not settle it. It
+trusts the evidence fully; `ScaleFilter` weighs it against what the head is worth, and is the better with few ranges.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class KnownDepth:
     left_out: dict[str, int]
 
 
+@runtime_checkable
 class Evidence(Protocol):
     """What a `ScaleFilter` observes."""
 

@@ -80,7 +80,7 @@ class ScaleFilter:
 
     Args:
         prior_sd: standard deviation of the log of the scale before any evidence. The default is that of heads on images
-            as they were trained on; for a camera of another kind or an assumed lens give more, such as 0.7.
+            as they were trained on; for a camera of another kind or an assumed lens give more, such as 1.0.
         memory_steps: host steps (`DepthMap.step`) after which a scene's part of the scale, 0.14, is correlated by 0.37
             with what it was; the rest of `prior_sd` is the camera's, and stays.
 
@@ -118,9 +118,12 @@ class ScaleFilter:
             intrinsics: as for `DepthMap.points`; all but ranges need them.
 
         Raises:
-            ConfigError: depth of several images or of another camera than before, or no intrinsics where needed.
+            ConfigError: depth of several images or of another camera than before, no intrinsics where needed, a mask of
+                another size, or what is no evidence.
         """
         self._check(depth)
+        if not isinstance(evidence, Evidence):
+            raise ConfigError(f"evidence is Ranges, Contacts, PlaneSeen and so on, got {shown(evidence)}")
         try:
             known = evidence.known_depth(depth, intrinsics)
         except DataError as error:
@@ -173,7 +176,8 @@ class ScaleFilter:
         Raises:
             ConfigError: it is none; the filter stays what it was.
         """
-        if set(state) != {"camera", "samples"} or not isinstance(state["camera"], (str, type(None))):
+        known = isinstance(state, Mapping) and set(state) == {"camera", "samples"}
+        if not known or not isinstance(state["camera"], (str, type(None))):
             raise ConfigError(f"a scale filter's state is its state_dict(), camera and samples; got {shown(state)}")
         try:
             samples = torch.tensor(state["samples"], dtype=torch.float64).reshape(-1, len(_COLUMNS))
@@ -257,7 +261,8 @@ class ScaleFilter:
         solved = self._solution()
         prior = torch.tensor([prior_sd], dtype=torch.float64)
         shared = self._shared(prior, torch.full_like(prior, step), self._samples)[0]
-        return float(shared @ solved.weights), prior_sd**2 - float(shared @ solved.inverse @ shared)
+        left = prior_sd**2 - float(shared @ solved.inverse @ shared)
+        return float(shared @ solved.weights), max(0.0, left)
 
     def _shared(self, prior: Tensor, steps: Tensor, others: Tensor) -> Tensor:
         """(N, M) covariance of the log scale of images with these priors, in these steps, and of other samples."""

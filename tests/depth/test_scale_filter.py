@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +187,7 @@ class TestTime:
         [
             {},
             {"camera": None},
+            [],
             {"camera": 3, "samples": []},
             {"camera": None, "samples": [[1.0] * 8]},
             {"camera": None, "samples": [[math.nan] * 9]},
@@ -194,7 +196,7 @@ class TestTime:
             {"camera": None, "samples": [], "extra": 1},
         ],
     )
-    def test_states_that_are_none(self, state: dict[str, object]) -> None:
+    def test_states_that_are_none(self, state: Any) -> None:
         scale = kriged((FLAT, ONE))
         before = scale.state_dict()
         with pytest.raises(ConfigError):
@@ -299,6 +301,10 @@ class TestRefusals:
         scale = kriged((FLAT, ONE))
         with pytest.raises(ConfigError, match="holds 2"):
             scale.observe(two, ONE)
+        with pytest.raises(ConfigError, match="evidence is"):
+            scale.observe(FLAT, torch.ones(1, 3))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="mask"):
+            scale.observe(FLAT, PlaneSeen(WALL, torch.ones(4, 4).bool()), intrinsics=CAMERA)
         with pytest.raises(ConfigError, match="intrinsics"):
             scale.observe(FLAT, PlaneSeen(WALL))
         for call in (scale.apply, lambda depth: scale.observe(depth, ONE)):
@@ -323,6 +329,15 @@ class TestNearEvidence:
         for other in (later(FLAT, 1), dataclasses.replace(FLAT, frame=1)):
             assert len(scale.apply(other).depth_m.unique()) == 1
         assert len(scale.apply(FLAT).depth_m.unique()) > 1
+
+    def test_evidence_about_other_images_of_the_place_does_not_distort_it(self) -> None:
+        pixels = [[5.0, 5.0], [55.0, 5.0], [30.0, 35.0]]
+        views = [later(depth_map(FLAT.depth_m[0] * 1.06**step), step) for step in range(6)]  # near, and not the same
+        metres = [float(view.depth_m[0, 0, 0]) * (0.85, 1.2)[view.step % 2] for view in views]
+        scale = kriged(*[(view, ranges(pixels, [far] * 3)) for view, far in zip(views, metres, strict=True)])
+        factor = scale.apply(views[-1]).depth_m / views[-1].depth_m
+        assert factor.min() > 1.0
+        assert factor.max() < 1.2
 
     def test_a_map_of_many_pixels_is_that_of_few(self) -> None:
         """Work is done in pieces; the pieces fit together."""

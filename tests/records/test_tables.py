@@ -23,6 +23,7 @@ TABLES = [
     ("host-overhead", "host_overhead", "table"),
     ("nyu-heads", "nyu_heads", "table"),
     ("robot-timing", "robot_timing", "table"),
+    ("scale-filter", "scale_filter", "table"),
     ("trusted-training", "trusted_training", "table"),
     ("version-matrix", "version_matrix", "table"),
 ]
