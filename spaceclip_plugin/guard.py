@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.depth.depth_map import KNOWN, UNFAMILIAR
 from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["MAX_AGE", "DepthGuard", "GuardDecision", "GuardLimits", "NewestDepth"]
@@ -73,6 +74,11 @@ class GuardLimits:
         min_factor: of a motion that is slowed down, at `stop_below_m`; it grows to 1 at `slow_below_m`.
         max_uncertainty: standard deviation over depth, median of the pixels within the near distance; None: any.
         when_uncertain: "slow" (by `min_factor`), "hold" or "stop".
+        min_familiarity: share of the training's images that must look stranger than this one (`DepthMap.familiarity`);
+            None: any. Heads that do not tell it are not held to it.
+        when_unfamiliar: as `when_uncertain`.
+        need_lens: metres must be those of the robot's own camera (`DepthMap.lens` is "known"): near distances of a
+            camera that the head assumes are off by the ratio of the focal lengths.
         frozen_after: image calls; None where pictures have no noise, as in simulation, and a robot may stand still.
         cameras: names of those that must be there, and no others count; empty: all that are there count.
         min_images: how many images must be there, counted without names.
@@ -91,6 +97,9 @@ class GuardLimits:
     min_factor: float = 0.2
     max_uncertainty: float | None = None
     when_uncertain: str = STOP
+    min_familiarity: float | None = UNFAMILIAR
+    when_unfamiliar: str = STOP
+    need_lens: bool = False
     frozen_after: int | None = 10
     cameras: tuple[str, ...] = ()
     min_images: int = 1
@@ -109,10 +118,13 @@ class GuardLimits:
             if getattr(self, name) is not None:
                 _checks.whole(name, getattr(self, name), low, high)
         _checks.whole("min_images", self.min_images, 1, 1000)
-        if self.max_uncertainty is not None:
-            _checks.real("max_uncertainty", self.max_uncertainty, 0.0, 1000.0)
-        _checks.choice("when_uncertain", self.when_uncertain, REACTIONS[1:])
-        _checks.truth("allow_untrained", self.allow_untrained)
+        for name, most in (("max_uncertainty", 1000.0), ("min_familiarity", 1.0)):
+            if getattr(self, name) is not None:
+                _checks.real(name, getattr(self, name), 0.0, most)
+        for name in ("when_uncertain", "when_unfamiliar"):
+            _checks.choice(name, getattr(self, name), REACTIONS[1:])
+        for name in ("need_lens", "allow_untrained"):
+            _checks.truth(name, getattr(self, name))
         if self.region is not None:
             region = _checks.reals("region", self.region, 0.0, 1.0, length=4)
             if region[0] >= region[2] or region[1] >= region[3]:
@@ -157,6 +169,7 @@ class DepthGuard:
     | no depth yet, a camera missing, or fewer images than `min_images` | stop |
     | the depth could not be read (`unreadable`) | stop |
     | a head that was not trained, unless `allow_untrained` | stop |
+    | metres of no known camera, where `need_lens` | stop |
     | older than `max_age` host steps | stop |
     | a black or blank image, or one without a valid pixel in the region | stop |
     | a smaller share of the region valid than `min_valid` | stop |
@@ -165,6 +178,7 @@ class DepthGuard:
     | the near distance below `slow_below_m` | slow, the nearer the slower |
     | uncertainty at the near distance above `max_uncertainty` | `when_uncertain` |
     | an uncertainty asked for that the head does not give | stop |
+    | an image less familiar to the head than `min_familiarity`, where it tells | `when_unfamiliar` |
     | none of these | pass |
 
     The near distance is the depth within which `near_share` of the region's valid pixels lie. Of several images the
@@ -219,7 +233,7 @@ class DepthGuard:
         if images < limits.min_images:
             return _stop(f"{images} image(s), {limits.min_images} expected: a camera is missing")
         decisions = [self._of_image(depth[i], count) for depth, count in counted for i in range(len(depth))]
-        return max(decisions, key=lambda one: (REACTIONS.index(one.reaction), -one.factor))
+        return _gravest(decisions)
 
     def decide_chunk(
         self, depths: Sequence[DepthMap] | None, rows: int, *, repeats: Sequence[int] = ()
@@ -260,6 +274,8 @@ class DepthGuard:
         whose = "the image" if depth.camera is None else f"camera {depth.camera!r}"
         if not depth.trained and not limits.allow_untrained:
             return _stop("the head was not trained: its depth means nothing")
+        if limits.need_lens and depth.lens != KNOWN:
+            return _stop(f"{whose}: metres of no known camera (lens {depth.lens!r}); attach the head with cameras=")
         if depth.age > limits.oldest_allowed:
             return _stop(
                 f"{whose}: the depth is {depth.age} host steps old, at most {limits.oldest_allowed} are allowed"
@@ -273,24 +289,40 @@ class DepthGuard:
             return _stop(f"{whose}: the very same depth {repeats + 1} times in a row: is the camera frozen?")
         depth_m = self._in_region(depth.depth_m)[valid]
         near_m = float(depth_m.kthvalue(max(1, math.ceil(limits.near_share * count))).values)
+        found = (self._unfamiliar(depth, whose), self._near(near_m, whose), self._uncertain(depth, near_m, whose))
+        return _gravest([decision for decision in found if decision is not None])
+
+    def _unfamiliar(self, depth: DepthMap, whose: str) -> GuardDecision | None:
+        least = self.limits.min_familiarity
+        if least is None or depth.familiarity is None or (share := float(depth.familiarity)) >= least:
+            return None
+        reason = f"{whose}: unlike the training images (familiarity {share:.2f}, below {least})"
+        return self._when(self.limits.when_unfamiliar, reason)
+
+    def _near(self, near_m: float, whose: str) -> GuardDecision:
+        limits = self.limits
         if near_m < limits.stop_below_m:
             return _stop(f"{whose}: {near_m:.3f} m, below {limits.stop_below_m} m")
-        if limits.max_uncertainty is not None:
-            if depth.uncertainty_m is None:
-                return _stop(
-                    f"{whose}: the head gives no uncertainty; train one that does, or set max_uncertainty=None"
-                )
-            within = depth_m <= near_m
-            relative = float((self._in_region(depth.uncertainty_m)[valid][within] / depth_m[within]).median())
-            if not relative <= limits.max_uncertainty:
-                factor = limits.min_factor if limits.when_uncertain == SLOW else 0.0
-                reason = f"{whose}: {near_m:.3f} m, uncertain by {relative:.0%}, above {limits.max_uncertainty:.0%}"
-                return GuardDecision(limits.when_uncertain, factor, reason)
         if near_m < limits.slow_below_m:
             share = (near_m - limits.stop_below_m) / (limits.slow_below_m - limits.stop_below_m)
             factor = limits.min_factor + (1.0 - limits.min_factor) * share
             return GuardDecision(SLOW, factor, f"{whose}: {near_m:.3f} m, below {limits.slow_below_m} m")
         return GuardDecision(PASS, 1.0, f"{whose}: {near_m:.3f} m")
+
+    def _uncertain(self, depth: DepthMap, near_m: float, whose: str) -> GuardDecision | None:
+        most = self.limits.max_uncertainty
+        if most is None:
+            return None
+        if depth.uncertainty_m is None:
+            return _stop(f"{whose}: the head gives no uncertainty; train one that does, or set max_uncertainty=None")
+        depth_m = self._in_region(depth.depth_m)
+        within = self._in_region(depth.valid) & (depth_m <= near_m)
+        relative = float((self._in_region(depth.uncertainty_m)[within] / depth_m[within]).median())
+        reason = f"{whose}: {near_m:.3f} m, uncertain by {relative:.0%}, above {most:.0%}"
+        return None if relative <= most else self._when(self.limits.when_uncertain, reason)
+
+    def _when(self, reaction: str, reason: str) -> GuardDecision:
+        return GuardDecision(reaction, self.limits.min_factor if reaction == SLOW else 0.0, reason)
 
     def _in_region(self, values: Tensor) -> Tensor:
         top, left, bottom, right = self.limits.region or (0.0, 0.0, 1.0, 1.0)
@@ -355,6 +387,11 @@ class NewestDepth:
         else:
             self.repeats = (0,) * len(images)
         self.images = tuple(images)
+
+
+def _gravest(decisions: Sequence[GuardDecision]) -> GuardDecision:
+    """Of several that are as grave, the first."""
+    return max(decisions, key=lambda one: (REACTIONS.index(one.reaction), -one.factor))
 
 
 def _stop(reason: str) -> GuardDecision:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits, NewestDepth
 
@@ -267,6 +267,10 @@ class TestSettings:
             ("max_uncertainty", -0.1),
             ("when_uncertain", "pass"),
             ("when_uncertain", "brake"),
+            ("min_familiarity", 1.1),
+            ("min_familiarity", float("nan")),
+            ("when_unfamiliar", "pass"),
+            ("need_lens", 1),
             ("region", (0.5, 0.0, 0.5, 1.0)),
             ("region", (0.0, 0.6, 1.0, 0.5)),
             ("region", (0.0, 0.0, 1.0, 1.1)),
@@ -299,11 +303,22 @@ class TestSettings:
             "least_factor",
             "most_uncertain",
             "when_uncertain",
+            "min_familiarity",
+            "when_unfamiliar",
+            "need_lens",
             "frozen_after",
             "cameras",
             "least_images",
             "allow_untrained",
         ]
+
+    def test_those_saved_before_there_was_familiarity_have_its_defaults(self) -> None:
+        written = GuardLimits().to_dict()
+        for key in ("min_familiarity", "when_unfamiliar", "need_lens"):
+            del written[key]
+        assert GuardLimits.from_dict(written) == GuardLimits(
+            min_familiarity=0.05, when_unfamiliar="stop", need_lens=False
+        )
 
     @pytest.mark.parametrize("key", ["stop_below", "min_valid"])
     def test_unknown_keys(self, key: str) -> None:
