@@ -100,8 +100,8 @@ def rows_of(
             true = counted(sample)
             best = float(np.median(sample.depth_m[true]) / np.median(depth.depth_m[0].numpy()[true]))
             alone = ScaleFilter(prior_sd=prior_sd)
-            refused += not alone.observe(depth, known, intrinsics=sample.intrinsics).used
-            running.observe(depth, known, intrinsics=sample.intrinsics)
+            refused += not alone.observe(depth, known).used
+            running.observe(depth, known)
             maps = {
                 "as_read": depth.depth_m,
                 "scale_only": alone.apply(depth, near_evidence=False).depth_m,
@@ -194,7 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, samples in sets.items():
         depths = [
             dataclasses.replace(depth, camera=name, step=index, frame=index)
-            for index, depth in enumerate(predictions(args, samples))
+            if sample.intrinsics is None
+            else dataclasses.replace(depth.with_intrinsics(sample.intrinsics), camera=name, step=index, frame=index)
+            for index, (sample, depth) in enumerate(zip(samples, predictions(args, samples), strict=True))
         ]
         if name == "NYU validation":
             ways = {title(*known): ranges_of(samples, *known) for known in AT_HOME}

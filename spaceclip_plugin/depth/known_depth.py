@@ -77,13 +77,13 @@ def plane_pixels(
     valid = int(looking.sum())
     along = points @ points.new_tensor(plane.normal) * math.copysign(1.0, plane.distance_m)
     looking = looking & (along > _GRAZING * points.norm(dim=-1))
-    predicted = points[..., 2][looking]
+    predicted = depth.depth_m[0].detach().cpu().double()[looking]  # points may be in metres of another lens
     if len(predicted) < _MIN_PLANE_PIXELS:
         raise DataError(
             f"the plane is not seen: {len(predicted)} of {valid} valid pixels look at it, at least "
             f"{_MIN_PLANE_PIXELS} must; check that plane and intrinsics are of this camera"
         )
-    return looking, predicted, predicted * abs(plane.distance_m) / along[looking]
+    return looking, predicted, points[..., 2][looking] * abs(plane.distance_m) / along[looking]
 
 
 def fit_plane(predicted_m: Tensor, known_m: Tensor, half_width: float, min_share: float) -> Fit:

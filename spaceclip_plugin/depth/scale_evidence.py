@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin._checks import real
-from spaceclip_plugin.depth.camera import IntrinsicsLike
+from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.known_depth import (
     Plane,
@@ -48,7 +48,7 @@ class KnownDepth:
 class Evidence(Protocol):
     """What a `ScaleFilter` observes."""
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """Where in this image which depth is known; DataError, with the reason, where it is not seen at all."""
         ...
 
@@ -82,7 +82,7 @@ class Ranges:
         if len(self.pixels_uv) != len(self.ranges_m):
             raise DataError(f"{len(self.pixels_uv)} pixels and {len(self.ranges_m)} ranges; give one for each pixel")
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """Where the ranges were measured."""
         return _at_pixels(depth, _double(self.pixels_uv), _double(self.ranges_m), self.sd)
 
@@ -111,10 +111,10 @@ class Contacts:
         _shaped("points_m", self.points_m, (3,))
         real("sd", self.sd, 0.0, 1.0)
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """Where the points are seen; those behind the camera count as no return."""
         points = _double(self.points_m)
-        return _at_pixels(depth, seen_at(points, depth, _given(intrinsics, self)), points[:, 2], self.sd)
+        return _at_pixels(depth, seen_at(points, depth, _camera_of(depth)), points[:, 2], self.sd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,9 @@ class PlaneSeen:
     def __post_init__(self) -> None:
         real("sd", self.sd, 0.0, 1.0)
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """The pixels that look at the plane."""
-        looking, predicted, known = plane_pixels(depth, _given(intrinsics, self), self.plane, self.mask)
+        looking, predicted, known = plane_pixels(depth, _camera_of(depth), self.plane, self.mask)
         rows, columns = looking.nonzero(as_tuple=True)
         on_it = torch.ones_like(rows, dtype=torch.bool)
         if self.mask is None:
@@ -189,9 +189,9 @@ class CameraHeight:
         length = math.hypot(*down)
         return Plane.through(tuple(self.height_m * part / (length or 1.0) for part in down), down)  # type: ignore[arg-type]
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """The pixels that look at the floor."""
-        return PlaneSeen(self.floor(), self.mask, self.sd).known_depth(depth, _given(intrinsics, self))
+        return PlaneSeen(self.floor(), self.mask, self.sd).known_depth(depth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ class KnownObject:
         >>> camera = Intrinsics(200.0, 200.0, 112.0, 112.0, (224, 224))
         >>> depth_m = torch.full((1, 56, 56), 0.5)
         >>> depth = DepthMap(depth_m, depth_m > 0, camera="wrist", frame=0, image_hw=(224, 224), trained=True)
-        >>> round(mug.known_depth(depth, camera).depth_m.item(), 3)
+        >>> round(mug.known_depth(depth.with_intrinsics(camera)).depth_m.item(), 3)
         0.475
 
     Attributes:
@@ -226,9 +226,9 @@ class KnownObject:
         if not 0 < math.hypot(u - other_u, v - other_v) < math.inf:
             raise ConfigError(f"an object's ends are two pixels that differ, got {self.ends_uv}")
 
-    def known_depth(self, depth: DepthMap, intrinsics: IntrinsicsLike | None) -> KnownDepth:
+    def known_depth(self, depth: DepthMap) -> KnownDepth:
         """The pixel half way between the ends."""
-        camera = depth.tower_intrinsics(_given(intrinsics, self)).resized(depth.image_hw)
+        camera = _camera_of(depth)
         (u, v), (other_u, other_v) = self.ends_uv
         extent = math.hypot((u - other_u) / camera.fx_px, (v - other_v) / camera.fy_px)
         middle = torch.tensor([[(u + other_u) / 2, (v + other_v) / 2]], dtype=torch.float64)
@@ -246,10 +246,13 @@ def _at_pixels(depth: DepthMap, uv: Tensor, known_m: Tensor, sd: float) -> Known
     return KnownDepth(rows.cpu()[usable], columns.cpu()[usable], known_m[usable], sd, left_out)
 
 
-def _given(intrinsics: IntrinsicsLike | None, evidence: Evidence) -> IntrinsicsLike:
-    if intrinsics is None:
-        raise ConfigError(f"{type(evidence).__name__} needs the camera's intrinsics; observe(..., intrinsics=...)")
-    return intrinsics
+def _camera_of(depth: DepthMap) -> Intrinsics:
+    if depth.intrinsics is None:
+        raise ConfigError(
+            "the camera of this depth map is not known: give it where the head is attached, or "
+            "depth.with_intrinsics(Intrinsics(…))"
+        )
+    return depth.intrinsics
 
 
 def _double(values: Tensor) -> Tensor:

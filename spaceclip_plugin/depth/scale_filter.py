@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin._checks import real, shown
-from spaceclip_plugin.depth.camera import IntrinsicsLike
-from spaceclip_plugin.depth.depth_map import DepthMap
+from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN, DepthMap
 from spaceclip_plugin.depth.exports import check_single
 from spaceclip_plugin.depth.robust_fit import largest_cluster
 from spaceclip_plugin.depth.scale_evidence import Evidence, KnownDepth
+from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.errors import ConfigError, DataError
 
 _COLUMNS = ("u", "v", "log_predicted", "log_known", "local_sd", "sd", "prior_sd", "step", "frame")
@@ -29,6 +29,7 @@ _U, _V, _PREDICTED, _KNOWN, _LOCAL, _NOISE, _PRIOR, _STEP, _FRAME = range(len(_C
 # A head's errors in log depth on images as it was trained on, measured on NYU: of a scene as a whole, and beside that
 # of a pixel, where the head gives no uncertainty. What a prior has beyond the first is the camera's.
 _SCENE, _LOCAL_SD, _LEAST_LOCAL_SD = 0.14, 0.23, 0.03
+_LENS = 0.4  # of log focal lengths of robots' cameras, where the head assumes one
 # Local errors correlate by exp(-d / length), d in sides of the image and in log predicted depth, measured likewise; a
 # share of their variance is a pixel's own.
 _ACROSS, _IN_DEPTH, _OWN = 0.5, 0.6, 0.1
@@ -80,7 +81,8 @@ class ScaleFilter:
 
     Args:
         prior_sd: standard deviation of the log of the scale before any evidence. The default is that of heads on images
-            as they were trained on; for a camera of another kind or an assumed lens give more, such as 1.0.
+            as they were trained on. Where the depth map tells that its lens is assumed or its look unfamiliar, it is
+            wider; where neither is told and the camera is of another kind, give more, such as 1.0.
         memory_steps: host steps (`DepthMap.step`) after which a scene's part of the scale, 0.14, is correlated by 0.37
             with what it was; the rest of `prior_sd` is the camera's, and stays.
 
@@ -96,26 +98,26 @@ class ScaleFilter:
     def reset(self) -> None:
         """Forget all evidence, and the camera: after a cut, in a new place, or when attached anew."""
         self._camera: str | None = None
+        self._lens = UNKNOWN
         self._samples = torch.zeros(0, len(_COLUMNS), dtype=torch.float64)
         self._solved: _Solved | None = None
 
     @property
     def scale(self) -> float:
-        """The factor that brings the depth of the last observed step to true metres."""
-        return math.exp(self._at(self._last_step, self.prior_sd)[0])
+        """The factor that brings the depth that was observed last to true metres."""
+        return math.exp(self._last()[0])
 
     @property
     def log_sd(self) -> float:
         """Standard deviation of the logarithm of `scale`."""
-        return math.sqrt(self._at(self._last_step, self.prior_sd)[1])
+        return math.sqrt(self._last()[1])
 
-    def observe(self, depth: DepthMap, evidence: Evidence, *, intrinsics: IntrinsicsLike | None = None) -> Verdict:
+    def observe(self, depth: DepthMap, evidence: Evidence) -> Verdict:
         """Weigh one piece of evidence about one image; several about an image may come in any order.
 
         Args:
-            depth: of one image, as the head gives it and not as `apply` does.
+            depth: of one image, as the head gives it and not as `apply` does; all but ranges need its `intrinsics`.
             evidence: `Ranges`, `Contacts`, `PlaneSeen`, `CameraHeight` or `KnownObject`.
-            intrinsics: as for `DepthMap.points`; all but ranges need them.
 
         Raises:
             ConfigError: depth of several images or of another camera than before, no intrinsics where needed, a mask of
@@ -125,7 +127,7 @@ class ScaleFilter:
         if not isinstance(evidence, Evidence):
             raise ConfigError(f"evidence is Ranges, Contacts, PlaneSeen and so on, got {shown(evidence)}")
         try:
-            known = evidence.known_depth(depth, intrinsics)
+            known = evidence.known_depth(depth)
         except DataError as error:
             return Verdict(0, 0, str(error))
         samples, left_out, used = self._samples_of(depth, known), dict(known.left_out), 0
@@ -136,7 +138,7 @@ class ScaleFilter:
             used = int(fits.sum())
             left_out["far from what the others say"] = len(samples) - used
             self._take(samples[fits])
-            self._camera = depth.camera
+            self._camera, self._lens = depth.camera, depth.lens
         refused = sum(left_out.values())
         reason = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
         return Verdict(used, refused, reason if used or refused else "none was given")
@@ -157,7 +159,7 @@ class ScaleFilter:
         """
         self._check(depth)
         log_scale, variance = self._at(depth.step, self._prior_of(depth))
-        local, of_scale = self._shares(depth.depth_m, depth.uncertainty_m)
+        local, of_scale = self._shares(depth.depth_m, depth.uncertainty_m, _strange_sd(depth))
         log_factor = torch.full_like(depth.depth_m, log_scale)
         if near_evidence:
             log_factor += self._near_evidence(depth, log_scale, local)
@@ -168,7 +170,7 @@ class ScaleFilter:
 
     def state_dict(self) -> dict[str, Any]:
         """The evidence held, for JSON; settings are the constructor's."""
-        return {"camera": self._camera, "samples": self._samples.tolist()}
+        return {"camera": self._camera, "lens": self._lens, "samples": self._samples.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on, bit for bit, from a `state_dict`.
@@ -176,9 +178,10 @@ class ScaleFilter:
         Raises:
             ConfigError: it is none; the filter stays what it was.
         """
-        known = isinstance(state, Mapping) and set(state) == {"camera", "samples"}
-        if not known or not isinstance(state["camera"], (str, type(None))):
-            raise ConfigError(f"a scale filter's state is its state_dict(), camera and samples; got {shown(state)}")
+        keys = set(state) if isinstance(state, Mapping) else set()
+        named = keys == {"camera", "lens", "samples"} and isinstance(state["camera"], (str, type(None)))
+        if not named or state["lens"] not in (KNOWN, ASSUMED, UNKNOWN):
+            raise ConfigError(f"a filter's state is its state_dict(), camera, lens and samples; got {shown(state)}")
         try:
             samples = torch.tensor(state["samples"], dtype=torch.float64).reshape(-1, len(_COLUMNS))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -187,36 +190,41 @@ class ScaleFilter:
         if not sane or len(samples) > _SAMPLES:
             raise ConfigError(f"a state's samples are up to {_SAMPLES} rows, finite, with positive deviations")
         self.reset()
-        self._camera, self._samples = state["camera"], samples
+        self._camera, self._lens, self._samples = state["camera"], state["lens"], samples
 
     def _prior_of(self, depth: DepthMap) -> float:
         """Standard deviation of the log scale of such a map before any evidence."""
-        return self.prior_sd
+        lens = _LENS if depth.lens == ASSUMED else 0.0
+        return math.hypot(self.prior_sd, lens, _strange_sd(depth))
 
     @property
     def _scene_sd(self) -> float:
         return min(self.prior_sd, _SCENE)
 
-    @property
-    def _last_step(self) -> float:
-        return float(self._samples[:, _STEP].max()) if len(self._samples) else 0.0
+    def _last(self) -> tuple[float, float]:
+        """Log scale and its variance in the image that was observed last."""
+        if not len(self._samples):
+            return 0.0, self.prior_sd**2
+        return self._at(float(self._samples[-1, _STEP]), float(self._samples[-1, _PRIOR]))
 
     def _check(self, depth: DepthMap) -> None:
         check_single(depth, "a scale filter")
-        if len(self._samples) and depth.camera != self._camera:
+        if len(self._samples) and (depth.camera, depth.lens) != (self._camera, self._lens):
             raise ConfigError(
-                f"this filter holds the scale of camera {self._camera!r}, the depth is of {depth.camera!r}; keep one "
-                "ScaleFilter for each camera"
+                f"this filter holds the scale of camera {self._camera!r} (lens {self._lens}), the depth is of "
+                f"{depth.camera!r} (lens {depth.lens}); keep one ScaleFilter for each camera, and give "
+                "its intrinsics for observe and apply alike"
             )
 
-    def _shares(self, depth_m: Tensor, sd_m: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _shares(self, depth_m: Tensor, sd_m: Tensor | None, strange_sd: float) -> tuple[Tensor, Tensor]:
         """Standard deviation of the head's local error in log depth, and the variance that is the scene's scale's.
 
-        A head's uncertainty holds both: what is the scale's is taken for half of the variance at most.
+        A head's uncertainty holds both: what is the scale's is taken for half of the variance at most, after what
+        a strange image adds to it, which is all the scale's.
         """
         if sd_m is None:
             return torch.full_like(depth_m, _LOCAL_SD), torch.full_like(depth_m, self._scene_sd**2)
-        variance = (sd_m / depth_m.clamp_min(1e-6)).square()
+        variance = ((sd_m / depth_m.clamp_min(1e-6)).square() - strange_sd**2).clamp_min(0.0)
         of_scale = (variance / 2).clamp_max(self._scene_sd**2)
         return (variance - of_scale).sqrt().clamp_min(_LEAST_LOCAL_SD), of_scale
 
@@ -225,7 +233,8 @@ class ScaleFilter:
         rows, columns = known.rows, known.columns
         predicted = depth.depth_m[0].detach().cpu().double()[rows, columns]
         sd_m = depth.uncertainty_m
-        local, _ = self._shares(predicted, None if sd_m is None else sd_m[0].detach().cpu().double()[rows, columns])
+        sd_m = None if sd_m is None else sd_m[0].detach().cpu().double()[rows, columns]
+        local, _ = self._shares(predicted, sd_m, _strange_sd(depth))
         u, v = _places(depth.depth_m.shape[1:], depth.image_hw)
         same = (known.sd, self._prior_of(depth), depth.step, depth.frame)
         rest = [torch.full_like(predicted, float(value)) for value in same]
@@ -322,6 +331,11 @@ def _of_local_errors(samples: Tensor) -> Tensor:
     alike = (1 - _OWN) * _alike(samples, samples) * torch.where(same_image, 1.0, _OTHER_VIEW)
     own = _OWN * local.square() + samples[:, _NOISE].square()
     return alike * torch.outer(local, local) + own.diag()
+
+
+def _strange_sd(depth: DepthMap) -> float:
+    """Standard deviation in log depth that a strange look of the one image adds to the head's own."""
+    return 0.0 if depth.familiarity is None else float(strange_sd(depth.familiarity)[0])
 
 
 def _places(map_hw: Sequence[int], image_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin import _checks
+from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.errors import ConfigError
 
 LEAST_IMAGES = 40
@@ -25,9 +26,6 @@ _REFERENCES = 1024
 _FOLDS = 20
 _SHRINKAGE = 0.1
 _LEAST_VARIANCE = 1e-3
-# Of an image of a strange kind a head knows no more than that things lie between 10 cm and 10 m.
-_KNOWS_NOTHING = math.log(10.0 / 0.1) / math.sqrt(12)
-_FULLY, _STRANGE = 0.25, 0.05  # familiarity from which on the head's own uncertainty holds, and up to which none of it
 
 
 @dataclass(frozen=True)
@@ -172,5 +170,4 @@ def widened(uncertainty_m: Tensor, depth_m: Tensor, familiarity: Tensor) -> Tens
     It is the head's own down to a familiarity of a quarter, and below a twentieth that of one who knows only that
     things lie between 10 cm and 10 m.
     """
-    strange = ((_FULLY - familiarity) / (_FULLY - _STRANGE)).clamp(0, 1).to(depth_m)[:, None, None]
-    return torch.hypot(uncertainty_m, _KNOWS_NOTHING * strange * depth_m)
+    return torch.hypot(uncertainty_m, strange_sd(familiarity).to(depth_m)[:, None, None] * depth_m)

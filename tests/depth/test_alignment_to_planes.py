@@ -202,3 +202,10 @@ class TestPadding:
                 Intrinsics(500, 500, 320, 320, (640, 640)),
                 points_m=self.TOUCHED,
             )
+
+
+def test_the_scale_is_that_of_the_map_given_whatever_lens_its_head_assumes() -> None:
+    wall = Plane((0.0, 0.0, 1.0), distance_m=0.7)
+    camera = Intrinsics(90.0, 90.0, 30.0, 20.0, (40, 60))
+    seen = depth_map(torch.full((40, 60), 0.5), focal_length=(1.0, 1.0))
+    assert align_to_plane(seen, camera, plane=wall).apply(seen).depth_m.mean() == pytest.approx(0.7)

@@ -1,15 +1,16 @@
-"""A running scale: evidence moves it as far as it is worth, wrong evidence not at all, and it grows old."""
+"""A running scale: evidence moves it as far as it is worth, it grows old, and is told by its uncertainty."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from alignment_world import HW, Table, at, depth_map, random_pixels, smooth_noise, tables, wrong
+from alignment_world import HW, Table, at, depth_map, random_pixels, tables
+from scale_world import CAMERA, FLAT, ONE, WALL, believed, kriged, kriged_object, later, ranges
 from torch import Tensor
 
 from spaceclip_plugin.depth import (
@@ -18,43 +19,15 @@ from spaceclip_plugin.depth import (
     DepthMap,
     Intrinsics,
     KnownObject,
-    Plane,
     PlaneSeen,
     Ranges,
     ScaleFilter,
     back_project,
 )
-from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.depth.strangeness import strange_sd
+from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["tables"]  # fixture
-
-CAMERA = Intrinsics(50.0, 50.0, 30.0, 20.0, (40, 60))
-FLAT = depth_map(torch.full((40, 60), 0.5))
-WALL = Plane((0.0, 0.0, 1.0), distance_m=0.6)
-
-
-def ranges(uv: list[list[float]], metres: list[float], sd: float = 0.01) -> Ranges:
-    return Ranges(torch.tensor(uv).reshape(-1, 2), torch.tensor(metres), sd)
-
-
-def later(depth: DepthMap, step: int) -> DepthMap:
-    """The same depth in another host step."""
-    return DepthMap(depth.depth_m, depth.valid, depth.camera, step, depth.image_hw, True, step=step)
-
-
-def believed(scale: ScaleFilter, step: int) -> float:
-    """What the flat depth is in that step, by the scale alone."""
-    return float(scale.apply(later(FLAT, step), near_evidence=False).depth_m[0, 0, 0])
-
-
-def kriged(*evidence: tuple[DepthMap, Ranges], **settings: float) -> ScaleFilter:
-    scale = ScaleFilter(**settings)
-    for depth, one in evidence:
-        assert scale.observe(depth, one).used
-    return scale
-
-
-ONE = ranges([[10.0, 10.0]], [0.6])
 
 
 class TestWeight:
@@ -92,7 +65,7 @@ class TestWeight:
 
     def test_a_plane_is_not_as_many_pieces_as_it_has_pixels(self) -> None:
         scale = ScaleFilter()
-        assert scale.observe(FLAT, PlaneSeen(WALL), intrinsics=CAMERA).used == 2400
+        assert scale.observe(FLAT.with_intrinsics(CAMERA), PlaneSeen(WALL)).used == 2400
         assert 0.03 < scale.log_sd < 0.14
 
     def test_order_within_a_step_is_no_matter(self) -> None:
@@ -112,7 +85,7 @@ class TestWeight:
             PlaneSeen(table.plane, table.on_table),
         ):
             scale = ScaleFilter(prior_sd=0.3)
-            assert scale.observe(depth, evidence, intrinsics=table.camera).used
+            assert scale.observe(depth.with_intrinsics(table.camera), evidence).used
             assert scale.scale == pytest.approx(true, rel=0.03)
             for near, most in ((True, 0.02), (False, 0.03)):
                 found = scale.apply(depth, near_evidence=near).depth_m[0]
@@ -123,22 +96,16 @@ class TestWeight:
         z = 1.2 * 50.0 / (rows - 20.0).clamp_min(2.0)
         depth = depth_map(z[:, None].expand(40, 60) / 1.2 * (rows > 22)[:, None])
         scale = ScaleFilter(prior_sd=0.5)
-        assert scale.observe(depth, CameraHeight(1.2), intrinsics=CAMERA).used > 900
+        assert scale.observe(depth.with_intrinsics(CAMERA), CameraHeight(1.2)).used > 900
         assert 1.1 < scale.scale < 1.2
 
     def test_known_object(self) -> None:
         scale = ScaleFilter()
         mug = KnownObject(((30.0, 10.0), (30.0, 20.0)), size_m=0.12, sd=0.0)  # at 0.6 m
-        assert scale.observe(FLAT, mug, intrinsics=CAMERA) == scale.observe(FLAT, ONE)
+        assert scale.observe(FLAT.with_intrinsics(CAMERA), mug) == scale.observe(FLAT, ONE)
         assert kriged((FLAT, ranges([[30.0, 15.0]], [0.6], sd=0.0))).scale == pytest.approx(
             kriged_object(mug).scale, rel=1e-6
         )
-
-
-def kriged_object(known: KnownObject) -> ScaleFilter:
-    scale = ScaleFilter()
-    scale.observe(FLAT, known, intrinsics=CAMERA)
-    return scale
 
 
 class TestTime:
@@ -188,12 +155,13 @@ class TestTime:
             {},
             {"camera": None},
             [],
-            {"camera": 3, "samples": []},
-            {"camera": None, "samples": [[1.0] * 8]},
-            {"camera": None, "samples": [[math.nan] * 9]},
-            {"camera": None, "samples": [[0.5, 0.5, 0.0, 0.0, 0.2, 0.01, -0.1, 0.0, 0.0]]},
-            {"camera": None, "samples": "none"},
-            {"camera": None, "samples": [], "extra": 1},
+            {"camera": 3, "lens": "unknown", "samples": []},
+            {"camera": None, "lens": "telescope", "samples": []},
+            {"camera": None, "lens": "unknown", "samples": [[1.0] * 8]},
+            {"camera": None, "lens": "unknown", "samples": [[math.nan] * 9]},
+            {"camera": None, "lens": "unknown", "samples": [[0.5, 0.5, 0.0, 0.0, 0.2, 0.01, -0.1, 0.0, 0.0]]},
+            {"camera": None, "lens": "unknown", "samples": "none"},
+            {"camera": None, "lens": "unknown", "samples": [], "extra": 1},
         ],
     )
     def test_states_that_are_none(self, state: Any) -> None:
@@ -202,116 +170,6 @@ class TestTime:
         with pytest.raises(ConfigError):
             scale.load_state_dict(state)
         assert scale.state_dict() == before
-
-
-class TestRefusals:
-    @pytest.mark.parametrize("metres", [0.6 * 3.281, 60.0, 600.0, 0.6 / 39.4, 0.0006])
-    def test_a_wrong_unit(self, metres: float) -> None:
-        scale = kriged((FLAT, ONE))
-        before = scale.state_dict()
-        verdict = scale.observe(FLAT, ranges([[50.0, 30.0]], [metres]))
-        assert (verdict.used, verdict.refused) == (0, 1)
-        assert "check its unit" in verdict.reason
-        assert scale.state_dict() == before
-
-    def test_what_is_refused_by_the_prior_is_taken_by_a_wider_one(self) -> None:
-        assert not ScaleFilter().observe(FLAT, ranges([[5.0, 5.0]], [1.5])).used
-        assert ScaleFilter(prior_sd=0.7).observe(FLAT, ranges([[5.0, 5.0]], [1.5])).used
-
-    def test_contradictions(self) -> None:
-        sure = depth_map(FLAT.depth_m[0], uncertainty_m=torch.full((1, 40, 60), 0.01))
-        scale = ScaleFilter()
-        verdict = scale.observe(sure, ranges([[5.0, 5.0], [50.0, 30.0]], [0.4, 0.7]))
-        assert (verdict.used, verdict.refused, scale.scale) == (0, 2, 1.0)
-        assert "more than half" in verdict.reason
-
-    @pytest.mark.parametrize("seed", range(4))
-    def test_two_in_five_wrong(self, tables: list[Table], seed: int) -> None:
-        truth = tables[seed].depth_m
-        predicted = truth / 1.2 * smooth_noise(seed, HW, 0.03)
-        uv = random_pixels(seed, 50, HW)
-        scale = ScaleFilter()
-        verdict = scale.observe(
-            depth_map(predicted, uncertainty_m=0.05 * predicted[None]), Ranges(uv, wrong(at(truth, uv), 0.4, seed))
-        )
-        assert 15 <= verdict.refused <= 20
-        assert f"{verdict.refused} far from what the others say" in verdict.reason
-        assert scale.scale == pytest.approx(1.2, rel=0.04)
-
-    def test_pieces_that_are_no_measurement_are_left_out_and_counted(self) -> None:
-        holed = depth_map(torch.cat([torch.zeros(40, 20), torch.full((40, 40), 0.5)], dim=1))
-        uv = [[50.0, 5.0], [50.0, 5.0], [50.0, 5.0], [math.nan, 5.0], [70.0, 5.0], [5.0, 5.0], [30.0, 20.0]]
-        metres = [math.nan, -0.6, math.inf, 0.6, 0.6, 0.6, 0.6]
-        verdict = (scale := ScaleFilter()).observe(holed, ranges(uv, metres))
-        assert (verdict.used, verdict.refused) == (1, 6)
-        assert verdict.reason == "4 not finite and positive, 1 beyond the image, 1 without valid depth"
-        assert scale.scale == pytest.approx(kriged((holed, ranges([[30.0, 20.0]], [0.6]))).scale)
-
-    def test_nothing_given(self) -> None:
-        scale = ScaleFilter()
-        assert scale.observe(FLAT, ranges([], [])).reason == "none was given"
-        assert scale.observe(FLAT, Contacts(torch.zeros(0, 3)), intrinsics=CAMERA).used == 0
-        assert scale.scale == 1.0
-
-    def test_points_behind_the_camera(self) -> None:
-        points = torch.tensor([[0.0, 0.0, -0.5], [0.0, 0.0, 0.0]])
-        verdict = ScaleFilter().observe(FLAT, Contacts(points), intrinsics=CAMERA)
-        assert (verdict.used, verdict.refused) == (0, 2)
-
-    def test_a_plane_that_is_not_seen(self) -> None:
-        scale = ScaleFilter()
-        behind = scale.observe(FLAT, PlaneSeen(Plane((0.0, 0.0, 1.0), -1.0)), intrinsics=CAMERA)
-        no_mask = scale.observe(FLAT, PlaneSeen(WALL, torch.zeros(40, 60).bool()), intrinsics=CAMERA)
-        sky = scale.observe(FLAT, CameraHeight(1.0, up=(0.0, 0.0, 1.0)), intrinsics=CAMERA)
-        for verdict in (behind, no_mask, sky):
-            assert verdict.used == 0
-            assert "the plane is not seen" in verdict.reason
-        assert scale.scale == 1.0
-
-    def test_nothing_is_valid(self) -> None:
-        scale = ScaleFilter()
-        blind = depth_map(torch.zeros(40, 60))
-        assert scale.observe(blind, ONE).reason == "1 without valid depth"
-        assert scale.observe(blind, PlaneSeen(WALL), intrinsics=CAMERA).used == 0
-        assert scale.apply(blind).depth_m.sum() == 0
-
-    def test_malformed_evidence(self) -> None:
-        calls: list[tuple[type[Exception], object]] = [
-            (DataError, lambda: Ranges(torch.ones(3, 3), torch.ones(3))),
-            (DataError, lambda: Ranges(torch.ones(3, 2), torch.ones(2))),
-            (DataError, lambda: Ranges([[1.0, 2.0]], torch.ones(1))),  # type: ignore[arg-type]
-            (DataError, lambda: Contacts(torch.ones(3))),
-            (ConfigError, lambda: ranges([[1.0, 1.0]], [1.0], sd=-0.1)),
-            (ConfigError, lambda: ranges([[1.0, 1.0]], [1.0], sd=math.nan)),
-            (ConfigError, lambda: PlaneSeen(WALL, sd=2.0)),
-            (ConfigError, lambda: CameraHeight(-1.0)),
-            (ConfigError, lambda: CameraHeight(1.0, up=(0.0, 0.0, 0.0))),
-            (ConfigError, lambda: KnownObject(((1.0, 1.0), (1.0, 1.0)), 0.1)),
-            (ConfigError, lambda: KnownObject(((1.0, 1.0), (2.0, math.nan)), 0.1)),
-            (ConfigError, lambda: KnownObject(((1.0, 1.0), (2.0, 1.0)), 0.0)),
-            (ConfigError, lambda: ScaleFilter(prior_sd=0.0)),
-            (ConfigError, lambda: ScaleFilter(memory_steps=math.nan)),
-        ]
-        for error, call in calls:
-            with pytest.raises(error):
-                call()  # type: ignore[operator]
-
-    def test_maps_that_are_not_the_filter_s(self) -> None:
-        two = DepthMap(torch.ones(2, 40, 60), torch.ones(2, 40, 60).bool(), None, 0, (40, 60), True)
-        scale = kriged((FLAT, ONE))
-        with pytest.raises(ConfigError, match="holds 2"):
-            scale.observe(two, ONE)
-        with pytest.raises(ConfigError, match="evidence is"):
-            scale.observe(FLAT, torch.ones(1, 3))  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="mask"):
-            scale.observe(FLAT, PlaneSeen(WALL, torch.ones(4, 4).bool()), intrinsics=CAMERA)
-        with pytest.raises(ConfigError, match="intrinsics"):
-            scale.observe(FLAT, PlaneSeen(WALL))
-        for call in (scale.apply, lambda depth: scale.observe(depth, ONE)):
-            with pytest.raises(ConfigError, match="'left'"):
-                call(depth_map(torch.ones(40, 60), camera="left"))  # type: ignore[operator]
-        with pytest.raises(ConfigError, match="holds 2"):
-            scale.apply(two)
 
 
 class TestNearEvidence:
@@ -376,3 +234,40 @@ def test_devices_and_dtypes_of_evidence() -> None:
     uv: Tensor = torch.tensor([[10, 10]])
     exact = kriged((FLAT, ranges([[10.0, 10.0]], [0.5]))).scale
     assert kriged((FLAT, Ranges(uv, torch.tensor([0.5], dtype=torch.float16)))).scale == exact
+
+
+class TestWhatTheMapTells:
+    """Of a strange image the head's uncertainty is wide because its scale is; of an assumed lens it does not tell."""
+
+    FIELDS: ClassVar[dict[str, Any]] = {"uncertainty_m": torch.full((1, 40, 60), 0.5 * 0.27)}
+
+    def look(self, familiarity: float) -> DepthMap:
+        wide = 0.5 * math.hypot(0.27, float(strange_sd(torch.tensor([familiarity]))[0]))
+        seen = depth_map(FLAT.depth_m[0], uncertainty_m=torch.full((1, 40, 60), wide))
+        return dataclasses.replace(seen, familiarity=torch.tensor([familiarity]))
+
+    @pytest.mark.parametrize("familiarity", [0.0, 0.1, 0.9])
+    def test_without_evidence_uncertainty_stays(self, familiarity: float) -> None:
+        seen = self.look(familiarity)
+        kept = ScaleFilter().apply(seen)
+        torch.testing.assert_close(kept.depth_m, seen.depth_m)
+        torch.testing.assert_close(kept.uncertainty_m, seen.uncertainty_m)
+
+    def test_evidence_about_a_strange_image_moves_it_nearly_all_the_way(self) -> None:
+        strange, familiar = kriged((self.look(0.0), ONE)), kriged((self.look(0.9), ONE))
+        assert math.log(strange.scale) > 0.9 * math.log(1.2) > 0.5 * math.log(1.2) > math.log(familiar.scale)
+        after = strange.apply(self.look(0.0)).uncertainty_m
+        assert after is not None
+        assert float(after[0, 0, 0]) < 0.5 * 0.6
+
+    def test_an_assumed_lens_widens_the_prior_and_a_known_one_does_not(self) -> None:
+        assumed = depth_map(FLAT.depth_m[0], focal_length=(1.0, 1.5), **self.FIELDS)
+        known = assumed.with_intrinsics(Intrinsics(60.0, 60.0, 30.0, 20.0, (40, 60)))
+        vague, sure = ScaleFilter().apply(assumed).uncertainty_m, ScaleFilter().apply(known).uncertainty_m
+        assert vague is not None
+        assert sure is not None
+        assert vague[0, 0, 0] > 1.5 * sure[0, 0, 0]
+        scale = kriged((assumed, ONE))
+        assert scale.scale > kriged((known, ONE)).scale
+        with pytest.raises(ConfigError, match="lens known"):  # its metres are others
+            scale.apply(known)
