@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from spaceclip_plugin.data.sample import DepthSample
+from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol, get_protocol
 from spaceclip_plugin.evaluation.metrics import depth_metrics
@@ -40,7 +41,8 @@ def pixel_by_pixel(image_hw: tuple[int, int], rows: tuple[int, int], columns: tu
 
 
 def test_the_protocols_and_their_encodings() -> None:
-    assert list(PROTOCOLS) == ["nyu-eigen", *CROPPED, "spaceclip-nyu", "spaceclip-kitti", "whole-image"]
+    nyu = ["nyu-eigen", "nyu-eigen-inner"]
+    assert list(PROTOCOLS) == [*nyu, *CROPPED, "spaceclip-nyu", "spaceclip-kitti", "whole-image"]
     for name, protocol in PROTOCOLS.items():
         assert get_protocol(name) is protocol
         assert protocol.name == name
@@ -63,6 +65,7 @@ def test_unknown_name_offers_the_nearest() -> None:
     ("name", "image_hw", "rows", "columns"),
     [
         ("nyu-eigen", NYU_SIZE, (45, 471), (41, 601)),
+        ("nyu-eigen-inner", NYU_SIZE, (45, 471), (41, 601)),
         ("spaceclip-nyu", NYU_SIZE, (0, 480), (0, 640)),
         # Pixels worked out from the fractions by hand: 0.40810811 * 375 = 153.04, 0.03594771 * 1242 = 44.65, …
         ("kitti-garg", (375, 1242), (153, 371), (44, 1197)),
@@ -136,7 +139,7 @@ def test_a_perfect_prediction_of_the_crop_scores_zero(name: str) -> None:
     assert protocol.score(seen.roll(1, 0), sample).rmse > 0.5
 
 
-@pytest.mark.parametrize("name", ["nyu-eigen", *CROPPED])
+@pytest.mark.parametrize("name", ["nyu-eigen", "nyu-eigen-inner", *CROPPED])
 def test_score_looks_at_the_mask_and_nowhere_else(name: str) -> None:
     protocol = get_protocol(name)
     image_hw = size_for(name)
@@ -207,6 +210,12 @@ def test_a_protocol_that_cannot_be_is_refused() -> None:
     for change in ({"kb_crop": False}, {"region": None}):
         with pytest.raises(ConfigError, match="needs kb_crop=True and a region"):
             dataclasses.replace(get_protocol("kitti-garg-crop"), **change)
+    for other in ({"kb_crop": True}, {"resized_hw": (8, 8)}):
+        with pytest.raises(ConfigError, match=r"frame_px.* exclude|and frame_px exclude"):
+            Protocol(name="x", description="", depth_scale=1.0, max_depth_m=1.0, frame_px=8, **other)
+    for frame_px in (-1, 65, 8.0, True):
+        with pytest.raises(ConfigError, match="frame_px of protocol 'x'"):
+            Protocol(name="x", description="", depth_scale=1.0, max_depth_m=1.0, frame_px=frame_px)
     with pytest.raises(ConfigError, match="must be 'target' or 'crop', is 'image'"):
         dataclasses.replace(get_protocol("kitti-garg-crop"), region_within="image")
 
@@ -227,6 +236,60 @@ def test_maps_are_compared_where_the_score_compares_them(name: str) -> None:
     assert torch.equal(compared.maps_m[1].isfinite(), seen)
     with pytest.raises(DataError, match="no ground truth"):
         protocol.compared(first[None], sample_of(np.zeros((375, 1242))))
+
+
+class TestFrame:
+    """Of "nyu-eigen-inner": the host does not see the 8 pixels at every edge."""
+
+    protocol = get_protocol("nyu-eigen-inner")
+
+    def test_the_host_sees_what_is_inside(self) -> None:
+        sample = sample_of(random_depth(NYU_SIZE, 1, 9))
+        assert self.protocol.crop_box(NYU_SIZE) == (8, 8, 464, 624)
+        np.testing.assert_array_equal(self.protocol.input_image(sample), sample.image[8:472, 8:632])
+        np.testing.assert_array_equal(self.protocol.training_target(sample), sample.depth_m[8:472, 8:632])
+        assert self.protocol.prediction_hw(NYU_SIZE) == (464, 624)
+
+    def test_predictions_are_pasted_back_there(self) -> None:
+        sample = sample_of(random_depth(NYU_SIZE, 1, 9))
+        compared = self.protocol.compared(torch.from_numpy(sample.depth_m[None, 8:472, 8:632].copy()), sample)
+        assert torch.equal(compared.maps_m[0].isfinite(), pixel_by_pixel(NYU_SIZE, (8, 472), (8, 632)))
+        assert torch.equal(compared.maps_m[0][compared.valid], compared.target_m[compared.valid])
+        assert torch.equal(compared.valid, get_protocol("nyu-eigen").mask(NYU_SIZE))
+
+    def test_an_image_that_is_all_frame(self) -> None:
+        with pytest.raises(DataError, match=r"a.png: .*leaves out 8 pixels at every edge.*got 16x640"):
+            self.protocol.input_image(sample_of(np.ones((16, 640))))
+
+
+class TestInputIntrinsics:
+    camera = Intrinsics(500.0, 510.0, 320.0, 240.0, NYU_SIZE)
+
+    @pytest.mark.parametrize("scale", [1, 2])
+    @pytest.mark.parametrize(("name", "margin"), [("nyu-eigen", 0), ("nyu-eigen-inner", 8), ("whole-image", 0)])
+    def test_of_what_the_host_sees(self, name: str, margin: int, scale: int) -> None:
+        sample = dataclasses.replace(
+            sample_of(np.ones(NYU_SIZE)), intrinsics=self.camera.resized((480 * scale, 640 * scale))
+        )
+        found, seen = get_protocol(name).input_intrinsics(sample), get_protocol(name).input_image(sample)
+        expected = (500.0, 510.0, 320.0 - margin, 240.0 - margin)
+        assert (found.fx_px, found.fy_px, found.cx_px, found.cy_px) == expected
+        assert found.image_hw == seen.shape[:2]
+
+    def test_of_the_benchmark_crop(self) -> None:
+        camera = Intrinsics(721.5, 721.5, 609.6, 172.9, (375, 1242))
+        sample = dataclasses.replace(sample_of(np.ones((375, 1242))), intrinsics=camera)
+        found = get_protocol("kitti-garg").input_intrinsics(sample)
+        assert found == Intrinsics(721.5, 721.5, 609.6 - 13, 172.9 - 23, (352, 1216))
+
+    def test_of_a_sample_without(self) -> None:
+        assert get_protocol("nyu-eigen-inner").input_intrinsics(sample_of(np.ones(NYU_SIZE))) is None
+
+    def test_too_small_for_the_crop_names_the_sample(self) -> None:
+        camera = Intrinsics(500.0, 510.0, 320.0, 8.0, (16, 640))
+        sample = dataclasses.replace(sample_of(np.ones((16, 640))), intrinsics=camera)
+        with pytest.raises(DataError, match=r"list.txt:7 a.png: .*got 16x640"):
+            get_protocol("nyu-eigen-inner").input_intrinsics(sample)
 
 
 class TestMedianRange:
