@@ -12,6 +12,7 @@ from spaceclip_plugin.cli.hosts import add_attachment, attached
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.data import check_depth_units, parse_source
 from spaceclip_plugin.data.files.pairs import RAY
+from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import Evaluation, ReportFolder, evaluate
 from spaceclip_plugin.evaluation.report import Report
@@ -65,6 +66,9 @@ def run(args: argparse.Namespace) -> Result:
         "protocol": result.protocol,
         "flip": result.flip,
         "coverage": result.coverage,
+        "lenses": result.lenses,
+        "familiarity": result.familiarity,
+        "unfamiliar": result.unfamiliar,
         "trained": trained,
         "skipped": skipped(samples),
     }
@@ -98,6 +102,20 @@ def _unseen(result: Evaluation) -> int:
     return sum(score.unseen_pixels for score in result.per_image)
 
 
+def _seen(result: Evaluation) -> list[str]:
+    """Whose metres were scored, and how familiar the images were, as far as the head tells."""
+    images, lenses, lines = len(result.per_image), result.lenses, []
+    if lenses.keys() != {UNKNOWN}:
+        lines.append(
+            f"{lenses.get(KNOWN, 0)} of {images} images in metres of their own camera, {lenses.get(ASSUMED, 0)} of the "
+            "one that the head assumes"
+        )
+    if result.familiarity is not None and result.unfamiliar is not None:
+        unlike = round(result.unfamiliar * images)
+        lines.append(f"familiarity {result.familiarity:.2f}, {unlike} of {images} images unlike those of the training")
+    return lines
+
+
 def _text(result: Evaluation, report: Report | None) -> str:
     images = len(result.per_image)
     spread = vars(result.standard_deviation) if images > 1 else {}
@@ -111,6 +129,7 @@ def _text(result: Evaluation, report: Report | None) -> str:
     lines[-1] += "  (mean ± sd over images)" if spread else ""
     forwards = "two forwards (flip)" if result.flip else "one forward"
     lines.append(f"{images} images, protocol {result.protocol}, {forwards}, metric scale")
+    lines += _seen(result)
     if _unseen(result):
         lines.append(f"{_unseen(result)} pixels with ground truth are not scored: the tower never reads them")
     if result.coverage is not None:

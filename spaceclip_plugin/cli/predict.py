@@ -32,6 +32,7 @@ from spaceclip_plugin.cli.photos import (
 from spaceclip_plugin.data.files.images import PhotoHeader, read_header, read_rgb
 from spaceclip_plugin.depth import DepthMap, DistortedCamera, Intrinsics, depth_picture, write_png
 from spaceclip_plugin.depth.camera_file import CameraParameters, camera_from
+from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNFAMILIAR
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation import predict
 
@@ -39,7 +40,8 @@ Record = Callable[[DepthMap, npt.NDArray[np.uint8], Intrinsics | None], None]
 
 DETAILS = """
 Depth is that of the upright photo, turned as its EXIF tag says, pixel by pixel: metres along the optical axis (z), not
-along the ray. Points are x right, y down, z forward. A photo that cannot be used does not stop the others: it is listed
+along the ray. Points are x right, y down, z forward. With --intrinsics the metres are those of that camera, without
+them those of the camera that the head assumes. A photo that cannot be used does not stop the others: it is listed
 at the end with its reason (--json: "failed"), and the exit code is 1. Nothing that is there is replaced without
 --overwrite, files of an earlier run included: no record tells them from yours. Every file is whole or absent.
 Where the intrinsics' file tells of lens distortion, photos are undistorted first (spaceclip-plugin[camera]), as widely
@@ -259,7 +261,7 @@ def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: arg
         raise DataError(f"{job.photo}: its header tells {told} pixels (H, W), it has {image_hw}; save it again")
     if job.lens is not None:
         photo = undistorted(photo, job.lens, job.header)
-    depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip)
+    depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip, intrinsics=camera)
     write_files(job, depth, photo, replace=args.overwrite)
     record(depth, photo, camera)
     known = depth.depth_m[depth.valid]
@@ -267,6 +269,8 @@ def _predicted(job: _Job, attachment: DepthAttachment, record: Record, args: arg
         "image": str(job.photo),
         "median_depth_m": float(known.median()) if known.numel() else None,
         "trained": depth.trained,
+        "lens": depth.lens,
+        "familiarity": None if depth.familiarity is None else float(depth.familiarity),
         "image_hw": list(image_hw),
         "intrinsics": camera and {"fx": camera.fx_px, "fy": camera.fy_px, "cx": camera.cx_px, "cy": camera.cy_px},
         "files": {kind: str(file) for kind, file in job.files.items()},
@@ -278,15 +282,21 @@ def write_files(job: _Job, depth: DepthMap, photo: npt.NDArray[np.uint8], *, rep
     depth.save_png16(job.files["depth_mm"], replace=replace)
     picture = depth_picture(depth.relabelled(camera=job.photo.stem), photo)
     write_png(job.files["picture"], picture, replace=replace)
-    if job.camera is not None and "points" in job.files:
-        depth.save_ply(job.files["points"], job.camera, image=photo, replace=replace)
+    if "points" in job.files:
+        depth.save_ply(job.files["points"], image=photo, replace=replace)
     if "undistorted" in job.files:
         write_png(job.files["undistorted"], photo, replace=replace)
 
 
 def _lines(prediction: Mapping[str, Any]) -> list[str]:
-    median = prediction["median_depth_m"]
+    median, familiarity = prediction["median_depth_m"], prediction["familiarity"]
     said = "no depth" if median is None else f"median depth {median:.2f} m"
+    if prediction["lens"] == ASSUMED:
+        said += " (camera assumed: give --intrinsics)"
+    elif prediction["lens"] != KNOWN and prediction["intrinsics"] is not None:
+        said += " (the head does not tell which camera its metres are of)"
+    if familiarity is not None:
+        said += f", familiarity {familiarity:.2f}" + (": unlike the training images" * (familiarity < UNFAMILIAR))
     if "undistorted" in prediction["files"]:
         said += ", of the undistorted photo"
     return [f"{prediction['image']}: {said}", *(f"  {kind}: {file}" for kind, file in prediction["files"].items())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import DepthSample, DepthSource
-from spaceclip_plugin.depth.depth_map import UNKNOWN
+from spaceclip_plugin.depth.depth_map import UNFAMILIAR, UNKNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
@@ -74,6 +75,27 @@ class Evaluation:
     flip: bool
     coverage: dict[float, float] | None = None
     worst: tuple[WorstImage, ...] = ()
+
+    @property
+    def lenses(self) -> dict[str, int]:
+        """How many images were scored in whose metres, by `DepthMap.lens`."""
+        return dict(Counter(score.lens for score in self.per_image))
+
+    @property
+    def familiarity(self) -> float | None:
+        """Mean over images; None where the head does not tell it."""
+        told = self._told
+        return sum(told) / len(told) if told else None
+
+    @property
+    def unfamiliar(self) -> float | None:
+        """Share of the images that are unlike those of the training; None where the head does not tell it."""
+        told = self._told
+        return sum(share < UNFAMILIAR for share in told) / len(told) if told else None
+
+    @property
+    def _told(self) -> list[float]:
+        return [score.familiarity for score in self.per_image if score.familiarity is not None]
 
 
 def evaluate(

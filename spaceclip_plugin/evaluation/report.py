@@ -25,7 +25,8 @@ SUMMARY_NAME = "summary.json"
 WORST_NAME = "worst"
 
 _METRICS = tuple(field.name for field in dataclasses.fields(DepthMetrics))
-_COLUMNS = ("name", "valid_pixels", *_METRICS)
+_OLDER_COLUMNS = ("name", "valid_pixels", *_METRICS)
+_COLUMNS = (*_OLDER_COLUMNS, "lens", "familiarity")
 _SUMMARY_KEYS = {"protocol", "scale", "images", "mean", "standard_deviation"}
 _TILE_PX = 480
 _ERROR_SCALES = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -37,7 +38,9 @@ _PICTURE = re.compile(r"\d{2,}_absrel_\d+\.\d{3}_[\w.-]+\.png", re.ASCII)
 class Report:
     """The files of one evaluation."""
 
-    per_image: Path  # CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image
+    # CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image, whose metres were
+    # scored ("known", "assumed" or "unknown") and how familiar it is to the head (empty where that does not tell)
+    per_image: Path
     summary: Path  # JSON with the statistics over images of each metric
     worst: tuple[Path, ...]  # PNG pictures, the image of highest AbsRel first
 
@@ -139,6 +142,9 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
         "flip": evaluation.flip,
         "scale": "metric",
         "images": len(per_image),
+        "lenses": evaluation.lenses,
+        "familiarity": evaluation.familiarity,
+        "unfamiliar": evaluation.unfamiliar,
         **({"unseen_pixels": unseen} if unseen else {}),  # of a tower whose patches do not divide its image
         "mean": dataclasses.asdict(evaluation.mean),
         "standard_deviation": dataclasses.asdict(evaluation.standard_deviation),
@@ -192,7 +198,7 @@ def _is_ours(entry: Path) -> bool:
         return False
     if entry.name == PER_IMAGE_NAME:
         with entry.open("rb") as file:
-            return file.readline(4096).rstrip() == ",".join(_COLUMNS).encode()
+            return file.readline(4096).rstrip().decode(errors="replace").split(",") in ([*_COLUMNS], [*_OLDER_COLUMNS])
     if entry.name == SUMMARY_NAME:
         try:
             return read_json_object(entry).keys() >= _SUMMARY_KEYS
@@ -206,7 +212,8 @@ def _write_table(path: Path, scores: tuple[ImageScore, ...]) -> None:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for score in scores:
-            writer.writerow((score.name, score.valid_pixels, *(getattr(score.metrics, name) for name in _METRICS)))
+            metrics = (getattr(score.metrics, name) for name in _METRICS)
+            writer.writerow((score.name, score.valid_pixels, *metrics, score.lens, score.familiarity))
 
 
 def _picture_name(rank: int, worst: WorstImage) -> str:

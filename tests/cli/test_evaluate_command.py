@@ -13,6 +13,7 @@ import pytest
 import torch
 import users_policy
 from PIL import Image
+from telling_heads import telling
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main
@@ -63,7 +64,8 @@ def test_json_says_how_the_images_spread(run: Run) -> None:
     assert code == 0
     assert result["spread"].keys() == set(METRICS)
     assert result.keys() == {
-        *METRICS, "spread", "images", "protocol", "flip", "coverage", "trained", "skipped"
+        *METRICS, "spread", "images", "protocol", "flip", "coverage", "trained", "skipped", "lenses", "familiarity",
+        "unfamiliar"
     }  # fmt: skip
     assert (result["images"], result["protocol"], result["trained"]) == (IMAGES, "whole-image", False)
     assert 0 < result["spread"]["abs_rel"] < result["abs_rel"]
@@ -105,6 +107,18 @@ def test_text_gives_the_spread_and_the_files(run: Run, tmp_path: Path) -> None:
     files = [str(tmp_path / "out" / name) for name in ("per_image.csv", "summary.json", "worst")]
     assert "written: {}, {}, 5 pictures in {}\n".format(*files) in out
     assert len(list((tmp_path / "out" / "worst").iterdir())) == IMAGES  # eight by default, and there are no more
+
+
+def test_it_says_whose_metres_were_scored_and_how_familiar_the_images_were(run: Run, tmp_path: Path) -> None:
+    silent = run()[1]
+    assert "camera" not in silent
+    assert "familiarity" not in silent
+    strange = telling(DepthHead.for_tower(users_policy.build()), familiar=False).save_pretrained(tmp_path / "head")
+    text = run("--head", strange)[1]
+    assert f"0 of {IMAGES} images in metres of their own camera, {IMAGES} of the one that the head assumes" in text
+    assert f"familiarity 0.00, {IMAGES} of {IMAGES} images unlike those of the training" in text
+    result = json.loads(run("--head", strange, "--json")[1])
+    assert (result["lenses"], result["familiarity"], result["unfamiliar"]) == ({"assumed": IMAGES}, 0.0, 1.0)
 
 
 def test_data_of_any_kind_and_depth_of_any_range(run: Run) -> None:

@@ -11,7 +11,7 @@ from photo_world import Run, head, no_host, photo, predict
 from PIL import Image
 
 from spaceclip_plugin import _files
-from spaceclip_plugin.depth import depth_map
+from spaceclip_plugin.depth import exports
 from spaceclip_plugin.errors import ConfigError
 
 __all__ = ["head", "no_host", "predict"]  # fixtures
@@ -154,14 +154,14 @@ class TestOverwriting:
         self, predict: Run, shot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Another process writes between the check and the first photo."""
-        write = depth_map.write_png
+        write = exports.write_png
 
         def late(path: Path, array: np.ndarray, *, replace: bool) -> None:
             Path(path).parent.mkdir()
             Path(path).write_text("another's")
             write(path, array, replace=replace)
 
-        monkeypatch.setattr(depth_map, "write_png", late)
+        monkeypatch.setattr(exports, "write_png", late)
         code, _, err = predict(shot, "--out", tmp_path / "out")
         assert code == 1
         assert "0001_depth.png" in err

@@ -56,7 +56,7 @@ def test_the_table_reads_back(tmp_path: Path) -> None:
     written = ReportFolder(tmp_path / "out").write(evaluation_of(scores))
     assert written.per_image == tmp_path / "out" / "per_image.csv"
     content = written.per_image.read_bytes()
-    assert content.startswith(b"name,valid_pixels,abs_rel,sq_rel,rmse,rmse_log,log10,silog,delta1,delta2,delta3\r\n")
+    assert content.startswith(b"name,valid_pixels,abs_rel,sq_rel,rmse,rmse_log,log10,silog,delta1,delta2,delta3,")
     assert b'"with, comma and ""quotes""",101,' in content
     with written.per_image.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -88,12 +88,38 @@ def test_the_summary(tmp_path: Path) -> None:
         "flip": True,
         "scale": "metric",
         "images": 4,
+        "lenses": {"unknown": 4},
+        "familiarity": None,
+        "unfamiliar": None,
         "coverage": {"0.5": 0.48, "0.9": 0.91},
     }
     without = ReportFolder(tmp_path).write(dataclasses.replace(evaluation, coverage=None))
     assert json.loads(without.summary.read_text())["coverage"] is None
     with pytest.raises(ConfigError, match="'scale' is an entry of every summary"):
         ReportFolder(tmp_path).write(evaluation, details={"scale": "aligned"})
+
+
+def test_lens_and_familiarity_of_each_image(tmp_path: Path) -> None:
+    evaluation = evaluation_of({"a": 1.0, "b": 2.0, "c": 3.0})
+    told = zip(evaluation.per_image, ("known", "assumed", "known"), (0.04, 0.05, 0.9), strict=True)
+    told_by = tuple(dataclasses.replace(score, lens=lens, familiarity=share) for score, lens, share in told)
+    written = ReportFolder(tmp_path).write(dataclasses.replace(evaluation, per_image=told_by))
+    with written.per_image.open(newline="", encoding="utf-8") as file:
+        rows = [(row["lens"], float(row["familiarity"])) for row in csv.DictReader(file)]
+    assert rows == [("known", 0.04), ("assumed", 0.05), ("known", 0.9)]
+    summary = json.loads(written.summary.read_text())
+    assert summary["lenses"] == {"known": 2, "assumed": 1}
+    assert (summary["familiarity"], summary["unfamiliar"]) == pytest.approx((0.33, 1 / 3))
+
+
+def test_an_evaluation_of_before_they_were_told_is_replaced(tmp_path: Path) -> None:
+    written = ReportFolder(tmp_path).write(evaluation_of({"a": 0.1, "b": 0.2}))
+    with written.per_image.open(newline="", encoding="utf-8") as file:
+        rows = [row[:-2] for row in csv.reader(file)]
+    with written.per_image.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    ReportFolder(tmp_path).write(evaluation_of({"c": 0.3}))
+    assert written.per_image.read_text().splitlines()[1].startswith("c,100,")
 
 
 def test_pictures_by_rank(tmp_path: Path) -> None:
