@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": "python benchmarks/scale_filter.py --nyu DIR --cameras DIR --weights deit_tiny_timm.safetensors "
         "--head DIR",
         "what": f"mean AbsRel of depth from {DEPTHS_M[0]} to {DEPTHS_M[1]} m; refused: images whose evidence is",
-        "head": "default head on DeiT-Tiny (ImageNet-supervised, not CLIP), one forward; NYU labelled, 8-bit "
+        "head": "default head on DeiT-Tiny (ImageNet-supervised, not CLIP), 12 of 20 epochs, one forward; NYU, 8-bit "
         "in-filled; its epoch was chosen on these NYU images",
         "prior_sd": {"NYU validation": ScaleFilter().prior_sd, "elsewhere": ELSEWHERE_SD},
         "machine": f"{platform.machine()}, CPU, torch {torch.__version__}",
