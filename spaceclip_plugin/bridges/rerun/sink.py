@@ -15,6 +15,7 @@ from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.depth import DepthArrays, DepthMap, Intrinsics
 from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.colours import colorize_depth
+from spaceclip_plugin.depth.depth_map import UNFAMILIAR
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
@@ -28,9 +29,9 @@ class RerunSink:
     """Logs depth maps to Rerun, each camera under its name ("camera" where the host tells none).
 
     A camera has the entities `image`, `depth` (metres, 0 where invalid), `uncertainty` (metres), `points` (the valid
-    ones, in colours of the image, or else of their depth), `age` (host steps) and, of an untrained head, `notes`. They
-    lie on the timelines "step" (host steps) and "frame" (image calls). Rerun's pixels are this package's: the first
-    one's corner is (0, 0).
+    ones, in colours of the image, or else of their depth), `age` (host steps), `familiarity` (0 to 1, where the head
+    tells it) and `notes`, of an untrained head and of images unlike those of the training. They lie on the timelines
+    "step" (host steps) and "frame" (image calls). Rerun's pixels are this package's: the first one's corner is (0, 0).
 
     Example:
         >>> import tempfile, torch
@@ -88,7 +89,8 @@ class RerunSink:
 
         Args:
             depth_map: of one image.
-            intrinsics: as for `DepthMap.points`; without them there are no pinhole and no points.
+            intrinsics: as for `DepthMap.points`; None: the depth map's own. Where none are known there are no pinhole
+                and no points.
             image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
             pose: (4, 4) rotation and translation from the camera's frame to the world's, in metres; None: the camera
                 stays where it was, at first in the origin.
@@ -118,8 +120,14 @@ class RerunSink:
                 colours = colorize_depth(shown.depth_m[shown.valid], shown.valid[shown.valid])
             recording.log([camera, "points"], rr.Points3D(shown.points_m, colors=colours))
         recording.log([camera, "age"], rr.Scalars([float(depth_map.age)]))
-        if not depth_map.trained:
-            recording.log([camera, "notes"], rr.TextLog("untrained head: its metres mean nothing", level="WARN"))
+        notes = [] if depth_map.trained else ["untrained head: its metres mean nothing"]
+        if depth_map.familiarity is not None:
+            share = float(depth_map.familiarity)
+            recording.log([camera, "familiarity"], rr.Scalars([share]))
+            if not share >= UNFAMILIAR:
+                notes.append(f"unlike the training images (familiarity {share:.2f})")
+        for note in notes:
+            recording.log([camera, "notes"], rr.TextLog(note, level="WARN"))
 
     def close(self) -> None:
         """Write or send what is left; may be called again."""

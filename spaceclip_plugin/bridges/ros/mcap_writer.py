@@ -69,7 +69,7 @@ class McapWriter:
     def write(
         self,
         depth_map: DepthMap,
-        intrinsics: IntrinsicsLike,
+        intrinsics: IntrinsicsLike | None = None,
         *,
         stamp_ns: int,
         frame_id: str | None = None,
@@ -79,20 +79,24 @@ class McapWriter:
 
         Args:
             depth_map: of one image.
-            intrinsics: as for `DepthMap.points`.
+            intrinsics: as for `DepthMap.points`, and depth is written in metres of that camera; None: the depth map's
+                own.
             stamp_ns: when the image was taken, see `header`.
             frame_id: of the camera, z forward; None: the camera's name with `_optical_frame` (REP-103).
             image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
 
         Raises:
-            ConfigError: the writer is closed, two cameras' names give the same topics, or an argument is not as above.
+            ConfigError: the writer is closed, two cameras' names give the same topics, the camera's intrinsics are not
+                known (one that the head only assumes is not written), or an argument is not as above.
             OSError: the disk refuses the write.
         """
         if self._closed:
             raise ConfigError("this McapWriter is closed; make another one, with another path")
         shown = DepthArrays.of(depth_map, intrinsics, image=image)
         if shown.intrinsics is None:
-            raise ConfigError("a ROS depth image needs intrinsics, got None; give Intrinsics or a 3x3 matrix")
+            raise messages.no_camera(depth_map, needed_for="a ROS depth image")
+        if intrinsics is not None:
+            depth_map = depth_map.with_intrinsics(intrinsics)
         name = self._topic_name(shown.camera)
         header = messages.header(stamp_ns, f"{name}_optical_frame" if frame_id is None else frame_id)
         sent = {

@@ -12,6 +12,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.depth import DepthArrays, DepthMap, Intrinsics
 from spaceclip_plugin.depth.camera import IntrinsicsLike
+from spaceclip_plugin.depth.depth_map import ASSUMED
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
@@ -90,29 +91,40 @@ def colour_image(image: npt.NDArray[np.uint8], header: Any) -> Any:
     return _image(image, "rgb8", header)
 
 
-def camera_info(intrinsics: Intrinsics, header: Any) -> Any:
-    """A pinhole camera without distortion as a `sensor_msgs/msg/CameraInfo`, for images of `intrinsics.image_hw`.
+def camera_info(intrinsics: Intrinsics | DepthMap, header: Any) -> Any:
+    """A pinhole camera without distortion as a `sensor_msgs/msg/CameraInfo`.
+
+    Args:
+        intrinsics: of images of their `image_hw`; or a depth map, for its own, in pixels of the depth.
+        header: of the message.
+
+    Raises:
+        ConfigError: the depth map's camera is not known (one that the head only assumes is never written), or it holds
+            more than one image.
 
     Example:
         >>> camera = Intrinsics(fx_px=5.0, fy_px=4.5, cx_px=3.0, cy_px=2.0, image_hw=(4, 6))
         >>> camera_info(camera, header(0, "wrist")).k.tolist()
         [5.0, 0.0, 2.5, 0.0, 4.5, 1.5, 0.0, 0.0, 1.0]
     """
+    camera = _own_camera(intrinsics) if isinstance(intrinsics, DepthMap) else intrinsics
     # ROS puts the first pixel's centre at (0, 0), this package at (0.5, 0.5).
-    k = intrinsics.matrix().double().numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
-    height, width = intrinsics.image_hw
+    k = camera.matrix().double().numpy() - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    height, width = camera.image_hw
     projection = np.hstack([k, np.zeros((3, 1))])
     roi = _message("sensor_msgs/msg/RegionOfInterest", 0, 0, 0, 0, False)  # zeros: the whole image
     matrices = (np.zeros(5), k.reshape(-1), np.eye(3).reshape(-1), projection.reshape(-1))
     return _message("sensor_msgs/msg/CameraInfo", header, height, width, "plumb_bob", *matrices, 0, 0, roi)
 
 
-def point_cloud(depth_map: DepthMap, intrinsics: IntrinsicsLike, header: Any, *, image: ImageLike | None = None) -> Any:
+def point_cloud(
+    depth_map: DepthMap, intrinsics: IntrinsicsLike | None, header: Any, *, image: ImageLike | None = None
+) -> Any:
     """The valid pixels as a `sensor_msgs/msg/PointCloud2`: x y z in metres, and `rgb` where there is an image.
 
     Args:
         depth_map: of one image.
-        intrinsics: as for `DepthMap.points`.
+        intrinsics: as for `DepthMap.points`; None: the depth map's own.
         header: of the message.
         image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
 
@@ -129,7 +141,7 @@ def point_cloud(depth_map: DepthMap, intrinsics: IntrinsicsLike, header: Any, *,
     """
     shown = DepthArrays.of(depth_map, intrinsics, image=image)
     if shown.points_m is None:
-        raise ConfigError("a point cloud needs intrinsics, got None; give the camera's Intrinsics or its 3x3 matrix")
+        raise no_camera(depth_map, needed_for="a point cloud")
     names, columns = ["x", "y", "z"], [shown.points_m.astype("<f4")]
     if shown.point_colours is not None:
         # PCL's convention: the bytes of a float32 are blue, green, red and nothing.
@@ -144,6 +156,14 @@ def point_cloud(depth_map: DepthMap, intrinsics: IntrinsicsLike, header: Any, *,
     return _message("sensor_msgs/msg/PointCloud2", header, 1, len(values), fields, False, step, len(data), data, True)
 
 
+def _own_camera(depth_map: DepthMap) -> Intrinsics:
+    """In pixels of the depth."""
+    camera = DepthArrays.of(depth_map).intrinsics
+    if camera is None:
+        raise no_camera(depth_map, needed_for="a CameraInfo")
+    return camera
+
+
 def _image(pixels: npt.NDArray[Any], encoding: str, header: Any) -> Any:
     """Rows of `step` bytes one after another, little-endian."""
     data, (height, width) = _bytes(pixels), pixels.shape[:2]
@@ -156,3 +176,13 @@ def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def _message(kind: str, *values: Any) -> Any:
     return typestore().types[kind](*values)
+
+
+def no_camera(depth_map: DepthMap, *, needed_for: str) -> ConfigError:
+    """That the intrinsics of a depth map's camera are not known; one that the head only assumes is never written."""
+    whose = "the camera" if depth_map.camera is None else f"camera {depth_map.camera!r}"
+    assumed = "; one that the head only assumes is not written" if depth_map.lens == ASSUMED else ""
+    return ConfigError(
+        f"{needed_for} needs the intrinsics of {whose}, and they are not known{assumed}: give Intrinsics or the 3x3 "
+        "matrix, here or where the head is attached (cameras=)"
+    )

@@ -163,6 +163,31 @@ class TestRoundTrip:
         assert "untrained" in str(recording.one("/a/notes", "TextLog:text"))
         assert "/b/notes" not in recording.entities
 
+    def test_familiarity_and_what_is_unlike_the_training(self, file: Path) -> None:
+        with RerunSink(file) as sink:
+            sink.log(depth_map(camera="a", familiarity=torch.tensor([0.01]), frame=1))
+            sink.log(depth_map(camera="a", familiarity=torch.tensor([0.75]), frame=2))
+            sink.log(depth_map(camera="b"))
+        recording = Recording(file)
+        shares = recording.columns["/a/familiarity", "Scalars:scalars"]
+        assert {frame: share[0] for (_, frame), share in shares.items()} == pytest.approx({1: 0.01, 2: 0.75}, abs=1e-6)
+        notes = recording.columns["/a/notes", "TextLog:text"]
+        assert [frame for _, frame in notes] == [1]
+        assert "familiarity 0.01" in str(notes)
+        assert not {"/b/familiarity", "/b/notes"} & recording.entities
+
+    def test_the_depth_maps_own_camera_and_none_that_is_only_assumed(self, file: Path) -> None:
+        assumed = depth_map(camera="assumed", focal_length=CAMERA.focal_length)
+        with RerunSink(file) as sink:
+            sink.log(assumed)
+            sink.log(assumed.with_intrinsics(CAMERA).relabelled(camera="known"))
+        recording = Recording(file)
+        columns = recording.one("/known/depth", "Pinhole:image_from_camera").reshape(3, 3)
+        np.testing.assert_array_equal(columns.T, CAMERA.matrix().numpy().astype(np.float32))
+        assert "/known/points" in recording.entities
+        assert "/assumed/points" not in recording.entities
+        assert ("/assumed/depth", "Pinhole:image_from_camera") not in recording.columns
+
     def test_the_pose_moves_the_camera(self, file: Path) -> None:
         with RerunSink(file) as sink:
             sink.log(depth_map(), CAMERA, pose=torch.from_numpy(rotation_about_z(0.5)))

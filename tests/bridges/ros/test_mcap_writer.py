@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,20 @@ class TestRoundTrip:
         assert bytes(read_back.ros_msg.data) == photo().tobytes()
         assert (read_back.ros_msg.encoding, read_back.ros_msg.step) == ("rgb8", 36)
 
+    def test_depth_is_in_metres_of_the_camera_it_is_written_with(self, file: Path) -> None:
+        x, y = CAMERA.focal_length
+        assumed = dataclasses.replace(depth_map(camera="given"), focal_length=(x / 2, y / 2))
+        with McapWriter(file) as writer:
+            writer.write(assumed, CAMERA, stamp_ns=0)
+            writer.write(assumed.with_intrinsics(CAMERA).relabelled(camera="own"), stamp_ns=0)
+        topics, wanted = read(file), (2 * assumed.depth_m[assumed.valid]).numpy()
+        for name in ("given", "own"):
+            [depth] = topics[f"/{name}/depth/image_rect_raw"]
+            values = np.frombuffer(bytes(depth.ros_msg.data), "<f4")
+            np.testing.assert_allclose(values[~np.isnan(values)], wanted, rtol=1e-6)
+            [info] = topics[f"/{name}/depth/camera_info"]
+            assert list(info.ros_msg.k) == [5, 0, 2.75, 0, 4.5, 1.25, 0, 0, 1]
+
     def test_projection_and_rotation(self, file: Path) -> None:
         with McapWriter(file) as writer:
             writer.write(depth_map(), CAMERA, stamp_ns=STAMP_NS)
@@ -149,7 +164,13 @@ class TestNames:
 class TestRefusals:
     def test_missing_intrinsics(self, file: Path) -> None:
         with McapWriter(file) as writer, pytest.raises(ConfigError, match="intrinsics"):
-            writer.write(depth_map(), None, stamp_ns=0)  # type: ignore[arg-type]
+            writer.write(depth_map(), stamp_ns=0)
+
+    def test_an_assumed_camera_is_not_written(self, file: Path) -> None:
+        assumed = dataclasses.replace(depth_map(camera="wrist"), focal_length=(1.0, 1.0))
+        with McapWriter(file) as writer, pytest.raises(ConfigError, match=r"camera 'wrist'.*assumes"):
+            writer.write(assumed, stamp_ns=0)
+        assert read(file) == {}
 
     def test_several_images(self, file: Path) -> None:
         with McapWriter(file) as writer, pytest.raises(ConfigError, match="holds 2"):

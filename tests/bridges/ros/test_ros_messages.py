@@ -108,6 +108,18 @@ class TestCameraInfo:
         rows, columns = np.meshgrid(range(2), range(3), indexing="ij")
         np.testing.assert_allclose(pixels, np.stack([columns, rows], -1), atol=1e-6)
 
+    def test_of_a_depth_map_in_pixels_of_its_depth(self) -> None:
+        known = depth_map(image_hw=(20, 30), focal_length=(1.0, 1.0)).with_intrinsics(CAMERA.resized((20, 30)))
+        info = camera_info(known, HEADER)
+        assert (info.width, info.height) == (3, 2)
+        np.testing.assert_allclose(info.k, camera_info(CAMERA, HEADER).k)
+
+    @pytest.mark.parametrize("focal_length", [None, (1.0, 1.0)])
+    def test_of_a_depth_map_whose_camera_nobody_told(self, focal_length: tuple[float, float] | None) -> None:
+        with pytest.raises(ConfigError, match="camera 'wrist'") as error:
+            camera_info(depth_map(camera="wrist", focal_length=focal_length), HEADER)
+        assert ("assumes" in str(error.value)) == (focal_length is not None)
+
 
 class TestPointCloud:
     def test_valid_points(self) -> None:
@@ -131,7 +143,18 @@ class TestPointCloud:
 
     def test_without_intrinsics(self) -> None:
         with pytest.raises(ConfigError, match="intrinsics"):
-            point_cloud(depth_map(), None, HEADER)  # type: ignore[arg-type]
+            point_cloud(depth_map(), None, HEADER)
+
+    def test_the_depth_maps_own_camera(self) -> None:
+        known = depth_map(focal_length=CAMERA.focal_length).with_intrinsics(CAMERA)
+        assert point_cloud(known, None, HEADER).data.tobytes() == point_cloud(known, CAMERA, HEADER).data.tobytes()
+
+    def test_points_are_in_metres_of_the_camera(self) -> None:
+        assumed = depth_map(focal_length=(CAMERA.focal_length[0] / 2, CAMERA.focal_length[1] / 2))
+        values = np.frombuffer(point_cloud(assumed, CAMERA, HEADER).data, "<f4").reshape(5, 3)
+        np.testing.assert_allclose(values[:, 2], 2 * assumed.depth_m[assumed.valid], rtol=1e-6)
+        with pytest.raises(ConfigError, match=r"camera 'wrist'.*assumes"):
+            point_cloud(assumed.relabelled(camera="wrist"), None, HEADER)
 
 
 def test_a_photo() -> None:
