@@ -29,6 +29,7 @@ from spaceclip_plugin.bridges.transformers.checkpoint import (
     write_model,
 )
 from spaceclip_plugin.bridges.transformers.one_device import one_device
+from spaceclip_plugin.depth.camera import checked_focal_length, lens_scale
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
 from spaceclip_plugin.towers import Tower, registry
 from spaceclip_plugin.towers.adapter import declared_statistics
@@ -115,6 +116,7 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        focal_length: Tensor | None = None,
     ) -> DepthEstimatorOutput | tuple[Any, ...]:
         """Depth of a batch of images, without gradients and in eval mode.
 
@@ -123,19 +125,23 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             labels: refused; heads are trained with `spaceclip train`.
             output_hidden_states: also return the maps (B, C, h, w) that the head reads, ascending by tap.
             return_dict: False for a tuple.
+            focal_length: (B, 2), or (2,) for all, of the cameras: fx and fy over the width and height of the image that
+                `pixel_values` show, see `Intrinsics.focal_length`. None: metres are those of the camera that the head
+                assumes, as in `pipeline`, which does not tell another.
 
         Returns:
-            `predicted_depth` (B, H, W) float32 in metres along the optical axis. It is a number for every pixel, for
-            an image of one value throughout too; only a `DepthMap` says where there is none. Into the strip that a
-            tower whose patches do not divide its image never reads, its edge goes on: zeros there would be mixed into
-            the depth beside them when a pipeline resizes it.
+            `predicted_depth` (B, H, W) float32 in metres of those cameras along the optical axis. It is a number for
+            every pixel, for an image of one value throughout too; only a `DepthMap` says where there is none. Into the
+            strip that a tower whose patches do not divide its image never reads, its edge goes on: zeros there would be
+            mixed into the depth beside them when a pipeline resizes it.
 
         Raises:
-            ConfigError: labels, or not such images.
+            ConfigError: labels, not such images, not such focal lengths, or any where the head does not tell its own.
             CaptureError: the tower refuses that size, or activations or depth are not finite.
         """
         if labels is not None:
             raise ConfigError("this model computes no loss; train a head with `spaceclip train` and wrap that")
+        scales = None if focal_length is None else self._lens_scales(focal_length, len(pixel_values))
         attachment, lock = self._linked()
         with lock:
             attachment.refresh(pixel_values)
@@ -148,12 +154,29 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
             depth_m = eval_twin(self.head)(features, tuple(pixel_values.shape[-2:])).depth_m.float()
         if not depth_m.isfinite().all():
             raise CaptureError("the head gave NaN or infinity; keep it in float32, whatever the host's precision is")
+        if scales is not None:
+            depth_m = depth_m * scales.to(depth_m)
         if features.seen is not None:
             depth_m = features.seen.continued(depth_m)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         maps = tuple(features.hidden[tap] for tap in self.head.taps) if wanted else None
         output = DepthEstimatorOutput(predicted_depth=depth_m, hidden_states=maps)
         return output.to_tuple() if return_dict is False else output
+
+    def _lens_scales(self, focal_length: Tensor, images: int) -> Tensor:
+        """(B or 1, 1, 1): what the head's metres are multiplied by for cameras of these focal lengths."""
+        own = self.head.config.focal_length
+        if own is None:
+            raise ConfigError(
+                "the head does not tell the focal length of the camera it was trained for, so its metres cannot be "
+                "brought to another's; leave focal_length out, or train the head again"
+            )
+        if not isinstance(focal_length, Tensor) or tuple(focal_length.shape) not in ((2,), (images, 2)):
+            given = tuple(focal_length.shape) if isinstance(focal_length, Tensor) else type(focal_length).__name__
+            raise ConfigError(f"focal_length is a tensor (2,) or ({images}, 2), one for each image; got {given}")
+        rows = focal_length.detach().cpu().double().reshape(-1, 2).tolist()
+        scales = [lens_scale(checked_focal_length(row), own) for row in rows]
+        return torch.tensor(scales)[:, None, None]
 
     def image_processor(self) -> Any:
         """An image processor of transformers that stretches photos to the tower's input size, as heads are trained.

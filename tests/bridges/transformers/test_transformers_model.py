@@ -20,6 +20,7 @@ from packaging.version import Version
 from PIL import Image
 from ramp_world import ramp_head, siglip
 from safetensors.torch import load_file
+from telling_heads import telling
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers_world import FAMILIES, folder, host, load, model, seeded, small_head
@@ -147,6 +148,56 @@ def test_what_forward_refuses(model: SpaceClipForDepthEstimation) -> None:
         next(model.head.parameters()).fill_(torch.nan)
     with pytest.raises(CaptureError, match="NaN"):
         model(images(3))
+
+
+def test_depth_in_metres_of_the_cameras_that_are_told(host: nn.Module) -> None:
+    model = SpaceClipForDepthEstimation.from_host(host, telling(small_head(host), focal_length=(0.8, 1.2)))
+    pixels = images(0, batch=3)
+    plain = model(pixels).predicted_depth
+    both = model(pixels, focal_length=torch.tensor([1.6, 2.4])).predicted_depth
+    torch.testing.assert_close(both, 2 * plain, rtol=1e-6, atol=0)
+    each = torch.tensor([[0.8, 1.2], [1.6, 2.4], [0.8, 4.8]], dtype=torch.float64)
+    found = model(pixels, focal_length=each, return_dict=False)[0]
+    torch.testing.assert_close(found, plain * torch.tensor([1.0, 2.0, 2.0])[:, None, None], rtol=1e-6, atol=0)
+    assert torch.equal(found[0], plain[0])
+
+
+@pytest.mark.parametrize(
+    "focal_length",
+    [
+        torch.ones(3),
+        torch.ones(2, 2),
+        torch.ones(1, 2),
+        (1.0, 1.0),
+        torch.tensor([0.0, 1.0]),
+        torch.tensor([-1.0, 1.0]),
+        torch.tensor([torch.nan, 1.0]),
+        torch.tensor([1.0, torch.inf]),
+        torch.tensor([[1.0, 1.0], [1.0, 1.0], [600.0, 1.0]]),  # pixels
+    ],
+)
+def test_focal_lengths_that_cannot_be(host: nn.Module, focal_length: Tensor) -> None:
+    model = SpaceClipForDepthEstimation.from_host(host, telling(small_head(host)))
+    with pytest.raises(ConfigError, match="focal_length"):
+        model(images(0, batch=3), focal_length=focal_length)
+
+
+def test_a_head_that_does_not_tell_its_own_takes_no_focal_length(model: SpaceClipForDepthEstimation) -> None:
+    with pytest.raises(ConfigError, match="does not tell"):
+        model(images(3), focal_length=torch.ones(2))
+
+
+def test_what_a_head_knows_of_its_camera_and_its_images_is_saved_with_it(host: nn.Module, tmp_path: Path) -> None:
+    made = SpaceClipForDepthEstimation.from_host(host, telling(small_head(host), familiar=False))
+    made.save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.head.config == made.head.config
+    assert (loaded.head.config.focal_length, loaded.head.config.familiarity is None) == ((1.0, 1.0), False)
+    for name, value in made.head.state_dict().items():
+        assert torch.equal(loaded.head.state_dict()[name], value)
+    twice = torch.tensor([2.0, 2.0])
+    depths = [model(images(3), focal_length=twice).predicted_depth for model in (made, loaded)]
+    assert torch.equal(*depths)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
