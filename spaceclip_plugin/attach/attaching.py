@@ -97,8 +97,8 @@ def attach_depth_head(
     if names and not (intrinsics and order.names):
         order = CameraOrder(names, order.placeholders)
     mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
-    lenses = CameraLenses(intrinsics, head.config)
-    lenses.check(order.names, mappings, found.spec.image_hw)
+    lenses = CameraLenses(intrinsics, head.config, order)
+    lenses.check(mappings, found.spec.image_hw)
     recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread)
     attachment = DepthAttachment(host, head, recorder, order, CameraGeometry(mappings, lenses), match)
     recorder.start()

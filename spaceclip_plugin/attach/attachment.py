@@ -170,10 +170,7 @@ class DepthAttachment:
         self.step()
 
         def work() -> list[DepthMap]:
-            decoded = [decode_one(frame) for frame in frames]
-            for frame in frames:  # the host may have gone on meanwhile, and written over them
-                self._recorder.check_complete(frame)
-            return self._handed_out(decoded, given)
+            return self._handed_out([decode_one(frame) for frame in frames], given, frames)
 
         return work
 
@@ -298,11 +295,16 @@ class DepthAttachment:
             raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
         return frames
 
-    def _handed_out(self, decoded: Sequence[Decoded], given: Given) -> list[DepthMap]:
-        """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest."""
+    def _handed_out(self, decoded: Sequence[Decoded], given: Given, frames: Sequence[RawFrame] = ()) -> list[DepthMap]:
+        """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest.
+
+        `frames` are those that the host may have written over meanwhile, as it goes on while they are read.
+        """
         maps = [
             self._geometry.applied(one, self.head, camera=name, age=self._steps.age_of(one.depth.step))
             for one, name in zip(decoded, self._names.of(decoded, given), strict=True)
         ]
+        for frame in frames:
+            self._recorder.check_complete(frame)
         self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
         return maps

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
-from spaceclip_plugin.attach.declared import camera_name
+from spaceclip_plugin.attach.declared import CameraOrder, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
-from spaceclip_plugin.depth import DepthMap, Intrinsics
+from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.age import CountedAge
 from spaceclip_plugin.depth.camera import check_whole_image, same_aspect
+from spaceclip_plugin.depth.resampling import pixel_centres, within
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 from spaceclip_plugin.head.familiarity import widened
-from spaceclip_plugin.towers import TowerFeatures
+from spaceclip_plugin.towers import SeenPart, TowerFeatures
 
 _logger = logging.getLogger(__name__)
 
@@ -23,14 +26,22 @@ _logger = logging.getLogger(__name__)
 class CameraLenses:
     """The intrinsics of the cameras of one attachment; making it checks what a user says."""
 
-    def __init__(self, intrinsics: Mapping[str, Intrinsics | None], head: DepthHeadConfig) -> None:
+    def __init__(self, intrinsics: Mapping[str, Intrinsics | None], head: DepthHeadConfig, order: CameraOrder) -> None:
+        names = order.names
+        for name in intrinsics:
+            if name not in names:
+                raise ConfigError(
+                    f"cameras= names {name!r}, which is no camera of this host{nearest(camera_name(name), names)}; "
+                    f"its cameras: {', '.join(names)}"
+                )
         self._of = {
             name: check_whole_image(one, whose=f"camera {name!r}")
             for name, one in intrinsics.items()
             if one is not None
         }
         # Of images without a name, where it does not matter which camera's they are.
-        self._alike = next(iter(self._of.values())) if len({*intrinsics.values()}) == 1 and self._of else None
+        of_each = {self._of.get(name) for name in names if name not in order.placeholders}
+        self._alike = next(iter(of_each)) if len(of_each) == 1 else None
         if self._of and head.focal_length is None:
             _logger.warning(
                 "the head does not tell the focal length of the camera it was trained for: its depth is in metres of "
@@ -43,17 +54,12 @@ class CameraLenses:
                 *(head.focal_length or ()),
             )  # fmt: skip
 
-    def check(self, cameras: Sequence[str], mappings: CameraMappings, image_hw: tuple[int, int]) -> None:
-        """ConfigError for intrinsics that no image call of these cameras of the host could ever be of.
+    def check(self, mappings: CameraMappings, image_hw: tuple[int, int]) -> None:
+        """ConfigError for intrinsics that no image call of their camera could ever be of.
 
         `image_hw` is the size of the tower's image.
         """
         for name, camera in self._of.items():
-            if name not in cameras:
-                raise ConfigError(
-                    f"cameras= names {name!r}, which is no camera of this host{nearest(camera_name(name), cameras)}; "
-                    f"its cameras: {', '.join(cameras)}"
-                )
             mapping = mappings.of(name)
             if mapping is not None:
                 mapping.to_tower(camera)
@@ -82,7 +88,8 @@ class CameraGeometry:
         depth = self.mappings.applied(decoded.depth.relabelled(camera=camera, age=age), decoded)
         if decoded.features is not None:
             depth = _familiar(depth, decoded.features, head)
-        return self.lenses.applied(depth)
+        # Of images that someone made out of the camera's in a way that is not told, its lens is not known either.
+        return depth if decoded.mapping is None else self.lenses.applied(depth)
 
 
 def _familiar(depth: DepthMap, features: TowerFeatures, head: DepthHead) -> DepthMap:
@@ -90,13 +97,23 @@ def _familiar(depth: DepthMap, features: TowerFeatures, head: DepthHead) -> Dept
     shown = None
     if depth.mapping is not None and head.familiarity is not None:
         height, width = features.hidden[head.familiarity.options.tap].shape[-2:]
-        shown = depth.mapping.valid_tower_pixels((height, width))
+        shown = _shown_patches(depth.mapping, features.seen, (height, width))
     familiarity = head.familiarity_of(features, shown=shown)
     if familiarity is None:
         return depth
     sd_m = depth.uncertainty_m
     wider = None if sd_m is None else widened(sd_m, depth.depth_m, familiarity)
     return depth.with_familiarity(familiarity, wider)
+
+
+def _shown_patches(mapping: ImageMapping, seen: SeenPart | None, grid_hw: tuple[int, int]) -> Tensor:
+    """(h, w) bool, which patches of the tower's grid have their centre in what shows the camera's image."""
+    grid = (0.0, 0.0, *mapping.tower_hw) if seen is None else seen.grid
+    rows, columns = (
+        within(grid[i] + pixel_centres(grid_hw[i], grid[i + 2] - grid[i]), mapping.shown[i], mapping.shown[i + 2])
+        for i in (0, 1)
+    )
+    return rows[:, None] & columns
 
 
 def _not_told(name: str | None, camera: Intrinsics, image_hw: tuple[int, int]) -> str:

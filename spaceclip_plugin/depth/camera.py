@@ -240,6 +240,11 @@ def are_alike(one: Intrinsics, other: Intrinsics) -> bool:
     )
 
 
+def same_lens(one: FocalLength, other: FocalLength) -> bool:
+    """Whether focal lengths are the same but for what two calibrations of a camera differ by."""
+    return all(abs(a - b) <= _SAME_CAMERA for a, b in zip(one, other, strict=True))
+
+
 def in_words(camera: Intrinsics) -> str:
     """Focal lengths and principal point, for messages."""
     return f"fx={camera.fx_px:g}, fy={camera.fy_px:g}, cx={camera.cx_px:g}, cy={camera.cy_px:g}"

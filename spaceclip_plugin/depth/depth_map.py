@@ -23,6 +23,7 @@ from spaceclip_plugin.depth.camera import (
     intrinsics_of_whole_image,
     lens_scale,
     same_aspect,
+    same_lens,
 )
 from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
@@ -114,6 +115,10 @@ class DepthMap(DepthExports):
             raise ConfigError(
                 f"intrinsics are of the image the tower saw, {self.image_hw}, got those of {self.intrinsics.image_hw}; "
                 "see with_intrinsics"
+            )
+        if self.intrinsics and self.focal_length and not same_lens(self.focal_length, self.intrinsics.focal_length):
+            raise ConfigError(
+                f"metres of a lens {self.focal_length} are not those of {self.intrinsics}: with_intrinsics"
             )
         self._check_values()
         if self.mapping is not None:
@@ -272,13 +277,8 @@ class DepthMap(DepthExports):
         lens = self._with(intrinsics=camera, focal_length=camera.focal_length)
         if scale == 1.0:
             return lens
-        return lens._with(
-            **{
-                name: getattr(self, name) * scale
-                for name in ("depth_m", "uncertainty_m")
-                if getattr(self, name) is not None
-            }
-        )
+        sd_m = self.uncertainty_m
+        return lens._with(depth_m=self.depth_m * scale, uncertainty_m=None if sd_m is None else sd_m * scale)
 
     def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image, whatever the host did to it before its tower.

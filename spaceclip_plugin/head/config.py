@@ -101,11 +101,19 @@ class DepthHeadConfig:
             object.__setattr__(self, "focal_length", checked_focal_length(self.focal_length))
         if _checks.truth("focal_length_assumed", self.focal_length_assumed) and self.focal_length is None:
             raise ConfigError("focal_length_assumed says of a focal_length that no data told it; there is none")
-        if isinstance(self.familiarity, Mapping):
-            found = _checks.build(FamiliarityOptions, self.familiarity, where="familiarity")
+        self._check_familiarity()
+
+    def _check_familiarity(self) -> None:
+        found = self.familiarity
+        if isinstance(found, Mapping):
+            _checks.check_keys(FamiliarityOptions, found, where="familiarity", complete=True)
+            found = FamiliarityOptions(**found)
             object.__setattr__(self, "familiarity", found)
-        if self.familiarity is not None:
-            self.familiarity.check(self.width_of)
+        if found is None:
+            return
+        if not isinstance(found, FamiliarityOptions):
+            raise ConfigError(f"familiarity must be an object or null, got {_checks.shown(found)}")
+        found.check(self.width_of)
 
     def _check_fingerprint(self) -> None:
         found = self.tower_fingerprint

@@ -8,11 +8,12 @@ Samples", 2018, section 2.1). Early hidden states tell more than late ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.depth.strangeness import strange_sd
@@ -86,7 +87,17 @@ class Familiarity(nn.Module):
         shapes = {"mean": (width,), "deviation": (width,), "directions": (options.directions, width)}
         shapes |= {"variances": (options.directions,), "rest": (1,), "references": (options.references,)}
         for name, shape in shapes.items():
-            self.register_buffer(name, torch.ones(shape))
+            self.register_buffer(name, torch.ones(shape, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As any module's, but for the dtype: rounded to half precision, images would differ by their rounding."""
+
+        def moved(value: Tensor) -> Tensor:
+            result = fn(value)
+            return result if result.dtype == value.dtype else value.to(result.device)
+
+        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return found
 
     @classmethod
     @torch.no_grad()
@@ -112,14 +123,16 @@ class Familiarity(nn.Module):
         distances = torch.empty(count, dtype=torch.float64)
         for number in range(_FOLDS):
             left_out = fold == number
-            others = cls(options, width).double()
+            others = cls(options, width)
             others._fit(tokens[~left_out].flatten(0, 1))
             distances[left_out] = others.distance(tokens[left_out, 0])
         places = torch.linspace(0, 1, options.references, dtype=torch.float64)
-        found = cls(options, width).double()
+        found = cls(options, width)
         found._fit(tokens.flatten(0, 1))
         found.references = torch.quantile(distances, places)
-        return found.float()
+        for name, value in found.named_buffers():
+            setattr(found, name, value.float())
+        return found
 
     def _fit(self, tokens: Tensor) -> None:
         """From mean tokens (N, C), float64."""
@@ -151,7 +164,10 @@ class Familiarity(nn.Module):
         Returns:
             (B,) float32 in [0, 1]; 0 where no patch counts, or a token is not finite.
         """
-        maps = patch_map.float()
+        with torch.autocast(patch_map.device.type, enabled=False):
+            return self._told(patch_map.float(), counted)
+
+    def _told(self, maps: Tensor, counted: Tensor | None) -> Tensor:
         if counted is None:
             tokens, some = maps.mean(dim=(2, 3)), None
         else:

@@ -121,6 +121,37 @@ def test_naflex_with_a_padded_tail(architecture: str) -> None:
     check_each_alone(features_of(host, lambda tower: tower(**naflex(images)), architecture), alone, grids)
 
 
+def packed_calls(name: str) -> Any:
+    """What makes the call of a host for images of several sizes."""
+    if name == "siglip2-naflex":
+        return lambda images: lambda tower: tower(**naflex(images))
+
+    def call(images: list[Tensor]) -> Any:
+        pairs = [merged_patches(one) for one in images]
+        patches, sizes = torch.cat([p for p, _ in pairs]), torch.cat([g for _, g in pairs])
+        return lambda tower: tower(patches, grid_thw=sizes)
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl", "siglip2-naflex"])
+def test_each_image_is_as_familiar_as_alone_and_a_blank_one_is_not(name: str) -> None:
+    host, call = named(name).seeded(), packed_calls(name)
+    head = head_for(host, "tap-mixer")
+    with torch.no_grad(), attach_depth_head(host, head) as depth:
+        call([image(4, 6, 100 + i) for i in range(100)])(host)
+        [features] = depth.features()
+        head.learn_familiarity(features.hidden[head.familiar_tap].mean(dim=(2, 3))[:, None])
+        like, blank = [image(4, 6, i) for i in range(5)], torch.full((1, 3, 4 * PATCH, 6 * PATCH), -1.0)
+        call(like)(host)
+        call([*like, image(8, 4, 9), blank])(host)
+        alone, together = depth.read()
+    assert float(alone.familiarity.mean()) > 0.15
+    torch.testing.assert_close(together.familiarity[:5], alone.familiarity, rtol=0, atol=0.03)
+    assert float(together.familiarity[6]) < 0.01
+    assert together[6].familiarity.equal(together.familiarity[6:])
+
+
 @every_architecture
 @pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
 def test_masked_patches_are_not_valid(name: str, architecture: str) -> None:

@@ -1,23 +1,32 @@
-"""Heads that tell the focal length they were trained for, and how familiar images are, without any training."""
+"""A decoder that reads what it is told to, and heads that know what random images look like to a host."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
+from clip_world import images
+from torch import Tensor, nn
 
-from spaceclip_plugin import DepthHead
-from spaceclip_plugin.depth.camera import FocalLength
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.towers import TowerFeatures
 
 
-def telling(
-    head: DepthHead, *, focal_length: FocalLength | None = (1.0, 1.0), familiar: bool | None = True
-) -> DepthHead:
-    """That head, with the focal length of its camera, and with every image as familiar as can be (1), as strange (0),
-    or of unknown familiarity (None)."""
-    head.config = dataclasses.replace(head.config, focal_length=focal_length)
-    if familiar is not None:
-        width = head.config.width_of[head.familiar_tap]
-        tokens = torch.randn(80, 1, width, generator=torch.Generator().manual_seed(0))
-        head.learn_familiarity(1e4 * tokens if familiar else 1e4 + tokens)
+class Reads(nn.Module):
+    """A decoder that reads the same whatever it sees."""
+
+    def __init__(self, depth_m: Tensor) -> None:
+        super().__init__()
+        self.depth_m = nn.Parameter(depth_m, requires_grad=False)
+
+    def forward(self, features: TowerFeatures, _output_hw: object, *, auxiliary: bool) -> HeadOutput:
+        depth_m = self.depth_m.repeat(len(next(iter(features.hidden.values()))), 1, 1)
+        return HeadOutput(depth_m, (), 0.1 * depth_m)
+
+
+def knowing(head: DepthHead, host: nn.Module) -> DepthHead:
+    """The head, having learnt what random images look like to its host."""
+    with attach_depth_head(host, head) as depth, torch.no_grad():
+        host(images(7, batch=200))
+        [features] = depth.features()
+    head.learn_familiarity(features.hidden[head.familiar_tap].mean(dim=(2, 3))[:, None])
     return head
