@@ -141,7 +141,7 @@ def from_cache(
         versions=recipe.views,
         seed=recipe.seed,
     )
-    optimizer = HeadOptimizer(head, recipe, PROTOCOL, cached, order=order, processes=processes)
+    optimizer = HeadOptimizer(head, recipe, cached, order=order, processes=processes)
 
     def steps() -> Iterator[float]:
         for epoch in itertools.count():

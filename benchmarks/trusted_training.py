@@ -217,7 +217,7 @@ def _steps(host: nn.Module, samples: DepthSource, folder: Path, features: str) -
             versions=recipe.views,
             seed=0,
         )
-        optimizer = HeadOptimizer(head, recipe, settings.protocol, stream, order=order, processes=processes)
+        optimizer = HeadOptimizer(head, recipe, stream, order=order, processes=processes)
         yield (loss for epoch in itertools.count() for loss in optimizer.epoch(epoch))
 
 

@@ -10,6 +10,7 @@ from spaceclip_plugin.attach.tower_match import match_tower
 from spaceclip_plugin.cli.flags import add_flags, add_head
 from spaceclip_plugin.cli.hosts import host_from
 from spaceclip_plugin.cli.outputs import Result
+from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 from spaceclip_plugin.towers import Tower, find_towers
 from spaceclip_plugin.towers.registry import find_tower, no_tower
@@ -50,6 +51,8 @@ def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
     if head is not None:
         mismatches = head.mismatches(spec)
         described["head"] = {"fits": not mismatches, "mismatches": mismatches, "trained_on": head.trained_on}
+        described["head"]["camera"] = {"focal_length": head.focal_length, "assumed": head.focal_length_assumed}
+        described["head"]["familiarity"] = head.familiarity is not None
         if not mismatches:
             described["head"]["tower"] = _matched(tower, head)
     return described
@@ -86,6 +89,10 @@ def _lines(tower: dict[str, Any]) -> str:
         if "tower" in head:
             pairs["weights"] = head["tower"]["in_words"]
         pairs["trained on"] = head["trained_on"] or "nothing: random weights"
+        focal_length, assumed = head["camera"]["focal_length"], head["camera"]["assumed"]
+        told = "not known" if focal_length is None else f"focal length {focal_in_words(focal_length)}"
+        pairs["camera"] = f"{told}, assumed: no training data told it" if assumed else told
+        pairs["familiar"] = "tells unfamiliar images" if head["familiarity"] else "does not tell unfamiliar images"
     return "\n".join(f"  {name:<10} {value}" for name, value in pairs.items()) + "\n"
 
 

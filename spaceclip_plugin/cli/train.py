@@ -18,6 +18,7 @@ from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data import DepthSource
+from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
@@ -86,7 +87,13 @@ def run(args: argparse.Namespace) -> Result | None:
     host = open_host(config)
     head = _fresh_head(config, host)
     trainer = DepthTrainer(
-        host, head, recipe=config.recipe, protocol=config.evaluation, tower=config.tower, adapter=config.adapter
+        host,
+        head,
+        recipe=config.recipe,
+        protocol=config.evaluation,
+        tower=config.tower,
+        adapter=config.adapter,
+        focal_length=config.focal_length,
     )
     left_out = skipped(train, validation, *([] if test is None else [test]))
     details = {
@@ -169,6 +176,11 @@ def _result(
         "validation": dataclasses.asdict(result.validation),
         "test": None if result.test is None else dataclasses.asdict(result.test),
         "uncertainty": None if result.calibration is None else dataclasses.asdict(result.calibration),
+        "camera": {
+            "focal_length": result.head.config.focal_length,
+            "assumed": result.head.config.focal_length_assumed,
+        },
+        "familiarity": result.familiarity,
         "host_digest": result.host_digest,
         "host_unchanged": True,
         "seconds_caching": result.seconds_caching,
@@ -182,7 +194,7 @@ def _result(
     if result.test is not None:
         text += f"test: {_scores(result.test)} on {_title(config.test)}\n"
     text += (
-        f"{_uncertainty(result.calibration)}"
+        f"{_uncertainty(result.calibration)}{_camera(result.head.config)}{_familiarity(result)}"
         f"host unchanged (sha256 {result.host_digest[:16]}…); caching {result.seconds_caching:.0f} s, "
         f"training {result.seconds_training:.0f} s\nhead: {result.folder}"
     )
@@ -191,6 +203,22 @@ def _result(
 
 def _scores(metrics: DepthMetrics) -> str:
     return f"AbsRel {metrics.abs_rel:.4f}, RMSE {metrics.rmse:.3f} m, delta1 {metrics.delta1:.3f}"
+
+
+def _camera(head: DepthHeadConfig) -> str:
+    assumed = ", assumed: no data told it" if head.focal_length_assumed else ""
+    told = "not known" if head.focal_length is None else focal_in_words(head.focal_length)
+    return f"camera: focal length {told}{assumed}\n"
+
+
+def _familiarity(result: TrainingResult) -> str:
+    known = result.familiarity
+    if known is None:
+        return ""
+    return (
+        f"familiarity learnt from {known['images']} images; {100 * known['validation_unfamiliar']:.1f} % of the "
+        "validation images are unfamiliar\n"
+    )
 
 
 def _uncertainty(calibration: Calibration | None) -> str:

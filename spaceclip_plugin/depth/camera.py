@@ -144,6 +144,13 @@ def checked_focal_length(value: object, *, name: str = "focal_length") -> FocalL
     return x, y
 
 
+def focal_in_words(focal_length: FocalLength) -> str:
+    """A focal length, and the field of view that it means, width first, for messages."""
+    height_deg, width_deg = Intrinsics.from_focal_length(focal_length, (1, 1)).field_of_view_deg()
+    x, y = focal_length
+    return f"{x:.4g} x {y:.4g} of the image's width and height ({width_deg:.0f} x {height_deg:.0f} degrees)"
+
+
 def lens_scale(to: FocalLength, of: FocalLength) -> float:
     """What metres read as if by a camera of focal length `of` are multiplied by, where the camera has `to`.
 

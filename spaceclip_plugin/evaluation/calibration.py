@@ -85,40 +85,66 @@ def coverage(residuals: Residuals, level: float) -> float:
     return float((residuals <= interval_factor(level)).mean())
 
 
-def mean_coverage(images: Sequence[Residuals], level: float, *, factor: float = 1.0) -> float:
-    """Mean over images of `coverage`, with the uncertainty multiplied by `factor`."""
+def mean_coverage(
+    images: Sequence[Residuals], level: float, *, factor: float = 1.0, widening: Sequence[Residuals] | None = None
+) -> float:
+    """Mean over images of `coverage`, with the uncertainty multiplied by `factor`, then widened; see `calibrate`."""
     if not images:
         raise DataError("no image to measure the coverage of; give the residuals of at least one")
-    return sum(coverage(residuals / factor, level) for residuals in images) / len(images)
+    if widening is None:
+        return sum(coverage(residuals / factor, level) for residuals in images) / len(images)
+    pairs = zip(images, widening, strict=True)
+    return sum(coverage(residuals / np.hypot(factor, wider), level) for residuals, wider in pairs) / len(images)
 
 
-def calibration_factor(images: Sequence[Residuals]) -> float:
+def calibration_factor(images: Sequence[Residuals], *, widening: Sequence[Residuals] | None = None) -> float:
     """The factor on the uncertainty at which the squared errors of `mean_coverage`, summed over `LEVELS`, are least.
 
-    Each level alone has its best factor, a quantile of the residuals; the best for all lies between them.
+    Each level alone has its best factor, a quantile of the residuals; the best for all lies between them. With
+    `widening` it is no less than half of what it is without: images that are covered because they are strange to the
+    head must not make it sure of those it knows.
     """
     if not images:
         raise DataError("no image to calibrate the uncertainty on; give the residuals of at least one")
-    pooled = np.concatenate(images)
-    order = np.argsort(pooled)
-    pooled = pooled[order]
-    covered = np.cumsum(np.concatenate([np.full(len(z), 1 / (len(z) * len(images))) for z in images])[order])
-    # The last of the summed weights may round to less than a high level.
-    quantiles = pooled[np.minimum(np.searchsorted(covered, LEVELS), len(pooled) - 1)].clip(_FLOOR)
-    alone = quantiles / [interval_factor(level) for level in LEVELS]
-    candidates = np.geomspace(alone.min(), alone.max(), _CANDIDATES)
+    least = _FLOOR if widening is None else 0.5 * calibration_factor(images)
+    factors = [interval_factor(level) for level in LEVELS]
+    # With a factor of f an interval of half width q holds what is at most q hypot(f, v): what is left at most q f.
+    left = [images if widening is None else _narrowed(images, widening, factor) for factor in factors]
+    pooled = [_pooled(residuals) for residuals in left]
+    alone = [
+        max(float(values[min(int(np.searchsorted(covered, level)), len(values) - 1)]), _FLOOR) / factor
+        for level, factor, (values, covered) in zip(LEVELS, factors, pooled, strict=True)
+    ]
+    candidates = np.geomspace(max(min(alone), least), max(*alone, least), _CANDIDATES)
     error = np.zeros(_CANDIDATES)
-    for level in LEVELS:
-        within = np.searchsorted(pooled, candidates * interval_factor(level), side="right")
+    for level, factor, (values, covered) in zip(LEVELS, factors, pooled, strict=True):
+        within = np.searchsorted(values, candidates * factor, side="right")
         error += (np.append(0.0, covered)[within] - level) ** 2
     return float(candidates[np.argmin(error)])
 
 
-def calibrate(images: Sequence[Residuals]) -> Calibration:
+def _narrowed(images: Sequence[Residuals], widening: Sequence[Residuals], factor: float) -> list[Residuals]:
+    """What is left of residuals for an interval of that half width once the widening has taken its part."""
+    pairs = zip(images, widening, strict=True)
+    return [np.sqrt((residuals**2 - (factor * wider) ** 2).clip(0)) for residuals, wider in pairs]
+
+
+def _pooled(images: Sequence[Residuals]) -> tuple[Residuals, Residuals]:
+    """Residuals of all images, ascending, and the share that is at most as large; each image weighs alike."""
+    pooled = np.concatenate(images)
+    order = np.argsort(pooled)
+    shares = np.concatenate([np.full(len(z), 1 / (len(z) * len(images))) for z in images])
+    # The last of the summed weights may round to less than a high level.
+    return pooled[order], np.cumsum(shares[order])
+
+
+def calibrate(images: Sequence[Residuals], *, widening: Sequence[Residuals] | None = None) -> Calibration:
     """Fit the factor on all images, and say what it is worth.
 
     Args:
         images: (n,) errors of each image in predicted standard deviations, see `normalised_residuals`.
+        widening: (n,) of each image, what is added in quadrature to the uncertainty where it is used, whatever the
+            factor, in predicted standard deviations; None: nothing.
 
     Raises:
         DataError: no image.
@@ -128,20 +154,25 @@ def calibrate(images: Sequence[Residuals]) -> Calibration:
         >>> calibrate([np.full(10, 0.49), np.full(10, 0.49)]).images
         2
     """
-    factor = calibration_factor(images)
+    factor = calibration_factor(images, widening=widening)
     middle = len(images) // 2
-    halves = (images[:middle], images[middle:])  # neighbours in a list are often of one scene
     cross_checked: dict[float, float] | None = None
-    if len(images) > 1:
-        others = [calibration_factor(half) for half in halves[::-1]]
+    if len(images) > 1:  # neighbours in a list are often of one scene
+        wider_halves = (None, None) if widening is None else (widening[:middle], widening[middle:])
+        parts = list(zip((images[:middle], images[middle:]), wider_halves, strict=True))
+        others = [calibration_factor(half, widening=wider) for half, wider in parts[::-1]]
         cross_checked = {
-            level: sum(mean_coverage(half, level, factor=f) for half, f in zip(halves, others, strict=True)) / 2
+            level: sum(
+                mean_coverage(half, level, factor=f, widening=wider)
+                for (half, wider), f in zip(parts, others, strict=True)
+            )
+            / 2
             for level in LEVELS
         }
     return Calibration(
         factor=factor,
-        before={level: mean_coverage(images, level) for level in LEVELS},
-        after={level: mean_coverage(images, level, factor=factor) for level in LEVELS},
+        before={level: mean_coverage(images, level, widening=widening) for level in LEVELS},
+        after={level: mean_coverage(images, level, factor=factor, widening=widening) for level in LEVELS},
         cross_checked=cross_checked,
         images=len(images),
     )

@@ -165,19 +165,26 @@ class Familiarity(nn.Module):
             (B,) float32 in [0, 1]; 0 where no patch counts, or a token is not finite.
         """
         with torch.autocast(patch_map.device.type, enabled=False):
-            return self._told(patch_map.float(), counted)
+            return self._told(patch_map, counted)
 
-    def _told(self, maps: Tensor, counted: Tensor | None) -> Tensor:
-        if counted is None:
-            tokens, some = maps.mean(dim=(2, 3)), None
-        else:
-            shares = counted.to(maps).expand(len(maps), *maps.shape[2:])
-            total = shares.sum(dim=(1, 2))
-            tokens = (maps * shares[:, None]).sum(dim=(2, 3)) / total.clamp_min(1)[:, None]
-            some = total > 0
+    def _told(self, patch_map: Tensor, counted: Tensor | None) -> Tensor:
+        tokens, some = mean_tokens(patch_map, counted)
         stranger = torch.searchsorted(self.references.float(), self.distance(tokens).float().nan_to_num(math.inf))
         share = 1 - stranger.float() / self.options.references
         return share if some is None else share * some
+
+
+def mean_tokens(patch_map: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Mean tokens (B, C) float32 of patch maps (B, C, h, w), and which images (B,) have a patch that counts; None: all.
+
+    `counted` is as for `Familiarity.forward`.
+    """
+    maps = patch_map.float()
+    if counted is None:
+        return maps.mean(dim=(2, 3)), None
+    shares = counted.to(maps).expand(len(maps), *maps.shape[2:])
+    total = shares.sum(dim=(1, 2))
+    return (maps * shares[:, None]).sum(dim=(2, 3)) / total.clamp_min(1)[:, None], total > 0
 
 
 def widened(uncertainty_m: Tensor, depth_m: Tensor, familiarity: Tensor) -> Tensor:

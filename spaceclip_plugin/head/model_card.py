@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import text
+from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.hub.client import LIBRARY_NAME
 
 if TYPE_CHECKING:
@@ -158,9 +159,17 @@ for frame in depth.read():
             "input mean, std": f"{_numbers(config.image_mean)}, {_numbers(config.image_std)}",
             "fingerprint of the tower": "not known" if config.tower_fingerprint is None else "carried",
             "made for depths": f"{near:g} to {far:g} m",
+            "its camera": self._camera(),
+            "knows unfamiliar images": "no" if config.familiarity is None else "yes",
             "written by": f"{LIBRARY_NAME} {__version__}",
         }
         return "\n".join(["## What it is", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+
+    def _camera(self) -> str:
+        if self.config.focal_length is None:
+            return "not known"
+        told = "assumed: the training data told none" if self.config.focal_length_assumed else "told by the data"
+        return f"focal length {focal_in_words(self.config.focal_length)}, {told}"
 
     def _figures(self) -> str:
         title = "## How good it is\n\n"
@@ -206,9 +215,31 @@ The tower was frozen and is unchanged: SHA-256 `{self._record["host_digest_after
 
 - It reads the tower it was trained on and no other; a tower of another size is refused, {others} and make the depth \
 worse.
-- It knows depths from {near:g} to {far:g} m, and scenes and cameras like those it was trained on. Another focal \
-length gives another scale.
+- It knows depths from {near:g} to {far:g} m, and scenes like those it was trained on. {self._strangers()}
+- {self._lenses()}
 - It is learnt, not measured: do not let it be the only thing between a robot and a person."""
+
+    def _strangers(self) -> str:
+        if self.config.familiarity is None:
+            return "It does not tell which images are of another kind."
+        return (
+            "Of an image of another kind `frame.familiarity` is near 0, and the uncertainty that of one who knows "
+            "nothing; below 0.05 do not use its depth."
+        )
+
+    def _lenses(self) -> str:
+        if self.config.focal_length is None:
+            return (
+                "It does not tell the focal length of the camera that its metres are of: another one gives another "
+                "scale."
+            )
+        brought = (
+            "Its metres are those of a camera of the focal length above; give your camera's intrinsics (`cameras=` of "
+            "`attach_depth_head`, or `frame.with_intrinsics`) and they are brought to yours."
+        )
+        if not self.config.focal_length_assumed:
+            return brought
+        return f"{brought} No training data told that focal length: the scale may be off by one factor."
 
     def _licence(self) -> str:
         weights, data = self.details.license, self.details.data_license

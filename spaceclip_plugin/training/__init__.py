@@ -4,7 +4,8 @@ README.md beside this file is the guide."""
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.config.run_config import RunConfig
 from spaceclip_plugin.training.losses import LOSSES, DepthLoss
+from spaceclip_plugin.training.result import TrainingResult
 from spaceclip_plugin.training.run.options import RunOptions
-from spaceclip_plugin.training.trainer import DepthTrainer, TrainingResult
+from spaceclip_plugin.training.trainer import DepthTrainer
 
 __all__ = ["LOSSES", "DepthLoss", "DepthTrainer", "Recipe", "RunConfig", "RunOptions", "TrainingResult"]

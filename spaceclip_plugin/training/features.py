@@ -15,6 +15,7 @@ from typing_extensions import Self
 from spaceclip_plugin.data import Augmentation, DepthSample, Version
 from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.towers import TowerFeatures
+from spaceclip_plugin.training.data_camera import DataCamera
 
 Loaded = dict[str, Tensor]
 """A batch as a worker process reads it: tensors on the CPU by name, their first dimension the images."""
@@ -30,6 +31,7 @@ class FeatureSettings:
     seed: int  # of the random ones
     storage: str  # what a cache keeps them as, a name in `STORAGES`; live features ignore it
     targets: bool  # whether depth is wanted, too
+    camera: DataCamera | None = None  # whose metres the depth is brought to; None: they stay as they are
     target_side: int | None = None  # longest side of a batch's targets in pixels; None: as the depth is
 
     def image(self, sample: DepthSample) -> npt.NDArray[np.uint8]:
@@ -38,11 +40,13 @@ class FeatureSettings:
         return self.protocol.input_image(sample)
 
     def depth_m(self, sample: DepthSample) -> npt.NDArray[np.float32]:
-        """(h, w) metres of the protocol's crop; 0 where unknown or outside the protocol's range."""
+        """(h, w) metres of the protocol's crop, as of the head's camera; 0 where unknown or outside the range."""
         depth_m = self.protocol.training_target(sample)
         # Beyond the range a sensor gives the range's end: a zoomed version would scale that into it.
         inside = (depth_m > self.protocol.min_depth_m) & (depth_m < self.protocol.max_depth_m)
-        return np.where(inside, depth_m, np.float32(0))
+        scale = 1.0 if self.camera is None else self.camera.to_head(sample, self.protocol)
+        target_m: npt.NDArray[np.float32] = np.where(inside, depth_m * np.float32(scale), np.float32(0))
+        return target_m
 
     def version(self, number: int, *, index: int, image_hw: tuple[int, int]) -> Version:
         """Version `number` of image `index`, whose protocol's crop has `image_hw` pixels."""
@@ -102,3 +106,6 @@ class FeatureStream(Structural):
 
     def decode(self, loaded: Loaded, device: torch.device) -> Batch:
         """Features (float32) and targets of what `load` gave, on `device`."""
+
+    def tokens(self, index: int, *, tap: int, versions: int, device: torch.device) -> Tensor:
+        """(V, C) float32 mean tokens of a hidden state of one image, in its first versions; padding does not count."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import DepthSource, prepare
 from spaceclip_plugin.errors import CaptureError
+from spaceclip_plugin.head.familiarity import mean_tokens
 from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
 _PIXELS, _TARGET, _INDEX = "pixels", "target_m", "index"
@@ -64,6 +66,11 @@ class LiveFeatures:
             names = ", ".join(self.name(index) for index in loaded[_INDEX].tolist())
             raise CaptureError(f"one of {names}: {error}") from error
         return Batch.of(features, loaded[_TARGET].to(device))
+
+    def tokens(self, index: int, *, tap: int, versions: int, device: torch.device) -> Tensor:
+        """(V, C) mean tokens of an image; the tower runs once for all versions."""
+        features = self.decode(self.load([index] * versions, range(versions)), device).features
+        return mean_tokens(features.hidden[tap], features.valid)[0]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_attachment": None}  # a worker only reads files

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CheckpointError, ConfigError, TrainingError
-from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.head import DepthHead, HeadOutput
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
@@ -33,7 +32,6 @@ class HeadOptimizer:
         self,
         head: DepthHead,
         recipe: Recipe,
-        protocol: Protocol,
         stream: FeatureStream,
         *,
         order: DataOrder,
@@ -41,7 +39,6 @@ class HeadOptimizer:
     ) -> None:
         """Nothing is drawn or read yet; ConfigError where processes could not share the head's batch statistics."""
         self._recipe = recipe
-        self._protocol = protocol
         self._stream = stream
         self._order = order
         self.processes = processes
@@ -138,7 +135,7 @@ class HeadOptimizer:
             return self.processes.joined(values.float(), micro.sizes)
 
         target_m = joined(target_m)
-        valid = (target_m > self._protocol.min_depth_m) & (target_m < self._protocol.max_depth_m)
+        valid = target_m > 0  # what is beyond the protocol's range is 0; crops and other lenses scale the rest
         if not bool(valid.any()):
             return None
         whole = HeadOutput(

@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
 from spaceclip_plugin.data import DepthSource, Mixture, check_depth_units
 from spaceclip_plugin.data.sample import fingerprint, photo_of
+from spaceclip_plugin.depth.camera import FocalLength
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Protocol
+from spaceclip_plugin.training.data_camera import DataCamera, data_camera, focal_length_of
 from spaceclip_plugin.training.processes import Processes
 
 _LEARNT = "train"
 _SHOWN = 5
+
+_logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -31,41 +37,59 @@ class Seeded(Structural):
         """How a command line and a config name as much of another seed."""
 
 
+@dataclass(frozen=True, eq=False)
+class CheckedSources:
+    """What is known of a run's data once it is checked."""
+
+    fingerprints: dict[str, list[str]]  # of all samples of every source, in order
+    camera: DataCamera
+
+
 def checked_sources(
-    sources: Mapping[str, DepthSource], protocol: Protocol, processes: Processes
-) -> dict[str, list[str]]:
-    """Fingerprints of all samples of every source ("train", "validation", "test"), in order, once they are checked.
-    Samples of "train" may be very many: the protocol's check of each comes where their features are made."""
+    sources: Mapping[str, DepthSource],
+    protocol: Protocol,
+    processes: Processes,
+    *,
+    untold: FocalLength | None = None,
+    head: FocalLength | None = None,
+) -> CheckedSources:
+    """What is known of the sources "train", "validation" and, where there is one, "test", once they are checked.
+
+    Samples of "train" may be very many: the protocol's check of each comes where their features are made. For `untold`
+    and `head` see `data_camera`.
+    """
     for name, source in sources.items():
         if len(source) == 0:
             raise DataError(f"the {name} source is empty; give at least one image")
     for source in sources.values():
         processes.on_main(lambda source=source: check_depth_units(source, protocol))  # type: ignore[misc]
+    camera = data_camera(sources[_LEARNT], protocol, processes, untold=untold, head=head)
     for name, source in sources.items():
         if name != _LEARNT:  # the first score of a sample may come when a run has ended
-            _check_usable(name, source, protocol, processes)
+            _check_usable(name, source, protocol, camera, processes)
     fingerprints = {
         name: processes.shared_out(functools.partial(_fingerprints, source), len(source))
         for name, source in sources.items()
     }
     for one, other in itertools.combinations(sources, 2):
         _check_apart(sources, fingerprints, one, other)
-    return fingerprints
+    return CheckedSources(fingerprints, camera)
 
 
-def _check_usable(name: str, source: DepthSource, protocol: Protocol, processes: Processes) -> None:
-    """Every sample can be scored; each process decodes its share."""
+def _check_usable(name: str, source: DepthSource, protocol: Protocol, camera: DataCamera, processes: Processes) -> None:
+    """Every sample can be scored; each process decodes its share. Log where cameras are not told alike."""
 
-    def refusals(indices: Sequence[int]) -> Iterator[str | None]:
+    def looked_at(indices: Sequence[int]) -> Iterator[tuple[str | None, bool]]:
         for index in indices:
             try:
-                protocol.check(source[index])
+                sample = source[index]
+                protocol.check(sample)
+                yield None, focal_length_of(sample, protocol, untold=camera.untold) is not None
             except DataError as error:
-                yield str(error)
-            else:
-                yield None
+                yield str(error), False
 
-    bad = [refusal for refusal in processes.shared_out(refusals, len(source)) if refusal is not None]
+    found = processes.shared_out(looked_at, len(source))
+    bad = [refusal for refusal, _ in found if refusal is not None]
     if bad:
         reasons = "".join(f"\n  {reason}" for reason in bad[:_SHOWN])
         reasons += f"\n  … and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -73,6 +97,18 @@ def _check_usable(name: str, source: DepthSource, protocol: Protocol, processes:
             f"{len(bad)} of {len(source)} samples of the {name} source cannot be used; repair them, or leave them out "
             f"with --skip-bad:{reasons}"
         )
+    told = sum(has for _, has in found)
+    if processes.main and not camera.assumed and told < len(source):
+        _logger.warning(
+            "%d of %d %s samples have no intrinsics: they are taken to be of the head's camera",
+            len(source) - told, len(source), name,
+        )  # fmt: skip
+    elif processes.main and camera.assumed and told:
+        _logger.warning(
+            "%d of %d %s samples have intrinsics and no training sample has: the head's metres are brought to their "
+            "cameras as if its own had the assumed focal length; give that of the training data (focal_length)",
+            told, len(source), name,
+        )  # fmt: skip
 
 
 def _fingerprints(source: DepthSource, indices: Sequence[int]) -> Iterator[str]:

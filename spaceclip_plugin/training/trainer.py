@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spaceclip_plugin import __version__
@@ -23,6 +23,7 @@ from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
 from spaceclip_plugin.data import Augmentation, DepthSource
 from spaceclip_plugin.data.sources.mixture import shares_of
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, evaluate
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
@@ -33,6 +34,7 @@ from spaceclip_plugin.training.cache.key import cache_key
 from spaceclip_plugin.training.cache.maker import make_cache
 from spaceclip_plugin.training.config.recipe import LIVE, Recipe
 from spaceclip_plugin.training.data_order import DataOrder
+from spaceclip_plugin.training.familiar_images import MOST_IMAGES, familiarity_record, training_tokens
 from spaceclip_plugin.training.features import FeatureSettings, FeatureStream
 from spaceclip_plugin.training.interruption import watched
 from spaceclip_plugin.training.live_features import LiveFeatures
@@ -40,52 +42,14 @@ from spaceclip_plugin.training.loop import Best, TrainingLoop
 from spaceclip_plugin.training.losses import LOSSES
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes
+from spaceclip_plugin.training.result import TrainingResult, outcome
 from spaceclip_plugin.training.run.folder import RunFolder
 from spaceclip_plugin.training.run.options import RunOptions
 from spaceclip_plugin.training.run.record import MUST_MATCH, comparable
-from spaceclip_plugin.training.source_checks import checked_sources
+from spaceclip_plugin.training.source_checks import CheckedSources, checked_sources
 from spaceclip_plugin.training.validation_set import ValidationSet
 
 PICTURES = 4
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingResult:
-    """What a run gave, as `DepthTrainer.fit` returns it.
-
-    Attributes:
-        head: the best head, in eval mode; the same as in `folder`.
-        folder: where it was saved.
-        best_epoch: epoch (from 1) it comes from.
-        validation: its mean metrics on the validation source.
-        host_digest: SHA-256 of the host's parameters and buffers, the same before and after.
-        seconds_caching, seconds_training: wall-clock times since the run was started or continued; training includes
-            validation.
-        calibration: how the head's uncertainty was rescaled; None where it predicts none.
-        test: mean metrics on the test source, which nothing was chosen on; None where there is none.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from spaceclip_plugin.evaluation import DepthMetrics
-        >>> from spaceclip_plugin.head import DepthHead, DepthHeadConfig
-        >>> from spaceclip_plugin.training import TrainingResult
-        >>> options = {"taps": (1, 2), "channels": (8,), "convolutions": (1,)}
-        >>> head = DepthHead(DepthHeadConfig("tap-mixer", options, width=16, blocks=2)).eval()
-        >>> metrics = DepthMetrics(0.08, 0.04, 0.33, 0.11, 0.04, 10.2, 0.93, 0.98, 0.99)
-        >>> result = TrainingResult(head, Path("head"), 3, metrics, "5f1e", seconds_caching=9.5, seconds_training=61)
-        >>> result.best_epoch, result.validation.abs_rel, result.test is None
-        (3, 0.08, True)
-    """
-
-    head: DepthHead
-    folder: Path
-    best_epoch: int
-    validation: DepthMetrics
-    host_digest: str
-    seconds_caching: float
-    seconds_training: float
-    calibration: Calibration | None = None
-    test: DepthMetrics | None = None
 
 
 class DepthTrainer:
@@ -126,12 +90,19 @@ class DepthTrainer:
         protocol: Protocol,
         tower: str | None = None,
         adapter: str | Adapter | None = None,
+        focal_length: FocalLength | None = None,
     ) -> None:
         """See `attach_depth_head` for host, head, tower and adapter; a fresh head is made from the recipe's seed.
 
+        Args:
+            focal_length: of data without intrinsics, over the width and height of its photos: (fx / width, fy /
+                height). None: not known, and data with and without intrinsics cannot be mixed.
+
         Raises:
-            ConfigError: the head predicts uncertainty and the recipe's loss does not teach it.
+            ConfigError: the head predicts uncertainty and the recipe's loss does not teach it; or a focal length that
+                no camera has.
         """
+        self._untold = None if focal_length is None else checked_focal_length(focal_length)
         self._host = host
         self._recipe = recipe
         self._protocol = protocol
@@ -187,11 +158,13 @@ class DepthTrainer:
         options = options or RunOptions()
         processes = Processes(self._device, workers=options.workers, log_with=options.log_with, folder=out)
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
-        fingerprints = checked_sources(sources, self._protocol, processes)
-        record = self._record(trained_on, details or {}, train, fingerprints, processes)
+        self.head.familiarity = None  # what it may know of other images
+        self.head.config = dataclasses.replace(self.head.config, familiarity=None)
+        checked = checked_sources(sources, self._protocol, processes, untold=self._untold, head=self._camera_of_head())
+        record = self._record(trained_on, details or {}, train, checked, processes)
         weights = {"weights of the head": module_digest(self.head)}
         processes.check_equal({**weights, **{key: comparable(record)[key] for key in MUST_MATCH}})
-        run = _Run(sources, fingerprints, RunFolder(out), record, options, processes)
+        run = _Run(sources, checked, RunFolder(out), record, options, processes)
         processes.on_main(lambda: run.folder.open(record, resume=options.resume, config_yaml=options.config_yaml))
         try:
             return self._carry_out(run)
@@ -211,19 +184,22 @@ class DepthTrainer:
                 stack.close()  # the tower is not needed any more
             self._check_host(run)
             cached_at = time.perf_counter()
-            validation_set = ValidationSet(validation, run.sources["validation"], self._protocol, processes)
+            validation_set = ValidationSet(
+                validation, run.sources["validation"], self._protocol, processes, run.checked.camera
+            )
             best, continued_at = self._optimize(run, train, validation_set)
-            calibration = processes.on_main(lambda: self._calibrate(run, validation_set))
+            tokens = self._tokens(run, train)
+            calibration, familiarity = processes.on_main(lambda: self._complete(run, validation_set, tokens))
         seconds = (cached_at - started, time.perf_counter() - cached_at)
         tested = processes.on_main(lambda: self._test(run)) if "test" in run.sources else None
         host_digest = self._check_host(run)  # once nothing runs it any more
         head_folder = processes.on_main(folder.publish_best)
         head = DepthHead.from_pretrained(head_folder)
         result = TrainingResult(
-            head, head_folder, best.epoch, best.metrics, host_digest, *seconds, calibration, tested
+            head, head_folder, best.epoch, best.metrics, host_digest, *seconds, calibration, tested, familiarity
         )  # fmt: skip
-        outcome = _outcome(result, run.sources, continued_at)
-        processes.on_main(lambda: folder.write_record({"finished": True, **run.record, **outcome}))
+        more = outcome(result, run.sources, continued_at)
+        processes.on_main(lambda: folder.write_record({"finished": True, **run.record, **more}))
         processes.on_main(folder.clean)
         return result
 
@@ -236,7 +212,7 @@ class DepthTrainer:
         trained_on: str,
         details: Mapping[str, object],
         train: DepthSource,
-        fingerprints: Mapping[str, list[str]],
+        checked: CheckedSources,
         processes: Processes,
     ) -> dict[str, Any]:
         """What `run.json` says of the run from its start on."""
@@ -245,16 +221,19 @@ class DepthTrainer:
             trained_on=trained_on,
             depth_range_m=(self._protocol.min_depth_m, self._protocol.max_depth_m),
             tower_fingerprint=fingerprint_of(self._tower, self.head.config),
+            focal_length=checked.camera.focal_length,
+            focal_length_assumed=checked.camera.assumed,
         )
         return {
             "recipe": dataclasses.asdict(self._recipe),
             "protocol": self._protocol.name,
             "protocol_settings": dataclasses.asdict(self._protocol),
+            "camera": dataclasses.asdict(checked.camera),
             "tower": dataclasses.asdict(self._tower.spec),
             "head": trained.to_dict(),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
             "host_digest_before": module_digest(self._host),
-            "data": {name: sha256_of(*found) for name, found in fingerprints.items()},
+            "data": {name: sha256_of(*found) for name, found in checked.fingerprints.items()},
             "shares": [dataclasses.asdict(share) for share in shares_of(train)],
             "processes": processes.count,
             "device": str(self._device),
@@ -283,6 +262,7 @@ class DepthTrainer:
             seed=recipe.seed,
             storage=recipe.cache,
             targets=training,
+            camera=run.checked.camera if training else None,
             target_side=recipe.target_side,
         )
         if recipe.cache == LIVE:
@@ -293,7 +273,7 @@ class DepthTrainer:
             weights=module_digest(self._tower.module),
             taps=attachment.head.taps,
             context=attachment.head.uses_context,
-            fingerprints=run.fingerprints[name],
+            fingerprints=run.checked.fingerprints[name],
         )
         shared = run.options.cache
         folder = run.folder.cache(name) if shared is None else shared / key[:16]
@@ -307,7 +287,7 @@ class DepthTrainer:
         order = DataOrder(
             shares_of(run.sources["train"]), recipe.batch_size, recipe.accumulation, train.versions, recipe.seed
         )
-        optimizer = HeadOptimizer(self.head, recipe, self._protocol, train, order=order, processes=processes)
+        optimizer = HeadOptimizer(self.head, recipe, train, order=order, processes=processes)
         loop = TrainingLoop(
             optimizer, validation, run.folder, DepthHeadConfig.from_dict(run.record["head"]), run.options.save_every
         )
@@ -319,17 +299,40 @@ class DepthTrainer:
             processes.check_equal({"newest checkpoint": continued_at})
             return loop.run(interruption, progress=run.shown), continued_at
 
-    def _calibrate(self, run: _Run, validation_set: ValidationSet) -> Calibration | None:
-        """Rescale the best head's uncertainty, and draw a picture of its depth."""
+    def _tokens(self, run: _Run, train: FeatureStream) -> Tensor | None:
+        """What the head is to know the training images by; see `training_tokens`."""
+        total = min(len(train), MOST_IMAGES)
+        with tqdm(total=total, desc="learning their look", unit="image", disable=not run.shown) as bar:
+            return training_tokens(
+                train,
+                tap=self.head.familiar_tap,
+                device=self._device,
+                processes=run.processes,
+                progress=bar.update,
+            )
+
+    def _complete(
+        self, run: _Run, validation_set: ValidationSet, tokens: Tensor | None
+    ) -> tuple[Calibration | None, dict[str, Any] | None]:
+        """Teach the best head the look of its images, rescale its uncertainty, and draw a picture of its depth."""
         best = run.folder.load_best().to(self._device)
-        calibration = validation_set.calibrate(best)
-        if calibration is not None:
+        if tokens is not None:
+            best.learn_familiarity(tokens)
+        calibration, familiarity = validation_set.calibrate(best), validation_set.familiarity(best)
+        if calibration is not None or tokens is not None:
             run.folder.save_best(best)
         run.folder.save_picture(validation_set.pictures(best, PICTURES))
-        return calibration
+        if tokens is None or familiarity is None:
+            return calibration, None
+        return calibration, familiarity_record(len(tokens), familiarity)
+
+    def _camera_of_head(self) -> FocalLength | None:
+        """The focal length that a trained head was made for and that data told; None: the data may choose."""
+        config = self.head.config
+        return None if config.focal_length_assumed else config.focal_length
 
     def _test(self, run: _Run) -> DepthMetrics:
-        test = run.sources["test"]
+        test = run.checked.camera.told(run.sources["test"])
         with (
             self._attached(run.folder.load_best().to(self._device)) as attachment,
             tqdm(total=len(test), desc="testing", unit="image", disable=not run.shown) as bar,
@@ -356,7 +359,7 @@ class _Run:
     """A run as every part of it needs it: its data by what they are for, its folder and record, and who works on it."""
 
     sources: Mapping[str, DepthSource]
-    fingerprints: Mapping[str, list[str]]
+    checked: CheckedSources
     folder: RunFolder
     record: Mapping[str, Any]
     options: RunOptions
@@ -366,19 +369,3 @@ class _Run:
     def shown(self) -> bool:
         """Whether this process shows progress."""
         return self.options.progress and self.processes.main
-
-
-def _outcome(result: TrainingResult, sources: Mapping[str, DepthSource], continued_at: int | None) -> dict[str, Any]:
-    """What `run.json` says more when the run is done."""
-    return {
-        "host_digest_after": result.host_digest,
-        "head_digest": module_digest(result.head),
-        **{f"{name}_images": len(source) for name, source in sources.items()},
-        "best_epoch": result.best_epoch,
-        "validation": dataclasses.asdict(result.validation),
-        "uncertainty": None if result.calibration is None else dataclasses.asdict(result.calibration),
-        "test": None if result.test is None else dataclasses.asdict(result.test),
-        "continued_at_step": continued_at,
-        "seconds_caching": round(result.seconds_caching, 1),
-        "seconds_training": round(result.seconds_training, 1),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from spaceclip_plugin.depth import PanelRow
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, calibrate, mean_metrics
 from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, normalised_residuals
 from spaceclip_plugin.head import Calibratable, DepthHead, HeadOutput
+from spaceclip_plugin.head.familiarity import strange_sd
+from spaceclip_plugin.training.data_camera import DataCamera
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
@@ -25,37 +28,53 @@ class ValidationSet:
     source: DepthSource
     protocol: Protocol
     processes: Processes
+    camera: DataCamera | None = None  # whose metres the head gives; None: it is that of every image
 
     def metrics(self, head: DepthHead) -> DepthMetrics:
         """Mean metrics of a head in eval mode; each process scores its share of the images."""
 
         def scored(indices: Sequence[int]) -> Iterator[DepthMetrics]:
-            for sample, output, seen in self._outputs(head, indices):
+            for sample, output, seen, _ in self._outputs(head, indices):
                 yield self.protocol.score(output.depth_m[0].cpu(), sample, seen=seen)
 
         return mean_metrics(self.processes.shared_out(scored, len(self.source)))
 
     def calibrate(self, head: DepthHead) -> Calibration | None:
-        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none."""
+        """Fit a head's uncertainty to its errors and rescale it by that; None, and nothing done, where it has none.
+
+        It is fitted as it is used: widened where an image is not familiar.
+        """
         decoder = head.decoder
         if not isinstance(decoder, Calibratable) or not decoder.predicts_uncertainty:
             return None
-        residuals = []
-        for sample, output, seen in self._outputs(head, range(len(self.source))):
+        residuals, widenings = [], []
+        for sample, output, seen, familiarity in self._outputs(head, range(len(self.source))):
             if output.uncertainty_m is None:
                 return None
             compared = self.protocol.compared(torch.cat([output.depth_m, output.uncertainty_m]), sample, seen=seen)
-            maps_m = (*compared.maps_m, compared.target_m)
-            residuals.append(normalised_residuals(*maps_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE))
-        calibration = calibrate(residuals)
+            depth_m, sd_m = compared.maps_m
+            deviations = functools.partial(
+                normalised_residuals, depth_m, sd_m, valid=compared.valid, max_pixels=PIXELS_PER_IMAGE
+            )
+            residuals.append(deviations(compared.target_m))
+            if familiarity is not None:  # as of depth that is off by just that
+                widenings.append(deviations(depth_m * (-strange_sd(familiarity)).exp().cpu()))
+        calibration = calibrate(residuals, widening=widenings or None)
         decoder.rescale_uncertainty(calibration.factor)
         return calibration
+
+    def familiarity(self, head: DepthHead) -> Tensor | None:
+        """(N,) how familiar the images are to a head, in order; None where it cannot tell."""
+        if head.familiarity is None:
+            return None
+        found = [familiarity for *_, familiarity in self._outputs(head, range(len(self.source)))]
+        return torch.cat([one for one in found if one is not None]).cpu()
 
     def pictures(self, head: DepthHead, count: int) -> list[PanelRow]:
         """Photo, truth and prediction of up to `count` images from all over the source, for people to look at."""
         indices = dict.fromkeys(i * len(self.source) // count for i in range(count))
         rows = []
-        for sample, output, seen in self._outputs(head, indices):
+        for sample, output, seen, _ in self._outputs(head, indices):
             compared = self.protocol.compared(output.depth_m, sample, seen=seen)
             depth_m = compared.maps_m[0].clamp(self.protocol.min_depth_m, self.protocol.max_depth_m)
             shown = depth_m.isfinite()
@@ -65,8 +84,9 @@ class ValidationSet:
 
     def _outputs(
         self, head: DepthHead, indices: Iterable[int]
-    ) -> Iterator[tuple[DepthSample, HeadOutput, Tensor | None]]:
-        """Images with the head's output, and which pixels of it the tower read; None: all."""
+    ) -> Iterator[tuple[DepthSample, HeadOutput, Tensor | None, Tensor | None]]:
+        """Images with the head's output in metres of their camera, which pixels of it the tower read (None: all), and
+        how familiar they are (1,), or None."""
         device = next(head.parameters()).device
         for index in indices:
             sample = self.source[index]
@@ -74,4 +94,9 @@ class ValidationSet:
             features = self.stream.decode(self.stream.load([index], [0]), device).features
             with torch.no_grad():
                 output: HeadOutput = head(features, output_hw)
-            yield sample, output, None if features.seen is None else features.seen.mask(output_hw)
+            scale = 1.0 if self.camera is None else self.camera.from_head(sample, self.protocol)
+            if scale != 1.0:
+                sd_m = output.uncertainty_m
+                output = HeadOutput(output.depth_m * scale, (), None if sd_m is None else sd_m * scale)
+            seen = None if features.seen is None else features.seen.mask(output_hw)
+            yield sample, output, seen, head.familiarity_of(features)

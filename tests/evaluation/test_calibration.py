@@ -150,3 +150,41 @@ def test_errors_of_one_size(value: float) -> None:
     calibration = calibrate([np.full(10, value), np.full(7, value)])
     assert math.isfinite(calibration.factor)
     assert calibration.factor > 0
+
+
+class TestWidening:
+    """What is added to the uncertainty of strange images, whatever the factor."""
+
+    def test_none_of_it_changes_nothing(self) -> None:
+        images = laplace(2.0)
+        plain, widened = calibrate(images), calibrate(images, widening=[np.zeros_like(image) for image in images])
+        assert widened == plain
+
+    @pytest.mark.parametrize("factor", [0.7, 3.0])
+    def test_the_factor_is_that_of_the_heads_own_part(self, factor: float) -> None:
+        """Errors as wide as the head's own part times the factor, and the widening, together."""
+        wider = [np.full(3000, 2.0 * (number % 2)) for number in range(20)]
+        unit = laplace(1.0, images=20, pixels=3000)
+        images = [one * np.hypot(factor, width) for one, width in zip(unit, wider, strict=True)]
+        calibration = calibrate(images, widening=wider)
+        assert calibration.factor == pytest.approx(factor, rel=0.05)
+        for level in LEVELS:
+            assert calibration.after[level] == pytest.approx(level, abs=0.01)
+            assert calibration.cross_checked[level] == pytest.approx(level, abs=0.02)
+            assert calibration.before[level] == mean_coverage(images, level, widening=wider)
+
+    def test_it_is_the_best_of_a_fine_grid(self) -> None:
+        images, wider = laplace(1.5), [np.full(1000, 0.3 * (number % 4)) for number in range(20)]
+        wider = [width[: len(image)] for width, image in zip(wider, images, strict=True)]
+        images = [image[: len(width)] for width, image in zip(wider, images, strict=True)]
+
+        def error(factor: float) -> float:
+            return sum((mean_coverage(images, level, factor=factor, widening=wider) - level) ** 2 for level in LEVELS)
+
+        grid = np.geomspace(calibration_factor(images) / 2, 10, 600)
+        assert error(calibration_factor(images, widening=wider)) <= min(map(error, grid)) + 1e-6
+
+    def test_strange_images_do_not_make_the_head_sure(self) -> None:
+        images = laplace(1.0)
+        wider = [np.full_like(image, 50.0) for image in images]
+        assert calibration_factor(images, widening=wider) == pytest.approx(0.5 * calibration_factor(images))

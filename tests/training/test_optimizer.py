@@ -45,7 +45,7 @@ def order_of(recipe: Recipe, versions: int) -> DataOrder:
 
 def optimizer_for(head: DepthHead, recipe: Recipe, cache: FeatureCache) -> HeadOptimizer:
     order = order_of(recipe, cache.versions)
-    return HeadOptimizer(head, recipe, PROTOCOL, cache, order=order, processes=Processes(torch.device("cpu")))
+    return HeadOptimizer(head, recipe, cache, order=order, processes=Processes(torch.device("cpu")))
 
 
 @pytest.mark.parametrize("versions", [1, 2, 5])

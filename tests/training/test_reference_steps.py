@@ -58,7 +58,7 @@ def optimizer_for(head: DepthHead, recipe: Recipe, folder: Path) -> tuple[HeadOp
         (Share(IMAGES, 1.0),), batch_size=recipe.batch_size, accumulation=1, versions=1, seed=recipe.seed
     )  # fmt: skip
     processes = Processes(torch.device("cpu"))
-    return HeadOptimizer(head, recipe, PROTOCOL, cache, order=order, processes=processes), cache, order
+    return HeadOptimizer(head, recipe, cache, order=order, processes=processes), cache, order
 
 
 def gradients_on(head: DepthHead, cache: FeatureCache, indices: list[int]) -> dict[str, Tensor]:

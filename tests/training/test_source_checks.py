@@ -18,6 +18,7 @@ from spaceclip_plugin.data.sources.mixture import Mixture
 from spaceclip_plugin.errors import CaptureError, DataError
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.training import DepthTrainer, RunOptions
+from spaceclip_plugin.training.data_camera import LOOKED_AT
 from spaceclip_plugin.training.live_features import LiveFeatures
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.source_checks import checked_sources
@@ -103,9 +104,9 @@ class Counted(list):
 
 
 def test_images_to_learn_from_are_not_all_decoded() -> None:
-    train, validation = Counted(scenes(60)), Counted(scenes(3, seed=1))
+    train, validation = Counted(scenes(90)), Counted(scenes(3, seed=1))
     checked_sources({"train": train, "validation": validation}, PROTOCOL, Processes(torch.device("cpu")))
-    assert train.decoded == 24  # for the unit of their depth
+    assert train.decoded == 24 + LOOKED_AT < len(train)  # for the unit of their depth, and for their lens
     assert validation.decoded == 6
 
 

@@ -65,7 +65,7 @@ def optimizer_for(head: DepthHead, cache: FeatureCache, unknown: Collection[int]
         seed=recipe.seed,
     )
     processes = Processes(torch.device("cpu"))
-    return HeadOptimizer(head, recipe, PROTOCOL, Blind(cache, unknown), order=order, processes=processes)
+    return HeadOptimizer(head, recipe, Blind(cache, unknown), order=order, processes=processes)
 
 
 def weights(head: DepthHead) -> dict[str, Tensor]:

@@ -35,6 +35,10 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
         """SHA-256 of the files of a pair, the unit and the intrinsics; see `DepthPair.fingerprint`."""
         return self._entries[index].fingerprint(self._units, self._distance)
 
+    def tells_camera(self, index: int) -> bool:
+        """Whether a pair has intrinsics."""
+        return self._entries[index].lens is not None
+
     def stored_depth(self, index: int) -> StoredDepth:
         """The depth of a pair as its file holds it; see `DepthPair.stored_depth`."""
         return self._entries[index].stored_depth()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.errors import CheckpointError, TrainingError
+from spaceclip_plugin.head.familiarity import mean_tokens
 from spaceclip_plugin.towers import SeenPart, TowerFeatures
 from spaceclip_plugin.training.cache.shards import Shard, unpacked
 from spaceclip_plugin.training.cache.storage import STORAGES
@@ -78,6 +80,13 @@ class FeatureCache:
         hidden, context = unpacked(parts, self._taps, self._storage)
         maps = {tap: rearrange(values, "b h w c -> b c h w") for tap, values in hidden.items()}
         return Batch.of(TowerFeatures(maps, context, self._image_hw, seen=self._seen), target_m)
+
+    def tokens(self, index: int, *, tap: int, versions: int, device: torch.device) -> Tensor:
+        """(V, C) mean tokens of an image; nothing else of it is read."""
+        shard, row = self._shard(index)
+        parts = {name: value.to(device) for name, value in shard.hidden(row, tap, versions).items()}
+        hidden, _ = unpacked(parts, [tap], self._storage)
+        return mean_tokens(rearrange(hidden[tap], "v h w c -> v c h w"))[0]
 
     def _shard(self, index: int) -> tuple[Shard, int]:
         """The shard that holds an image, and its row there."""

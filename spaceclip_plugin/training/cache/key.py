@@ -43,4 +43,6 @@ def cache_key(
         "storage": settings.storage,
         "targets": settings.targets,
     }
+    if settings.camera is not None and not settings.camera.assumed:  # the depth that is kept is of that camera
+        parts["camera"] = dataclasses.asdict(settings.camera)
     return sha256_of(json.dumps(parts, sort_keys=True), *fingerprints)

@@ -44,7 +44,7 @@ def packed(hidden: Mapping[int, Tensor], context: Tensor | None, storage: Featur
             packed_values = storage.pack(values)
         except TrainingError as error:
             raise TrainingError(f"hidden state {tap}: {error}") from error
-        parts |= {f"hidden.{tap:03}{suffix}": value for suffix, value in packed_values.items()}
+        parts |= {f"{_hidden_name(tap)}{suffix}": value for suffix, value in packed_values.items()}
     return parts
 
 
@@ -54,7 +54,7 @@ def unpacked(
     """What `packed` was given, hidden states in float32."""
     hidden = {}
     for tap in taps:
-        prefix = f"hidden.{tap:03}"
+        prefix = _hidden_name(tap)
         hidden[tap] = storage.unpack(
             {name.removeprefix(prefix): value for name, value in parts.items() if name.startswith(prefix)}
         )
@@ -138,6 +138,15 @@ class Shard:
         """Packed features of one version of one image, without leading dimensions."""
         place = (slice(row, row + 1), slice(version, version + 1))  # older safetensors take slices only
         return {name: part[place][0, 0] for name, part in self._slices.items() if not name.startswith("depth_m.")}
+
+    def hidden(self, row: int, tap: int, versions: int) -> dict[str, Tensor]:
+        """Packed hidden state of one image, in its first versions: they are the leading dimension."""
+        place, wanted = (slice(row, row + 1), slice(0, versions)), _hidden_name(tap)
+        return {name: part[place][0] for name, part in self._slices.items() if name.startswith(wanted)}
+
+
+def _hidden_name(tap: int) -> str:
+    return f"hidden.{tap:03}"
 
 
 def _depth_name(row: int) -> str:

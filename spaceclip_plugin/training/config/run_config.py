@@ -12,10 +12,21 @@ from typing_extensions import Self
 from spaceclip_plugin import _checks
 from spaceclip_plugin.data import SourceSpec, parse_source
 from spaceclip_plugin.data.sources.registry import source_mapping
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, architecture
 from spaceclip_plugin.training.config.recipe import Recipe
-from spaceclip_plugin.training.config.settings import Config, Setting, as_path, choice, mapping, truth, whole, within
+from spaceclip_plugin.training.config.settings import (
+    Config,
+    Setting,
+    as_path,
+    choice,
+    floats,
+    mapping,
+    truth,
+    whole,
+    within,
+)
 from spaceclip_plugin.training.config.shared import HostConfig, ReadingConfig
 from spaceclip_plugin.training.config.strict_yaml import read_mapping, write_mapping
 from spaceclip_plugin.training.processes import TRACKERS
@@ -119,6 +130,15 @@ class RunConfig(ReadingConfig, HostConfig):
     select_on_test: Annotated[
         bool, truth("choose the best epoch on data that is named like a test set, and say so in the record")
     ] = False
+    focal_length: Annotated[
+        FocalLength | None,
+        Setting(
+            lambda name, value: checked_focal_length(value, name=name),
+            "of data that has no intrinsics, over the width and height of its photos: fx / width, fy / height",
+            parse=floats(2),
+            metavar="FX,FY",
+        ),
+    ] = None
     head: Annotated[HeadChoice, Setting(HeadChoice.read, "which head is trained", None)] = field(
         default_factory=HeadChoice
     )

@@ -10,7 +10,9 @@ from typing import Any
 
 from spaceclip_plugin.errors import TrainingError
 
-MUST_MATCH = ("recipe", "protocol", "protocol_settings", "head", "tower", "host_digest_before", "data", "shares")
+MUST_MATCH = (
+    "recipe", "protocol", "protocol_settings", "camera", "head", "tower", "host_digest_before", "data", "shares",
+)  # fmt: skip
 SHOULD_MATCH = ("device", "torch", "threads")  # the last bits depend on them
 _FLAGS = {"train": "data", "validation": "val", "test": "test"}
 _MAX_SHOWN = 120
@@ -43,6 +45,12 @@ def check_same_run(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any
         raise TrainingError(
             f"the run in {str(folder)!r} cannot be continued: its host changed while a head was trained on it. "
             "Find what changed it, then start another run"
+        )
+    if "camera" not in begun:
+        raise TrainingError(
+            f"the run in {str(folder)!r} cannot be continued: it was begun with {code_of(begun)}, which did not bring "
+            "its data to one camera (run.json names none), and its depth would end up in mixed metres. Finish it with "
+            "the code it was begun with, or start another run"
         )
     begun, now = comparable(begun), comparable(json.loads(json.dumps(now)))
     for key in MUST_MATCH:

@@ -65,6 +65,7 @@ class TestReading:
             validation: [{source: lerobot, path: someone/robot, camera: wrist, stride: 5}]
             test: [{source: scenes, count: 7, seed: 1}]
             skip_bad: true
+            focal_length: [0.81, 1.08]
             head: {architecture: tap-mixer, options: {attention: 0, taps: [2, 4], uncertainty: false}}
             recipe: {epochs: 3, learning_rate: 1e-4, views: 1, cache: none, target_side: null, loss: relative}
             workers: 4
@@ -91,6 +92,7 @@ class TestReading:
             validation=(WeightedSource(LeRobotData("someone/robot", "wrist", 5)),),
             test=(WeightedSource(SceneData(7, 1)),),
             skip_bad=True,
+            focal_length=(0.81, 1.08),
             head=HeadChoice("tap-mixer", {"attention": 0, "taps": [2, 4], "uncertainty": False}),
             recipe=Recipe(epochs=3, learning_rate=1e-4, views=1, cache="none", target_side=None),
             workers=4,
@@ -170,6 +172,8 @@ class TestRefusals:
             ("depth_range_m: [0, 1]", "run.yaml: depth_range_m[0] must be a number from"),
             ("units_per_metre: 0", "run.yaml: units_per_metre must be a number from 0.001"),
             ("units_per_metre: '1000'", "run.yaml: units_per_metre must be a number from 0.001"),
+            ("focal_length: [518.8, 518.8]", "run.yaml: focal_length[0] must be a number from"),
+            ("focal_length: 0.8", "run.yaml: focal_length must be a list of 2 values"),
             ("depth_range_m: [1]", "run.yaml: depth_range_m must be a list of 2 values"),
             ("workers: 2.0", "run.yaml: workers must be an integer"),
             ("save_every: 0", "run.yaml: save_every must be an integer from 1"),
@@ -280,6 +284,7 @@ CONFIGS = st.builds(
     validation=parts(st.none()),
     test=parts(st.none()),
     skip_bad=st.booleans(),
+    focal_length=st.none() | st.tuples(st.floats(0.05, 50), st.floats(0.05, 50)),
     head=st.builds(
         HeadChoice,
         st.just("tap-mixer"),
