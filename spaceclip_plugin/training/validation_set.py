@@ -11,10 +11,10 @@ from torch import Tensor
 
 from spaceclip_plugin.data import DepthSample, DepthSource
 from spaceclip_plugin.depth import PanelRow
+from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, calibrate, mean_metrics
 from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, normalised_residuals
 from spaceclip_plugin.head import Calibratable, DepthHead, HeadOutput
-from spaceclip_plugin.head.familiarity import strange_sd
 from spaceclip_plugin.training.data_camera import DataCamera
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes

@@ -52,6 +52,7 @@ RUN_FLAGS = [
     (["--adapter", "clip"], "adapter", "clip"),
     (["--device", "cuda:3"], "device", "cuda:3"),
     (["--protocol", "kitti-garg"], "protocol", "kitti-garg"),
+    (["--focal-length", "0.75,1"], "focal_length", (0.75, 1.0)),
     (["--depth-range", "0.1,2"], "depth_range_m", (0.1, 2.0)),
     (["--units-per-metre", "5000"], "units_per_metre", 5000.0),
     (["--data", "x"], "data", listed("x")),

@@ -87,6 +87,7 @@ class TestFlagsOverAConfig:
             validation=listed("/v"),
             test=listed("/t"),
             skip_bad=False,
+            focal_length=(0.5, 0.5),
             head=HeadChoice("tap-mixer", {"attention": 0}),
             recipe=Recipe(
                 epochs=2, batch_size=3, accumulation=3, learning_rate=0.5, weight_decay=0.125, ema_decay=0.25,
