@@ -11,7 +11,7 @@ import torch
 from guide import run_guide
 from PIL import Image
 
-from spaceclip_plugin import DepthMap, Intrinsics
+from spaceclip_plugin import DepthMap
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -83,9 +83,9 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch,
             policy=policy,
             observation={"image": torch.rand(1, 3, 224, 224)},
-            intrinsics=Intrinsics.from_fovy(1.0, image_hw=(480, 640)),
         )
     [frame] = seen
     assert frame.depth_m.shape == (1, 480, 640)
     assert frame.valid.any()
+    assert frame.lens == "known"
     assert len(list((tmp_path / "depth").iterdir())) > 0
