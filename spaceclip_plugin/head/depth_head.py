@@ -147,8 +147,10 @@ class DepthHead(nn.Module):
                 photographed.
 
         Raises:
-            ConfigError: fewer images than `LEAST_IMAGES`.
+            ConfigError: fewer images than `LEAST_IMAGES`, or tokens of another width, or that are not finite.
         """
+        if tokens.shape[-1] != (width := self.config.width_of[self.familiar_tap]):
+            raise ConfigError(f"hidden state {self.familiar_tap} has {width} channels, got {tokens.shape[-1]}")
         known = Familiarity.learnt(tokens, tap=self.familiar_tap)
         self.familiarity = known.to(next(self.parameters()).device)
         self.config = replace(self.config, familiarity=known.options)

@@ -112,8 +112,11 @@ class Familiarity(nn.Module):
             tap: the hidden state that they are of.
 
         Raises:
-            ConfigError: fewer images.
+            ConfigError: fewer images, tokens of another shape, or some that are not finite.
         """
+        if tokens.ndim != 3 or 0 in tokens.shape[1:] or not bool(tokens.isfinite().all()):
+            given = f"shape {tuple(tokens.shape)}" + ("" if bool(tokens.isfinite().all()) else " with NaN or infinity")
+            raise ConfigError(f"familiarity is learnt from finite tokens (N, V, C), got {given}")
         count, _, width = tokens.shape
         if count < LEAST_IMAGES:
             raise ConfigError(f"familiarity is learnt from {LEAST_IMAGES} images or more, got {count}")

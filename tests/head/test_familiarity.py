@@ -7,12 +7,17 @@ import dataclasses
 import json
 import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from head_folders import edit_config, refused
+from PIL import Image
+from safetensors.torch import load_file
 from saved_heads import CONFIG, make_head
 from torch import Tensor
 
@@ -133,6 +138,18 @@ class TestLearnt:
         with pytest.raises(ConfigError, match=f"{LEAST_IMAGES} images or more, got {count}"):
             Familiarity.learnt(tokens(count, seed=0), tap=3)
 
+    @pytest.mark.parametrize("shape", [(60, WIDTH), (60, 0, WIDTH), (60, 1, 2, WIDTH), (WIDTH,)])
+    def test_tokens_of_another_shape(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ConfigError, match=rf"\(N, V, C\), got shape \({shape[0]}"):
+            Familiarity.learnt(torch.zeros(shape), tap=3)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_token_that_is_not_finite(self, bad: float) -> None:
+        given = tokens(60, seed=0)
+        given[7, 0, 3] = bad
+        with pytest.raises(ConfigError, match="NaN or infinity"):
+            Familiarity.learnt(given, tap=3)
+
     @pytest.mark.parametrize("count", [LEAST_IMAGES, 47, 1500])
     def test_sizes_follow_the_images(self, count: int) -> None:
         found = Familiarity.learnt(tokens(count, seed=0), tap=2)
@@ -218,6 +235,8 @@ class TestHead:
         assert head.config.familiarity.references == 60
         with pytest.raises(ConfigError, match="got 3"):
             head.learn_familiarity(tokens(3, seed=0))
+        with pytest.raises(ConfigError, match=f"hidden state 1 has {WIDTH} channels, got 8"):
+            head.learn_familiarity(tokens(60, seed=0)[..., :8])
         assert head.config.familiarity.references == 60
 
     @pytest.mark.parametrize(
@@ -323,3 +342,38 @@ class TestFiles:
         head.familiarity.rest.fill_(bad)
         with pytest.raises(CheckpointError, match=r"familiarity\.rest"):
             head.save_pretrained(tmp_path)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+class TestRealTower:
+    """A DeiT that was trained on ImageNet, and photos of rooms."""
+
+    @pytest.fixture
+    def maps(self, real_weights: Path) -> Callable[[Tensor], Tensor]:
+        tower = timm.create_model("deit_tiny_patch16_224").eval()
+        tower.load_state_dict(load_file(real_weights / "deit_tiny" / "deit_tiny_timm.safetensors"))
+
+        def third_state(pixels: Tensor) -> Tensor:
+            with torch.no_grad():
+                hidden = tower.forward_intermediates(pixels, indices=[2], intermediates_only=True)
+            return hidden[0]
+
+        return third_state
+
+    @pytest.fixture
+    def rooms(self, real_data: Path) -> Tensor:
+        """(100, 3, 224, 224), without the white frame."""
+        photos = sorted((real_data / "nyu" / "rgb").iterdir())[:100]
+        found = [Image.open(photo).convert("RGB").crop((8, 8, 632, 472)).resize((224, 224)) for photo in photos]
+        pixels = torch.from_numpy(np.stack([np.asarray(one) for one in found])).permute(0, 3, 1, 2) / 255
+        return (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / 0.226
+
+    def test_rooms_are_known_and_what_is_no_photo_is_not(self, maps: Callable[[Tensor], Tensor], rooms: Tensor) -> None:
+        known = Familiarity.learnt(maps(rooms[:70]).mean(dim=(2, 3))[:, None], tap=3)
+        assert float(known(maps(rooms[70:])).mean()) > 0.2
+        average = rooms.mean(dim=(0, 2, 3))[:, None, None]
+        shade = torch.ones(3, 224, 224)
+        noise = torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(0))
+        blank = torch.stack([0 * shade, 2 * shade, -2 * shade, average * shade, noise, rooms.mean(dim=0)])
+        assert known(maps(blank)).tolist() == [0.0] * 6
