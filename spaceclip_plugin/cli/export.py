@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli.flags import add_head, add_overwrite
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
+from spaceclip_plugin.depth.depth_map import KNOWN
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 
 if TYPE_CHECKING:
@@ -27,8 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     size.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="depth is H x W pixels, whatever the grid")
     parser.add_argument(
+        "--focal-length",
+        type=_focal_length,
+        metavar="FX,FY",
+        help="give depth in metres of that camera: its focal lengths over the width and height of the image the tower "
+        "sees (default: of the camera that the head assumes)",
+    )
+    parser.add_argument(
         "--grid", type=int, nargs=2, metavar=("H", "W"), default=(14, 14), help="grid to compare at (default: 14 14)"
     )
+
+
+def _focal_length(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected FX,FY such as 0.83,1.11, got {text!r}") from error
+    return x, y
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -44,6 +60,7 @@ def run(args: argparse.Namespace) -> Result:
         patch_size=args.patch_size,
         output_hw=None if args.size is None else tuple(args.size),
         grid_hw=tuple(args.grid),
+        focal_length=args.focal_length,
     )
     config = head.config
     data = {**asdict(written), "path": str(written.path), "trained_on": config.trained_on, "config": config.to_dict()}
@@ -58,9 +75,15 @@ def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
         f"{case.difference_m:.2g} m, allowed {case.allowed_m:.2g} m"
         for case in written.comparisons
     ]
+    camera = None
+    if written.focal_length is not None:
+        of_width, of_height = written.focal_length
+        whose = "the camera given" if written.lens == KNOWN else "the camera the head assumes"
+        camera = f"{whose}, focal length {of_width:.3g} x {of_height:.3g} of the image's width and height"
     return [
         f"{written.path}: {config.architecture}, {written.file_bytes / 1e6:.1f} MB, opset {written.opset}, float32",
         *shapes,
+        *([] if camera is None else [f"  metres of {camera}"]),
         f"  trained on {config.trained_on or 'nothing: random weights'}",
         *compared,
     ]

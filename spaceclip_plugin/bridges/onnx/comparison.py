@@ -65,8 +65,12 @@ def named_inputs(features: TowerFeatures) -> dict[str, Tensor]:
     return named if features.context is None else {**named, "context": features.context}
 
 
-def compare(head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxruntime: Any) -> tuple[Comparison, ...]:
+def compare(
+    head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxruntime: Any, *, scale: float = 1.0
+) -> tuple[Comparison, ...]:
     """Every case through the file and through the head, which is on the CPU, in float32 and eval mode.
+
+    The file is to give the head's metres times `scale`.
 
     ExportError where ONNX Runtime refuses the file, depth differs, or all of it is one value, which compares nothing.
     """
@@ -77,7 +81,7 @@ def compare(head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxrun
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        compared = tuple(_compared(head, session, features) for features in cases)
+        compared = tuple(_compared(head, session, features, scale) for features in cases)
     except refusals as error:
         raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot run the exported head: {error}") from error
     if all(case.std_m == 0 for case in compared):
@@ -88,9 +92,9 @@ def compare(head: DepthHead, path: Path, cases: Sequence[TowerFeatures], onnxrun
     return compared
 
 
-def _compared(head: DepthHead, session: Any, features: TowerFeatures) -> Comparison:
+def _compared(head: DepthHead, session: Any, features: TowerFeatures, scale: float) -> Comparison:
     with torch.no_grad():
-        expected = head(features).depth_m
+        expected = head(features).depth_m * scale
     inputs = {name: value.numpy() for name, value in named_inputs(features).items()}
     found = torch.from_numpy(session.run([OUTPUT], inputs)[0])
     batch, _, rows, columns = features.hidden[head.taps[-1]].shape

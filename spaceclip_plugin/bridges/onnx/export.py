@@ -19,6 +19,8 @@ from spaceclip_plugin import DepthHead, __version__, _checks
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
 from spaceclip_plugin.bridges.optional import imported
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, lens_scale
+from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, checked_size
 from spaceclip_plugin.towers import TowerFeatures
@@ -28,6 +30,10 @@ OPSET = 18
 OLDEST_TORCH = "2.11"
 """Seen to work. 2.9 refuses a fixed output size on a free grid, 2.6 every resize to a size known only at run time."""
 
+_FOCAL_LENGTH_MEANS = (
+    "(fx / width, fy / height) of the image the tower sees, of the camera whose metres depth_m is in; for another "
+    "camera, multiply depth_m by sqrt(fx' / fx * fy' / fy)"
+)
 _MAX_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
 _TRACED_BATCH, _TRACED_GRID = 2, (5, 7)  # neither 1, which the exporter takes for a constant, nor two alike
 
@@ -43,6 +49,9 @@ class OnnxFile:
         opset: version of the operator set.
         file_bytes: size of the file.
         comparisons: what ONNX Runtime was seen to give.
+        focal_length: of the camera that the metres hold for, over the width and height of the image the tower sees;
+            None where the head does not tell.
+        lens: "known" where that camera was given, "assumed" where it is the head's own, else "unknown".
 
     Example:
         >>> from pathlib import Path
@@ -57,6 +66,8 @@ class OnnxFile:
     opset: int
     file_bytes: int
     comparisons: tuple[Comparison, ...]
+    focal_length: FocalLength | None = None
+    lens: str = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,29 @@ class OutputSize:
         return self.output_hw or (patch * grid_hw[0], patch * grid_hw[1])
 
 
+@dataclass(frozen=True)
+class _Camera:
+    """Whose metres a file gives."""
+
+    focal_length: FocalLength | None
+    lens: str
+    scale: float  # of the head's own metres
+
+    @classmethod
+    def of(cls, head: DepthHead, given: FocalLength | None) -> _Camera:
+        """The camera that is given, or the one the head assumes."""
+        own = head.config.focal_length
+        if given is None:
+            return cls(own, UNKNOWN if own is None else ASSUMED, 1.0)
+        if own is None:
+            raise ConfigError(
+                "the head does not tell the focal length of the camera it was trained for, so its metres cannot be "
+                "brought to another's; leave focal_length out, or train the head again"
+            )
+        focal_length = checked_focal_length(given)
+        return cls(focal_length, KNOWN, lens_scale(focal_length, own))
+
+
 def export_onnx(
     head: DepthHead,
     path: str | Path,
@@ -89,12 +123,14 @@ def export_onnx(
     patch_size: int | None = None,
     output_hw: tuple[int, int] | None = None,
     grid_hw: tuple[int, int] = (14, 14),
+    focal_length: FocalLength | None = None,
 ) -> OnnxFile:
     """Write a head as one ONNX file with a dynamic batch and a dynamic grid, float32 throughout.
 
     Inputs are `hidden_N` (B, C, h, w) for every tap N, patch maps as in `TowerFeatures`, and `context` (B, C) where the
     head reads one. The output is `depth_m` (B, H, W) in metres along the optical axis. The file's metadata has the
-    head's config. The head itself stays as it is, its mode, dtype and device too.
+    head's config and says whose metres they are; how familiar an image is, the file does not tell. The head itself
+    stays as it is, its mode, dtype and device too.
 
     The depth covers the patches, and no more: of a tower whose patches do not divide its image (384 pixels, 27 patches
     of 14) it is depth of the upper left 378x378 pixels, at whatever size, and must not be stretched over 384. A
@@ -108,13 +144,16 @@ def export_onnx(
             that the tower reads. Either this or `output_hw`.
         output_hw: (H, W) in pixels, whatever the grid: for depth at another size.
         grid_hw: grid to compare at; a second comparison has one row more.
+        focal_length: (fx, fy) over the width and height of the image the tower sees, of the camera whose metres the
+            file is to give, see `Intrinsics.focal_length`; the factor becomes part of the graph. None: the metres of
+            the camera that the head assumes.
 
     Returns:
         What was written, and what ONNX Runtime was seen to give.
 
     Raises:
-        ConfigError: not just one of `patch_size` and `output_hw`, an impossible size, a path that cannot be written, or
-            a fused head.
+        ConfigError: not just one of `patch_size` and `output_hw`, an impossible size, a path that cannot be written, a
+            fused head, or a `focal_length` that no camera has or for a head that does not tell its own.
         ExportError: torch is too old, a package is missing, the head cannot be converted, or the file does not give
             torch's depth. What was at `path` before is still there.
 
@@ -129,6 +168,7 @@ def export_onnx(
         )
     size = OutputSize(patch_size, output_hw)
     rows, columns = _checks.wholes("grid_hw", grid_hw, 1, 256, length=2)
+    camera = _Camera.of(head, focal_length)
     if torch.__version__ < OLDEST_TORCH:
         raise ExportError(
             f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
@@ -143,32 +183,33 @@ def export_onnx(
         for batch, grid in ((1, (rows, columns)), (3, (rows + 1, columns)))
     ]
     with atomic_path(path) as temporary:
-        model = _converted(plain, size)
-        _describe(model, plain, size)
+        model = _converted(plain, size, camera.scale)
+        _describe(model, plain, size, camera)
         temporary.write_bytes(model.SerializeToString())
-        comparisons = compare(plain, temporary, cases, onnxruntime)
+        comparisons = compare(plain, temporary, cases, onnxruntime, scale=camera.scale)
         file_bytes = temporary.stat().st_size
     inputs = {value.name: _shape(value) for value in model.graph.input}
-    return OnnxFile(Path(path), inputs, _shape(model.graph.output[0]), OPSET, file_bytes, comparisons)
+    output = _shape(model.graph.output[0])
+    return OnnxFile(Path(path), inputs, output, OPSET, file_bytes, comparisons, camera.focal_length, camera.lens)
 
 
 class _Graph(nn.Module):
     """A head's decoder from tensors to a tensor; the checks of `DepthHead.forward` need values, not symbols."""
 
-    def __init__(self, head: DepthHead, size: OutputSize) -> None:
+    def __init__(self, head: DepthHead, size: OutputSize, scale: float) -> None:
         super().__init__()
-        self.head, self.size = head, size
+        self.head, self.size, self.scale = head, size, scale
 
     def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None) -> Tensor:
         height, width = maps[-1].shape[-2:]
         output_hw = self.size.of((height, width))
         features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw)
         depth_m: Tensor = self.head.decoder(features, output_hw, auxiliary=False).depth_m
-        return depth_m
+        return depth_m if self.scale == 1.0 else depth_m * self.scale
 
 
-def _converted(head: DepthHead, size: OutputSize) -> Any:
-    """The ONNX model."""
+def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
+    """The ONNX model, whose metres are the head's times `scale`."""
     example = random_features(head, _TRACED_BATCH, _TRACED_GRID, size.of(_TRACED_GRID), seed=0)
     batch = torch.export.Dim("batch", max=2**16)
     # Taps of one grid share its two names; in a tower of several stages every tap has a grid of its own.
@@ -183,7 +224,7 @@ def _converted(head: DepthHead, size: OutputSize) -> Any:
             warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             program = torch.onnx.export(
-                _Graph(head, size).eval(),
+                _Graph(head, size, scale).eval(),
                 arguments,
                 input_names=list(named_inputs(example)),
                 output_names=[OUTPUT],
@@ -208,7 +249,7 @@ def _converted(head: DepthHead, size: OutputSize) -> Any:
     return model
 
 
-def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
+def _describe(model: Any, head: DepthHead, size: OutputSize, camera: _Camera) -> None:
     """Say in the file what it is; take out where the Python files lie that it came from."""
     for node in model.graph.node:
         node.ClearField("metadata_props")
@@ -222,6 +263,10 @@ def _describe(model: Any, head: DepthHead, size: OutputSize) -> None:
         "trained": json.dumps(head.trained),
         "patch_size": json.dumps(size.patch_size),
         "output_hw": json.dumps(size.output_hw),
+        "lens": camera.lens,
+        "focal_length": json.dumps(camera.focal_length),
+        "focal_length_means": _FOCAL_LENGTH_MEANS,
+        "familiarity": "not told by this file",
     }
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)

@@ -116,7 +116,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[DepthHead]:
     """Without the conversion, for what happens around it: a file of one graph without nodes. Lists what came there."""
     seen: list[DepthHead] = []
 
-    def empty(head: DepthHead, size: object) -> Any:
+    def empty(head: DepthHead, size: object, scale: float) -> Any:
         seen.append(head)
         value = onnx.helper.make_tensor_value_info("depth_m", onnx.TensorProto.FLOAT, ["batch", "h", "w"])
         return onnx.helper.make_model(onnx.helper.make_graph([], "empty", [value], [value]))
@@ -208,7 +208,7 @@ class TestTheHead:
     def test_is_written_in_float32(
         self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
     ) -> None:
-        monkeypatch.setattr(export, "compare", lambda *_: ())
+        monkeypatch.setattr(export, "compare", lambda *_, **__: ())
         head = small_head(**SMALL["space-clip"]).to(dtype)
         export_onnx(head, tmp_path / "head.onnx", patch_size=4)
         assert {parameter.dtype for parameter in instant[0].parameters()} == {torch.float32}
@@ -217,7 +217,7 @@ class TestTheHead:
     def test_that_is_trained_says_so(
         self, tmp_path: Path, instant: list[DepthHead], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(export, "compare", lambda *_: ())
+        monkeypatch.setattr(export, "compare", lambda *_, **__: ())
         head = small_head(config={"trained_on": "a room"}, **SMALL["space-clip"])
         export_onnx(head, tmp_path / "head.onnx", patch_size=4)
         metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "head.onnx").metadata_props}
