@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import users_policy
+from heads_that_tell import telling
 from PIL import Image
-from telling_heads import telling
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main

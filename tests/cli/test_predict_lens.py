@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import users_policy
+from heads_that_tell import telling
 from photo_world import Run, head, photo, predict, predicted
 from PIL import Image
-from telling_heads import telling
 
 from spaceclip_plugin import DepthHead
 

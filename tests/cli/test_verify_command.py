@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import users_policy
-from telling_heads import telling
+from heads_that_tell import telling
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.cli import main

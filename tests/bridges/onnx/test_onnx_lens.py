@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from telling_heads import telling
+from heads_that_tell import telling
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.bridges.onnx import OnnxFile, export, export_onnx

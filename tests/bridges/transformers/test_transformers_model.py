@@ -15,12 +15,12 @@ import timm
 import torch
 import transformers
 from clip_world import TwoEyes, clip_host, hook_count, images
+from heads_that_tell import telling
 from llava_world import llava_host
 from packaging.version import Version
 from PIL import Image
 from ramp_world import ramp_head, siglip
 from safetensors.torch import load_file
-from telling_heads import telling
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers_world import FAMILIES, folder, host, load, model, seeded, small_head
