@@ -121,33 +121,39 @@ class Familiarity(nn.Module):
         if count < LEAST_IMAGES:
             raise ConfigError(f"familiarity is learnt from {LEAST_IMAGES} images or more, got {count}")
         tokens = tokens.double().cpu()
+        centre = tokens.mean(dim=(0, 1))
+        tokens = tokens - centre  # so that no digits are lost in the moments
         options = FamiliarityOptions(tap, min(_DIRECTIONS, width - 1, count // 4), min(_REFERENCES, count))
         fold = torch.arange(count) * _FOLDS // count
+        moments = [_moments(tokens[fold == number].flatten(0, 1)) for number in range(_FOLDS)]
+        whole = torch.stack(moments).sum(dim=0)
         distances = torch.empty(count, dtype=torch.float64)
-        for number in range(_FOLDS):
-            left_out = fold == number
+        for number, part in enumerate(moments):
             others = cls(options, width)
-            others._fit(tokens[~left_out].flatten(0, 1))
-            distances[left_out] = others.distance(tokens[left_out, 0])
+            others._fit(whole - part)
+            distances[fold == number] = others.distance(tokens[fold == number, 0])
         places = torch.linspace(0, 1, options.references, dtype=torch.float64)
         found = cls(options, width)
-        found._fit(tokens.flatten(0, 1))
+        found._fit(whole)
+        found.mean = found.mean + centre
         found.references = torch.quantile(distances, places)
         for name, value in found.named_buffers():
             setattr(found, name, value.float())
         return found
 
-    def _fit(self, tokens: Tensor) -> None:
-        """From mean tokens (N, C), float64."""
-        kept = self.options.directions
-        self.mean, deviation = tokens.mean(dim=0), tokens.std(dim=0)
+    def _fit(self, moments: Tensor) -> None:
+        """From the `_moments` of mean tokens."""
+        kept, count = self.options.directions, int(moments[0, 0])
+        self.mean = moments[0, 1:] / count
+        covariance = moments[1:, 1:] / count - torch.outer(self.mean, self.mean)
+        deviation = (covariance.diagonal().clamp_min(0) * (count / (count - 1))).sqrt()
         self.deviation = deviation.clamp_min(_LEAST_VARIANCE * float(deviation.mean())).clamp_min(1e-12)
-        _, singular, directions = torch.linalg.svd((tokens - self.mean) / self.deviation, full_matrices=False)
-        variances = singular.square() / len(tokens)
-        self.directions = directions[:kept].contiguous()
+        variances, directions = torch.linalg.eigh(covariance / torch.outer(self.deviation, self.deviation))
+        variances = variances.flip(0).clamp_min(0)[:count]  # of fewer tokens than channels, the others are 0
+        self.directions = directions.T.flip(0)[:kept].contiguous()
         self.variances = variances[:kept] * (1 - _SHRINKAGE) + _SHRINKAGE * variances.mean()
         self.variances = self.variances.clamp_min(_LEAST_VARIANCE)
-        self.rest = (variances[kept:].sum() / (tokens.shape[1] - kept)).clamp_min(_LEAST_VARIANCE)[None]
+        self.rest = (variances[kept:].sum() / (len(self.mean) - kept)).clamp_min(_LEAST_VARIANCE)[None]
 
     def distance(self, tokens: Tensor) -> Tensor:
         """(B,) of mean tokens (B, C) from those of the training images; 1 is about usual."""
@@ -175,6 +181,12 @@ class Familiarity(nn.Module):
         stranger = torch.searchsorted(self.references.float(), self.distance(tokens).float().nan_to_num(math.inf))
         share = 1 - stranger.float() / self.options.references
         return share if some is None else share * some
+
+
+def _moments(tokens: Tensor) -> Tensor:
+    """(1 + C, 1 + C) of tokens (N, C): N, their sums, and those of their products; moments of several parts add up."""
+    with_one = torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1)
+    return with_one.T @ with_one
 
 
 def mean_tokens(patch_map: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
