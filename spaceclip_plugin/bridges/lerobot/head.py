@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig, _checks
+from spaceclip_plugin.bridges.lerobot.lenses import as_lists, checked_intrinsics
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
 from spaceclip_plugin.bridges.lerobot.policy import policy_inside
+from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.weights import check_size, matched_state, writable
 
@@ -23,7 +25,14 @@ HeadLike = DepthHead | Mapping[str, Any] | str | Path
 class HeadStep:
     """A step that carries a head in its state, and the link to the policy that the head reads."""
 
-    def __init__(self, head: HeadLike, *, allow_untrained: bool, policy: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        head: HeadLike,
+        *,
+        allow_untrained: bool,
+        intrinsics: Mapping[str, Intrinsics | Sequence[float]] | None = None,
+        policy: nn.Module | None = None,
+    ) -> None:
         if isinstance(head, (str, Path)):
             head = DepthHead.from_pretrained(head)
         elif isinstance(head, Mapping):
@@ -39,6 +48,7 @@ class HeadStep:
             )
         self.head = head.eval()  # without weights (on the meta device) until its state is loaded
         self.allow_untrained = allow_untrained
+        self.intrinsics = checked_intrinsics(intrinsics)
         self._link: DepthLink | None = None
         # Linked at the first call: weights may still be on their way.
         self._policy = None if policy is None else weakref.ref(policy_inside(policy))
@@ -81,6 +91,10 @@ class HeadStep:
         # A copy of the step, or a process that unpickles it, must be told its policy anew.
         return {**self.__dict__, "_link": None, "_policy": None}
 
+    def _saved_intrinsics(self) -> dict[str, Any]:
+        """For the config; nothing where there are none, which older versions read."""
+        return {"intrinsics": as_lists(self.intrinsics)} if self.intrinsics else {}
+
     def _adopt(self, link: DepthLink) -> None:
         """Check the step's settings against the policy, and tell the link what its other steps must know."""
 
@@ -99,6 +113,7 @@ class HeadStep:
                 "the head of this step has no weights: its safetensors file did not come along; save the pipeline again"
             )
         link = DepthLink.guessed(self.head) if policy is None else DepthLink.to(policy, self.head)
+        link.lenses.tell(self.intrinsics, cameras=link.cameras.values())
         self._adopt(link)
         self._link = link
         return link

@@ -15,6 +15,7 @@ from spaceclip_plugin.attach.declared import camera_name
 from spaceclip_plugin.bridges.lerobot.actions import ActionChunks
 from spaceclip_plugin.bridges.lerobot.declared_cameras import camera_names
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
+from spaceclip_plugin.bridges.lerobot.lenses import PolicyLenses
 from spaceclip_plugin.bridges.lerobot.policy import guessed_policy
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
@@ -59,6 +60,7 @@ class DepthLink:
         self.cameras = camera_names(policy)  # by the key of their images in a batch
         self.names_images = bool(self._attachment.cameras)  # each image call is of one camera, and bears its name
         self.refreshed = False  # whether depth is, at every host step
+        self.lenses = PolicyLenses()
         self.newest: list[NewestDepth] = []  # of each row of a batch, over the camera's image where that is known
         self.rows = 1  # host steps that the last actions take: those of a chunk, else 1
 
@@ -153,7 +155,7 @@ class DepthLink:
             self._attachment.refresh(self._prepare(self.policy, key, image, mapping), camera=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
         # Of this step, which `end_step` ends: reading counted one more.
-        placed = [self._over_camera(depth, depth.mapping).relabelled(age=0) for depth in maps]
+        placed = [self.lenses.applied(self._over_camera(depth, depth.mapping)).relabelled(age=0) for depth in maps]
         self._refreshed = placed
         return dict(zip(images, placed, strict=True))
 
@@ -199,7 +201,10 @@ class DepthLink:
             for depth in maps:
                 each = len(depth) // robots
                 images = [depth[robot * each + place].relabelled(camera=only[0]) for place in range(each)]
-                own += images if placed else map(self._over_camera, images, self._mappings(images))
+                if not placed:
+                    over = map(self._over_camera, images, self._mappings(images))
+                    images = [self.lenses.applied(image) for image in over]
+                own += images
             newest.end_step(own, steps=self.rows)
 
     def _mappings(self, images: Sequence[DepthMap]) -> list[ImageMapping | None]:

@@ -21,10 +21,13 @@ from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
+from spaceclip_plugin.depth import Intrinsics
+from spaceclip_plugin.depth.depth_map import KNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
 
 DEPTH_SUFFIX, AGE_SUFFIX = "_depth", "_depth_age"
+LENS_SUFFIX, FAMILIARITY_SUFFIX = "_depth_lens_known", "_depth_familiarity"
 
 _BEFORE = "normalizer_processor"
 _logger = logging.getLogger(__name__)
@@ -40,7 +43,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
       camera's own image, 0 where there is none. Whatever the policy does to the image for its tower (SmolVLA, pi0 and
       X-VLA pad it) is undone; what it cuts away has no depth;
     - `observation.images.front_depth_age`: (B,) int64 host steps since the tower saw it, -1 where there is none yet.
-      With chunks of actions it is the most it can be: as if every action of the last chunk had been executed.
+      With chunks of actions it is the most it can be: as if every action of the last chunk had been executed;
+    - where the head tells them, `observation.images.front_depth_lens_known`: (B,) bool, whether the metres are those of
+      the camera (see `intrinsics`), and `observation.images.front_depth_familiarity`: (B,) float32, see
+      `DepthMap.familiarity`, -1 where there is no depth yet.
 
     Policies take the inputs of their config, and these are none of them. Where it cannot be told which camera an image
     is of or where its pixels lie in it, or the depth cannot be read, there is none, and a log says so.
@@ -65,6 +71,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         cameras: Sequence[str] | None = None,
         fresh: bool = False,
         allow_untrained: bool = False,
+        intrinsics: Mapping[str, Intrinsics | Sequence[float]] | None = None,
         policy: nn.Module | None = None,
     ) -> None:
         """Check the settings; the policy is met at the first observation.
@@ -74,14 +81,17 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             cameras: names as in `observation.images.NAME`; None: those of the policy's config.
             fresh: run the tower alone on the images of this step.
             allow_untrained: take a head with random weights, whose depth means nothing.
+            intrinsics: by camera's name, of the camera's own image: `Intrinsics`, or [fx, fy, cx, cy, height, width] as
+                files have them. Depth is then in metres of that camera, for the guard too; without them, in those of
+                the camera that the head assumes.
             policy: whose tower to read, kept weakly and in no file; None: it is looked for.
 
         Raises:
-            ConfigError: not a head, an untrained one, or camera names that cannot be.
+            ConfigError: not a head, an untrained one, or camera names or intrinsics that cannot be.
             CheckpointError: the folder holds no head.
             HostError: `policy` is no module.
         """
-        super().__init__(head, allow_untrained=allow_untrained, policy=policy)
+        super().__init__(head, allow_untrained=allow_untrained, intrinsics=intrinsics, policy=policy)
         self.cameras = None if cameras is None else checked_cameras(cameras)
         self.fresh = _checks.truth("fresh", fresh)
         self._warned = False
@@ -113,6 +123,11 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 ages = [-1 if depth is None else depth.age for depth in found]
                 observation[key + DEPTH_SUFFIX] = torch.stack([depth_m.to(device) for depth_m in maps])
                 observation[key + AGE_SUFFIX] = torch.tensor(ages, device=device)
+                if self.head.config.focal_length is not None:
+                    known = [depth is not None and depth.lens == KNOWN for depth in found]
+                    observation[key + LENS_SUFFIX] = torch.tensor(known, device=device)
+                if self.head.config.familiarity is not None:
+                    observation[key + FAMILIARITY_SUFFIX] = torch.tensor([*map(_familiarity, found)], device=device)
         return observation
 
     def get_config(self) -> dict[str, Any]:
@@ -122,6 +137,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             "cameras": None if self.cameras is None else [*self.cameras],
             "fresh": self.fresh,
             "allow_untrained": self.allow_untrained,
+            **self._saved_intrinsics(),
         }
 
     def reset(self) -> None:
@@ -152,6 +168,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
             )
         return found
+
+
+def _familiarity(depth: DepthMap | None) -> float:
+    return -1.0 if depth is None or depth.familiarity is None else float(depth.familiarity)
 
 
 @ProcessorStepRegistry.register("spaceclip_depth_guard")
@@ -201,6 +221,7 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         actions: str,
         guard: DepthGuard | Mapping[str, Any] | None = None,
         stop_action: Sequence[float] | None = None,
+        intrinsics: Mapping[str, Intrinsics | Sequence[float]] | None = None,
         policy: nn.Module | None = None,
     ) -> None:
         """Check the settings; the policy is met at the first action.
@@ -210,6 +231,7 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             actions: "velocity" or "position"; a wrong word makes a stop a motion.
             guard: its settings; None: the defaults. Without camera names, all of the policy's cameras must be there.
             stop_action: what to send at a stop, in the robot's units.
+            intrinsics: as for `DepthProcessorStep`; beside one that has them, none are needed here.
             policy: whose tower to read, kept weakly and in no file; None: it is looked for.
 
         Raises:
@@ -220,7 +242,8 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
         if isinstance(guard, Mapping):  # as saved
             guard = DepthGuard(GuardLimits.from_dict(guard))
         self.guard = guard or DepthGuard()
-        super().__init__(head, allow_untrained=self.guard.limits.allow_untrained, policy=policy)
+        untrained = self.guard.limits.allow_untrained
+        super().__init__(head, allow_untrained=untrained, intrinsics=intrinsics, policy=policy)
         self._actions = ActionsSent(actions, stop_action)
         self.counts: Counter[str] = Counter()
         self.decisions: tuple[GuardDecision, ...] = ()
@@ -261,6 +284,7 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
             "actions": self.actions,
             "guard": self.guard.limits.to_dict(),
             "stop_action": None if self.stop_action is None else [*self.stop_action],
+            **self._saved_intrinsics(),
         }
 
     def reset(self) -> None:
