@@ -38,12 +38,12 @@ def main() -> None:
     }
     camera = Intrinsics.from_fovy(1.0, image_hw=(56, 56))
 
-    with torch.no_grad(), attach_depth_head(vla, None) as depth:
+    with torch.no_grad(), attach_depth_head(vla, None, cameras={"front": camera}) as depth:
         print(depth)
         vla(**request)
         for frame in depth.read():
             print(frame)
-            print("points", tuple(frame.points(camera).shape))
+            print("points", tuple(frame.points().shape))
         report = depth.verify(lambda: vla(**request))
         print(f"answers with and without taps: identical={report.identical} over {report.tensors} tensors")
 
