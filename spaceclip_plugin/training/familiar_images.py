@@ -16,7 +16,7 @@ from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
 
 MOST_IMAGES = 4096
-MOST_VERSIONS = 8
+VERSIONS = 2  # as photographed, and mirrored: crops and colours of chance would make strange images look familiar
 _QUANTILES = (0.05, 0.25, 0.5, 0.75)
 
 _logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ def training_tokens(
 ) -> Tensor | None:
     """(N, V, C) mean tokens of a hidden state of the training images; None where they are too few to learn from.
 
-    They are the first versions of images spread evenly over the source, no more than `MOST_IMAGES` and `MOST_VERSIONS`;
-    each process reads its share.
+    They are of images spread evenly over the source, no more than `MOST_IMAGES`, each in its first `VERSIONS`; each
+    process reads its share.
     """
     count = min(len(stream), MOST_IMAGES)
     if count < LEAST_IMAGES:
@@ -38,7 +38,7 @@ def training_tokens(
                 "familiar an image is", count, LEAST_IMAGES,
             )  # fmt: skip
         return None
-    read = functools.partial(stream.tokens, tap=tap, versions=min(stream.versions, MOST_VERSIONS), device=device)
+    read = functools.partial(stream.tokens, tap=tap, versions=min(stream.versions, VERSIONS), device=device)
 
     def tokens(numbers: Sequence[int]) -> Iterator[Tensor]:
         for number in numbers:
