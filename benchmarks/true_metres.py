@@ -239,6 +239,17 @@ def targets(rows: dict[str, dict[str, Any]]) -> list[tuple[str, str, str, bool]]
     ]
 
 
+def about(folder: Path, head: DepthHead) -> dict[str, Any]:
+    """What a head was trained on, and how far, where its run lies around it."""
+    run = folder.parent / "run.json"
+    kept = json.loads(run.read_text()) if run.is_file() else {}
+    return {
+        "trained_on": head.config.trained_on,
+        "focal_length": head.config.focal_length,
+        **{name: kept.get(name) for name in ("protocol", "finished", "best_epoch", "recipe")},
+    }
+
+
 def table(record: dict[str, Any]) -> str:
     """The page's: a row for every set, and what was wanted."""
     lines = [
@@ -287,12 +298,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"the head in {args.head} does not tell its focal length and familiarity; that is for --before")
     sets = image_sets(args.data)
     now = measured(head, args.weights, sets)
-    before = measured(DepthHead.from_pretrained(args.before), args.weights, sets) if args.before else None
+    before = about_before = None
+    if args.before is not None:
+        head_before = DepthHead.from_pretrained(args.before)
+        before, about_before = measured(head_before, args.weights, sets), about(args.before, head_before)
     record = {
         "command": "python benchmarks/true_metres.py --head DIR --before DIR --data ../shared/data --weights FILE",
         "what": "mean AbsRel over images, share of pixels in the interval of 90 %, and familiarity, in other cameras; "
         "DeiT-Tiny (ImageNet-supervised, not CLIP), NYU labelled, 8-bit in-filled",
-        "head": {"trained_on": head.config.trained_on, "focal_length": head.config.focal_length},
+        "head": about(args.head, head),
+        "head_before": about_before,
         "machine": f"{platform.machine()}, CPU, 1 thread, torch {torch.__version__}",
         "sets": {name: row(now[name], now[HOME], before and before[name], one.kind) for name, one in sets.items()},
     }

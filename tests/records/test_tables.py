@@ -25,6 +25,7 @@ TABLES = [
     ("robot-timing", "robot_timing", "table"),
     ("scale-filter", "scale_filter", "table"),
     ("trusted-training", "trusted_training", "table"),
+    ("true-metres", "true_metres", "table"),
     ("version-matrix", "version_matrix", "table"),
 ]
 
