@@ -136,7 +136,8 @@ class TestEval:
         folder = lists[0].parent
         Image.fromarray(np.full((36, 48), 60_000, np.uint16)).save(folder / "far_depth.png")
         far = folder / "far.txt"
-        far.write_text(lists[0].read_text() + "0_0.png far_depth.png\n")
+        lines = lists[0].read_text()
+        far.write_text(f"{lines}0_0.png far_depth.png {lines.split()[2]}\n")
         argv = [*HOST, *WHOLE_IMAGE, "--data", far, "--val", lists[1], "--out", tmp_path / "run", "--epochs", 1]
         code, _, err = run("train", *argv)
         assert code == 1
