@@ -62,16 +62,22 @@ def main(architecture: str, version: str) -> None:
         base_model_revision="0123abc",
         trained_on="nothing: random numbers, kept to see that files stay readable",
         tower_fingerprint=fingerprint() if int(version) >= 2 else None,
+        focal_length=(0.8, 1.1) if int(version) >= 3 else None,
     )
     head = DepthHead(config).eval()
     with torch.no_grad():
-        for name, value in head.state_dict().items():
+        for name, value in head.decoder.state_dict().items():
             if value.is_floating_point():
                 noise = torch.rand(value.shape) if "running_var" in name else torch.randn(value.shape)
                 value.add_(0.1 * noise)
+        if int(version) >= 3:
+            head.learn_familiarity(torch.randn(60, 1, 12))
         folder = head.save_pretrained(GOLDEN / f"format-{version}" / architecture)
         output = head(features(), OUTPUT_HW)
     found = {name: value for name, value in vars(output).items() if isinstance(value, torch.Tensor)}
+    if head.familiarity is not None:
+        tokens = features().hidden[head.familiarity.options.tap].mean(dim=(2, 3))
+        found["distance"] = head.familiarity.distance(tokens)
     inputs = {f"hidden_{tap}": value for tap, value in features().hidden.items()}
     save_file({**found, **inputs, "context": features().context}, folder / "golden.safetensors")
     sys.stdout.write(f"{folder}: {sorted(found)}, {dataclasses.asdict(config)['options']}\n")

@@ -29,6 +29,12 @@ FILES = {
     "format-2/tap-mixer/config.json": "e0855271dd408381042c7bbf905a2aba6101589c6d10bb59616f1ae66fefca38",
     "format-2/tap-mixer/golden.safetensors": "a2d2f765a115b882d8fe7c5fc453ca6cf612d54efafe3531a6ed78a7d8fb54c9",
     "format-2/tap-mixer/model.safetensors": "cd3e29a0322f20a9b073ad0537ecbb326d4ac59d2112ac7245876ed71c48dede",
+    "format-3/space-clip/config.json": "7b6413c33751f7a2463c393dbe09ec9ba0daf3971110b44bde8ce4fb172af136",
+    "format-3/space-clip/golden.safetensors": "17ac70c7df5f6c9d5929651dc02ed916c0415b48c5283b36e5a2b18f7f7e1ece",
+    "format-3/space-clip/model.safetensors": "9abcebb89e49ce81e67560fcd2f586d452b1b2eddbe408a1a9bc95e57535f8af",
+    "format-3/tap-mixer/config.json": "ee4e712ccf519674fc1251fdaa445b84b1c88fe2282dc3e629b84de45a8ecc4e",
+    "format-3/tap-mixer/golden.safetensors": "c1b67c429c4e832e4d9487f63eb4feb3e8bfd98ff5280635551190c7a575ea88",
+    "format-3/tap-mixer/model.safetensors": "54ba18766c2ee1aad7b475ceca4bd19d09699493b9355ab2f34b4f721552e1e5",
 }
 """SHA-256 of every file: a golden file that is made anew is not golden."""
 
@@ -53,6 +59,9 @@ def test_the_depth_is_what_it_was(folder: Path) -> None:
     assert (head.config.tower_fingerprint is not None) == (folder.parent.name != "format-1")
     with torch.no_grad():
         output = vars(head(features, (40, 56)))
+    assert (head.familiarity is not None) == (head.config.focal_length is not None) == (folder.parent.name == "format-3")
+    if head.familiarity is not None:
+        output["distance"] = head.familiarity.distance(hidden[head.familiarity.options.tap].mean(dim=(2, 3)))
     assert "depth_m" in golden
     for name, expected in golden.items():
         assert expected.std() > 1e-3 * expected.abs().mean()  # a constant would prove nothing
