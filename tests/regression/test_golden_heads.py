@@ -59,7 +59,9 @@ def test_the_depth_is_what_it_was(folder: Path) -> None:
     assert (head.config.tower_fingerprint is not None) == (folder.parent.name != "format-1")
     with torch.no_grad():
         output = vars(head(features, (40, 56)))
-    assert (head.familiarity is not None) == (head.config.focal_length is not None) == (folder.parent.name == "format-3")
+    assert (
+        (head.familiarity is not None) == (head.config.focal_length is not None) == (folder.parent.name == "format-3")
+    )
     if head.familiarity is not None:
         output["distance"] = head.familiarity.distance(hidden[head.familiarity.options.tap].mean(dim=(2, 3)))
     assert "depth_m" in golden
