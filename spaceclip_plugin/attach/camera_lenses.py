@@ -15,9 +15,9 @@ from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.age import CountedAge
 from spaceclip_plugin.depth.camera import check_whole_image, same_aspect
 from spaceclip_plugin.depth.resampling import pixel_centres, within
+from spaceclip_plugin.depth.strangeness import widened
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
-from spaceclip_plugin.head.familiarity import widened
 from spaceclip_plugin.towers import SeenPart, TowerFeatures
 
 _logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from spaceclip_plugin.cli.flags import add_head, add_overwrite
 from spaceclip_plugin.cli.outputs import Result, check_apart, check_free, files_of_head
+from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.depth.depth_map import KNOWN
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 
@@ -77,9 +78,8 @@ def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
     ]
     camera = None
     if written.focal_length is not None:
-        of_width, of_height = written.focal_length
         whose = "the camera given" if written.lens == KNOWN else "the camera the head assumes"
-        camera = f"{whose}, focal length {of_width:.3g} x {of_height:.3g} of the image's width and height"
+        camera = f"{whose}, focal length {focal_in_words(written.focal_length)}"
     return [
         f"{written.path}: {config.architecture}, {written.file_bytes / 1e6:.1f} MB, opset {written.opset}, float32",
         *shapes,

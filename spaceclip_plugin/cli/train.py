@@ -18,7 +18,6 @@ from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data import DepthSource
-from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
@@ -194,7 +193,7 @@ def _result(
     if result.test is not None:
         text += f"test: {_scores(result.test)} on {_title(config.test)}\n"
     text += (
-        f"{_uncertainty(result.calibration)}{_camera(result.head.config)}{_familiarity(result)}"
+        f"{_uncertainty(result.calibration)}camera: {result.head.config.camera_in_words}\n{_familiarity(result)}"
         f"host unchanged (sha256 {result.host_digest[:16]}…); caching {result.seconds_caching:.0f} s, "
         f"training {result.seconds_training:.0f} s\nhead: {result.folder}"
     )
@@ -203,12 +202,6 @@ def _result(
 
 def _scores(metrics: DepthMetrics) -> str:
     return f"AbsRel {metrics.abs_rel:.4f}, RMSE {metrics.rmse:.3f} m, delta1 {metrics.delta1:.3f}"
-
-
-def _camera(head: DepthHeadConfig) -> str:
-    assumed = ", assumed: no data told it" if head.focal_length_assumed else ""
-    told = "not known" if head.focal_length is None else focal_in_words(head.focal_length)
-    return f"camera: focal length {told}{assumed}\n"
 
 
 def _familiarity(result: TrainingResult) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from spaceclip_plugin.cli.flags import add_head
 from spaceclip_plugin.cli.outputs import Result
-from spaceclip_plugin.head import DepthHead, DepthHeadConfig, folder, weights
+from spaceclip_plugin.head import DepthHead, folder, weights
 from spaceclip_plugin.hub import HubOptions
 
 
@@ -54,7 +54,7 @@ def _lines(head: DepthHead, data: dict[str, Any]) -> list[str]:
         + ("" if fractions is None else f" ({', '.join(f'{part:.2f}' for part in fractions)} of the depth)"),
         "knows it": "by a fingerprint of its weights" if config.tower_fingerprint else "not: it has no fingerprint",
         "depths": f"{near:g} to {far:g} m",
-        "camera": _camera(config),
+        "camera": config.camera_in_words,
         "familiar": "not told: it was not learnt" if config.familiarity is None
         else f"told by hidden state {config.familiarity.tap}",
         "trained on": config.trained_on or "nothing: random weights, the depth means nothing",
@@ -63,12 +63,3 @@ def _lines(head: DepthHead, data: dict[str, Any]) -> list[str]:
         "sha256": f"{data['sha256']} holds",
     }  # fmt: skip
     return [f"{data['source']}: whole", *(f"  {name:<10} {value}" for name, value in pairs.items())]
-
-
-def _camera(config: DepthHeadConfig) -> str:
-    """Whose metres the head's depth is in."""
-    if config.focal_length is None:
-        return "not told: depth cannot be brought to other cameras"
-    of_width, of_height = config.focal_length
-    assumed = ", assumed: no training data told it" if config.focal_length_assumed else ""
-    return f"focal length {of_width:.3g} of the width and {of_height:.3g} of the height of the tower's image{assumed}"

@@ -152,7 +152,9 @@ class ScaleFilter:
                 scale of the whole.
 
         Returns:
-            Its uncertainty holds what is left unknown of the scale, and all of the head's local error.
+            Its uncertainty holds what is left unknown of the scale, and all of the head's local error. Once there is
+            evidence, metres of a camera that the head assumed are measured ones: `lens` is "unknown", and `points` of
+            given intrinsics scale them no more.
 
         Raises:
             ConfigError: depth of several images, or of another camera than was observed.
@@ -166,7 +168,10 @@ class ScaleFilter:
         scaled_m, sd_m = depth.depth_m * log_factor.exp(), depth.uncertainty_m
         if sd_m is not None:
             sd_m = scaled_m * (local.square() + of_scale * variance / self._scene_sd**2).sqrt()
-        return dataclasses.replace(depth, depth_m=scaled_m, uncertainty_m=sd_m)
+        # As for an `Alignment`: metres that were measured do not hang on a lens any more that the head assumed.
+        measured = depth.intrinsics is None and len(self._samples) > 0
+        focal_length = None if measured else depth.focal_length
+        return dataclasses.replace(depth, depth_m=scaled_m, uncertainty_m=sd_m, focal_length=focal_length)
 
     def state_dict(self) -> dict[str, Any]:
         """The evidence held, for JSON; settings are the constructor's."""

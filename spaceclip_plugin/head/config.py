@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, focal_in_words, lens_scale
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures
 from spaceclip_plugin.head.decoder import DecoderOptions
@@ -272,6 +272,27 @@ class DepthHeadConfig:
         config = cls(**values)
         config._check_fractions(fractions)
         return config
+
+    def scale_for(self, focal_length: object) -> float:
+        """What the head's metres are multiplied by to be those of a camera of that focal length; see `lens_scale`.
+
+        Raises:
+            ConfigError: the head does not tell its own, or no camera has that one.
+        """
+        if self.focal_length is None:
+            raise ConfigError(
+                "the head does not tell the focal length of the camera it was trained for, so its metres cannot be "
+                "brought to another's; leave focal_length out, or train the head again"
+            )
+        return lens_scale(to=checked_focal_length(focal_length), of=self.focal_length)
+
+    @property
+    def camera_in_words(self) -> str:
+        """Whose metres the head's depth is in, for people."""
+        if self.focal_length is None:
+            return "not told"
+        assumed = ", assumed: no training data told it" if self.focal_length_assumed else ""
+        return f"focal length {focal_in_words(self.focal_length)}{assumed}"
 
     def mismatches(self, spec: TowerSpec) -> list[str]:
         """Why a head of this config does not fit that tower; empty when it does. Both sides are named."""

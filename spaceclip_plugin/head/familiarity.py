@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from spaceclip_plugin import _checks
-from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.errors import ConfigError
 
 LEAST_IMAGES = 40
@@ -74,12 +73,12 @@ class Familiarity(nn.Module):
         (True, True)
     """
 
-    mean: Tensor
+    mean: Tensor  # (C,), like the deviation: of every channel over the training images
     deviation: Tensor
-    directions: Tensor
+    directions: Tensor  # (K, C), the main ones, and their variances (K,), in deviations
     variances: Tensor
-    rest: Tensor
-    references: Tensor
+    rest: Tensor  # (1,), mean variance along all others
+    references: Tensor  # (R,) distances, ascending
 
     def __init__(self, options: FamiliarityOptions, width: int) -> None:
         super().__init__()
@@ -200,12 +199,3 @@ def mean_tokens(patch_map: Tensor, counted: Tensor | None = None) -> tuple[Tenso
     shares = counted.to(maps).expand(len(maps), *maps.shape[2:])
     total = shares.sum(dim=(1, 2))
     return (maps * shares[:, None]).sum(dim=(2, 3)) / total.clamp_min(1)[:, None], total > 0
-
-
-def widened(uncertainty_m: Tensor, depth_m: Tensor, familiarity: Tensor) -> Tensor:
-    """The uncertainty (B, H, W) of depth, in metres, as it is where images are as familiar (B,) as said.
-
-    It is the head's own down to a familiarity of a quarter, and below a twentieth that of one who knows only that
-    things lie between 10 cm and 10 m.
-    """
-    return torch.hypot(uncertainty_m, strange_sd(familiarity).to(depth_m)[:, None, None] * depth_m)

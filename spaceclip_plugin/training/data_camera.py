@@ -27,7 +27,7 @@ ASSUMED_FIELD_OF_VIEW_DEG = 60.0
 LOOKED_AT = 48
 """Samples of each part of the training data whose lens is looked at beforehand."""
 
-_SAY = (
+_REMEDY = (
     "give the focal length of data that has no intrinsics as --focal-length FX,FY (in Python focal_length=(fx, fy)), "
     "over the photo's width and height, or add it to the data: a third word in every line of a list, intrinsics.json "
     "in a folder"
@@ -57,7 +57,9 @@ class DataCamera:
         found = focal_length_of(sample, protocol, untold=self.untold)
         if (found is None) != self.assumed:
             has, others = ("no intrinsics", "some") if found is None else ("intrinsics", "none")
-            raise DataError(f"{sample.name} has {has}, and the training samples looked at before have {others}; {_SAY}")
+            raise DataError(
+                f"{sample.name} has {has}, and the training samples looked at before have {others}; {_REMEDY}"
+            )
         return 1.0 if found is None else lens_scale(to=self.focal_length, of=found)
 
     def from_head(self, sample: DepthSample, protocol: Protocol) -> float:
@@ -149,23 +151,23 @@ def data_camera(
         has, lacks = (next(name for name, own, *_ in seen if (own is None) == none) for none in (False, True))
         raise DataError(
             f"some training samples have intrinsics, such as {has}, and others none, such as {lacks}: a head learns "
-            f"the metres of one camera; {_SAY}"
+            f"the metres of one camera; {_REMEDY}"
         )
     else:
         median = (statistics.median(x for x, _ in lenses), statistics.median(y for _, y in lenses))
         camera = DataCamera(median if head is None else head, untold)
     if processes.main:
-        _say(camera, lenses, silent=sum(own is None for _, own, *_ in seen))
+        _log_camera(camera, lenses, silent=sum(own is None for _, own, *_ in seen))
     return camera
 
 
-def _say(camera: DataCamera, lenses: Sequence[FocalLength], *, silent: int) -> None:
+def _log_camera(camera: DataCamera, lenses: Sequence[FocalLength], *, silent: int) -> None:
     """Log what the head's camera is, and how it was found."""
     words = focal_in_words(camera.focal_length)
     if camera.assumed:
         _logger.warning(
             "no training sample has intrinsics: they are taken to be of a camera of %s, and the head's depth is true "
-            "for the camera that took them alone; %s", words, _SAY,
+            "for the camera that took them alone; %s", words, _REMEDY,
         )  # fmt: skip
         return
     scales = [lens_scale(to=camera.focal_length, of=lens) for lens in lenses]

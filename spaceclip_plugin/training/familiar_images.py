@@ -54,7 +54,7 @@ def familiarity_record(images: int, validation: Tensor) -> dict[str, Any]:
     quantiles = torch.quantile(validation, torch.tensor(_QUANTILES).to(validation)).tolist()
     return {
         "images": images,
-        "validation_unfamiliar": float((validation < UNFAMILIAR).float().mean()),
+        "validation_unfamiliar": round(float((validation < UNFAMILIAR).double().mean()), 4),
         "validation_quantiles": {
             str(share): round(value, 4) for share, value in zip(_QUANTILES, quantiles, strict=True)
         },

@@ -19,7 +19,7 @@ def test_a_head_that_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str], a
     head.config = dataclasses.replace(head.config, focal_length_assumed=assumed)
     assert main(["verify", str(head.save_pretrained(tmp_path))]) == 0
     text = capsys.readouterr().out
-    assert "focal length 0.75 of the width and 1.25 of the height" in text
+    assert "focal length 0.75 x 1.25 of the image's width and height" in text
     assert ("no training data told it" in text) == assumed
     assert f"told by hidden state {head.familiar_tap}\n" in text
 

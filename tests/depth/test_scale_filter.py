@@ -260,6 +260,17 @@ class TestWhatTheMapTells:
         assert after is not None
         assert float(after[0, 0, 0]) < 0.5 * 0.6
 
+    def test_measured_metres_are_not_brought_to_a_lens_again(self) -> None:
+        longer = Intrinsics(120.0, 120.0, 30.0, 20.0, (40, 60))
+        assumed = depth_map(FLAT.depth_m[0], focal_length=(1.0, 1.5), **self.FIELDS)
+        assert ScaleFilter().apply(assumed).lens == "assumed"  # nothing was measured
+        scale = kriged((assumed, ONE))
+        measured = scale.apply(assumed)
+        torch.testing.assert_close(measured.points(longer)[..., 2], measured.depth_m, rtol=0, atol=0)
+        known = assumed.with_intrinsics(longer)
+        kept = kriged((known, ONE)).apply(known)
+        assert (kept.lens, kept.focal_length) == ("known", known.focal_length)
+
     def test_an_assumed_lens_widens_the_prior_and_a_known_one_does_not(self) -> None:
         assumed = depth_map(FLAT.depth_m[0], focal_length=(1.0, 1.5), **self.FIELDS)
         known = assumed.with_intrinsics(Intrinsics(60.0, 60.0, 30.0, 20.0, (40, 60)))

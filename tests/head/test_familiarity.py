@@ -22,8 +22,9 @@ from saved_heads import CONFIG, make_head
 from torch import Tensor
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
+from spaceclip_plugin.depth.strangeness import widened
 from spaceclip_plugin.errors import CheckpointError, ConfigError
-from spaceclip_plugin.head.familiarity import LEAST_IMAGES, Familiarity, FamiliarityOptions, widened
+from spaceclip_plugin.head.familiarity import LEAST_IMAGES, Familiarity, FamiliarityOptions
 from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 from spaceclip_plugin.towers import TowerFeatures
 

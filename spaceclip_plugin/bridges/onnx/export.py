@@ -19,7 +19,7 @@ from spaceclip_plugin import DepthHead, __version__, _checks
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
 from spaceclip_plugin.bridges.optional import imported
-from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, lens_scale
+from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, checked_size
@@ -107,13 +107,7 @@ class _Camera:
         own = head.config.focal_length
         if given is None:
             return cls(own, UNKNOWN if own is None else ASSUMED, 1.0)
-        if own is None:
-            raise ConfigError(
-                "the head does not tell the focal length of the camera it was trained for, so its metres cannot be "
-                "brought to another's; leave focal_length out, or train the head again"
-            )
-        focal_length = checked_focal_length(given)
-        return cls(focal_length, KNOWN, lens_scale(focal_length, own))
+        return cls(checked_focal_length(given), KNOWN, head.config.scale_for(given))
 
 
 def export_onnx(

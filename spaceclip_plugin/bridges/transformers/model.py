@@ -29,7 +29,6 @@ from spaceclip_plugin.bridges.transformers.checkpoint import (
     write_model,
 )
 from spaceclip_plugin.bridges.transformers.one_device import one_device
-from spaceclip_plugin.depth.camera import checked_focal_length, lens_scale
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
 from spaceclip_plugin.towers import Tower, registry
 from spaceclip_plugin.towers.adapter import declared_statistics
@@ -165,18 +164,11 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
     def _lens_scales(self, focal_length: Tensor, images: int) -> Tensor:
         """(B or 1, 1, 1): what the head's metres are multiplied by for cameras of these focal lengths."""
-        own = self.head.config.focal_length
-        if own is None:
-            raise ConfigError(
-                "the head does not tell the focal length of the camera it was trained for, so its metres cannot be "
-                "brought to another's; leave focal_length out, or train the head again"
-            )
         if not isinstance(focal_length, Tensor) or tuple(focal_length.shape) not in ((2,), (images, 2)):
             given = tuple(focal_length.shape) if isinstance(focal_length, Tensor) else type(focal_length).__name__
             raise ConfigError(f"focal_length is a tensor (2,) or ({images}, 2), one for each image; got {given}")
         rows = focal_length.detach().cpu().double().reshape(-1, 2).tolist()
-        scales = [lens_scale(checked_focal_length(row), own) for row in rows]
-        return torch.tensor(scales)[:, None, None]
+        return torch.tensor([self.head.config.scale_for(row) for row in rows])[:, None, None]
 
     def image_processor(self) -> Any:
         """An image processor of transformers that stretches photos to the tower's input size, as heads are trained.
