@@ -115,7 +115,7 @@ class DepthTrainer:
         if predicts_uncertainty(head.decoder) and not LOSSES[recipe.loss]().learns_uncertainty:
             raise ConfigError(
                 f"the head predicts its uncertainty, which the loss {recipe.loss!r} does not teach: it would stay "
-                "random. Make the head with uncertainty=False, or take the loss 'relative'"
+                "random. Make the head with uncertainty=False, or take the loss 'relative' or 'sharp'"
             )
         self.head = head
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.training.losses.normals import normals_loss
 from spaceclip_plugin.training.losses.published import resized_as_published
 from spaceclip_plugin.training.losses.terms import (
+    abs_log_loss,
     abs_rel_loss,
     gradient_loss,
     log_gradient_loss,
+    log_step_loss,
     silog_loss,
     ssim_loss,
     uncertainty_loss,
@@ -28,7 +32,20 @@ def uncertainty_loss_of_a_tenth(prediction: Tensor, target: Tensor, *, valid: Te
     return uncertainty_loss(prediction, 0.1 * target.clamp_min(1.0), target, valid=valid)
 
 
-ALL_LOSSES = (silog_loss, ssim_loss, gradient_loss, log_gradient_loss, abs_rel_loss)
+def normals_loss_of_neighbours(prediction: Tensor, target: Tensor, *, valid: Tensor) -> Tensor:
+    return normals_loss(prediction, target, valid=valid, stride=1)
+
+
+ALL_LOSSES = (
+    silog_loss,
+    ssim_loss,
+    gradient_loss,
+    log_gradient_loss,
+    abs_rel_loss,
+    abs_log_loss,
+    log_step_loss,
+    normals_loss_of_neighbours,
+)
 
 
 def dense_ssim_loss(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -137,11 +154,56 @@ def test_log_gradient_of_sparse_targets() -> None:
     assert log_gradient_loss(prediction, target.clamp_min(1.0), valid=lonely).item() == 0.0
 
 
-def test_log_gradient_is_blind_to_scale() -> None:
+@pytest.mark.parametrize("loss", [log_gradient_loss, log_step_loss, normals_loss])
+def test_edges_and_surfaces_are_blind_to_scale(loss: Callable[..., Tensor]) -> None:
     prediction, target, valid = batch(2, 12, 12)
-    assert log_gradient_loss(3 * target, target, valid=valid).item() == pytest.approx(0, abs=1e-12)
-    ours, scaled = (log_gradient_loss(k * prediction, target, valid=valid).item() for k in (1, 3))
+    assert loss(3 * target, target, valid=valid).item() == pytest.approx(0, abs=1e-12)
+    ours, scaled = (loss(k * prediction, target, valid=valid).item() for k in (1, 3))
+    assert ours > 0.01
     assert scaled == pytest.approx(ours)
+
+
+def slow_log_steps(prediction: Tensor, target: Tensor, valid: Tensor) -> float:
+    """Pixel by pixel, as the definition reads."""
+    error = [[[math.log(p / t) if t else 0.0 for p, t in zip(*rows, strict=True)] for rows in zip(*maps, strict=True)]
+             for maps in zip(prediction.tolist(), target.tolist(), strict=True)]  # fmt: skip
+    batch_size, height, width = target.shape
+    total = 0.0
+    for stride in (1, 2, 4):
+        for step_y, step_x in ((0, stride), (stride, 0)):
+            steps = [
+                abs(error[b][y + step_y][x + step_x] - error[b][y][x])
+                for b in range(batch_size)
+                for y in range(height - step_y)
+                for x in range(width - step_x)
+                if valid[b, y, x] and valid[b, y + step_y, x + step_x]
+            ]
+            total += sum(steps) / len(steps) if steps else 0.0
+    return total
+
+
+@pytest.mark.parametrize("size", [(2, 13, 17), (1, 5, 6), (3, 1, 9), (1, 4, 4), (1, 1, 1)])
+@pytest.mark.parametrize("known", [0.7, 0.05])
+def test_log_steps_pixel_by_pixel(size: tuple[int, int, int], known: float) -> None:
+    prediction, target, _ = batch(*size)
+    valid = torch.rand(*size, generator=torch.Generator().manual_seed(5)) < known
+    valid[0, 0, 0] = True
+    target = torch.where(valid, target.clamp_min(1.0), 0.0)
+    expected = slow_log_steps(prediction, target, valid)
+    assert log_step_loss(prediction, target, valid=valid).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_log_steps_see_an_edge_wherever_it_lies() -> None:
+    # What is subsampled by eight does not tell an edge at column 9 from one at column 15.
+    target = torch.ones(1, 8, 32)
+    target[..., 20:] = 2.0
+    values = []
+    for column in (9, 12, 15):
+        prediction = torch.ones(1, 8, 32)
+        prediction[..., column:] = 2.0
+        values.append(log_step_loss(prediction, target, valid=target > 0).item())
+    assert values == pytest.approx([values[0]] * 3)
+    assert values[0] > 0.1
 
 
 def test_uncertainty_pixel_by_pixel() -> None:
@@ -259,6 +321,12 @@ def test_what_cannot_be_compared_is_refused(loss: object) -> None:
         loss(prediction[:, :, 1:], target, valid=valid)
     with pytest.raises(DataError, match=r"bool mask, got torch\.uint8"):
         loss(prediction, target, valid=valid.to(torch.uint8))
+
+
+def test_abs_log_of_a_constant_ratio() -> None:
+    _, target, valid = batch(2, 9, 11)
+    for ratio in (0.5, 2.0):
+        assert abs_log_loss(ratio * target, target, valid=valid).item() == pytest.approx(math.log(2))
 
 
 def test_abs_rel_is_the_metric_of_all_pixels() -> None:

@@ -8,11 +8,11 @@ from depth_maps import batch, gradient_of
 
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.head.decoder import HeadOutput
-from spaceclip_plugin.training.losses import LOSSES, PublishedLoss, RelativeLoss
+from spaceclip_plugin.training.losses import LOSSES, PublishedLoss, RelativeLoss, SharpLoss
 
 
 def test_the_names() -> None:
-    assert dict(LOSSES) == {"relative": RelativeLoss, "published": PublishedLoss}
+    assert dict(LOSSES) == {"relative": RelativeLoss, "published": PublishedLoss, "sharp": SharpLoss}
 
 
 @pytest.mark.parametrize("name", LOSSES)
