@@ -21,7 +21,8 @@ class DepthSample:
     Attributes:
         image: (H, W, 3) uint8 RGB, upright.
         depth_m: (h, w) float32 metres along the optical axis, of what the image shows, at any resolution; it is
-            compared and learnt at its own. 0 where unknown, never NaN.
+            compared and learnt at its own. 0 where unknown, infinite where it is known that nothing is there, as in the
+            sky of a rendered scene; never NaN. No file says that: what is infinite in one is unknown.
         name: where it comes from, for messages ("train.txt:12 rgb/00012.jpg").
         intrinsics: of `depth_m`, where known.
 

@@ -109,7 +109,7 @@ def _plausible(
             place = getattr(source, "place", type(source).__name__)
             raise DataError(f"{place}: {len(maps)} depth maps were looked at, and this is no depth: {damage}")
     read = [source[index] for index in indices]
-    known = [sample.depth_m[sample.depth_m > 0] for sample in read]
+    known = [sample.depth_m[(sample.depth_m > 0) & (sample.depth_m < np.inf)] for sample in read]
     # Thinned evenly, so that a few huge maps need no memory and outweigh no others.
     depth_m = np.concatenate([values[:: -(-len(values) // _MAX_PIXELS) or 1] for values in known])
     if len(depth_m) == 0:

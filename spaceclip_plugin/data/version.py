@@ -89,7 +89,7 @@ class Version:
         inverse.)
 
         Args:
-            depth_m: (H, W) metres of the whole photo, at any resolution; 0 where unknown.
+            depth_m: (H, W) metres of the whole photo, at any resolution; 0 where unknown, infinite where nothing is.
             hw: size of the result in pixels.
 
         Returns:

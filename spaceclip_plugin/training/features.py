@@ -40,12 +40,14 @@ class FeatureSettings:
         return self.protocol.input_image(sample)
 
     def depth_m(self, sample: DepthSample) -> npt.NDArray[np.float32]:
-        """(h, w) metres of the protocol's crop, as of the head's camera; 0 where unknown or outside the range."""
+        """(h, w) metres of the protocol's crop, as of the head's camera; 0 where unknown or outside the range, infinite
+        where nothing is."""
         depth_m = self.protocol.training_target(sample)
         # Beyond the range a sensor gives the range's end: a zoomed version would scale that into it.
         inside = (depth_m > self.protocol.min_depth_m) & (depth_m < self.protocol.max_depth_m)
+        known = inside | (depth_m == np.inf)
         scale = 1.0 if self.camera is None else self.camera.to_head(sample, self.protocol)
-        target_m: npt.NDArray[np.float32] = np.where(inside, depth_m * np.float32(scale), np.float32(0))
+        target_m: npt.NDArray[np.float32] = np.where(known, depth_m * np.float32(scale), np.float32(0))
         return target_m
 
     def version(self, number: int, *, index: int, image_hw: tuple[int, int]) -> Version:
@@ -63,8 +65,8 @@ class FeatureSettings:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One training step's input: features, and the depth they should decode to (B, H, W) in metres, 0 = unknown.
-    Of what the tower never read, the depth is unknown, whatever was measured."""
+    """One training step's input: features, and the depth they should decode to (B, H, W) in metres, 0 where unknown and
+    infinite where nothing is. Of what the tower never read, the depth is unknown, whatever was measured."""
 
     features: TowerFeatures
     target_m: Tensor
@@ -75,7 +77,7 @@ class Batch:
         if features.seen is None or not depth_m.numel():
             return cls(features, depth_m)
         seen = features.seen.mask((depth_m.shape[1], depth_m.shape[2])).to(depth_m.device)
-        return cls(features, depth_m * seen)
+        return cls(features, depth_m.masked_fill(~seen, 0))
 
 
 def stacked_targets(targets: Sequence[npt.NDArray[np.float32]], images: int) -> Tensor:

@@ -135,6 +135,7 @@ class HeadOptimizer:
             return self.processes.joined(values.float(), micro.sizes)
 
         target_m = joined(target_m)
+        target_m = target_m.masked_fill(target_m.isinf(), 0)  # where nothing is, there is no depth to learn
         valid = target_m > 0  # what is beyond the protocol's range is 0; crops and other lenses scale the rest
         if not bool(valid.any()):
             return None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,10 @@ def test_unknown_pixels_do_not_count() -> None:
     assert check_depth_units(source, Indoor()) == 3.0
     with pytest.raises(DataError, match="flat 0: none of 3 samples has a pixel of known depth"):
         check_depth_units(Flat([0.0] * 3), Indoor())
+
+
+def test_where_nothing_is_does_not_count() -> None:
+    assert check_depth_units(Flat([math.inf, math.inf, math.inf, 3.0]), Indoor()) == 3.0
 
 
 def test_a_few_samples_are_read_evenly_spread() -> None:

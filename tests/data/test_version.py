@@ -157,6 +157,17 @@ class TestTarget:
         assert (target[~within(version, hw, -0.73)] == 0).all()  # a cell reaches half its diagonal from its centre
 
     @settings(deadline=None)
+    @given(anyhow)
+    def test_where_nothing_is_stays_so_and_spoils_no_depth(self, version: Version) -> None:
+        hw = pixels(version)
+        depth_m = np.ones(HW, np.float32)
+        depth_m[: HW[0] // 2] = np.inf
+        depth_m[:, 0] = 0
+        target, finite = (version.target(values, hw) for values in (depth_m, np.where(depth_m > 1, 1, depth_m)))
+        assert not np.isnan(target).any()
+        np.testing.assert_array_equal(np.where(np.isinf(target), np.float32(version.scale), target), finite)
+
+    @settings(deadline=None)
     @given(upright, st.sampled_from([1, 3]), st.sampled_from([-1e-7, 1e-7]))
     def test_a_rotation_of_almost_nothing_changes_nothing(self, version: Version, factor: int, degrees: float) -> None:
         depth = depth_of(*np.indices((HW[0] * factor, HW[1] * factor)))

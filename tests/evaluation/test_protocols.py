@@ -165,7 +165,7 @@ def test_prediction_is_resized_with_half_pixel_centres_and_clipped() -> None:
 
 def test_ground_truth_outside_the_open_range_does_not_count() -> None:
     depth = np.full((2, 4), 2.0, dtype=np.float32)
-    depth[0] = [0.0, 1e-3, 10.0, 11.0]
+    depth[0] = [0.0, 1e-3, 10.0, np.inf]  # the last: nothing is there
     assert get_protocol("spaceclip-nyu").score(torch.full((2, 4), 2.0), sample_of(depth)).rmse == 0.0
 
 

@@ -28,10 +28,10 @@ IMAGES = 8
 
 
 class Blind:
-    """A stream whose images `unknown` have targets without depth."""
+    """A stream whose images `unknown` have targets without depth; `target_m` says why."""
 
-    def __init__(self, stream: FeatureCache, unknown: Collection[int]) -> None:
-        self.stream, self.unknown, self.indices = stream, unknown, [list[int]()]
+    def __init__(self, stream: FeatureCache, unknown: Collection[int], target_m: float = 0.0) -> None:
+        self.stream, self.unknown, self.indices, self.target_m = stream, unknown, [list[int]()], target_m
         self.target_hw, self.versions, self.name = stream.target_hw, stream.versions, stream.name
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Blind:
         batch = self.stream.decode(loaded, device)
         for row, index in enumerate(self.indices[-1]):
             if index in self.unknown:
-                batch.target_m[row] = 0.0
+                batch.target_m[row] = self.target_m
         return batch
 
 
@@ -56,7 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
         return cached(attachment, scenes(IMAGES), tmp_path_factory.mktemp("cache"), versions=1, target_side=16)
 
 
-def optimizer_for(head: DepthHead, cache: FeatureCache, unknown: Collection[int], recipe: Recipe) -> HeadOptimizer:
+def optimizer_for(head: DepthHead, stream: Blind, recipe: Recipe) -> HeadOptimizer:
     order = DataOrder(
         (Share(IMAGES, 1.0),),
         batch_size=recipe.batch_size,
@@ -65,7 +65,7 @@ def optimizer_for(head: DepthHead, cache: FeatureCache, unknown: Collection[int]
         seed=recipe.seed,
     )
     processes = Processes(torch.device("cpu"))
-    return HeadOptimizer(head, recipe, Blind(cache, unknown), order=order, processes=processes)
+    return HeadOptimizer(head, recipe, stream, order=order, processes=processes)
 
 
 def weights(head: DepthHead) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ def order_of(recipe: Recipe) -> list[list[int]]:
 def test_a_step_without_depth_moves_nothing_and_counts(cache: FeatureCache, loss: str, accumulation: int) -> None:
     head = tiny_mixer(tiny_host(), dropout=0.0, uncertainty=loss == "relative")
     recipe = Recipe(epochs=1, batch_size=4, accumulation=accumulation, loss=loss)
-    optimizer = optimizer_for(head, cache, order_of(recipe)[1], recipe)
+    optimizer = optimizer_for(head, Blind(cache, order_of(recipe)[1]), recipe)
     steps = optimizer.epoch(0)
     first = next(steps)
     before, moments = weights(head), {name: value.clone() for name, value in optimizer.state()["optimizer"].items()}
@@ -102,11 +102,11 @@ def test_a_step_without_depth_moves_nothing_and_counts(cache: FeatureCache, loss
 def test_what_follows_such_a_step_is_as_if_it_had_not_been_but_for_its_number(cache: FeatureCache) -> None:
     recipe = Recipe(epochs=1, batch_size=4, gradient_norm=1e6)
     head = tiny_mixer(tiny_host(), dropout=0.0)
-    optimizer = optimizer_for(head, cache, order_of(recipe)[0], recipe)
+    optimizer = optimizer_for(head, Blind(cache, order_of(recipe)[0]), recipe)
     assert next(iter(optimizer.epoch(0))) == 0.0
     assert not optimizer.state()["optimizer"]
     other = tiny_mixer(tiny_host(), dropout=0.0)
-    follower = optimizer_for(other, cache, (), recipe)
+    follower = optimizer_for(other, Blind(cache, ()), recipe)
     follower.load(optimizer.state(), step=1)  # a resumed run has no depth behind it either
     assert list(optimizer.epoch(0)) == list(follower.epoch(0))
     for name, value in weights(head).items():
@@ -115,7 +115,7 @@ def test_what_follows_such_a_step_is_as_if_it_had_not_been_but_for_its_number(ca
 
 def gradients_of(cache: FeatureCache, unknown: Collection[int], recipe: Recipe) -> tuple[float, list[Tensor]]:
     head = tiny_mixer(tiny_host(), dropout=0.0)
-    optimizer = optimizer_for(head, cache, unknown, recipe)
+    optimizer = optimizer_for(head, Blind(cache, unknown), recipe)
     clip, kept = torch.nn.utils.clip_grad_norm_, list[Tensor]()
 
     def keeping(parameters: list[Tensor], norm: float) -> Tensor:
@@ -147,6 +147,17 @@ def test_an_image_without_depth_weighs_nothing_in_its_batch(cache: FeatureCache)
     assert np.isfinite(loss)
     assert all(gradient.isfinite().all() for gradient in found)
     assert any(not torch.equal(one, other) for one, other in zip(whole, found, strict=True))
+
+
+def test_where_nothing_is_there_is_no_depth_to_learn(cache: FeatureCache) -> None:
+    recipe = Recipe(epochs=1, batch_size=IMAGES, gradient_norm=1e6)
+    losses, weights_after = [], []
+    for target_m in (0.0, float("inf")):
+        head = tiny_mixer(tiny_host(), dropout=0.0)
+        losses.append(list(optimizer_for(head, Blind(cache, (3,), target_m), recipe).epoch(0)))
+        weights_after.append(weights(head))
+    assert losses[0] == losses[1]
+    assert all(torch.equal(value, weights_after[1][name]) for name, value in weights_after[0].items())
 
 
 def in_a_corner(sample: DepthSample) -> DepthSample:

@@ -65,6 +65,14 @@ def test_targets_end_where_the_tower_stops_reading(stream: FeatureStream, view: 
         assert torch.equal(target_m[row, : READ_HW[0], : READ_HW[1]], depth_m[: READ_HW[0], : READ_HW[1]])
 
 
+def test_what_the_tower_never_read_is_unknown_where_nothing_is_too(stream: FeatureStream) -> None:
+    sky_m = torch.full((2, *HW), torch.inf)
+    target_m = Batch.of(batch(stream).features, sky_m).target_m
+    assert target_m[:, : READ_HW[0], : READ_HW[1]].isinf().all()
+    assert not target_m[:, READ_HW[0] :].any()
+    assert not target_m[:, :, READ_HW[1] :].any()
+
+
 # Normals are of rays through the whole image, so that it is not as if that ended elsewhere.
 OF_NO_SIZE = {"relative": RelativeLoss(), "published": PublishedLoss(), "sharp": SharpLoss(normals=0.0)}
 

@@ -140,6 +140,16 @@ def test_depth_beyond_the_range_is_not_zoomed_into_it(attachment: DepthAttachmen
         assert (target == 0).any()
 
 
+def test_where_nothing_is_is_kept_as_it_is(attachment: DepthAttachment, tmp_path: Path) -> None:
+    [sample] = scenes(1)
+    sky = np.where(np.arange(32)[:, None] < 16, np.float32(np.inf), sample.depth_m)
+    cache = cached(attachment, [dataclasses.replace(sample, depth_m=sky)], tmp_path)
+    for view in range(2):
+        target = batch(cache, [0], [view]).target_m[0]
+        assert target[:16].isinf().all()
+        assert target[16:].isfinite().all()
+
+
 def test_maps_come_back_channels_last(attachment: DepthAttachment, tmp_path: Path) -> None:
     read = batch(cached(attachment, scenes(4), tmp_path), [0, 1], [0, 0])
     assert all(value.is_contiguous(memory_format=torch.channels_last) for value in read.features.hidden.values())
