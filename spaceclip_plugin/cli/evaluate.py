@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="SOURCE", help=SOURCE_HELP)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image: two forwards")
     parser.add_argument(
+        "--edges",
+        action=argparse.BooleanOptionalAction,
+        help="how sharp depth is, which says something only where the data's depth is exact at every pixel (default: "
+        "where the data says that of itself, as scenes: does)",
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
@@ -56,7 +62,13 @@ def run(args: argparse.Namespace) -> Result:
     folder = None if args.out is None else ReportFolder(args.out)
     with attached(args) as attachment, tqdm(total=len(samples), desc="evaluating", unit="image") as bar:
         result = evaluate(
-            attachment, samples, protocol=protocol, flip=args.flip, keep_worst=keep_worst, progress=bar.update
+            attachment,
+            samples,
+            protocol=protocol,
+            flip=args.flip,
+            keep_worst=keep_worst,
+            edges=args.edges,
+            progress=bar.update,
         )
         trained = attachment.head.trained
     data = {
@@ -69,6 +81,7 @@ def run(args: argparse.Namespace) -> Result:
         "lenses": result.lenses,
         "familiarity": result.familiarity,
         "unfamiliar": result.unfamiliar,
+        "edges": _edges(result),
         "trained": trained,
         "skipped": skipped(samples),
     }
@@ -116,6 +129,26 @@ def _seen(result: Evaluation) -> list[str]:
     return lines
 
 
+def _edges(result: Evaluation) -> dict[str, int | float] | None:
+    """For `--json`: how many images have edges, and the figures where there is one."""
+    if result.images_with_edges is None:
+        return None
+    return {"images": result.images_with_edges, **({} if result.edges is None else dataclasses.asdict(result.edges))}
+
+
+def _sharpness(result: Evaluation) -> list[str]:
+    if result.images_with_edges is None:
+        return []
+    counted, edges = f"{result.images_with_edges} of {len(result.per_image)} images have edges", result.edges
+    if edges is None:
+        return [f"{counted}: there is nothing to say of how sharp depth is"]
+    return [
+        f"{counted}: boundary F1 {edges.boundary_f1:.4f}, precision {edges.boundary_precision:.4f}, recall "
+        f"{edges.boundary_recall:.4f}; accuracy {edges.edge_accuracy_px:.2f} px, completeness "
+        f"{edges.edge_completeness_px:.2f} px; AbsRel {edges.abs_rel_near:.4f} at edges, {edges.abs_rel_away:.4f} away"
+    ]
+
+
 def _text(result: Evaluation, report: Report | None) -> str:
     images = len(result.per_image)
     spread = vars(result.standard_deviation) if images > 1 else {}
@@ -129,7 +162,7 @@ def _text(result: Evaluation, report: Report | None) -> str:
     lines[-1] += "  (mean ± sd over images)" if spread else ""
     forwards = "two forwards (flip)" if result.flip else "one forward"
     lines.append(f"{images} images, protocol {result.protocol}, {forwards}, metric scale")
-    lines += _seen(result)
+    lines += [*_sharpness(result), *_seen(result)]
     if _unseen(result):
         lines.append(f"{_unseen(result)} pixels with ground truth are not scored: the tower never reads them")
     if result.coverage is not None:

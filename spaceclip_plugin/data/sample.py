@@ -43,8 +43,9 @@ class DepthSample:
 class DepthSource(Protocol):
     """Random access to RGB-D samples: a list of them is one.
 
-    A source may also have `fingerprint(index)`, see `fingerprint`, and `units_per_metre` of its integer depth maps, see
-    `check_depth_units`; those that can leave out bad samples are a `SelectiveSource`.
+    A source may also have `fingerprint(index)`, see `fingerprint`; `units_per_metre` of its integer depth maps, see
+    `check_depth_units`; and `exact_depth = True` where depth is exact at every pixel, as a renderer's is: not measured,
+    not in-filled, not sparse. Those that can leave out bad samples are a `SelectiveSource`.
 
     Example:
         >>> import numpy as np
@@ -59,6 +60,11 @@ class DepthSource(Protocol):
 
     def __getitem__(self, index: int) -> DepthSample:
         """Raises IndexError past the end, and DataError, naming the sample, where it cannot be read."""
+
+
+def has_exact_depth(source: DepthSource) -> bool:
+    """Whether a source says that its depth is exact at every pixel: the edges of such depth are edges of things."""
+    return getattr(source, "exact_depth", False) is True
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """How good is a head? Metric depth scored as the field scores it, never aligned, and uncertainty that is checked."""
 
 from spaceclip_plugin.evaluation.calibration import Calibration, calibrate
+from spaceclip_plugin.evaluation.edges import EdgeMetrics, edge_metrics
 from spaceclip_plugin.evaluation.evaluate import Evaluation, evaluate
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, depth_metrics, mean_metrics
 from spaceclip_plugin.evaluation.prediction import predict
@@ -12,11 +13,13 @@ __all__ = [
     "PROTOCOLS",
     "Calibration",
     "DepthMetrics",
+    "EdgeMetrics",
     "Evaluation",
     "Protocol",
     "ReportFolder",
     "calibrate",
     "depth_metrics",
+    "edge_metrics",
     "evaluate",
     "get_protocol",
     "mean_metrics",

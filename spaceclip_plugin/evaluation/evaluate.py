@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import DepthSample, DepthSource
+from spaceclip_plugin.data.sample import has_exact_depth
 from spaceclip_plugin.depth.depth_map import UNFAMILIAR, UNKNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, DataError
 from spaceclip_plugin.evaluation.calibration import LEVELS, coverage, normalised_residuals
+from spaceclip_plugin.evaluation.edges import EdgeMetrics, edge_metrics
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.prediction import predict, seen_pixels
 from spaceclip_plugin.evaluation.protocol import Compared, Protocol
@@ -30,6 +33,7 @@ class ImageScore:
     unseen_pixels: int = 0  # more that have ground truth, in a strip that the tower does not read; they do not count
     familiarity: float | None = None  # see `DepthMap.familiarity`
     lens: str = UNKNOWN  # see `DepthMap.lens`
+    edges: EdgeMetrics | None = None  # None where they were not looked at, or the truth has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Evaluation:
         coverage: level → share of the pixels whose true depth lies in the interval of that level (see `calibration`),
             mean over images; None where the head predicts no uncertainty, or with `flip`.
         worst: the images of highest AbsRel, highest first; as many as were asked for.
+        edges: mean over the images that have edges of how sharp depth is there; None where there is none.
+        images_with_edges: how many that is; None where edges were not looked at.
 
     Example:
         >>> import torch
@@ -75,6 +81,8 @@ class Evaluation:
     flip: bool
     coverage: dict[float, float] | None = None
     worst: tuple[WorstImage, ...] = ()
+    edges: EdgeMetrics | None = None
+    images_with_edges: int | None = None
 
     @property
     def lenses(self) -> dict[str, int]:
@@ -105,6 +113,7 @@ def evaluate(
     protocol: Protocol,
     flip: bool = False,
     keep_worst: int = 0,
+    edges: bool | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Predict every image of `source` alone and score it; scale is metric, never aligned.
@@ -115,6 +124,8 @@ def evaluate(
 
     Args:
         keep_worst: how many of the images with the highest AbsRel to keep in memory and return.
+        edges: whether to look at how sharp depth is, which says something only of data whose depth is exact at every
+            pixel, see `edge_metrics`. None: where the source says so of itself, see `DepthSource`.
         progress: called with 1 after each image.
 
     Raises:
@@ -141,6 +152,7 @@ def evaluate(
         raise ConfigError(f"keep_worst is a number of images, 0 or more, got {keep_worst}")
     if len(source) == 0:
         raise DataError("nothing to evaluate: the source is empty")
+    looks_at_edges = has_exact_depth(source) if edges is None else edges
     scores: list[ImageScore] = []
     covered: list[dict[float, float]] = []
     worst: list[WorstImage] = []
@@ -162,7 +174,8 @@ def evaluate(
             covered.append(_covered(compared))
         familiarity = None if depth.familiarity is None else float(depth.familiarity[0])
         pixels = (int(compared.valid.sum()), compared.unseen_pixels)
-        scores.append(ImageScore(sample.name, metrics, *pixels, familiarity, depth.lens))
+        sharpness = _sharpness(compared, protocol) if looks_at_edges else None
+        scores.append(ImageScore(sample.name, metrics, *pixels, familiarity, depth.lens, sharpness))
         if len(worst) < keep_worst or (worst and metrics.abs_rel > worst[-1].metrics.abs_rel):
             worst.append(_kept(sample, metrics, compared, protocol))
             worst.sort(key=lambda kept: -kept.metrics.abs_rel)  # stable: of equal images, the first stays first
@@ -170,6 +183,7 @@ def evaluate(
         if progress is not None:
             progress(1)
     per_image = [score.metrics for score in scores]
+    sharp = [score.edges for score in scores if score.edges is not None]
     coverages = {level: sum(one[level] for one in covered) / len(covered) for level in LEVELS} if covered else None
     return Evaluation(
         mean=mean_metrics(per_image),
@@ -179,6 +193,8 @@ def evaluate(
         flip=flip,
         coverage=coverages,
         worst=tuple(worst),
+        edges=mean_metrics(sharp) if sharp else None,
+        images_with_edges=len(sharp) if looks_at_edges else None,
     )
 
 
@@ -189,9 +205,18 @@ def _covered(compared: Compared) -> dict[float, float]:
     return {level: coverage(residuals, level) for level in LEVELS}
 
 
+def _sharpness(compared: Compared, protocol: Protocol) -> EdgeMetrics | None:
+    """Of the depth as scored."""
+    return edge_metrics(_clipped(compared, protocol), compared.target_m, valid=compared.valid)
+
+
+def _clipped(compared: Compared, protocol: Protocol) -> Tensor:
+    return compared.maps_m[0].clamp(protocol.min_depth_m, protocol.max_depth_m)
+
+
 def _kept(sample: DepthSample, metrics: DepthMetrics, compared: Compared, protocol: Protocol) -> WorstImage:
     """What outlives the sample, in arrays of its own: a source may reuse its buffers."""
-    scored_m = compared.maps_m[0].clamp(protocol.min_depth_m, protocol.max_depth_m).nan_to_num(nan=0.0)
+    scored_m = _clipped(compared, protocol).nan_to_num(nan=0.0)
     return WorstImage(
         name=sample.name,
         metrics=metrics,

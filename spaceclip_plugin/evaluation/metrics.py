@@ -9,11 +9,18 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from spaceclip_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Metrics = TypeVar("Metrics", bound="DataclassInstance")
+"""A frozen dataclass of figures, nothing else."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +78,8 @@ def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> D
         >>> depth_metrics(1.1 * truth, truth, valid=truth > 0).delta1
         1.0
     """
-    if prediction_m.ndim != 2 or prediction_m.shape != target_m.shape or target_m.shape != valid.shape:
-        shapes = ", ".join(str(tuple(t.shape)) for t in (prediction_m, target_m, valid))
-        raise DataError(
-            f"prediction, target and valid must share one (H, W) shape, got {shapes}; "
-            "resize the prediction to the target first, as Protocol.score does"
-        )
-    if valid.dtype != torch.bool:
-        raise DataError(f"valid must be a bool mask, got {valid.dtype}; compare it, for example target_m > 0")
-    mask = valid.cpu()
-    if not bool(mask.any()):
-        raise DataError("no valid pixel to compare; skip this image or check its ground truth")
-    predicted = _positive(prediction_m.detach().cpu().double()[mask], "prediction")
-    true = _positive(target_m.detach().cpu().double()[mask], "target")
-
+    predicted, true, mask = comparable(prediction_m, target_m, valid)
+    predicted, true = predicted[mask], true[mask]
     difference = predicted - true
     log_ratio = predicted.log() - true.log()
     ratio = torch.maximum(predicted / true, true / predicted)
@@ -101,16 +96,35 @@ def depth_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> D
     )
 
 
-def over_images(per_image: Sequence[DepthMetrics], statistic: Callable[[Sequence[float]], float]) -> DepthMetrics:
+def comparable(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both (H, W) maps in float64 on the CPU, 1 m where they do not count, and where they do.
+
+    For errors see `depth_metrics`.
+    """
+    if prediction_m.ndim != 2 or prediction_m.shape != target_m.shape or target_m.shape != valid.shape:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (prediction_m, target_m, valid))
+        raise DataError(
+            f"prediction, target and valid must share one (H, W) shape, got {shapes}; "
+            "resize the prediction to the target first, as Protocol.score does"
+        )
+    if valid.dtype != torch.bool:
+        raise DataError(f"valid must be a bool mask, got {valid.dtype}; compare it, for example target_m > 0")
+    mask = valid.cpu()
+    if not bool(mask.any()):
+        raise DataError("no valid pixel to compare; skip this image or check its ground truth")
+    return _positive(prediction_m, mask, "prediction"), _positive(target_m, mask, "target"), mask
+
+
+def over_images(per_image: Sequence[Metrics], statistic: Callable[[Sequence[float]], float]) -> Metrics:
     """A statistic over images of each metric: every image counts alike, however many valid pixels it has."""
     if not per_image:
         raise DataError("no image was scored, so there is no mean; check that the list of samples is not empty")
-    names = [field.name for field in dataclasses.fields(DepthMetrics)]
-    return DepthMetrics(**{name: statistic([getattr(metrics, name) for metrics in per_image]) for name in names})
+    names = [field.name for field in dataclasses.fields(per_image[0])]
+    return type(per_image[0])(**{name: statistic([getattr(metrics, name) for metrics in per_image]) for name in names})
 
 
-def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
-    """The mean over images of each metric.
+def mean_metrics(per_image: Sequence[Metrics]) -> Metrics:
+    """The mean over images of each metric, of `DepthMetrics` or `EdgeMetrics`.
 
     Raises:
         DataError: no image at all.
@@ -125,18 +139,19 @@ def mean_metrics(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
     return over_images(per_image, lambda values: sum(values) / len(values))
 
 
-def metrics_deviation(per_image: Sequence[DepthMetrics]) -> DepthMetrics:
+def metrics_deviation(per_image: Sequence[Metrics]) -> Metrics:
     """The standard deviation over images (n - 1) of each metric; 0 for one image, which has none."""
     return over_images(per_image, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-def _positive(depth_m: Tensor, role: str) -> Tensor:
-    """`depth_m` itself, once every value is known to be a finite positive depth."""
-    bad = ~(torch.isfinite(depth_m) & (depth_m > 0))
+def _positive(depth_m: Tensor, mask: Tensor, role: str) -> Tensor:
+    """The map with 1 m where it does not count, once every value is known to be a finite positive depth."""
+    whole = depth_m.detach().cpu().double().masked_fill(~mask, 1.0)
+    bad = ~(torch.isfinite(whole) & (whole > 0))
     if bool(bad.any()):
-        example = float(depth_m[bad][0])
+        example = float(whole[bad][0])
         raise DataError(
-            f"{role} has {int(bad.sum())} of {bad.numel()} valid pixels that are not a finite positive depth, "
+            f"{role} has {int(bad.sum())} of {int(mask.sum())} valid pixels that are not a finite positive depth, "
             f"for example {example}; clip it to the depth range of the protocol or leave those pixels out of valid"
         )
-    return depth_m
+    return whole

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,19 @@ import numpy as np
 
 from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.evaluation.edges import EdgeMetrics
 from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage
-from spaceclip_plugin.evaluation.metrics import DepthMetrics, over_images
+from spaceclip_plugin.evaluation.metrics import DepthMetrics, Metrics, mean_metrics, metrics_deviation, over_images
 
 PER_IMAGE_NAME = "per_image.csv"
 SUMMARY_NAME = "summary.json"
 WORST_NAME = "worst"
 
 _METRICS = tuple(field.name for field in dataclasses.fields(DepthMetrics))
-_OLDER_COLUMNS = ("name", "valid_pixels", *_METRICS)
-_COLUMNS = (*_OLDER_COLUMNS, "lens", "familiarity")
+_EDGE_METRICS = tuple(field.name for field in dataclasses.fields(EdgeMetrics))
+_FIRST_COLUMNS = ("name", "valid_pixels", *_METRICS)
+_SECOND_COLUMNS = (*_FIRST_COLUMNS, "lens", "familiarity")
+_COLUMNS = (*_SECOND_COLUMNS, *_EDGE_METRICS)
 _SUMMARY_KEYS = {"protocol", "scale", "images", "mean", "standard_deviation"}
 _TILE_PX = 480
 _ERROR_SCALES = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -39,7 +42,8 @@ class Report:
     """The files of one evaluation."""
 
     # CSV (RFC 4180) with a header: name, number of valid pixels and the nine metrics of each image, whose metres were
-    # scored ("known", "assumed" or "unknown") and how familiar it is to the head (empty where that does not tell)
+    # scored ("known", "assumed" or "unknown"), how familiar it is to the head (empty where that does not tell) and how
+    # sharp its depth is (empty where that was not looked at, or the truth has no edge)
     per_image: Path
     summary: Path  # JSON with the statistics over images of each metric
     worst: tuple[Path, ...]  # PNG pictures, the image of highest AbsRel first
@@ -134,25 +138,35 @@ class ReportFolder:
 
 def summary(evaluation: Evaluation) -> dict[str, object]:
     """Statistics over images of each metric, and how they were measured; every image counts alike."""
-    per_image = [score.metrics for score in evaluation.per_image]
+    sharp = [score.edges for score in evaluation.per_image if score.edges is not None]
+    looked = evaluation.images_with_edges is not None
     coverage = evaluation.coverage
     unseen = sum(score.unseen_pixels for score in evaluation.per_image)
     return {
         "protocol": evaluation.protocol,
         "flip": evaluation.flip,
         "scale": "metric",
-        "images": len(per_image),
+        "images": len(evaluation.per_image),
         "lenses": evaluation.lenses,
         "familiarity": evaluation.familiarity,
         "unfamiliar": evaluation.unfamiliar,
         **({"unseen_pixels": unseen} if unseen else {}),  # of a tower whose patches do not divide its image
-        "mean": dataclasses.asdict(evaluation.mean),
-        "standard_deviation": dataclasses.asdict(evaluation.standard_deviation),
-        "median": dataclasses.asdict(over_images(per_image, statistics.median)),
-        "lowest": dataclasses.asdict(over_images(per_image, min)),
-        "highest": dataclasses.asdict(over_images(per_image, max)),
+        **_statistics([score.metrics for score in evaluation.per_image]),
         "coverage": None if coverage is None else {str(level): share for level, share in coverage.items()},
+        "edges": {"images": len(sharp), **(_statistics(sharp) if sharp else {})} if looked else None,
     }
+
+
+def _statistics(per_image: Sequence[Metrics]) -> dict[str, dict[str, float]]:
+    """By the statistic, then by the metric."""
+    found = {
+        "mean": mean_metrics(per_image),
+        "standard_deviation": metrics_deviation(per_image),
+        "median": over_images(per_image, statistics.median),
+        "lowest": over_images(per_image, min),
+        "highest": over_images(per_image, max),
+    }
+    return {statistic: dataclasses.asdict(metrics) for statistic, metrics in found.items()}
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -197,8 +211,9 @@ def _is_ours(entry: Path) -> bool:
     if not entry.is_file():
         return False
     if entry.name == PER_IMAGE_NAME:
+        known = [[*columns] for columns in (_COLUMNS, _SECOND_COLUMNS, _FIRST_COLUMNS)]  # as each version wrote them
         with entry.open("rb") as file:
-            return file.readline(4096).rstrip().decode(errors="replace").split(",") in ([*_COLUMNS], [*_OLDER_COLUMNS])
+            return file.readline(4096).rstrip().decode(errors="replace").split(",") in known
     if entry.name == SUMMARY_NAME:
         try:
             return read_json_object(entry).keys() >= _SUMMARY_KEYS
@@ -213,7 +228,8 @@ def _write_table(path: Path, scores: tuple[ImageScore, ...]) -> None:
         writer.writerow(_COLUMNS)
         for score in scores:
             metrics = (getattr(score.metrics, name) for name in _METRICS)
-            writer.writerow((score.name, score.valid_pixels, *metrics, score.lens, score.familiarity))
+            edges = (getattr(score.edges, name, None) for name in _EDGE_METRICS)
+            writer.writerow((score.name, score.valid_pixels, *metrics, score.lens, score.familiarity, *edges))
 
 
 def _picture_name(rank: int, worst: WorstImage) -> str:

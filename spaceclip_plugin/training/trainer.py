@@ -337,7 +337,7 @@ class DepthTrainer:
             self._attached(run.folder.load_best().to(self._device)) as attachment,
             tqdm(total=len(test), desc="testing", unit="image", disable=not run.shown) as bar,
         ):
-            return evaluate(attachment, test, protocol=self._protocol, progress=bar.update).mean
+            return evaluate(attachment, test, protocol=self._protocol, edges=False, progress=bar.update).mean
 
     def _check_host(self, run: _Run) -> str:
         """The host's digest, that of the record in every process; where it is not, the run ends for good."""

@@ -65,10 +65,11 @@ def test_json_says_how_the_images_spread(run: Run) -> None:
     assert result["spread"].keys() == set(METRICS)
     assert result.keys() == {
         *METRICS, "spread", "images", "protocol", "flip", "coverage", "trained", "skipped", "lenses", "familiarity",
-        "unfamiliar"
+        "unfamiliar", "edges"
     }  # fmt: skip
     assert (result["images"], result["protocol"], result["trained"]) == (IMAGES, "whole-image", False)
     assert 0 < result["spread"]["abs_rel"] < result["abs_rel"]
+    assert result["edges"] is None
 
 
 def test_the_files_agree_with_each_other(run: Run, tmp_path: Path) -> None:
@@ -119,6 +120,26 @@ def test_it_says_whose_metres_were_scored_and_how_familiar_the_images_were(run: 
     assert f"familiarity 0.00, {IMAGES} of {IMAGES} images unlike those of the training" in text
     result = json.loads(run("--head", strange, "--json")[1])
     assert (result["lenses"], result["familiarity"], result["unfamiliar"]) == ({"assumed": IMAGES}, 0.0, 1.0)
+
+
+def test_edges_are_looked_at_where_depth_is_exact_or_on_request(run: Run, tmp_path: Path) -> None:
+    assert json.loads(run("--data", "scenes:3", "--no-edges", "--json")[1])["edges"] is None
+    edges = json.loads(run("--edges", "--out", tmp_path / "out", "--json")[1])["edges"]
+    assert edges.pop("images") == IMAGES
+    assert edges == json.loads((tmp_path / "out" / "summary.json").read_text())["edges"]["mean"]
+    scenes = json.loads(run("--data", "scenes:3", "--json")[1])["edges"]
+    text = run("--data", "scenes:3")[1]
+    assert f"3 of 3 images have edges: boundary F1 {scenes['boundary_f1']:.4f}, precision " in text
+    assert f"; AbsRel {scenes['abs_rel_near']:.4f} at edges, {scenes['abs_rel_away']:.4f} away\n" in text
+
+
+def test_data_without_edges_has_nothing_to_say_of_them(run: Run, command: list[object], tmp_path: Path) -> None:
+    photo = Path(str(command[command.index("--data") + 1])).parent / "rgb" / "0.png"
+    Image.fromarray(np.full((36, 48), 1500, np.uint16)).save(tmp_path / "wall.png")
+    (tmp_path / "list.txt").write_text(f"{photo} {tmp_path}/wall.png\n")
+    argv = ["--data", tmp_path / "list.txt", "--edges"]
+    assert "0 of 1 images have edges: there is nothing to say of how sharp depth is\n" in run(*argv)[1]
+    assert json.loads(run(*argv, "--json")[1])["edges"] == {"images": 0}
 
 
 def test_data_of_any_kind_and_depth_of_any_range(run: Run) -> None:

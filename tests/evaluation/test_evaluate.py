@@ -17,6 +17,7 @@ from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data.sample import DepthSample
 from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.evaluation.edges import edge_metrics
 from spaceclip_plugin.evaluation.evaluate import evaluate
 from spaceclip_plugin.evaluation.metrics import mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.prediction import predict
@@ -123,6 +124,38 @@ def test_coverage_is_the_mean_over_images(
         assert share < 0.9
     assert evaluate(attachment, scenes, protocol=PROTOCOL).mean == plain.mean
     assert evaluate(attachment, scenes, protocol=PROTOCOL, flip=True).coverage is None
+
+
+class TestEdges:
+    def test_of_each_image_as_it_is_scored_and_their_mean(self, attachment: DepthAttachment, scenes: list) -> None:
+        flat = dataclasses.replace(scenes[1], depth_m=np.full_like(scenes[1].depth_m, 1.5))
+        near = PROTOCOL.with_range(0.1, 2.0)  # clips the prediction, and leaves out some truth
+        result = evaluate(attachment, [scenes[0], flat, scenes[2]], protocol=near, edges=True)
+        expected = []
+        for scene in (scenes[0], scenes[2]):
+            depth_m = predict(attachment, [scene.image], output_hw=(40, 56)).depth_m[0]
+            truth = torch.from_numpy(scene.depth_m)
+            expected.append(edge_metrics(depth_m.clamp(0.1, 2), truth, valid=(truth > 0.1) & (truth < 2)))
+        assert [score.edges for score in result.per_image] == [expected[0], None, expected[1]]
+        assert result.edges == mean_metrics(expected)
+        assert result.images_with_edges == 2
+
+    def test_only_where_depth_is_said_to_be_exact(self, attachment: DepthAttachment, scenes: list) -> None:
+        exact = TabletopScenes(3, image_hw=(40, 56))
+        told = evaluate(attachment, exact, protocol=PROTOCOL)
+        insisted = evaluate(attachment, scenes, protocol=PROTOCOL, edges=True)
+        assert told.edges == insisted.edges is not None
+        for silent in (
+            evaluate(attachment, scenes, protocol=PROTOCOL),
+            evaluate(attachment, exact, protocol=PROTOCOL, edges=False),
+        ):
+            assert (silent.edges, silent.images_with_edges) == (None, None)
+            assert [score.edges for score in silent.per_image] == [None] * 3
+            assert silent.mean == told.mean
+
+    def test_data_without_an_edge(self, attachment: DepthAttachment) -> None:
+        result = evaluate(attachment, [flat(2.0, 0)], protocol=PROTOCOL, edges=True)
+        assert (result.edges, result.images_with_edges) == (None, 0)
 
 
 def test_nothing_to_evaluate(attachment: DepthAttachment) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from spaceclip_plugin.depth import pictures
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import report
+from spaceclip_plugin.evaluation.edges import EdgeMetrics
 from spaceclip_plugin.evaluation.evaluate import Evaluation, ImageScore, WorstImage
 from spaceclip_plugin.evaluation.metrics import DepthMetrics, mean_metrics, metrics_deviation
 from spaceclip_plugin.evaluation.report import ReportFolder
@@ -92,6 +93,7 @@ def test_the_summary(tmp_path: Path) -> None:
         "familiarity": None,
         "unfamiliar": None,
         "coverage": {"0.5": 0.48, "0.9": 0.91},
+        "edges": None,
     }
     without = ReportFolder(tmp_path).write(dataclasses.replace(evaluation, coverage=None))
     assert json.loads(without.summary.read_text())["coverage"] is None
@@ -112,10 +114,34 @@ def test_lens_and_familiarity_of_each_image(tmp_path: Path) -> None:
     assert (summary["familiarity"], summary["unfamiliar"]) == pytest.approx((0.33, 1 / 3))
 
 
-def test_an_evaluation_of_before_they_were_told_is_replaced(tmp_path: Path) -> None:
+def test_edges_of_each_image_and_their_statistics(tmp_path: Path) -> None:
+    evaluation = evaluation_of({"a": 1.0, "b": 2.0, "c": 3.0})
+    edges = [EdgeMetrics(*(k * factor for k in range(1, 8))) for factor in (0.1, 0.3)]
+    scores = zip(evaluation.per_image, (edges[0], None, edges[1]), strict=True)
+    per_image = tuple(dataclasses.replace(score, edges=one) for score, one in scores)
+    evaluation = dataclasses.replace(evaluation, per_image=per_image, images_with_edges=2)
+    written = ReportFolder(tmp_path).write(evaluation)
+    names = [field.name for field in dataclasses.fields(EdgeMetrics)]
+    with written.per_image.open(newline="", encoding="utf-8") as file:
+        rows = [[row[name] for name in names] for row in csv.DictReader(file)]
+    assert rows[1] == [""] * 7
+    assert [[float(value) for value in rows[row]] for row in (0, 2)] == [[*dataclasses.astuple(one)] for one in edges]
+    told = json.loads(written.summary.read_text())["edges"]
+    assert told.keys() == {"images", "mean", "standard_deviation", "median", "lowest", "highest"}
+    assert told["images"] == 2
+    assert list(told["mean"]) == names
+    assert list(told["mean"].values()) == pytest.approx([0.2 * k for k in range(1, 8)])
+    assert told["highest"]["abs_rel_away"] == pytest.approx(2.1)
+    none = tuple(dataclasses.replace(score, edges=None) for score in per_image)
+    written = ReportFolder(tmp_path).write(dataclasses.replace(evaluation, per_image=none, images_with_edges=0))
+    assert json.loads(written.summary.read_text())["edges"] == {"images": 0}
+
+
+@pytest.mark.parametrize("told", [0, 2])
+def test_an_evaluation_of_before_all_was_told_is_replaced(tmp_path: Path, told: int) -> None:
     written = ReportFolder(tmp_path).write(evaluation_of({"a": 0.1, "b": 0.2}))
     with written.per_image.open(newline="", encoding="utf-8") as file:
-        rows = [row[:-2] for row in csv.reader(file)]
+        rows = [row[: 11 + told] for row in csv.reader(file)]
     with written.per_image.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     ReportFolder(tmp_path).write(evaluation_of({"c": 0.3}))

@@ -107,6 +107,7 @@ class TabletopScenes:
         ConfigError: one of them is out of range.
     """
 
+    exact_depth: ClassVar[bool] = True
     count: int
     image_hw: tuple[int, int] = field(default=(112, 112), kw_only=True)
     seed: int = field(default=0, kw_only=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint
+from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint, has_exact_depth
 from spaceclip_plugin.errors import ConfigError, DataError
 
 
@@ -70,6 +70,11 @@ class Mixture:
         self.parts = tuple(parts)
         self.shares = tuple(Share(count, weight) for count, weight in zip(counts, normalised, strict=True))
         self._starts = tuple(itertools.accumulate(counts, initial=0))
+
+    @property
+    def exact_depth(self) -> bool:
+        """Whether the depth of every part is exact; see `DepthSource`."""
+        return all(has_exact_depth(part) for part in self.parts)
 
     def __len__(self) -> int:
         return self._starts[-1]

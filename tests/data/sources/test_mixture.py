@@ -42,6 +42,14 @@ def test_parts_lie_end_to_end_under_their_own_names() -> None:
     assert [int(source[i].depth_m[0, 0]) for i in range(6)] == [10, 11, 12, 20, 30, 31]
 
 
+def test_depth_is_exact_where_that_of_all_parts_is() -> None:
+    exact, measured = Numbered(0, 1), Numbered(10, 1)
+    exact.exact_depth = True  # type: ignore[attr-defined]
+    assert Mixture([exact, Mixture([exact])]).exact_depth
+    assert not Mixture([exact, measured]).exact_depth
+    assert not Mixture([exact, [measured[0]]]).exact_depth
+
+
 @pytest.mark.parametrize("index", [-1, 6, 100])
 def test_there_is_nothing_beyond(index: int) -> None:
     source = Mixture([Printed(10, 3), Printed(20, 3)])
