@@ -69,8 +69,9 @@ def edge_metrics(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Ed
     edges of both are contours: pixels with a neighbour that is more than 1.1 times as far. They are not thinned: where
     a prediction slopes instead of jumping, every pixel of a slope that is steep enough is one.
 
-    A pixel is at a true contour within 1/56 of the image's shorter side, at least 1 px: 4 px of 224. Pixels without
-    truth, and pairs with one, do not count.
+    A pixel is at a true contour within 1/56 of the image's shorter side, at least 1 px: 4 px of 224. Pixels that are
+    not valid, and pairs with one, do not count: what stands before the sky, or before what is out of range, has no
+    edge there.
 
     Args:
         prediction_m: (H, W) predicted metres.
