@@ -1,10 +1,7 @@
-"""MuJoCo behind one door: an optional package that draws with OpenGL, and says what is missing where it cannot."""
+"""One compiled MuJoCo model, its state, and the pictures of its cameras."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,12 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
-from spaceclip_plugin.errors import ConfigError
-
-_NO_DRAWING = (
-    "MuJoCo cannot draw here: {error}. Without a screen, set the environment variable MUJOCO_GL before Python starts: "
-    "to egl, which needs Debian's libegl1 and libgl1-mesa-dri, or to osmesa, which needs libosmesa6"
-)
+from spaceclip_worlds.opengl import able_to_draw, load_mujoco
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +24,6 @@ class Picture:
 
     image: npt.NDArray[np.uint8]
     depth_m: npt.NDArray[np.float32]
-
-
-def load_mujoco() -> Any:
-    """The package `mujoco`.
-
-    Raises:
-        ConfigError: it is not installed, or finds no OpenGL of the kind that MUJOCO_GL names.
-    """
-    # Mesa draws with an LLVM library of its own: Triton, which torch imports when it first trains or compiles, crashes
-    # the process where it is loaded after that one, not where it is loaded before.
-    if "mujoco" not in sys.modules and importlib.util.find_spec("triton") is not None:
-        importlib.import_module("triton")
-    try:
-        return importlib.import_module("mujoco")
-    except ModuleNotFoundError as error:
-        if error.name == "mujoco":
-            raise ConfigError(
-                "this needs MuJoCo, which is not installed; pip install 'spaceclip-plugin[sim]'"
-            ) from error
-        raise ConfigError(_NO_DRAWING.format(error=error)) from error
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:  # however PyOpenGL fails
-        raise ConfigError(_NO_DRAWING.format(error=error)) from error
 
 
 class Simulation:
@@ -85,10 +55,8 @@ class Simulation:
         """
         if self._renderer is None:
             height, width = self._image_hw
-            try:
+            with able_to_draw():
                 self._renderer = self.mujoco.Renderer(self.model, height, width)
-            except (ImportError, AttributeError, RuntimeError, OSError) as error:
-                raise ConfigError(_NO_DRAWING.format(error=error)) from error
         self._renderer.update_scene(self.data, camera)
         image = np.array(self._renderer.render(), dtype=np.uint8)
         self._renderer.enable_depth_rendering()

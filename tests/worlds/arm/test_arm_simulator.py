@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_worlds.arm.simulator import Simulation, load_mujoco
+from spaceclip_worlds.arm.simulator import Simulation
+from spaceclip_worlds.opengl import load_mujoco
 
 
 def test_without_mujoco_an_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
