@@ -16,7 +16,10 @@ from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
-SOURCE_HELP = "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR or scenes:COUNT[:SEED]"
+SOURCE_HELP = (
+    "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR, metaworld:[SPLIT:]COUNT[:SEED] or "
+    "scenes:COUNT[:SEED]"
+)
 _LISTS, _FILES = (ListData,), (ListData, FolderData)
 
 

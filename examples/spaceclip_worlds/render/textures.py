@@ -161,6 +161,11 @@ class TextureBank:
         """Where a pattern lies in the bank."""
         return TEXTURE_NAMES.index(name) * TEXTURE_VARIANTS + variant
 
+    def pattern(self, name: str, variant: int) -> Pattern:
+        """A variant of a pattern as it was made, (256, 256) in [0, 1]."""
+        start = self.index(name, variant) * _PYRAMID_TEXELS
+        return self.texels[start : start + _SIZE**2].reshape(_SIZE, _SIZE).numpy().astype(np.float64)
+
     def sample(self, texture: Tensor, uv: Tensor, *, footprint: Tensor) -> Tensor:
         """Bilinear read of the mip level in which a pixel covers about one texel.
 

@@ -62,9 +62,9 @@ def parse_source(named: str | Mapping[str, object]) -> SourceSpec:
     `source` names the kind; the others are the fields of its spec.
 
     Args:
-        named: "train.txt", "list:train.txt", "folder:DIR", "lerobot:ID-or-DIR", "scenes:400", or as a config has it:
-            {"source": "folder", "path": "DIR"}. A list whose name starts with the name of a kind and a colon is
-            written "list:…".
+        named: "train.txt", "list:train.txt", "folder:DIR", "lerobot:ID-or-DIR", "metaworld:1200", "scenes:400", or as
+            a config has it: {"source": "folder", "path": "DIR"}. A list whose name starts with the name of a kind and a
+            colon is written "list:…".
 
     Raises:
         ConfigError: no or an unknown kind, an unknown or missing key, or a value out of bounds; nothing follows the

@@ -14,6 +14,7 @@ from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.spec import SourceSpec
+from spaceclip_worlds.metaworld.spec import MetaWorldData
 from spaceclip_worlds.render.tabletop import SceneData
 
 COUNT = 4
@@ -60,10 +61,17 @@ def scenes(base: Path) -> SourceSpec:
     return SceneData(COUNT, seed=3, height_px=8, width_px=10)
 
 
+def metaworld(base: Path) -> SourceSpec:
+    return MetaWorldData(COUNT, seed=3, height_px=8, width_px=10, cache=str(base / "drawn"))
+
+
 PLACES: Mapping[str, Callable[[Path], SourceSpec]] = MappingProxyType(
-    {"list": listed, "folder": folder, "lerobot": lerobot, "scenes": scenes}
+    {"list": listed, "folder": folder, "lerobot": lerobot, "scenes": scenes, "metaworld": metaworld}
 )
 """By name in the registry: makes data below a folder and says where, relative to it."""
 
-NO_PLACE = frozenset({"scenes"})
+NO_PLACE = frozenset({"scenes", "metaworld"})
 """Kinds that are computed, and cannot be absent."""
+
+DRAWN = frozenset({"metaworld"})
+"""Kinds that need a simulator and OpenGL to be read, and seconds to start them."""

@@ -1,0 +1,61 @@
+"""The states that are drawn: a task set up at random, and a scripted policy on its way through it that errs."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from spaceclip_plugin.bridges.optional import imported
+
+LAST_STEP = 150
+"""By then most scripted policies are done."""
+
+_HELD = 0.9  # share of an error that stays to the next step: the arm strays, where white noise would make it tremble
+_ERRORS = (0.02, 0.3)  # what is added to it at every step: standard deviations, of actions in [-1, 1]
+
+
+class TaskStates:
+    """One episode of a task.
+
+    Attributes:
+        environment: Meta-World's, with MuJoCo's `model` and `data`.
+    """
+
+    environment: Any
+
+    def __init__(self, task: str, generator: np.random.Generator) -> None:
+        """Set up a task.
+
+        Args:
+            task: Meta-World's name of it.
+            generator: source of every choice, here and later.
+
+        Raises:
+            ConfigError: Meta-World is not installed.
+        """
+        environments, policies = imported(
+            "metaworld.env_dict", "metaworld.policies", needed_for="the data source metaworld", extra="metaworld"
+        )
+        make = environments.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"]
+        self.environment = make(seed=int(generator.integers(2**31)))
+        self._policy = policies.ENV_POLICY_MAP[task]()
+        self._generator = generator
+        self._seen, _ = self.environment.reset()
+        self._spread = generator.uniform(*_ERRORS)
+        self._error = np.zeros(4)
+        self._step = 0
+
+    def advance(self, step: int) -> None:
+        """Go on until so many steps have been made."""
+        while self._step < step:
+            self._error = _HELD * self._error + self._generator.normal(0.0, self._spread, 4)
+            action = np.clip(self._wanted() + self._error, -1.0, 1.0)
+            self._seen, *_ = self.environment.step(action.astype(np.float32))
+            self._step += 1
+
+    def _wanted(self) -> Any:
+        with warnings.catch_warnings():  # the policies ask for more than the arm can do, and say so at every step
+            warnings.simplefilter("ignore")
+            return self._policy.get_action(self._seen)
