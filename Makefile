@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+EXTRAS ?= dev,export,sim,viz,ros,camera
 
-.PHONY: demo test test-all test-matrix test-lerobot check setup clean
+.PHONY: demo test test-all test-matrix test-lerobot test-metaworld check setup clean
 
 demo: setup
 	$(BIN)/spaceclip demo
@@ -22,6 +23,11 @@ test-matrix:
 test-lerobot:
 	$(PYTHON) benchmarks/version_matrix.py --rows lerobot-0.4 lerobot-0.6
 
+# Meta-World pins a MuJoCo of its own: an environment of its own too.
+test-metaworld:
+	$(MAKE) setup VENV=$(VENV)-metaworld EXTRAS=dev,metaworld
+	$(VENV)-metaworld/bin/python -m pytest tests/worlds/metaworld tests/data/sources
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,11 +41,11 @@ $(VENV)/.ready: pyproject.toml
 		{ echo "spaceclip_plugin needs Python 3.10 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv pip install --python $(BIN)/python -e '.[dev,export,sim,viz,ros,camera]'; \
+		UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" uv pip install --python $(BIN)/python -e '.[$(EXTRAS)]'; \
 	else \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -e '.[dev,export,sim,viz,ros,camera]'; \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'; \
 	fi
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV)-metaworld .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
