@@ -73,6 +73,8 @@ def test_a_wheel_holds_the_packages_their_types_and_weights(released: tuple[Path
         assert f"{package}/py.typed" in names
     assert "spaceclip_worlds/rover/weights/policy.safetensors" in names
     assert "spaceclip_worlds/arm/weights/head/model.safetensors" in names
+    core = [path for path in (ROOT / "spaceclip_plugin").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {path.relative_to(ROOT).as_posix() for path in core} <= set(names)  # guides and embedded heads, too
 
 
 def test_an_sdist_holds_what_tests_need(released: tuple[Path, Path]) -> None:

@@ -44,7 +44,8 @@ def attach_depth_head(
 
     Args:
         host: any module with a vision tower inside.
-        head: a `DepthHead`, the folder or Hub repository of a saved one, or None for a fresh one to train.
+        head: a `DepthHead`, the folder or Hub repository of a saved one, "embedded:NAME" for one that comes with the
+            package (`spaceclip heads`), or None for a fresh one to train.
         tower: module path of the tower, where the host has several; or one that `find_towers(host)` gave, with an
             adapter of your choice where discovery is wrong.
         cameras: names in the order in which the host runs its tower within a step, one image call each; None: as the

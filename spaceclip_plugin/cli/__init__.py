@@ -31,6 +31,7 @@ _COMMANDS = {
     "convert": "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors.",
     "export": "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with "
     "it.",
+    "heads": "List the heads that come with the package, to be named embedded:NAME: tower, range, score, data.",
     "verify": "Show what a head is and what it fits, and check its digest; fails where its files are not whole.",
     "push": "Publish the head of a finished run, or of a folder, on the Hugging Face Hub with a model card.",
 }

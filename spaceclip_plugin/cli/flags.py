@@ -39,8 +39,8 @@ def given(args: argparse.Namespace, config: type[Config]) -> dict[str, Any]:
 
 
 def add_head(parser: argparse.ArgumentParser, *, positional: bool = False, required: bool = True) -> None:
-    """HEAD or --head: a folder, or a repository of the Hub."""
-    about = "folder of a head, or its Hub repository (org/name)"
+    """HEAD or --head: a folder, a repository of the Hub, or a head of this package."""
+    about = "folder of a head, its Hub repository (org/name), or embedded:NAME for one that `spaceclip heads` lists"
     if positional:
         parser.add_argument("head", metavar="HEAD", help=about)
     else:

@@ -271,7 +271,7 @@ class DepthHead(nn.Module):
         swapped is refused.
 
         Args:
-            repo_or_folder: a folder of a head or of a finished run, or the id of a Hub repository ("org/name").
+            repo_or_folder: folder of a head or a finished run, id of a Hub repository ("org/name"), "embedded:NAME".
             revision: branch, tag or commit of the repository; None: main.
             cache_dir: where downloads are kept; None: where huggingface_hub keeps all of them.
             token: for private repositories; None: that of `hf auth login`.

@@ -16,6 +16,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import shown, text
 from spaceclip_plugin._files import atomic_path, read_json_object, write_json
 from spaceclip_plugin.errors import CheckpointError, ConfigError
+from spaceclip_plugin.head.embedded import catalogue
 from spaceclip_plugin.head.weights import is_written_here, writable, write_weights
 from spaceclip_plugin.hub import HubFiles, HubOptions
 from spaceclip_plugin.hub.client import LIBRARY_NAME, is_repository_id
@@ -61,17 +62,19 @@ class LocalFiles:
 
 
 def find_files(repo_or_folder: str | Path, options: HubOptions) -> LocalFiles | HubFiles:
-    """Where a head's files are: a folder if there is one of that name (that of a finished run means the head in it),
-    else a repository of the Hub; a `Path` always means a folder."""
+    """Where a head's files are: in the package ("embedded:NAME"), in a folder if there is one of that name (that of a
+    finished run means the head in it), else in a repository of the Hub; a `Path` always means a folder."""
     if repo_or_folder == "":
         raise ConfigError("the name of a head is empty; give a folder, or the id of a Hub repository (org/name)")
     if isinstance(repo_or_folder, str) and is_repository_id(repo_or_folder) and not os.path.isdir(repo_or_folder):
         return HubFiles(repo_or_folder, options)
+    embedded = catalogue.is_embedded(repo_or_folder)
     if options.revision is not None:
+        kind = "a head of this package" if embedded else "a folder"
         raise ConfigError(
-            f"revision={options.revision!r} is for repositories of the Hub, {str(repo_or_folder)!r} is a folder"
+            f"revision={options.revision!r} is for repositories of the Hub, {str(repo_or_folder)!r} is {kind}"
         )
-    folder = Path(repo_or_folder)
+    folder = catalogue.folder_of(str(repo_or_folder)) if embedded else Path(repo_or_folder)
     if not os.path.isdir(folder):  # not Path.is_dir(), which raises on a name too long for the disk
         raise CheckpointError(
             f"no head at {str(folder)!r}: expected a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, as "

@@ -79,8 +79,12 @@ class ModelCard:
 
     def text(self) -> str:
         """The card: metadata for the Hub, then Markdown."""
+        return f"---\n{self._metadata()}\n---\n\n{self.page()}"
+
+    def page(self) -> str:
+        """The card without the metadata."""
         parts = [self._opening(), self._use(), self._head(), self._figures(), self._training(), self._limits()]
-        return "\n\n".join([f"---\n{self._metadata()}\n---", *parts, self._licence()]) + "\n"
+        return "\n\n".join([*parts, self._licence()]) + "\n"
 
     def _metadata(self) -> str:
         from huggingface_hub import ModelCardData
