@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers import ImageCall, ImageStatistics, TokenReader, Tower, TowerParts
+from spaceclip_plugin.towers import ImageCall, ImageStatistics, RawFrame, TokenReader, Tower, TowerParts
 
 _STACKS = ("layers", "transformer.resblocks")
 _PATCH_SIZES = ("config.patch_size", "config.image_patch_size")
@@ -54,6 +54,14 @@ class MolmoAdapter(TokenReader):
         if not isinstance(patches, Tensor) or patches.ndim != 3:
             raise CaptureError(f"the {tower.spec} takes packed patches (B, N, p·p·3)")
         return ImageCall(len(patches), tower.spec.grid_hw, tower.spec.image_hw, patches)
+
+    def pixels(self, frame: RawFrame, tower: Tower) -> Tensor:
+        """The crops (B, 3, H, W); the processor puts the channels of a pixel side by side."""
+        patches, patch, (rows, columns) = self.taken(frame, tower), tower.spec.patch_size, tower.spec.grid_hw
+        if tuple(patches.shape[1:]) != (rows * columns, 3 * patch**2):
+            wanted = f"(B, {rows * columns}, {3 * patch**2})"
+            raise tower.unexpected("the image", patches, wanted, "Use a head that reads no pixels.")
+        return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=patch, q=patch)
 
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Cut images of the tower's size into patches, as the processor does, and run the tower on them."""

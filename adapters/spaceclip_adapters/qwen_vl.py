@@ -32,6 +32,7 @@ class QwenVLAdapter(PackedReader):
 
     name = "qwen-vl"
     tower_classes = tuple(_STATISTICS)
+    gives_pixels = True
 
     def parts(self, module: nn.Module) -> TowerParts | None:
         """The patch convolution over frames and the blocks; the tower itself is told the grids."""
@@ -51,11 +52,12 @@ class QwenVLAdapter(PackedReader):
         )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
-        """The grids (frames, rows, columns) that the tower is called with."""
+        """The patches and grids (frames, rows, columns) that the tower is called with."""
+        patches = args[0] if args else kwargs.get("hidden_states")
         grids = args[1] if len(args) > 1 else kwargs.get("grid_thw")
         if not isinstance(grids, Tensor):
             raise CaptureError(f"the {tower.spec} takes grid_thw, got {type(grids).__name__}")
-        return ImageCall(None, None, None, layout=grids)
+        return ImageCall(None, None, None, layout=grids, patches=patches if isinstance(patches, Tensor) else None)
 
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Cut images of one size into patches, as the processor does for still images, and run the tower."""
@@ -79,21 +81,39 @@ class QwenVLAdapter(PackedReader):
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
         """Units back from window order, patches back from merge order, images apart."""
         merge = self._merge(tower)
-        units = raw.reshape(-1, merge * merge, raw.shape[-1])
+        units = self._units(raw, merge)
         window = self.attribute_at(tower.module, "window_size")
         if isinstance(window, int):
             order = _window_order(grids, merge, window // merge // tower.spec.patch_size)
             if len(order) == len(units):  # else the split below names the sizes
                 units = units[torch.argsort(order).to(raw.device)]
-        images = torch.split(units, [height * width // merge**2 for height, width in grids])
+        return _images(units, grids, merge)
+
+    def patch_pixels(self, patches: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
+        """Patches come in merge order, before any window; of the frames that one patch spans, the last is shown."""
+        merge, patch = self._merge(tower), tower.spec.patch_size
+        images = _images(self._units(patches, merge), grids, merge)
         return [
-            rearrange(image, "(h w) (m n) c -> (h m) (w n) c", h=height // merge, m=merge)
-            for image, (height, _) in zip(images, grids, strict=True)
+            rearrange(image, "h w (c t p q) -> h w c t p q", c=3, p=patch, q=patch)[..., -1, :, :] for image in images
         ]
+
+    @staticmethod
+    def _units(patches: Tensor, merge: int) -> Tensor:
+        """Patches (ΣN, C) as those that become one language token (ΣN/m², m², C)."""
+        return patches.reshape(-1, merge * merge, patches.shape[-1])
 
     def _merge(self, tower: Tower) -> int:
         merge = self.attribute_at(tower.module, "spatial_merge_size")
         return merge if isinstance(merge, int) else 1
+
+
+def _images(units: Tensor, grids: Sequence[tuple[int, int]], merge: int) -> list[Tensor]:
+    """Units (ΣN/m², m², C) in merge order as the patches (h, w, C) of every image."""
+    images = torch.split(units, [height * width // merge**2 for height, width in grids])
+    return [
+        rearrange(image, "(h w) (m n) c -> (h m) (w n) c", h=height // merge, m=merge)
+        for image, (height, _) in zip(images, grids, strict=True)
+    ]
 
 
 def _window_order(grids: Sequence[tuple[int, int]], merge: int, side: int) -> Tensor:

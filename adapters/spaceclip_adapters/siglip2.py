@@ -22,6 +22,7 @@ class Siglip2Adapter(PackedReader):
 
     name = "siglip2"
     tower_classes = ("Siglip2VisionTransformer", "Siglip2VisionModel")
+    gives_pixels = True
 
     def parts(self, module: nn.Module) -> TowerParts | None:
         """The embeddings, which are told the grids, and the blocks; None for a model around the transformer."""
@@ -45,11 +46,14 @@ class Siglip2Adapter(PackedReader):
         )
 
     def image_call(self, tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ImageCall:
-        """The grids that the embeddings are called with."""
+        """The patches and grids that the embeddings are called with."""
+        patches = args[0] if args else kwargs.get("pixel_values")
         shapes = args[1] if len(args) > 1 else kwargs.get("spatial_shapes")
         if not isinstance(shapes, Tensor):
             raise CaptureError(f"the embeddings of the {tower.spec} take spatial_shapes, got {type(shapes).__name__}")
-        return ImageCall(len(shapes), None, None, layout=shapes)
+        return ImageCall(
+            len(shapes), None, None, layout=shapes, patches=patches if isinstance(patches, Tensor) else None
+        )
 
     def run(self, tower: Tower, pixels: Tensor) -> None:
         """Cut images of one size into patches, as the processor does, and run the tower on them."""
@@ -69,6 +73,14 @@ class Siglip2Adapter(PackedReader):
     def unpack(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
         """The head of every sequence; its tail is padding."""
         return [tokens[: h * w].unflatten(0, (h, w)) for tokens, (h, w) in zip(raw, grids, strict=True)]
+
+    def patch_pixels(self, patches: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> list[Tensor]:
+        """The processor puts the channels of a pixel side by side."""
+        patch = tower.spec.patch_size
+        return [
+            rearrange(image, "h w (p q c) -> h w c p q", p=patch, q=patch)
+            for image in self.unpack(patches, grids, tower)
+        ]
 
     def pooled(self, raw: Tensor, grids: Sequence[tuple[int, int]], tower: Tower) -> Tensor:
         """The pooling head's vector, or the mean of the normalised patches."""

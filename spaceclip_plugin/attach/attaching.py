@@ -100,7 +100,7 @@ def attach_depth_head(
     mappings = CameraMappings(mapping, cameras=order.names, declared=declared)
     lenses = CameraLenses(intrinsics, head.config, order)
     lenses.check(mappings, found.spec.image_hw)
-    recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread)
+    recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread, pixels=head.uses_pixels)
     attachment = DepthAttachment(host, head, recorder, order, CameraGeometry(mappings, lenses), match)
     recorder.start()
     return attachment
@@ -129,6 +129,11 @@ def _fitted_head(head: DepthHead | str | Path | None, tower: Tower) -> DepthHead
         raise HeadMismatchError(
             f"the head reads a {head.config.context!r} context, the {tower.spec} has no module that gives one; "
             "use one that reads none, as DepthHead.for_tower(host) makes"
+        )
+    if head.uses_pixels and not tower.adapter.gives_pixels:
+        raise HeadMismatchError(
+            f"the head reads the pixels of the tower's image too, and the adapter {tower.spec.adapter!r} of the "
+            f"{tower.spec} cannot put them back on a grid; use a head that reads hidden states alone (option pixels=0)"
         )
     config, taken = head.config, ImageStatistics.of(tower.spec)
     trained = ImageStatistics(config.image_mean or taken.mean, config.image_std or taken.std)  # None: unknown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,10 +32,12 @@ class Decoded:
 
 
 def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
-    """The tapped hidden states of a frame as patch maps, and its context; CaptureError where one is no good."""
+    """The tapped hidden states of a frame as patch maps, its context and pixels; CaptureError where one is no good."""
     recorder.check_complete(frame)
     tower = recorder.tower
     features = tower.adapter.features(frame, tower)
+    if recorder.pixels:
+        features = replace(features, pixels=tower.adapter.pixels(frame, tower).detach())
     _check_finite(features, recorder.taps, frame.index)
     return features
 

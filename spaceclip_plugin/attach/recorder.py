@@ -22,7 +22,7 @@ from spaceclip_plugin.attach import compiled_code
 from spaceclip_plugin.attach.compiled_code import is_compiling
 from spaceclip_plugin.attach.taps import BeginTap, EndTap, InputTap, OutputTap, Tap, first_tensor, has_taps
 from spaceclip_plugin.errors import CaptureError
-from spaceclip_plugin.towers import RawFrame, Tower
+from spaceclip_plugin.towers import ImageCall, RawFrame, Tower
 
 _STAND_INS = ("FakeTensor", "FunctionalTensor")
 
@@ -66,7 +66,7 @@ class UnreadFrames:
             return kept
         sizes = [frame.held_bytes() for frame in frames[:-1]]
         held = sizes[-1]
-        pixels, pixels_before = frames[-1].call.pixels, frames[-2].call.pixels
+        pixels, pixels_before = frames[-1].call.taken, frames[-2].call.taken
         if pixels is not None and pixels_before is not None and pixels_before.numel() > 0:
             held = held * pixels.numel() // pixels_before.numel()
         for size in reversed(sizes):
@@ -80,9 +80,12 @@ class UnreadFrames:
 class FrameRecorder:
     """Records the frames of one tower from `start()` to `close()`; it may be started again."""
 
-    def __init__(self, tower: Tower, taps: Sequence[int], *, context: bool, unread: UnreadFrames) -> None:
+    def __init__(
+        self, tower: Tower, taps: Sequence[int], *, context: bool, unread: UnreadFrames, pixels: bool = False
+    ) -> None:
         self.tower = tower
         self.taps = tuple(taps)  # hidden states, ascending
+        self.pixels = pixels  # whether the images that the tower takes are read too
         self.dropped = 0  # unread frames that were beyond the bounds
         self.step = 0  # host steps so far; frames are marked with it
         self._context = context and tower.context_source is not None
@@ -99,7 +102,7 @@ class FrameRecorder:
 
     def twin(self) -> FrameRecorder:
         """Another recorder of the same taps and bounds, not started."""
-        return FrameRecorder(self.tower, self.taps, context=self._context, unread=self._bounds)
+        return FrameRecorder(self.tower, self.taps, context=self._context, unread=self._bounds, pixels=self.pixels)
 
     def start(self) -> None:
         """Register the hooks; if one cannot be registered, none stays."""
@@ -221,9 +224,10 @@ class FrameRecorder:
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
         if call.layout is not None:
             call = replace(call, layout=call.layout.clone())  # a few numbers, which the caller may use again
+        call = self._kept_call(call)
         thread = threading.get_ident()
         threading.current_thread()  # makes a thread that Python did not start known to threading.enumerate
-        frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.pixels))
+        frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.taken))
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
         waiting = tuple(self._frames)  # other threads add theirs meanwhile: of these, and no others, some go
@@ -233,6 +237,15 @@ class FrameRecorder:
             except ValueError:  # another thread took or dropped it
                 continue
             self.dropped += 1
+
+    def _kept_call(self, call: ImageCall) -> ImageCall:
+        if not self.pixels:
+            return replace(call, patches=None)  # nobody reads them, and they may be many
+        if not self._bounds.copy or call.taken is None:
+            return call
+        if call.pixels is not None:
+            return replace(call, pixels=call.pixels.detach().clone())
+        return replace(call, patches=call.taken.detach().clone())
 
     def keep(self, tap: int | None, value: object) -> None:
         """Keep hidden state `tap` of the running frame, or its raw context where `tap` is None."""

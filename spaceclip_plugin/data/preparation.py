@@ -50,6 +50,21 @@ def prepare(images: Sequence[npt.NDArray[np.uint8]], spec: TowerSpec) -> Tensor:
             raise DataError(f"an image must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}")
         photo = Image.fromarray(np.ascontiguousarray(image))
         stretched.append(np.asarray(photo.resize((width, height), Image.Resampling.BICUBIC)))
-    pixels = torch.from_numpy(np.stack(stretched)).permute(0, 3, 1, 2).to(torch.float32) / 255
-    mean, std = torch.tensor(spec.image_mean), torch.tensor(spec.image_std)
-    return (pixels - mean[:, None, None]) / std[:, None, None]
+    return normalised(torch.from_numpy(np.stack(stretched)).permute(0, 3, 1, 2), spec)
+
+
+def normalised(values: Tensor, spec: TowerSpec) -> Tensor:
+    """(…, 3, h, w) uint8 as float32 of the tower's statistics."""
+    mean, std = _statistics(spec, values)
+    return (values.to(torch.float32) / 255 - mean) / std
+
+
+def as_bytes(pixels: Tensor, spec: TowerSpec) -> Tensor:
+    """What `normalised` made (…, 3, h, w) of, exactly; the nearest uint8 of pixels that it did not make."""
+    mean, std = _statistics(spec, pixels)
+    return ((pixels.to(torch.float32) * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _statistics(spec: TowerSpec, like: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=like.device) for values in (spec.image_mean, spec.image_std))
+    return mean[:, None, None], std[:, None, None]

@@ -26,7 +26,10 @@ def checked_features(features: TowerFeatures, config: DepthHeadConfig, *, like: 
     context = None
     if config.options.uses_context:
         context = _checked_context(features, (shape[0], config.width)).to(like)
-    return dataclasses.replace(features, hidden={tap: value.to(like) for tap, value in hidden.items()}, context=context)
+    pixels = _checked_pixels(features, shape[0]).to(like) if config.options.pixels_per_patch else None
+    return dataclasses.replace(
+        features, hidden={tap: value.to(like) for tap, value in hidden.items()}, context=context, pixels=pixels
+    )
 
 
 def _checked_map(features: TowerFeatures, tap: int, width: int) -> Tensor:
@@ -38,6 +41,19 @@ def _checked_map(features: TowerFeatures, tap: int, width: int) -> Tensor:
             f"hidden state {tap} must be a non-empty map (B, {width}, h, w), got shape {tuple(patch_map.shape)}"
         )
     return patch_map
+
+
+def _checked_pixels(features: TowerFeatures, batch: int) -> Tensor:
+    """The part of the images that the patches cover."""
+    pixels = features.pixels
+    if pixels is None:
+        raise CaptureError("the head reads the pixels of the tower's image too, but the features hold none")
+    if tuple(pixels.shape) != (batch, 3, *features.image_hw):
+        raise CaptureError(
+            f"the pixels must have shape {(batch, 3, *features.image_hw)}, the image that the patch maps are of, got "
+            f"{tuple(pixels.shape)}"
+        )
+    return pixels if features.seen is None else features.seen.cropped(pixels)
 
 
 def _checked_context(features: TowerFeatures, shape: tuple[int, int]) -> Tensor:

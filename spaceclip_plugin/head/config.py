@@ -11,14 +11,14 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, focal_in_words, lens_scale
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures
-from spaceclip_plugin.head.decoder import DecoderOptions
+from spaceclip_plugin.head.decoder import DecoderOptions, new_options
 from spaceclip_plugin.head.familiarity import FamiliarityOptions
 from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
-# Format 2 has a `tower_fingerprint`, format 3 what `_SINCE_3` names. A config is written in the lowest format that can
-# hold it, which older versions read.
-FORMAT_VERSION = 3
+# Format 2 has a `tower_fingerprint`, format 3 what `_SINCE_3` names, format 4 options that say so (`decoder.since`). A
+# config is written in the lowest format that can hold it, which older versions read.
+FORMAT_VERSION = 4
 _SINCE_3 = ("focal_length", "focal_length_assumed", "familiarity")
 _FROM_OPTIONS = "(that of the options)"
 # Stands for the defaults of whatever architecture it is, and is never in a config that was made.
@@ -226,7 +226,13 @@ class DepthHeadConfig:
         It names the taps twice: as hidden states in the options and, for people, as `tap_fractions`.
         """
         values = dataclasses.asdict(self)
+        new = new_options(type(self.options))
+        held = [option.version for name, option in new.items() if getattr(self.options, name) != option.before]
         version = 3 if any(values[name] for name in _SINCE_3) else 1 if self.tower_fingerprint is None else 2
+        version = max([version, *held])
+        for name, option in new.items():
+            if option.version > version:
+                del values["options"][name]
         if version < 3:
             for name in _SINCE_3:
                 del values[name]
@@ -266,10 +272,15 @@ class DepthHeadConfig:
         options, name = values["options"], values["architecture"]
         if not isinstance(options, Mapping):
             raise ConfigError(f"options must be an object, got {_checks.shown(options)}")
-        _checks.check_keys(
-            architectures.architecture(name).options, options, where=f"options of {name!r}", complete=True
-        )
-        config = cls(**values)
+        kind = architectures.architecture(name).options
+        options = dict(options)
+        for key, option in new_options(kind).items():
+            if option.version > version:
+                if key in options:
+                    raise ConfigError(f"config: {key} belongs to format {option.version} and later, this is {version}")
+                options[key] = option.before
+        _checks.check_keys(kind, options, where=f"options of {name!r}", complete=True)
+        config = cls(**{**values, "options": options})
         config._check_fractions(fractions)
         return config
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.towers import TowerFeatures
+
+_SINCE, _BEFORE = "since", "before"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,38 @@ class HeadOutput:
     uncertainty_m: Tensor | None = None
 
 
+def since(version: int, before: object) -> dict[str, object]:
+    """Metadata of an option that came with a format of the head's config, and what it is in heads of older ones.
+
+    A config is written in the lowest format that can hold it, without options that are what they were before.
+
+    Example:
+        >>> from dataclasses import dataclass, field
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     taps: tuple[int, ...]
+        ...     pixels: int = field(default=32, metadata=since(4, 0))
+    """
+    return {_SINCE: version, _BEFORE: before}
+
+
+@dataclass(frozen=True)
+class NewOption:
+    """What `since` says of an option."""
+
+    version: int
+    before: object
+
+
+def new_options(kind: type[Any]) -> dict[str, NewOption]:
+    """The options of an architecture that older formats of the config lack, by name."""
+    return {
+        field.name: NewOption(field.metadata[_SINCE], field.metadata[_BEFORE])
+        for field in dataclasses.fields(kind)
+        if _SINCE in field.metadata
+    }
+
+
 class DecoderOptions(Protocol):
     """A frozen dataclass with the settings of one architecture; its constructor checks every field.
 
@@ -48,6 +83,10 @@ class DecoderOptions(Protocol):
     @property
     def uses_context(self) -> bool:
         """Whether the decoder reads the tower's global vector."""
+
+    @property
+    def pixels_per_patch(self) -> int:
+        """At how many pixels along a patch the decoder reads the images that the tower was given; 0: it does not."""
 
     @classmethod
     def for_blocks(cls, blocks: int) -> Self:
@@ -72,7 +111,10 @@ class Decoder(Protocol):
     """
 
     def __call__(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
-        """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters."""
+        """Decode patch maps into metric depth at `output_hw`; differentiable in the decoder's parameters.
+
+        Pixels, where it reads them, are of the part of the image that the patches cover, of any size.
+        """
 
 
 @runtime_checkable

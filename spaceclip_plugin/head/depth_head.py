@@ -74,6 +74,11 @@ class DepthHead(nn.Module):
         return self.config.options.uses_context
 
     @property
+    def uses_pixels(self) -> bool:
+        """Whether the head reads the images that the tower was given, beside its hidden states."""
+        return self.config.options.pixels_per_patch > 0
+
+    @property
     def trained(self) -> bool:
         """Whether the weights come from training; if not, the depth means nothing."""
         return self.config.trained_on is not None
@@ -84,7 +89,8 @@ class DepthHead(nn.Module):
         """Decode one image call.
 
         Args:
-            features: patch maps (B, C, h, w) for every tap, and the context (B, C) if the head reads it.
+            features: patch maps (B, C, h, w) for every tap, and if the head reads them the context (B, C) and the
+                images (B, 3, H, W).
             output_size: (H, W) of the depth; the size of the image the tower saw if None.
             auxiliary: also return the coarser predictions used in training, where the architecture has them.
 

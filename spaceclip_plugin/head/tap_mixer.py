@@ -7,23 +7,23 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, interpolate, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import interpolate, linear, pad, scaled_dot_product_attention
 from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput, since
+from spaceclip_plugin.head.grid_layers import Block, doubled, dropped, kept, patch_mask, sized
+from spaceclip_plugin.head.pixel_path import STRIDES, PixelPath
 from spaceclip_plugin.towers import TowerFeatures
 
 REFERENCE_BLOCKS = 12
 HEAD_CHANNELS = 48  # of one attention head
-KERNEL = 5
-EXPANSION = 2
 CONVEX = 4  # factor of the convex upsampling
 NEIGHBOURS = 9
 LOG_DEPTH_LIMIT = 7.0  # depth stays between a millimetre and a kilometre, and finite, whatever the weights
@@ -41,6 +41,7 @@ class TapMixerOptions:
     convolutions: tuple[int, ...] = (2, 1)  # depthwise blocks for every entry of `channels`
     uncertainty: bool = True  # whether the standard deviation of the depth is predicted too
     dropout: float = 0.1  # probability that a channel of a block's update is dropped, in training
+    pixels: int = field(default=0, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
 
     def __post_init__(self) -> None:
         taps = _checks.wholes("taps", self.taps, 0, 512, length=(1, 64))
@@ -50,6 +51,7 @@ class TapMixerOptions:
         count = len(channels)
         convolutions = _checks.wholes("convolutions", self.convolutions, 0, 16, length=count)
         _checks.whole("attention", self.attention, 0, 16)
+        _checks.whole("pixels", self.pixels, 0, 1024)
         if self.attention and channels[0] % HEAD_CHANNELS:
             raise ConfigError(
                 f"channels[0] must be a multiple of {HEAD_CHANNELS} where there is attention, got {channels[0]}; "
@@ -64,6 +66,11 @@ class TapMixerOptions:
     def uses_context(self) -> bool:
         """False: the tower's global vector is not read, so that any tower will do."""
         return False
+
+    @property
+    def pixels_per_patch(self) -> int:
+        """So many that each cell of the finest grid is what the path's convolutions make of four by four."""
+        return 2 ** (len(self.channels) + STRIDES) if self.pixels else 0
 
     @classmethod
     def for_blocks(cls, blocks: int) -> Self:
@@ -86,13 +93,14 @@ class TapMixerDecoder(nn.Module):
         )
         self.attention = nn.ModuleList(_Attention(channels[0], options.dropout) for _ in range(options.attention))
         self.stages = nn.ModuleList(
-            nn.ModuleList(_Block(c, options.dropout) for _ in range(count))
+            nn.ModuleList(Block(c, options.dropout) for _ in range(count))
             for c, count in zip(channels, options.convolutions, strict=True)
         )
         self.climbs = nn.ModuleList(  # the upsamplers; this name and `spread` (log sigma) are those in saved weights
             nn.Sequential(nn.LayerNorm(a), nn.Linear(a, 4 * b)) for a, b in itertools.pairwise(channels)
         )
-        last = channels[-1]
+        self.pixels = PixelPath(channels[-1], options.pixels, options.dropout) if options.pixels else None
+        last = options.pixels or channels[-1]
         self.norm = nn.LayerNorm(last)
         self.out = PreciseLinear(last, 1 + NEIGHBOURS * CONVEX**2)  # log depth, and how it is upsampled
         self.spread = PreciseLinear(last, 1) if options.uncertainty else None
@@ -101,7 +109,7 @@ class TapMixerDecoder(nn.Module):
     @torch.no_grad()
     def _start_smooth(self) -> None:
         """A fresh head's depth is bilinear between the patches: no lattice to unlearn."""
-        for climb in self.climbs:
+        for climb in [*self.climbs, *([] if self.pixels is None else [self.pixels.climb])]:
             layer = cast(nn.Linear, cast(nn.Sequential, climb)[1])
             for values in (layer.weight, layer.bias):  # all four cells alike (Aitken et al., 2017)
                 first = values[: len(values) // 4].clone()
@@ -117,26 +125,29 @@ class TapMixerDecoder(nn.Module):
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs."""
         x = self._summed(features)
-        mask = _patch_mask(features.valid, x)
-        x = _kept(x, mask)
+        mask = patch_mask(features.valid, x)
+        x = kept(x, mask)
         for attention in self.attention:
-            x = _kept(attention(x, mask), mask)
+            x = kept(attention(x, mask), mask)
         for i, stage in enumerate(self.stages):
             if i:
-                x = _doubled(self.climbs[i - 1](x))
-                mask = None if mask is None else _doubled(mask.expand(-1, -1, -1, 4))
+                x = doubled(self.climbs[i - 1](x))
+                mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
             for block in cast(nn.ModuleList, stage):
-                x = block(_kept(x, mask))
+                x = block(kept(x, mask))
+        if self.pixels is not None and features.pixels is not None:  # checked by the head
+            mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
+            x = self.pixels(x, features.pixels, mask)
         x = self.norm(x)
         log_m, weights = self.out(x).tensor_split([1], dim=-1)
         log_m = _convex(_filled(log_m, mask), weights)
-        depth_m = _sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)
+        depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)[:, 0]
         own = self.out.weight.dtype  # not that of x, which autocast may have lowered
         if self.spread is None:
             return HeadOutput(depth_m.to(own))
         # Detached: learning how wrong the depth is must not change the depth.
         sigma = self.spread(x.detach()).clamp(*LOG_SIGMA_LIMITS).exp()
-        uncertainty_m = depth_m.detach() * _sized(sigma.permute(0, 3, 1, 2), output_hw)
+        uncertainty_m = depth_m.detach() * sized(sigma.permute(0, 3, 1, 2), output_hw)[:, 0]
         return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m.to(own))
 
     @property
@@ -159,7 +170,7 @@ class TapMixerDecoder(nn.Module):
             part: Tensor = projection(hidden[tap].permute(0, 2, 3, 1))
             # Where grids may differ no one asks whether they do: that would tie them together in an exported graph.
             if tap != middle and (self.several_grids or hidden[tap].shape[-2:] != grid_hw):
-                part = _kept(part, _patch_mask(features.valid, part))  # before padding mixes with what is real
+                part = kept(part, patch_mask(features.valid, part))  # before padding mixes with what is real
                 part = interpolate(part.permute(0, 3, 1, 2), size=grid_hw, mode="bilinear", align_corners=False)
                 part = part.permute(0, 2, 3, 1)
             parts.append(part)
@@ -189,31 +200,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         change = self.merge(_attended(self.qkv(self.norm(x)), mask))
-        return x + _dropped(change, self.drop, self.training)
-
-
-class _Block(nn.Module):
-    """A depthwise convolution and two layers per pixel (Liu et al., "A ConvNet for the 2020s", 2022, figure 4)."""
-
-    def __init__(self, channels: int, drop: float) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.widen = nn.Linear(channels, EXPANSION * channels)
-        self.narrow = nn.Linear(EXPANSION * channels, channels)
-        self.drop = drop
-
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        change = self.narrow(gelu(self.widen(self.norm(mixed))))
-        return x + _dropped(change, self.drop, self.training)
-
-
-def _dropped(change: Tensor, probability: float, training: bool) -> Tensor:
-    """(B, h, w, C) with some channels of every image dropped as a whole, in training."""
-    if not (training and probability):
-        return change
-    return change * dropout(change.new_ones(len(change), 1, 1, change.shape[-1]), probability)
+        return x + dropped(change, self.drop, self.training)
 
 
 def _attended(qkv: Tensor, mask: Tensor | None) -> Tensor:
@@ -226,25 +213,6 @@ def _attended(qkv: Tensor, mask: Tensor | None) -> Tensor:
         seen |= ~seen.any(dim=-1, keepdim=True)  # an image that is all padding would be NaN
     mixed = scaled_dot_product_attention(query, key, value, attn_mask=seen)
     return mixed.transpose(1, 2).reshape(batch, h, w, channels // 3)
-
-
-def _patch_mask(valid: Tensor | None, like: Tensor) -> Tensor | None:
-    """(B, h, w, 1): one where a patch is real, zero where it is padding."""
-    if valid is None:
-        return None
-    return interpolate(valid[:, None].to(like), size=like.shape[1:3], mode="nearest-exact").permute(0, 2, 3, 1)
-
-
-def _kept(x: Tensor, mask: Tensor | None) -> Tensor:
-    # Padding is zero, as it is beyond the border: an image beside a larger one gets the depth it gets alone.
-    return x if mask is None else x * mask
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """(B, h, w, 4C) to (B, 2h, 2w, C): a pixel shuffle whose channels lie last."""
-    batch, h, w, channels = x.shape
-    cells = x.view(batch, h, w, 2, 2, channels // 4).transpose(2, 3)
-    return cells.reshape(batch, 2 * h, 2 * w, channels // 4)
 
 
 def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -274,13 +242,6 @@ def _convex(values: Tensor, weights: Tensor) -> Tensor:
     shares = weights.reshape(batch, h, w, NEIGHBOURS, CONVEX**2).softmax(dim=3)
     fine = (shares * neighbours[..., None]).sum(dim=3).view(batch, h, w, CONVEX, CONVEX)
     return fine.transpose(2, 3).reshape(batch, 1, CONVEX * h, CONVEX * w)
-
-
-def _sized(x: Tensor, hw: tuple[int, int]) -> Tensor:
-    """(B, 1, h, w) to (B, H, W)."""
-    if x.shape[-2:] != torch.Size(hw):
-        x = interpolate(x, size=hw, mode="bilinear", align_corners=False)
-    return x[:, 0]
 
 
 if TYPE_CHECKING:

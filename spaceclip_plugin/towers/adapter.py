@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from spaceclip_plugin._checks import choice
+from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.image_statistics import ImageStatistics, declared
 from spaceclip_plugin.towers.seen_part import SeenPart
 from spaceclip_plugin.towers.spec import CONTEXT_KINDS, ImageCall, RawFrame, Tower, TowerFeatures, TowerSpec
@@ -63,6 +64,7 @@ class Adapter(ABC):
     Attributes:
         name: unique name, also the name of the adapter's entry point.
         tower_classes: class names of the tower module; base classes count, for wrappers rename classes.
+        gives_pixels: whether `pixels` can put the images that its towers take back on a grid.
 
     Example:
         >>> import timm
@@ -74,6 +76,7 @@ class Adapter(ABC):
 
     name: str
     tower_classes: Collection[str] = ()
+    gives_pixels: bool = True
 
     @abstractmethod
     def parts(self, module: nn.Module) -> TowerParts | None:
@@ -104,6 +107,33 @@ class Adapter(ABC):
         Raises:
             CaptureError: a size this tower cannot take. What the tower itself raises passes through.
         """
+
+    def pixels(self, frame: RawFrame, tower: Tower) -> Tensor:
+        """The images of a captured frame as its tower took them; override where they come in patches.
+
+        Returns:
+            (B, 3, H, W), of the size that `features` gives as `image_hw`.
+
+        Raises:
+            CaptureError: the host wrote over them since, or they are no such images.
+        """
+        taken = self.taken(frame, tower)
+        if taken.ndim != 4 or taken.shape[1] != 3:
+            raise tower.unexpected("the image", taken, "(B, 3, H, W)", "Use a head that reads no pixels.")
+        return taken
+
+    @staticmethod
+    def taken(frame: RawFrame, tower: Tower) -> Tensor:
+        """What the tower was given of the images, in whichever form, as it still was when its blocks had run."""
+        if frame.taken is None:
+            raise CaptureError(
+                f"the head reads the pixels of image call {frame.index}, and the host has written over what the "
+                f"{tower.spec} was given; attach with unread=UnreadFrames(copy=True), which keeps copies"
+                if frame.call.taken is not None
+                else f"the adapter {tower.spec.adapter!r} does not keep the images of the {tower.spec}; use a head "
+                "that reads no pixels, or see adapters/README.md"
+            )
+        return frame.taken
 
     def seen(self, tower: Tower, image_hw: tuple[int, int]) -> SeenPart | None:
         """What the tower reads of images of that size, without running it; None where patches just fill them."""

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from spaceclip_plugin.errors import CaptureError
@@ -28,6 +29,8 @@ class PackedReader(Adapter):
         [[4, 6], [2, 2]]
     """
 
+    gives_pixels = False  # unless a subclass knows how a patch is made of pixels, see `patch_pixels`
+
     @abstractmethod
     def grids(self, frame: RawFrame, tower: Tower) -> list[tuple[int, int]]:
         """The patch grid (h, w) of every image of the call, in order."""
@@ -35,6 +38,23 @@ class PackedReader(Adapter):
     @abstractmethod
     def unpack(self, raw: Tensor, grids: Grids, tower: Tower) -> list[Tensor]:
         """The patches (h, w, C) of every image, rows and columns as in the image."""
+
+    def patch_pixels(self, patches: Tensor, grids: Grids, tower: Tower) -> list[Tensor]:
+        """The patches (h, w, 3, p, p) of every image out of what the tower was given; with `gives_pixels`."""
+        raise NotImplementedError
+
+    def pixels(self, frame: RawFrame, tower: Tower) -> Tensor:
+        """The images of a frame (B, 3, H, W), each in the upper left corner, zero elsewhere.
+
+        Raises:
+            CaptureError: the host wrote over them since, or they are not the images' patches.
+        """
+        taken, grids = self.taken(frame, tower), self.grids(frame, tower)
+        try:
+            images = self.patch_pixels(taken, grids, tower)
+            return _on_canvas([rearrange(image, "h w c p q -> (h p) (w q) c") for image in images])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise tower.unexpected("the image", taken, f"the pixels of grids {grids}", str(error)) from error
 
     def pooled(self, raw: Tensor, grids: Grids, tower: Tower) -> Tensor:
         """The global vectors (B, C) out of what the context source gave; the mean patch of each image by default."""

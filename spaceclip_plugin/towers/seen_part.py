@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from spaceclip_plugin.depth.resampling import AxisPlaces, Places
 from spaceclip_plugin.errors import ConfigError
@@ -114,6 +115,11 @@ class SeenPart:
         exact = values.to(torch.promote_types(values.dtype, torch.float32))
         places = self.places(output_hw, grid_hw=(values.shape[1], values.shape[2]), like=exact)
         return places.bilinear(exact).masked_fill(~places.shown, 0).to(values.dtype)
+
+    def cropped(self, pixels: Tensor) -> Tensor:
+        """The pixels (B, C, H, W) of an image that the grid lies over, to the nearest pixel; 0 beyond the image."""
+        (height, width), (top, left, bottom, right) = self.image_hw, map(round, self.grid)
+        return pad(pixels, (-left, right - width, -top, bottom - height))
 
     def mask(self, output_hw: tuple[int, int]) -> Tensor:
         """(H, W) bool on the CPU: which pixels of a map over the whole image have their centre in what is seen."""

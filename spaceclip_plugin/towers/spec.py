@@ -128,6 +128,7 @@ class ImageCall:
         image_hw: size of the pixels the tower sees, (H, W); None where only `layout` tells.
         pixels: the images as the tower takes them, (B, 3, H, W) or packed patches (B, N, …), a reference; None where
             they are not a row per image.
+        patches: packed patches of images that are not a row each, a reference; None where `pixels` tells them.
         layout: what tells the images apart where shapes do not (grid sizes, a patch mask), a reference.
 
     Example:
@@ -142,6 +143,12 @@ class ImageCall:
     image_hw: tuple[int, int] | None
     pixels: Tensor | None = None
     layout: Tensor | None = None
+    patches: Tensor | None = None
+
+    @property
+    def taken(self) -> Tensor | None:
+        """What the tower was given of the images, in whichever form."""
+        return self.patches if self.pixels is None else self.pixels
 
     @classmethod
     def of_convolution(cls, convolution: nn.Module, pixels: object) -> ImageCall:
@@ -179,7 +186,7 @@ class RawFrame:
         hidden: hidden-state index → raw activation.
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
-        pixels_version: the same number of the call's pixels, None where it is not known.
+        pixels_version: the same number of the call's pixels or patches, None where it is not known.
         camera: name of the camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
@@ -206,14 +213,22 @@ class RawFrame:
     @property
     def pixels(self) -> Tensor | None:
         """The call's pixels, if they are still what the tower saw: camera buffers are filled again and again."""
-        pixels = self.call.pixels
-        changed = self.pixels_version is not None and pixels is not None and pixels._version != self.pixels_version
-        return None if changed else pixels
+        return None if self._was_refilled else self.call.pixels
+
+    @property
+    def taken(self) -> Tensor | None:
+        """The call's pixels or packed patches, if they are still what the tower saw."""
+        return None if self._was_refilled else self.call.taken
+
+    @property
+    def _was_refilled(self) -> bool:
+        taken = self.call.taken
+        return self.pixels_version is not None and taken is not None and taken._version != self.pixels_version
 
     def held_bytes(self) -> int:
         """Bytes of memory this frame keeps alive; a storage behind several views counts once. Nothing is read of it."""
         held: dict[int, int] = {}
-        for tensor in (*self.hidden.values(), self.context, self.call.pixels, self.call.layout):
+        for tensor in (*self.hidden.values(), self.context, self.call.taken, self.call.layout):
             if tensor is not None:
                 try:
                     storage = tensor.untyped_storage()
@@ -242,6 +257,7 @@ class TowerFeatures:
         valid: (B, h, w) bool, False where a patch is padding; None where every patch is real.
         image_sizes: (H, W) of every image where they differ, each in the upper left corner of `image_hw`; else None.
         seen: where in the image the maps lie and what of it was read; None where they just fill it.
+        pixels: (B, 3, H, W) images as the tower took them, of `image_hw`, zero in padding; None where no one asked.
 
     Example:
         >>> import torch
@@ -257,6 +273,7 @@ class TowerFeatures:
     valid: Tensor | None = None
     image_sizes: tuple[tuple[int, int], ...] | None = None
     seen: SeenPart | None = None
+    pixels: Tensor | None = None
 
     def to(self, device: torch.device) -> TowerFeatures:
         """The same features on another device."""
@@ -273,4 +290,5 @@ class TowerFeatures:
             hidden={tap: change(value) for tap, value in self.hidden.items()},
             context=None if self.context is None else change(self.context),
             valid=None if self.valid is None else change(self.valid),
+            pixels=None if self.pixels is None else change(self.pixels),
         )

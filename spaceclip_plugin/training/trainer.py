@@ -273,6 +273,7 @@ class DepthTrainer:
             weights=module_digest(self._tower.module),
             taps=attachment.head.taps,
             context=attachment.head.uses_context,
+            pixels=attachment.head.uses_pixels,
             fingerprints=run.checked.fingerprints[name],
         )
         shared = run.options.cache

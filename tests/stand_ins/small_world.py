@@ -96,6 +96,7 @@ def cached(
         weights=weights,
         taps=attachment.head.taps,
         context=attachment.head.uses_context,
+        pixels=attachment.head.uses_pixels,
         fingerprints=[fingerprint(samples, i) for i in range(len(samples))],
     )
     return make_cache(

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from spaceclip_plugin import DepthHead, __version__, _checks
 from spaceclip_plugin._files import atomic_path
@@ -44,7 +45,8 @@ class OnnxFile:
 
     Attributes:
         path: where.
-        inputs: shape by name, dynamic sizes as names: `hidden_N` (batch, C, h, w), then `context` (batch, C).
+        inputs: shape by name, dynamic sizes as names: `hidden_N` (batch, C, h, w), then `context` (batch, C) and
+            `pixels` (batch, 3, height, width) where the head reads them.
         output: shape of `depth_m`, (batch, H, W).
         opset: version of the operator set.
         file_bytes: size of the file.
@@ -194,10 +196,14 @@ class _Graph(nn.Module):
         super().__init__()
         self.head, self.size, self.scale = head, size, scale
 
-    def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None) -> Tensor:
+    def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
         height, width = maps[-1].shape[-2:]
         output_hw = self.size.of((height, width))
-        features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw)
+        if pixels is not None:  # to the size that the decoder takes them at: asking it there would fix the image's
+            finest = self.head.config.options.pixels_per_patch
+            size = (finest * height, finest * width)
+            pixels = interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+        features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw, pixels=pixels)
         depth_m: Tensor = self.head.decoder(features, output_hw, auxiliary=False).depth_m
         return depth_m if self.scale == 1.0 else depth_m * self.scale
 
@@ -211,8 +217,12 @@ def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
     sides = {name: torch.export.Dim(name, max=MAX_OUTPUT_SIDE) for end in ends for name in (f"h{end}", f"w{end}")}
     dynamic: dict[str, Any] = {"maps": tuple({0: batch, 2: sides[f"h{end}"], 3: sides[f"w{end}"]} for end in ends)}
     arguments: tuple[Any, ...] = (tuple(example.hidden.values()),)
-    if example.context is not None:  # a None among the arguments would cost the sizes their names
-        dynamic["context"], arguments = {0: batch}, (*arguments, example.context)
+    named: dict[str, Any] = {}  # a None among the arguments would cost the sizes their names
+    if example.context is not None:
+        dynamic["context"], named["context"] = {0: batch}, example.context
+    if example.pixels is not None:
+        height, width = (torch.export.Dim(name, max=MAX_OUTPUT_SIDE) for name in ("height", "width"))
+        dynamic["pixels"], named["pixels"] = {0: batch, 2: height, 3: width}, example.pixels
     try:
         with warnings.catch_warnings():  # about what is meant (taps share one grid), and about torch's own code
             warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
@@ -220,6 +230,7 @@ def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
             program = torch.onnx.export(
                 _Graph(head, size, scale).eval(),
                 arguments,
+                kwargs=named,
                 input_names=list(named_inputs(example)),
                 output_names=[OUTPUT],
                 dynamic_shapes=dynamic,
@@ -266,6 +277,8 @@ def _describe(model: Any, head: DepthHead, size: OutputSize, camera: _Camera) ->
         model.metadata_props.add(key=key, value=value)
     for given in model.graph.input:
         given.doc_string = "patch map of a hidden state: prefix tokens dropped, rows as in the image"
+        if given.name == "pixels":
+            given.doc_string = "the tower's images, normalised for it, of the part that the patches cover"
         if given.name == "context":
             given.doc_string = f"global vector of the tower: {head.config.context}"
     [output] = model.graph.output

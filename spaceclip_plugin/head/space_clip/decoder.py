@@ -61,6 +61,11 @@ class SpaceClipOptions:
         """Whether the decoder reads the tower's global vector."""
         return self.film_hidden is not None
 
+    @property
+    def pixels_per_patch(self) -> int:
+        """0: structure comes from early hidden states."""
+        return 0
+
     @classmethod
     def for_blocks(cls, blocks: int) -> Self:
         """The published taps at the same fractions of a tower of `blocks` blocks."""

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from spaceclip_plugin._files import read_json_object
+from spaceclip_plugin.data.preparation import normalised
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.head.familiarity import mean_tokens
-from spaceclip_plugin.towers import SeenPart, TowerFeatures
+from spaceclip_plugin.towers import SeenPart, TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.shards import Shard, unpacked
 from spaceclip_plugin.training.cache.storage import STORAGES
 from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
@@ -35,7 +36,7 @@ class FeatureCache:
         key: str,
         settings: FeatureSettings,
         taps: Sequence[int],
-        image_hw: tuple[int, int],  # of the images that the tower saw
+        tower: TowerSpec,
         seen: SeenPart | None,  # what it read of them; None: all
     ) -> None:
         """Open a complete cache; nothing but its index and first shard is read."""
@@ -43,7 +44,7 @@ class FeatureCache:
         self._key = key
         self._settings = settings
         self._taps = tuple(taps)
-        self._image_hw = image_hw
+        self._tower = tower
         self._seen = seen
         self._storage = STORAGES[settings.storage]
         self._files, self._starts, self._count = cache_index(folder, key)
@@ -77,15 +78,17 @@ class FeatureCache:
         """Features (float32) and targets of what `load` gave, on `device`."""
         parts = {name: value.to(device, non_blocking=True) for name, value in loaded.items()}
         target_m = parts.pop(_TARGET)
-        hidden, context = unpacked(parts, self._taps, self._storage)
-        maps = {tap: rearrange(values, "b h w c -> b c h w") for tap, values in hidden.items()}
-        return Batch.of(TowerFeatures(maps, context, self._image_hw, seen=self._seen), target_m)
+        kept = unpacked(parts, self._taps, self._storage)
+        maps = {tap: rearrange(values, "b h w c -> b c h w") for tap, values in kept.hidden.items()}
+        pixels = None if kept.pixels is None else normalised(kept.pixels, self._tower)
+        features = TowerFeatures(maps, kept.context, self._tower.image_hw, seen=self._seen, pixels=pixels)
+        return Batch.of(features, target_m)
 
     def tokens(self, index: int, *, tap: int, versions: int, device: torch.device) -> Tensor:
         """(V, C) mean tokens of an image; nothing else of it is read."""
         shard, row = self._shard(index)
         parts = {name: value.to(device) for name, value in shard.hidden(row, tap, versions).items()}
-        hidden, _ = unpacked(parts, [tap], self._storage)
+        hidden = unpacked(parts, [tap], self._storage).hidden
         return mean_tokens(rearrange(hidden[tap], "v h w c -> v c h w"))[0]
 
     def _shard(self, index: int) -> tuple[Shard, int]:

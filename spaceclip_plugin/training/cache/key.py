@@ -22,6 +22,7 @@ def cache_key(
     weights: str,  # digest of the tower's parameters and buffers
     taps: Sequence[int],
     context: bool,  # whether the tower's global vector is kept, too
+    pixels: bool,  # whether its images are
     fingerprints: Sequence[str],  # of every sample, in order
 ) -> str:
     """SHA-256 (hex) over everything that a cached value depends on."""
@@ -43,6 +44,8 @@ def cache_key(
         "storage": settings.storage,
         "targets": settings.targets,
     }
+    if pixels:
+        parts["pixels"] = "uint8"
     if settings.camera is not None and not settings.camera.assumed:  # the depth that is kept is of that camera
         parts["camera"] = dataclasses.asdict(settings.camera)
     return sha256_of(json.dumps(parts, sort_keys=True), *fingerprints)

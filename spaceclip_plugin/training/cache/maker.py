@@ -22,10 +22,11 @@ from torch import Tensor
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.data import DepthSource, prepare
+from spaceclip_plugin.data.preparation import as_bytes
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.towers import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.feature_cache import INDEX_NAME, FeatureCache, cache_index
-from spaceclip_plugin.training.cache.shards import CachedImage, Shard, packed, write_shard
+from spaceclip_plugin.training.cache.shards import CachedImage, Kept, Shard, packed, write_shard
 from spaceclip_plugin.training.cache.storage import STORAGES
 from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
@@ -60,8 +61,9 @@ def make_cache(
         processes.on_main(lambda: maker.write_index(shards))
     finally:
         lock.release()
-    hw, taps = attachment.tower.image_hw, attachment.head.taps
-    return FeatureCache(folder, key=key, settings=settings, taps=taps, image_hw=hw, seen=attachment.seen(hw))
+    tower, taps = attachment.tower, attachment.head.taps
+    seen = attachment.seen(tower.image_hw)
+    return FeatureCache(folder, key=key, settings=settings, taps=taps, tower=tower, seen=seen)
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
@@ -171,28 +173,30 @@ class _Maker:
 
     def _cached(self, images: Sequence[_Prepared]) -> list[CachedImage]:
         """Run the tower over all versions of some images."""
-        hidden: dict[int, list[Tensor]] = {tap: [] for tap in self.attachment.head.taps}
-        contexts: list[Tensor] = []
-        for pixels in torch.split(torch.cat([image.pixels for image in images]), TOWER_BATCH):
-            features = self._features(pixels, images)
-            for tap, maps in hidden.items():
-                maps.append(rearrange(features.hidden[tap], "v c h w -> v h w c").cpu())
-            if features.context is not None:
-                contexts.append(features.context.cpu())
-        joined = {tap: torch.cat(maps) for tap, maps in hidden.items()}
-        context = torch.cat(contexts) if contexts else None
-        return [self._packed(image, place, joined, context) for place, image in enumerate(images)]
+        kept = [
+            self._kept(self._features(pixels, images))
+            for pixels in torch.split(torch.cat([image.pixels for image in images]), TOWER_BATCH)
+        ]
+        joined, versions = Kept.joined(kept), self.settings.versions
+        return [
+            self._packed(image, joined.rows(slice(place * versions, (place + 1) * versions)))
+            for place, image in enumerate(images)
+        ]
 
-    def _packed(self, image: _Prepared, place: int, hidden: dict[int, Tensor], context: Tensor | None) -> CachedImage:
-        """One image's share of the features of several, as it is kept."""
-        versions = self.settings.versions
-        rows = slice(place * versions, (place + 1) * versions)
+    def _kept(self, features: TowerFeatures) -> Kept:
+        """What the head reads of them, on the CPU."""
+        maps = {tap: rearrange(features.hidden[tap], "v c h w -> v h w c").cpu() for tap in self.attachment.head.taps}
+        context, pixels = features.context, features.pixels
+        return Kept(
+            maps,
+            None if context is None else context.cpu(),
+            None if pixels is None else as_bytes(pixels, self.attachment.tower).cpu(),
+        )
+
+    def _packed(self, image: _Prepared, kept: Kept) -> CachedImage:
+        """One image's share of the features of several, as it is stored."""
         try:
-            parts = packed(
-                {tap: maps[rows] for tap, maps in hidden.items()},
-                None if context is None else context[rows],
-                STORAGES[self.settings.storage],
-            )
+            parts = packed(kept, STORAGES[self.settings.storage])
         except TrainingError as error:
             raise TrainingError(f"{image.name}: {error}") from error
         return CachedImage(image.name, image.image_hw, image.depth_m, parts)

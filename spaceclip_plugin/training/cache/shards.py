@@ -18,6 +18,7 @@ from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.training.cache.storage import FeatureStorage
 
 _CONTEXT = "context"
+_PIXELS = "pixels"
 _SHARDS = NotedTensors(
     entry="spaceclip_shard",
     keys=("key", "start", "names", "image_hw", "sha256"),
@@ -38,10 +39,43 @@ class CachedImage:
     parts: dict[str, Tensor]  # packed features of all versions by tensor name, each (V, …)
 
 
-def packed(hidden: Mapping[int, Tensor], context: Tensor | None, storage: FeatureStorage) -> dict[str, Tensor]:
-    """Features as a shard keeps them: tap → (V, h, w, C) as the storage does, context (V, C) as float32."""
-    parts = {} if context is None else {_CONTEXT: context.float()}
-    for tap, values in hidden.items():
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Features of several versions, as they lie in memory.
+
+    `hidden` is (V, h, w, C) by tap, `context` (V, C), and `pixels` the tower's images (V, 3, H, W) as uint8; the last
+    two only where the head reads them. In a batch that is read back, V counts its images.
+    """
+
+    hidden: dict[int, Tensor]
+    context: Tensor | None
+    pixels: Tensor | None
+
+    def rows(self, rows: slice) -> Kept:
+        """Some of them."""
+        return Kept(
+            {tap: values[rows] for tap, values in self.hidden.items()},
+            None if self.context is None else self.context[rows],
+            None if self.pixels is None else self.pixels[rows],
+        )
+
+    @classmethod
+    def joined(cls, several: Sequence[Kept]) -> Kept:
+        """One after the other."""
+        contexts = [one.context for one in several if one.context is not None]
+        pixels = [one.pixels for one in several if one.pixels is not None]
+        return cls(
+            {tap: torch.cat([one.hidden[tap] for one in several]) for tap in several[0].hidden},
+            torch.cat(contexts) if contexts else None,
+            torch.cat(pixels) if pixels else None,
+        )
+
+
+def packed(kept: Kept, storage: FeatureStorage) -> dict[str, Tensor]:
+    """Features as a shard keeps them: hidden states as the storage does, the context as float32, pixels as they are."""
+    parts = {} if kept.context is None else {_CONTEXT: kept.context.float()}
+    parts |= {} if kept.pixels is None else {_PIXELS: kept.pixels}
+    for tap, values in kept.hidden.items():
         try:
             packed_values = storage.pack(values)
         except TrainingError as error:
@@ -50,9 +84,7 @@ def packed(hidden: Mapping[int, Tensor], context: Tensor | None, storage: Featur
     return parts
 
 
-def unpacked(
-    parts: Mapping[str, Tensor], taps: Sequence[int], storage: FeatureStorage
-) -> tuple[dict[int, Tensor], Tensor | None]:
+def unpacked(parts: Mapping[str, Tensor], taps: Sequence[int], storage: FeatureStorage) -> Kept:
     """What `packed` was given, hidden states in float32."""
     hidden = {}
     for tap in taps:
@@ -60,7 +92,7 @@ def unpacked(
         hidden[tap] = storage.unpack(
             {name.removeprefix(prefix): value for name, value in parts.items() if name.startswith(prefix)}
         )
-    return hidden, parts.get(_CONTEXT)
+    return Kept(hidden, parts.get(_CONTEXT), parts.get(_PIXELS))
 
 
 def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: int) -> str:
