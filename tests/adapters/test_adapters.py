@@ -360,3 +360,11 @@ class TestRefusals:
             host(by_name("timm-cls").pixels())
         with pytest.raises(CaptureError, match="patch dropout"):
             tower.adapter.features(frames[0], tower)
+
+
+def test_the_images_are_those_that_the_tower_took(seen: Seen) -> None:
+    adapter = seen.tower.adapter
+    assert adapter.gives_pixels, "a head that reads pixels cannot be used; say so in adapters/README.md"
+    pixels = adapter.pixels(seen.frame, seen.tower)
+    assert tuple(pixels.shape) == (len(pixels), 3, *seen.features.image_hw)
+    assert torch.equal(pixels.reshape(-1, 3, *seen.features.image_hw), seen.pixels.reshape(pixels.shape))

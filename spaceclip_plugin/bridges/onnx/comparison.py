@@ -15,7 +15,6 @@ from spaceclip_plugin.errors import ExportError
 from spaceclip_plugin.towers import TowerFeatures
 
 OUTPUT = "depth_m"
-PIXELS_PER_PATCH = 14  # of random images
 TOLERANCE = 1e-4
 """Of the depth's standard deviation."""
 ROUNDING = 16 * torch.finfo(torch.float32).eps
@@ -57,9 +56,7 @@ def random_features(
         for tap, width in width_of.items()
     }
     context = torch.randn(batch, head.config.width, generator=random) if head.uses_context else None
-    # Neither the size at which the head sees them nor a multiple of it: the file must bring them there itself.
-    image_hw = (PIXELS_PER_PATCH * grid_hw[0], PIXELS_PER_PATCH * grid_hw[1])
-    pixels = torch.randn(batch, 3, *image_hw, generator=random) if head.uses_pixels else None
+    pixels = torch.randn(batch, 3, *output_hw, generator=random) if head.uses_pixels else None
     return TowerFeatures(hidden, context, output_hw, pixels=pixels)
 
 
@@ -98,8 +95,8 @@ def compare(
 
 
 def _compared(head: DepthHead, session: Any, features: TowerFeatures, scale: float) -> Comparison:
-    with torch.no_grad():  # the decoder: the pixels of a file are of any size
-        expected = head.decoder(features, features.image_hw, auxiliary=False).depth_m * scale
+    with torch.no_grad():
+        expected = head(features).depth_m * scale
     inputs = {name: value.numpy() for name, value in named_inputs(features).items()}
     found = torch.from_numpy(session.run([OUTPUT], inputs)[0])
     batch, _, rows, columns = features.hidden[head.taps[-1]].shape

@@ -190,7 +190,7 @@ class _Maker:
         return Kept(
             maps,
             None if context is None else context.cpu(),
-            None if pixels is None else as_bytes(pixels, self.attachment.tower).cpu(),
+            None if pixels is None else as_bytes(pixels, self.attachment.tower).cpu().contiguous(),
         )
 
     def _packed(self, image: _Prepared, kept: Kept) -> CachedImage:

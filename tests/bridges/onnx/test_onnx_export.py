@@ -59,6 +59,7 @@ HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
         f"small {name}": (lambda name=name: small_head(name, **SMALL.get(name, {})), {"patch_size": 14})
         for name in ARCHITECTURES
     },
+    "pixels": (lambda: small_head("tap-mixer", **{**SMALL["tap-mixer"], "pixels": 4}), {"patch_size": 14}),
     "no context, no structural taps": (
         lambda: small_head(**{**SMALL["space-clip"], "structural_taps": (), "film_hidden": None}),
         {"output_hw": (30, 41)},
@@ -148,7 +149,7 @@ class TestTheFile:
             if kind == "hidden":
                 changed = dataclasses.replace(first, hidden={**first.hidden, int(tap): second.hidden[int(tap)]})
             else:
-                changed = dataclasses.replace(first, context=second.context)
+                changed = dataclasses.replace(first, **{name: getattr(second, name)})
             depths.append(exported.run(changed))
         least = 10 * exported.written.comparisons[0].allowed_m
         assert all(np.abs(depth - depths[0]).max() > least for depth in depths[1:])
@@ -161,6 +162,8 @@ class TestTheFile:
         expected = {f"hidden_{tap}": ("batch", width, *grids[tap]) for tap, width in head.config.width_of.items()}
         if head.uses_context:
             expected["context"] = ("batch", WIDTH)
+        if head.uses_pixels:
+            expected["pixels"] = ("batch", 3, "height", "width")
         assert written.inputs == expected
         patch = exported.output.get("patch_size")
         deepest = grids[head.taps[-1]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host
+from small_world import PROTOCOL, cached, scenes, tiny_head, tiny_host, tiny_mixer
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attach import DepthAttachment
@@ -366,3 +366,14 @@ class TestShards:
         last.unlink()
         with pytest.raises(TrainingError, match=f"{last.name}' is damaged: it cannot be read"):
             cache.load([13], [0])
+
+
+def test_a_head_that_reads_pixels_finds_the_towers_images_in_the_cache(tmp_path: Path) -> None:
+    host = tiny_host().eval()
+    samples = scenes(3)
+    with attach_depth_head(host, tiny_mixer(host, pixels=4)) as attachment:
+        read = batch(cached(attachment, samples, tmp_path, versions=5, seed=11), [2, 0], [4, 1])
+        for row, (index, number) in enumerate(((2, 4), (0, 1))):
+            view = RANDOM.version(number, seed=11, index=index, image_hw=(32, 32))
+            expected = prepare([view.image(samples[index].image)], attachment.tower)[0]
+            assert torch.equal(read.features.pixels[row], expected)
