@@ -326,7 +326,7 @@ class TestJson:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format_version": 4}, "format_version must be 1 to 3, got 4; update"),
+            ({"format_version": 5}, "format_version must be 1 to 4, got 5; update"),
             *(({"format_version": v}, "format_version must be 1") for v in (True, 1.0, "1", None)),
             ({"widht": 3}, r"config: unknown key 'widht' \(did you mean 'width'\?\)"),
             ({"options": None}, "options must be an object, got None"),

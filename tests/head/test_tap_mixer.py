@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head import tap_mixer
+from spaceclip_plugin.head import grid_layers, tap_mixer
 from spaceclip_plugin.head.tap_mixer import CONVEX, LOG_DEPTH_LIMIT, TapMixerOptions
 from spaceclip_plugin.towers.spec import TowerFeatures
 
@@ -276,7 +276,7 @@ class TestParts:
         decoder = DepthHead(DepthHeadConfig(width=WIDTH, options=TapMixerOptions())).decoder
         for _, layer in decoder.climbs:
             x = torch.randn(1, 2, 2, layer.in_features)
-            cells = tap_mixer._doubled(layer(x))
+            cells = grid_layers.doubled(layer(x))
             assert torch.equal(cells[:, ::2, ::2], cells[:, 1::2, 1::2])
         values = torch.randn(1, 5, 6, 1, generator=torch.Generator().manual_seed(0))
         got = tap_mixer._convex(values, decoder.out.bias[1:].expand(1, 5, 6, -1))
@@ -290,7 +290,7 @@ class TestParts:
         # Ours holds the four cells before the channels, PyTorch's after them.
         theirs = x.unflatten(-1, (4, 5)).transpose(-1, -2).flatten(-2).permute(0, 3, 1, 2)
         expected = functional.pixel_shuffle(theirs, 2).permute(0, 2, 3, 1)
-        assert torch.equal(tap_mixer._doubled(x), expected)
+        assert torch.equal(grid_layers.doubled(x), expected)
 
     def test_attention_mixes_the_whole_grid(self) -> None:
         for attention, far in ((0, False), (1, True)):
@@ -305,11 +305,11 @@ class TestParts:
     def test_dropout_drops_channels_in_training_alone(self) -> None:
         change = torch.ones(4, 3, 3, 50)
         torch.manual_seed(0)
-        dropped = tap_mixer._dropped(change, 0.4, True)
+        dropped = grid_layers.dropped(change, 0.4, True)
         assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
         assert 0.4 < (dropped == 0).float().mean() + 0.1 < 0.7
         assert dropped.max() == pytest.approx(1 / 0.6)
-        assert tap_mixer._dropped(change, 0.4, False) is change
+        assert grid_layers.dropped(change, 0.4, False) is change
 
 
 def test_the_default_is_a_sixtieth_of_the_published_decoder() -> None:
