@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> Result | None:
     }
     out = args.out if args.resume is None else args.resume
     # What the tower suggested for the head is kept, too: a later version may suggest something else.
-    settled = HeadChoice(head.config.architecture, head.config.to_dict()["options"])
+    settled = HeadChoice(head.config.architecture, dataclasses.asdict(head.config)["options"], config.head.preset)
     try:
         result = trainer.fit(
             train,
@@ -149,6 +149,7 @@ def _fresh_head(config: RunConfig, host: nn.Module) -> DepthHead:
     head_config = DepthHeadConfig.for_tower(
         tower.spec,
         architecture=config.head.architecture,
+        preset=config.head.preset,
         options=config.head.options,
         base_model=f"{config.host} (random weights)" if config.host_weights == RANDOM else config.host,
     )

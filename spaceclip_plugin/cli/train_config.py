@@ -118,13 +118,13 @@ def _recipe(args: argparse.Namespace, configured: Recipe) -> Recipe:
 
 
 def _head(args: argparse.Namespace, configured: HeadChoice) -> HeadChoice:
-    """The head of the config with --set's options in it; another architecture than the config's starts without any."""
-    name = args.arch or configured.architecture
-    options = dict(configured.options) if name == configured.architecture else {}
+    """The head of the config with --set's options in it; another architecture or preset starts without any."""
+    name, preset = args.arch or configured.architecture, args.preset or configured.preset
+    options = dict(configured.options) if (name, preset) == (configured.architecture, configured.preset) else {}
     for word in args.set or []:
         key, _, value = word.partition("=")
         try:
             options[key] = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"--set {word[:80]}: the value is not JSON, as 3, true or [1,2]: {error}") from error
-    return HeadChoice(name, options)
+    return HeadChoice(name, options, preset)

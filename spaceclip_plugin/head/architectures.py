@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from spaceclip_plugin._checks import choice
+from spaceclip_plugin.head.decoder import STANDARD
 from spaceclip_plugin.head.space_clip.decoder import SpaceClipDecoder, SpaceClipOptions
 from spaceclip_plugin.head.space_clip.fused import FusedSpaceClipDecoder
-from spaceclip_plugin.head.tap_mixer import TapMixerDecoder, TapMixerOptions
+from spaceclip_plugin.head.tap_mixer import PRESETS, TapMixerDecoder, TapMixerOptions
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Architecture:
         fused: makes of a decoder a new module, called alike, that computes what it computes in eval mode from weights
             of its own, faster, without auxiliary outputs; None where there is none. `DepthHead.fuse` sees to dtype and
             device.
+        presets: names that `options.for_blocks` takes; "standard" is one of them.
 
     Example:
         >>> ARCHITECTURES["tap-mixer"].options.for_blocks(24).taps
@@ -35,6 +37,7 @@ class Architecture:
     options: type[Any]
     decoder: Callable[[int, Any, Mapping[int, int]], nn.Module]
     fused: Callable[[Any], nn.Module] | None = None
+    presets: Collection[str] = (STANDARD,)
 
     @property
     def option_names(self) -> list[str]:
@@ -47,7 +50,7 @@ ARCHITECTURES = {
     # There is nothing to fold: most of its time goes into matrix products that no algebra saves. Measured and left out,
     # because beside a host none of it gained on every CPU: linear layers as 1x1 convolutions or as oneDNN's with GELU
     # and sum inside.
-    "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder, copy.deepcopy),
+    "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder, copy.deepcopy, PRESETS),
 }
 DEFAULT_ARCHITECTURE = "tap-mixer"
 

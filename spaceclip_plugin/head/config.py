@@ -11,7 +11,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, focal_in_words, lens_scale
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import architectures
-from spaceclip_plugin.head.decoder import DecoderOptions, new_options
+from spaceclip_plugin.head.decoder import STANDARD, DecoderOptions, new_options
 from spaceclip_plugin.head.familiarity import FamiliarityOptions
 from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
@@ -179,6 +179,7 @@ class DepthHeadConfig:
         spec: TowerSpec,
         *,
         architecture: str | None = None,
+        preset: str = STANDARD,
         options: DecoderOptions | Mapping[str, Any] | None = None,
         base_model: str | None = None,
         trained_on: str | None = None,
@@ -188,7 +189,8 @@ class DepthHeadConfig:
         Args:
             spec: the tower.
             architecture: a name in `ARCHITECTURES`; None: the one that `options` belong to, else the default.
-            options: settings of the architecture; in a mapping, those that are missing take the defaults, the taps
+            preset: where the settings start from, one of the architecture's `presets`.
+            options: settings of the architecture; in a mapping, those that are missing are the preset's, the taps
                 scaled to the tower's depth.
             base_model, trained_on: what the config says for people.
 
@@ -197,15 +199,17 @@ class DepthHeadConfig:
                 value.
         """
         name = architectures.name_for(options) if architecture is None else architecture
-        kind = architectures.architecture(name).options
-        settled: Any = kind.for_blocks(spec.blocks) if options is None else options
+        chosen = architectures.architecture(name)
+        kind = chosen.options
+        start = kind.for_blocks(spec.blocks, _checks.choice(f"preset of {name!r}", preset, chosen.presets))
+        settled: Any = start if options is None else options
         if isinstance(options, Mapping):
             for key in options:
                 owner = architectures.owner_of(key)
                 if owner is not None and key not in architectures.architecture(name).option_names:
                     raise ConfigError(f"{key!r} is an option of {owner!r}; give architecture={owner!r}, not {name!r}")
             _checks.check_keys(kind, options, where=f"options of {name!r}")
-            settled = dataclasses.replace(kind.for_blocks(spec.blocks), **options)
+            settled = dataclasses.replace(start, **options)
         taps = settled.taps if isinstance(settled, kind) else ()
         return cls(
             architecture=name,

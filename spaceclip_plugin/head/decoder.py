@@ -11,6 +11,9 @@ from typing_extensions import Self
 
 from spaceclip_plugin.towers import TowerFeatures
 
+STANDARD = "standard"
+"""The preset that every architecture has: its defaults."""
+
 _SINCE, _BEFORE = "since", "before"
 
 
@@ -89,8 +92,8 @@ class DecoderOptions(Protocol):
         """At how many pixels along a patch the decoder reads the images that the tower was given; 0: it does not."""
 
     @classmethod
-    def for_blocks(cls, blocks: int) -> Self:
-        """Defaults with the taps scaled to a tower of that many blocks."""
+    def for_blocks(cls, blocks: int, preset: str = STANDARD) -> Self:
+        """A preset of the architecture's with the taps scaled to a tower of that many blocks."""
 
 
 class Decoder(Protocol):

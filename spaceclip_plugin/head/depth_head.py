@@ -22,7 +22,7 @@ from spaceclip_plugin.head import weights
 from spaceclip_plugin.head.architectures import architecture
 from spaceclip_plugin.head.checked_features import checked_features
 from spaceclip_plugin.head.config import DepthHeadConfig
-from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.head.decoder import STANDARD, DecoderOptions, HeadOutput
 from spaceclip_plugin.head.familiarity import Familiarity
 from spaceclip_plugin.head.model_card import CARD_NAME, PICTURE_NAME, CardDetails, ModelCard
 from spaceclip_plugin.head.space_clip import published
@@ -215,6 +215,7 @@ class DepthHead(nn.Module):
         host_or_tower: nn.Module | Tower | TowerSpec,
         *,
         architecture: str | None = None,
+        preset: str = STANDARD,
         options: DecoderOptions | Mapping[str, Any] | None = None,
         base_model: str | None = None,
         trained_on: str | None = None,
@@ -223,11 +224,11 @@ class DepthHead(nn.Module):
 
         Args:
             host_or_tower: a host with one vision tower, a tower found in one, or a tower's spec.
-            architecture, options, base_model, trained_on: see `DepthHeadConfig.for_tower`.
+            architecture, preset, options, base_model, trained_on: see `DepthHeadConfig.for_tower`.
 
         Raises:
             HostError: the host is not a module, or has no tower, or several.
-            ConfigError: an unknown architecture or option, or an impossible value.
+            ConfigError: an unknown architecture, preset or option, or an impossible value.
         """
         if isinstance(host_or_tower, TowerSpec):
             spec = host_or_tower
@@ -235,7 +236,12 @@ class DepthHead(nn.Module):
             tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.find_tower(host_or_tower)
             spec = tower.spec
         config = DepthHeadConfig.for_tower(
-            spec, architecture=architecture, options=options, base_model=base_model, trained_on=trained_on
+            spec,
+            architecture=architecture,
+            preset=preset,
+            options=options,
+            base_model=base_model,
+            trained_on=trained_on,
         )
         return cls(config)
 

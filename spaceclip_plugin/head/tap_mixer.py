@@ -7,8 +7,8 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput, since
+from spaceclip_plugin.head.decoder import STANDARD, DecoderOptions, HeadOutput, since
 from spaceclip_plugin.head.grid_layers import Block, doubled, dropped, kept, patch_mask, sized
 from spaceclip_plugin.head.pixel_path import STRIDES, PixelPath
 from spaceclip_plugin.towers import TowerFeatures
@@ -73,10 +73,20 @@ class TapMixerOptions:
         return 2 ** (len(self.channels) + STRIDES) if self.pixels else 0
 
     @classmethod
-    def for_blocks(cls, blocks: int) -> Self:
-        """The default taps at the same fractions of a tower of `blocks` blocks."""
-        scaled = {(2 * tap * blocks + REFERENCE_BLOCKS) // (2 * REFERENCE_BLOCKS) for tap in cls.taps}
-        return cls(taps=tuple(sorted(scaled)))
+    def for_blocks(cls, blocks: int, preset: str = STANDARD) -> Self:
+        """A preset with its taps at the same fractions of a tower of `blocks` blocks."""
+        chosen = cls(**PRESETS[preset])
+        scaled = {(2 * tap * blocks + REFERENCE_BLOCKS) // (2 * REFERENCE_BLOCKS) for tap in chosen.taps}
+        return replace(chosen, taps=tuple(sorted(scaled)))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # For those who need scale, not outlines: the cheapest.
+    "light": {"taps": (3, 6, 9, 12), "pixels": 0},
+    STANDARD: {},
+    # For hands, which grasp what is small and thin.
+    "fine": {"channels": (256, 160), "convolutions": (2, 2), "pixels": 64},
+}
 
 
 class TapMixerDecoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -52,6 +53,30 @@ def test_overrides_and_architecture(name: str, channels: tuple[int, ...]) -> Non
     assert head.config.options.channels == channels
     with pytest.raises(ConfigError, match="did you mean 'dropout'"):
         DepthHead.for_tower(SPEC, architecture=name, options={"droput": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, one) for name, kind in ARCHITECTURES.items() for one in kind.presets]
+)
+def test_presets_scale_with_the_tower_and_options_change_them(name: str, preset: str) -> None:
+    head = DepthHead.for_tower(SPEC, architecture=name, preset=preset, options={"dropout": 0.3})
+    assert head.config.options == dataclasses.replace(ARCHITECTURES[name].options.for_blocks(6, preset), dropout=0.3)
+    assert head.taps[-1] <= 6
+
+
+def test_presets_differ_in_what_they_cost() -> None:
+    sizes = [
+        sum(value.numel() for value in DepthHead.for_tower(SPEC, preset=preset).parameters())
+        for preset in ("light", "standard", "fine")
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'light'"):
+        DepthHead.for_tower(SPEC, preset="ligth")
+    with pytest.raises(ConfigError, match="preset of 'space-clip'"):
+        DepthHead.for_tower(SPEC, architecture="space-clip", preset="light")
 
 
 def test_an_unknown_architecture() -> None:

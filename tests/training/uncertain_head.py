@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.head import architectures
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.decoder import STANDARD, HeadOutput
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 
@@ -22,13 +22,14 @@ from spaceclip_plugin.towers.spec import TowerFeatures
 class UncertainOptions:
     taps: tuple[int, ...] = (1,)
     uses_context: bool = False
+    pixels_per_patch: int = 0
     silent: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "taps", tuple(self.taps))
 
     @classmethod
-    def for_blocks(cls, blocks: int) -> UncertainOptions:
+    def for_blocks(cls, blocks: int, preset: str = STANDARD) -> UncertainOptions:
         return cls()
 
 

@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.head.decoder import DecoderOptions, HeadOutput
+from spaceclip_plugin.head.decoder import STANDARD, DecoderOptions, HeadOutput
 from spaceclip_plugin.towers import TowerFeatures
 
 MAX_STAGES = 6
@@ -67,7 +67,7 @@ class SpaceClipOptions:
         return 0
 
     @classmethod
-    def for_blocks(cls, blocks: int) -> Self:
+    def for_blocks(cls, blocks: int, preset: str = STANDARD) -> Self:
         """The published taps at the same fractions of a tower of `blocks` blocks."""
 
         def scale(taps: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from spaceclip_plugin.data.sources.registry import source_mapping
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, architecture
+from spaceclip_plugin.head.decoder import STANDARD
 from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.config.settings import (
     Config,
@@ -83,7 +84,7 @@ def _sources(name: str, value: object) -> tuple[WeightedSource, ...]:
 
 @dataclass(frozen=True)
 class HeadChoice(Config):
-    """Which head is trained; its `options` are those that shall not be what the tower suggests."""
+    """Which head is trained; its `options` are those that shall not be what preset and tower suggest."""
 
     architecture: Annotated[
         str,
@@ -96,10 +97,19 @@ class HeadChoice(Config):
     options: Annotated[Mapping[str, Any], Setting(mapping, "settings of the architecture", None)] = field(
         default_factory=dict
     )
+    preset: Annotated[
+        str,
+        choice(
+            list(dict.fromkeys(name for one in ARCHITECTURES.values() for name in one.presets)),
+            "how much the head may cost: light for scale alone, fine for small and thin things",
+        ),
+    ] = STANDARD
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind = architecture(self.architecture).options
+        chosen = architecture(self.architecture)
+        _checks.choice(f"preset of {self.architecture!r}", self.preset, chosen.presets)
+        kind = chosen.options
         _checks.build(kind, self.options, where=f"options of {self.architecture!r}")
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()}
         object.__setattr__(self, "options", plain)
