@@ -322,7 +322,7 @@ class TestWriting:
         names = [field.name for field in dataclasses.fields(RunConfig)]
         assert [line.partition(":")[0] for line in lines if line[0] not in " #-"] == names
         inner = [line.strip().partition(":")[0] for line in lines if line.startswith("  ")]
-        assert inner == ["architecture", "options", *(field.name for field in dataclasses.fields(Recipe))]
+        assert inner == ["architecture", "options", "preset", *(field.name for field in dataclasses.fields(Recipe))]
         assert "  final_learning_rate: 1.0e-06" in lines
 
     def test_paths_are_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
