@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.towers import TowerFeatures
+from spaceclip_plugin.towers import SeenPart, TowerFeatures
 
 STANDARD = "standard"
 """The preset that every architecture has: its defaults."""
@@ -36,6 +36,14 @@ class HeadOutput:
     depth_m: Tensor
     auxiliary_m: tuple[Tensor, ...] = ()
     uncertainty_m: Tensor | None = None
+
+    def laid_out(self, seen: SeenPart, output_hw: tuple[int, int]) -> HeadOutput:
+        """Maps of what a tower saw over the whole image, 0 where it saw nothing."""
+        return HeadOutput(
+            seen.laid_out(self.depth_m, output_hw),
+            tuple(seen.laid_out(coarse_m, output_hw) for coarse_m in self.auxiliary_m),
+            None if self.uncertainty_m is None else seen.laid_out(self.uncertainty_m, output_hw),
+        )
 
 
 def since(version: int, before: object) -> dict[str, object]:
@@ -105,7 +113,7 @@ class Decoder(Protocol):
     Example:
         >>> import torch
         >>> from spaceclip_plugin.head import ARCHITECTURES
-        >>> from spaceclip_plugin.towers import TowerFeatures
+        >>> from spaceclip_plugin.towers import SeenPart, TowerFeatures
         >>> kind = ARCHITECTURES["tap-mixer"]
         >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
         >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24))

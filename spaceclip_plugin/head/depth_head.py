@@ -116,13 +116,7 @@ class DepthHead(nn.Module):
         seen = features.seen
         grid_hw = output_hw if seen is None else seen.grid_size(output_hw)
         output: HeadOutput = self.decoder(inputs, grid_hw, auxiliary=auxiliary)
-        if seen is None:
-            return output
-        return HeadOutput(
-            seen.laid_out(output.depth_m, output_hw),
-            tuple(seen.laid_out(coarse_m, output_hw) for coarse_m in output.auxiliary_m),
-            None if output.uncertainty_m is None else seen.laid_out(output.uncertainty_m, output_hw),
-        )
+        return output if seen is None else output.laid_out(seen, output_hw)
 
     def familiarity_of(self, features: TowerFeatures, *, shown: Tensor | None = None) -> Tensor | None:
         """How familiar the images of a call are, see `DepthMap.familiarity`; None where the head cannot tell.
@@ -230,11 +224,8 @@ class DepthHead(nn.Module):
             HostError: the host is not a module, or has no tower, or several.
             ConfigError: an unknown architecture, preset or option, or an impossible value.
         """
-        if isinstance(host_or_tower, TowerSpec):
-            spec = host_or_tower
-        else:
-            tower = host_or_tower if isinstance(host_or_tower, Tower) else registry.find_tower(host_or_tower)
-            spec = tower.spec
+        tower = host_or_tower if isinstance(host_or_tower, Tower | TowerSpec) else registry.find_tower(host_or_tower)
+        spec = tower.spec if isinstance(tower, Tower) else tower
         config = DepthHeadConfig.for_tower(
             spec,
             architecture=architecture,
