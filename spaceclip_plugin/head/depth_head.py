@@ -226,15 +226,8 @@ class DepthHead(nn.Module):
         """
         tower = host_or_tower if isinstance(host_or_tower, Tower | TowerSpec) else registry.find_tower(host_or_tower)
         spec = tower.spec if isinstance(tower, Tower) else tower
-        config = DepthHeadConfig.for_tower(
-            spec,
-            architecture=architecture,
-            preset=preset,
-            options=options,
-            base_model=base_model,
-            trained_on=trained_on,
-        )
-        return cls(config)
+        choice: dict[str, Any] = {"architecture": architecture, "preset": preset, "options": options}
+        return cls(DepthHeadConfig.for_tower(spec, **choice, base_model=base_model, trained_on=trained_on))
 
     @classmethod
     def from_spaceclip_checkpoint(
