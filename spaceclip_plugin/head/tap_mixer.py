@@ -35,13 +35,13 @@ _START_LOG_M, _START_LOG_SIGMA = 0.7, -1.5  # a fresh head says two metres, give
 class TapMixerOptions:
     """Settings of the tap mixer; the defaults are for a 12-block tower."""
 
-    taps: tuple[int, ...] = (3, 6, 9, 12)  # hidden states that are summed, ascending
-    channels: tuple[int, ...] = (192, 128)  # at the patch grid and after every doubling of it
+    taps: tuple[int, ...] = (1, 3, 6, 9, 12)  # hidden states that are summed, ascending
+    channels: tuple[int, ...] = (160, 96)  # at the patch grid and after every doubling of it
     attention: int = 0  # blocks at the patch grid; the tower's tokens have attended to each other already
     convolutions: tuple[int, ...] = (2, 1)  # depthwise blocks for every entry of `channels`
     uncertainty: bool = True  # whether the standard deviation of the depth is predicted too
     dropout: float = 0.1  # probability that a channel of a block's update is dropped, in training
-    pixels: int = field(default=0, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
+    pixels: int = field(default=32, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
 
     def __post_init__(self) -> None:
         taps = _checks.wholes("taps", self.taps, 0, 512, length=(1, 64))
@@ -85,7 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "light": {"taps": (3, 6, 9, 12), "pixels": 0},
     STANDARD: {},
     # For hands, which grasp what is small and thin.
-    "fine": {"channels": (256, 160), "convolutions": (2, 2), "pixels": 64},
+    "fine": {"taps": (1, 2, 3, 6, 9, 12), "channels": (256, 160), "convolutions": (2, 2), "pixels": 64},
 }
 
 
