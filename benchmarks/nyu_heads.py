@@ -60,10 +60,11 @@ class Row:
 
 
 BF16 = ("--precision", "bf16")
+EARLIER = ("--preset", "light", "--loss", "relative", *BF16)  # the default until heads read the image
 ATTENTION = ("--set", "attention=1")
 TWICE = ("--set", "channels=[192,128,64]", "--set", "convolutions=[2,1,1]")
 HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
-SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
+SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4", "--loss", "relative")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
     PUBLISHED: Row(
@@ -72,21 +73,15 @@ ROWS = {
     ),
     "space-clip-published": Row(
         "space-clip, published loss",
-        (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
+        ("--arch", PUBLISHED, "--lr", "3e-4", "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
     ),
-    "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
-    "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
-    "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
-    "attention": Row("tap-mixer with a self-attention block", (*BF16, *ATTENTION), (0, 1, 2)),
+    "light": Row("tap-mixer, preset light, loss without steps", EARLIER, (0, 1, 2)),
+    "attention": Row("that one with a self-attention block", (*EARLIER, *ATTENTION), (0, 1, 2)),
     "climbs-twice": Row(
-        "that one climbing once more, to 56x56 with 64 channels", (*BF16, *ATTENTION, *TWICE), (0, 1, 2)
+        "that one climbing once more, to 56x56 with 64 channels", (*EARLIER, *ATTENTION, *TWICE), (0, 1, 2)
     ),
-    "heavier": Row(
-        "that one with two attention blocks, taps 1, 2, 3, 6, 9, 12",
-        (*BF16, *HEAVIER),
-        (0, 1, 2),
-    ),
-    "random-tower": Row("that one on the same tower with random weights", (*BF16, *HEAVIER), pretrained=False),
+    "heavier": Row("that one with two attention blocks, taps 1, 2, 3, 6, 9, 12", (*EARLIER, *HEAVIER), (0, 1, 2)),
+    "random-tower": Row("that one on the same tower with random weights", (*EARLIER, *HEAVIER), pretrained=False),
 }
 
 
@@ -152,11 +147,13 @@ def check(folder: Path, words: Sequence[str], record: dict[str, Any]) -> None:
         raise SystemExit(f"{folder.name} holds a run that was stopped, or another one; remove it to train this one")
 
 
-def summary(runs: Sequence[dict[str, Any]], forwards: str) -> dict[str, dict[str, float]]:
+def summary(
+    runs: Sequence[dict[str, Any]], scores: str, metrics: Sequence[str] = METRICS
+) -> dict[str, dict[str, float]]:
     """Mean, lowest and highest of every metric over the seeds."""
     found = {}
-    for metric in METRICS:
-        values = [run[forwards][metric] for run in runs]
+    for metric in metrics:
+        values = [run[scores][metric] for run in runs]
         found[metric] = {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
     return found
 
@@ -187,8 +184,8 @@ def table(record: dict[str, Any]) -> str:
     for row in record["rows"].values():
         one, two = row["one_forward"], row["two_forwards"]
         parameters = f"{row['runs'][0]['run']['head_parameters'] / 1e6:.2f}"
-        cells = [row["title"], parameters, str(len(row["runs"])), _shown(one["abs_rel"], 4), _shown(one["rmse"], 3)]
-        cells += [_shown(one["delta1"], 3), _shown(two["abs_rel"], 4), _coverage(row["runs"])]
+        cells = [row["title"], parameters, str(len(row["runs"])), shown(one["abs_rel"], 4), shown(one["rmse"], 3)]
+        cells += [shown(one["delta1"], 3), shown(two["abs_rel"], 4), _coverage(row["runs"])]
         lines.append(f"| {' | '.join(cells)} |")
     for name, scores in record["baselines"].items():
         lines.append(
@@ -206,7 +203,8 @@ def _coverage(runs: Sequence[dict[str, Any]]) -> str:
     return " and ".join(f"{100 * statistics.fmean(one[level] for one in known):.1f}" for level in ("0.5", "0.9"))
 
 
-def _shown(metric: dict[str, float], digits: int) -> str:
+def shown(metric: dict[str, float], digits: int) -> str:
+    """The mean, and the lowest and highest where they differ."""
     mean = f"{metric['mean']:.{digits}f}"
     if metric["low"] == metric["high"]:
         return mean

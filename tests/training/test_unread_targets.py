@@ -74,7 +74,7 @@ def test_what_the_tower_never_read_is_unknown_where_nothing_is_too(stream: Featu
 
 
 # Normals are of rays through the whole image, so that it is not as if that ended elsewhere.
-OF_NO_SIZE = {"relative": RelativeLoss(), "published": PublishedLoss(), "sharp": SharpLoss(normals=0.0)}
+OF_NO_SIZE = {"relative": RelativeLoss(), "published": PublishedLoss(), "sharp": SharpLoss()}
 
 
 @pytest.mark.parametrize("loss", LOSSES)

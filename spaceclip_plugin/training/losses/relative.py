@@ -12,6 +12,7 @@ from spaceclip_plugin.training.losses.depth_loss import check_weights, weighted_
 from spaceclip_plugin.training.losses.terms import (
     abs_rel_loss,
     log_gradient_loss,
+    log_step_loss,
     resized,
     silog_loss,
     uncertainty_loss,
@@ -22,11 +23,13 @@ from spaceclip_plugin.training.losses.terms import (
 class RelativeLoss:
     """Weighted SILog, AbsRel, L1 of differences of log depth at strides 1 to 8 (gradient), and uncertainty likelihood.
 
-    The last counts only where the head predicts its uncertainty. A weight of zero costs nothing; auxiliary maps are
-    ignored. Maps are resized to the target bilinearly, with half-pixel centres.
+    On request also L1 of the steps of log depth across 1, 2 and 4 pixels, at full resolution. The likelihood counts
+    only where the head predicts its uncertainty. A weight of zero costs nothing; auxiliary maps are ignored. Maps are
+    resized to the target bilinearly, with half-pixel centres.
 
     Raises:
-        ConfigError: a weight that is negative or not finite, or none of silog, abs_rel and gradient above zero.
+        ConfigError: a weight that is negative or not finite, or none of silog, abs_rel, gradient and steps above
+            zero.
 
     Example:
         >>> import torch
@@ -41,9 +44,10 @@ class RelativeLoss:
     abs_rel: float = 1.5
     gradient: float = 0.1
     uncertainty: float = 1.0
+    steps: float = 0.0
 
     def __post_init__(self) -> None:
-        depth = {"silog": self.silog, "abs_rel": self.abs_rel, "gradient": self.gradient}
+        depth = {"silog": self.silog, "abs_rel": self.abs_rel, "gradient": self.gradient, "steps": self.steps}
         check_weights(depth, {"uncertainty": self.uncertainty})
 
     @property
@@ -55,7 +59,10 @@ class RelativeLoss:
         """The weighted sum; see `DepthLoss`."""
         target_hw = (target_m.shape[-2], target_m.shape[-1])
         depth_m = resized(output.depth_m, target_hw, align_corners=False)
-        main = [(self.silog, silog_loss), (self.abs_rel, abs_rel_loss), (self.gradient, log_gradient_loss)]
+        main = [
+            (self.silog, silog_loss), (self.abs_rel, abs_rel_loss), (self.gradient, log_gradient_loss),
+            (self.steps, log_step_loss),
+        ]  # fmt: skip
         terms = [(weight, partial(term, depth_m, target_m, valid=valid)) for weight, term in main]
         if output.uncertainty_m is not None:
             uncertainty_m = resized(output.uncertainty_m, target_hw, align_corners=False)

@@ -85,12 +85,6 @@ def log_gradient_loss(
     return torch.stack(means).sum()
 
 
-def abs_log_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
-    """Mean |ln prediction - ln target| over all valid pixels of the batch."""
-    prediction, target = comparable(prediction_m, target_m, valid)
-    return (_log(prediction) - _log(target)).masked_fill(~valid, 0).abs().sum() / valid.sum()
-
-
 def log_step_loss(
     prediction_m: Tensor, target_m: Tensor, *, valid: Tensor, strides: Sequence[int] = (1, 2, 4)
 ) -> Tensor:
