@@ -32,7 +32,7 @@ from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.evaluation import get_protocol, mean_metrics
 
 RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
-HOST = ["--host", "timm:deit_tiny_patch16_224"]
+HOST = ["--host", "timm:deit_tiny_patch16_224.fb_in1k"]
 TRAIN, VAL = "train_695.txt", "val_100.txt"
 METRICS = ("abs_rel", "rmse", "delta1")
 OTHER_SIZES = ("192,256", "240,320")
