@@ -27,7 +27,7 @@ from spaceclip_plugin.evaluation import evaluate, get_protocol
 from spaceclip_plugin.towers import load_host
 
 RECORD = Path(__file__).parent / "results" / "metaworld_heads.json"
-PROTOCOL = ("--protocol", "whole-image", "--depth-range", "0.1,6")
+SETTINGS = ("--protocol", "whole-image", "--depth-range", "0.1,6", "--views", "2")
 TRAIN, VAL, TEST = "metaworld:1200", "metaworld:validation:90", "metaworld:test:120"
 METRICS = ("abs_rel", "rmse", "delta1")
 EDGES = ("boundary_f1", "edge_accuracy_px", "edge_completeness_px", "abs_rel_near", "abs_rel_away")
@@ -45,7 +45,7 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
     """Train unless there is a run, in its folder or in the record, then score it on both looks of the unseen tasks."""
     folder = args.runs / f"{name}_s{seed}"
     host = [*HOST, "--host-weights", str(args.weights)]
-    words = [*host, "--data", TRAIN, "--val", VAL, "--out", str(folder), *PROTOCOL, *row.flags, "--seed", str(seed)]
+    words = [*host, "--data", TRAIN, "--val", VAL, "--out", str(folder), *SETTINGS, *row.flags, "--seed", str(seed)]
     short = {str(args.weights): args.weights.name, str(folder): folder.name}
     command = " ".join(["spaceclip train", *(short.get(word, word) for word in words)])
     if not (folder / "run.json").is_file():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import platform
@@ -30,11 +31,14 @@ from spaceclip_plugin.cli import train
 from spaceclip_plugin.cli.train_config import new_run
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.evaluation import get_protocol, mean_metrics
+from spaceclip_plugin.head.architectures import architecture
+from spaceclip_plugin.head.decoder import new_options
 
 RECORD = Path(__file__).parent / "results" / "nyu_heads.json"
 HOST = ["--host", "timm:deit_tiny_patch16_224.fb_in1k"]
 TRAIN, VAL = "train_695.txt", "val_100.txt"
 METRICS = ("abs_rel", "rmse", "delta1")
+BLOCKS = 12  # of the tower
 OTHER_SIZES = ("192,256", "240,320")
 """Image sizes, of the photos' aspect ratio, at which a head that learnt from squashed 224x224 images is scored too."""
 NEW, PUBLISHED = "tap-mixer", "space-clip"
@@ -141,9 +145,13 @@ def check(folder: Path, words: Sequence[str], record: dict[str, Any]) -> None:
     wanted = new_run(args)
     # A run from before a setting was one says nothing of it.
     recipe = {**vars(wanted.recipe), **record["recipe"]}
-    found = (recipe, record["head"]["architecture"], record["head"]["options"])
-    options = {**found[2], **wanted.head.options}
-    if not record["finished"] or found != (vars(wanted.recipe), wanted.head.architecture, options):
+    kind = architecture(wanted.head.architecture).options
+    preset = kind.for_blocks(record["head"].get("blocks") or BLOCKS, wanted.head.preset)
+    options = {**json.loads(json.dumps(dataclasses.asdict(preset))), **wanted.head.options}
+    earlier = {name: option.before for name, option in new_options(kind).items()}  # in heads from before there were any
+    found = {**earlier, **json.loads(json.dumps(record["head"]["options"]))}
+    trained = (recipe, record["head"]["architecture"], found)
+    if not record["finished"] or trained != (vars(wanted.recipe), wanted.head.architecture, options):
         raise SystemExit(f"{folder.name} holds a run that was stopped, or another one; remove it to train this one")
 
 

@@ -12,18 +12,18 @@ from spaceclip_plugin.training.config.recipe import Recipe
 
 
 def test_another_run_in_the_folder_is_not_taken() -> None:
-    words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "attention=1"]
+    words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "dropout=0.2"]
     kept = {
         "finished": True,
         "recipe": vars(Recipe(epochs=3)),
-        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(attention=1))},
+        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(dropout=0.2))},
     }
     heads.check(Path("c"), words, kept)
     for change in (
         {"finished": False},
         {"recipe": vars(Recipe(epochs=4))},
         {"head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions())}},
-        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(attention=1))}},
+        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(dropout=0.2))}},
     ):
         with pytest.raises(SystemExit, match="c holds a run that was stopped, or another one"):
             heads.check(Path("c"), words, {**kept, **change})
