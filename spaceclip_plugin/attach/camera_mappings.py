@@ -141,6 +141,7 @@ class CameraMappings:
             depth_m=depth.depth_m * shown,
             valid=depth.valid & shown,
             uncertainty_m=None if depth.uncertainty_m is None else depth.uncertainty_m * shown,
+            empty=None if depth.empty is None else depth.empty * shown,
             unmapped=message,
         )
 

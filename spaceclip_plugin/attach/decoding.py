@@ -57,7 +57,7 @@ def decode(
     with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
         output = head(features, output_size)
     depth = output.depth_m.float()
-    valid = depth > 0
+    valid = output.present_m > 0
     blank, borders = _looked_at(frame.pixels, anchor if frame.mapping == "host" else None, device)
     if blank is not None:
         valid &= ~blank[:, None, None]
@@ -75,6 +75,7 @@ def decode(
         age=recorder.step - frame.step,
         image_sizes=features.image_sizes,
         focal_length=head.config.focal_length,
+        empty=None if output.empty is None else output.empty.float(),
     )
     told: list[list[int]] = []  # one question to the device, and none where nobody needs the answer
     if blank is not None and (borders is not None or frame.thread == reader):

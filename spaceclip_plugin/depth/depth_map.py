@@ -27,11 +27,8 @@ from spaceclip_plugin.depth.camera import (
 )
 from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth.interval import interval_of
 from spaceclip_plugin.errors import ConfigError
-
-_MIN_DEPTH_M = 1e-6
-_MAX_SPREAD = 30.0  # in ln depth: beyond any world, and finite
-
 
 KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
 """What `DepthMap.lens` may be."""
@@ -53,7 +50,8 @@ class DepthMap(DepthExports):
 
     Attributes:
         depth_m: (B, H, W) float32 metres along the optical axis, finite everywhere; means nothing where not `valid`.
-        valid: (B, H, W) bool, False where there is no depth (padding, masked patches, what the tower never read).
+        valid: (B, H, W) bool, False where there is no depth (padding, masked patches, what the tower never read, and
+            where nothing is: see `empty`).
         camera: its name, or None where the host does not tell.
         frame: number of the image call since attaching, from 0.
         image_hw: (H, W) of the image the tower saw, in pixels; `depth_m` covers that same image.
@@ -73,6 +71,8 @@ class DepthMap(DepthExports):
             `intrinsics`, or the one the head assumes; None where the head does not tell. See `lens`.
         familiarity: (B,) float32 in [0, 1], the share of images like those of the training that look stranger to the
             head than this one; near 0 it knows nothing of the kind. None where the head cannot tell.
+        empty: (B, H, W) float32 probability that nothing is there at any range, such as sky; pixels above a half are
+            not `valid`. None where the head does not tell, and gives depth wherever it looked.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -93,18 +93,18 @@ class DepthMap(DepthExports):
     intrinsics: Intrinsics | None = None
     focal_length: FocalLength | None = None
     familiarity: Tensor | None = None
+    empty: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
         if len(shape) != 3 or min(shape[1:]) < 1:
             raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
         self._set(image_hw=size_hw("image_hw", self.image_hw))
-        for name, dtype in (("depth_m", torch.float32), ("valid", torch.bool), ("uncertainty_m", torch.float32)):
-            values: Tensor | None = getattr(self, name)
-            expected = (shape, dtype, self.depth_m.device)
-            if values is not None and (given := (tuple(values.shape), values.dtype, values.device)) != expected:
+        for name, values in self._each(lambda values: values).items():
+            expected = (shape, torch.bool if name == "valid" else torch.float32, self.depth_m.device)
+            if (given := (tuple(values.shape), values.dtype, values.device)) != expected:
                 raise ConfigError(
-                    f"{name} must have shape {shape}, {dtype}, on {expected[2]}; got {given[0]}, {given[1]}, "
+                    f"{name} must have shape {shape}, {expected[1]}, on {expected[2]}; got {given[0]}, {given[1]}, "
                     f"on {given[2]}"
                 )
         if self.image_sizes is not None and len(self.image_sizes) != shape[0]:
@@ -125,14 +125,14 @@ class DepthMap(DepthExports):
             self._take(self.mapping)
 
     def _check_values(self) -> None:
-        maps = [self.depth_m] if self.uncertainty_m is None else [self.depth_m, self.uncertainty_m]
+        maps = [values for values in (self.depth_m, self.uncertainty_m, self.empty) if values is not None]
         # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
         extremes = [extreme for values in maps if len(values) for extreme in values.aminmax()]
         if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
             return
         sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
-        if self.uncertainty_m is not None:
-            sane &= torch.isfinite(self.uncertainty_m) & (self.uncertainty_m >= 0)
+        for values in maps[1:]:
+            sane &= torch.isfinite(values) & (values >= 0)
         if not sane.all():
             raise ConfigError(
                 f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
@@ -152,8 +152,8 @@ class DepthMap(DepthExports):
             )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Depth, mask and uncertainty, if there is one, by the names of their fields, all changed alike."""
-        maps = {name: getattr(self, name) for name in ("depth_m", "valid", "uncertainty_m")}
+        """The maps that there are, by the names of their fields, all changed alike."""
+        maps = {name: getattr(self, name) for name in ("depth_m", "valid", "uncertainty_m", "empty")}
         return {name: change(values) for name, values in maps.items() if values is not None}
 
     def _set(self, **changes: Any) -> None:
@@ -319,6 +319,7 @@ class DepthMap(DepthExports):
             depth_m=places.either(self.depth_m, smooth) * valid,
             valid=valid,
             uncertainty_m=None if sd_m is None else places.either(sd_m, smooth) * valid,
+            empty=None if self.empty is None else places.nearest(self.empty) * places.shown,
             image_hw=mapping.camera_hw,
             mapping=ImageMapping.stretched(mapping.camera_hw, mapping.camera_hw),
             intrinsics=None if self.intrinsics is None else mapping.to_camera(self.intrinsics),
@@ -336,9 +337,7 @@ class DepthMap(DepthExports):
         """
         if self.uncertainty_m is None:
             raise ConfigError("this head gives no uncertainty; a head trained with uncertainty=True does")
-        relative = self.uncertainty_m / self.depth_m.clamp_min(_MIN_DEPTH_M)
-        spread = (interval_factor(level) * relative).clamp_max(_MAX_SPREAD)
-        return self.depth_m * (-spread).exp(), self.depth_m * spread.exp()
+        return interval_of(self.depth_m, self.uncertainty_m, level)
 
     def points(self, intrinsics: IntrinsicsLike | None = None, *, assumed: bool = False) -> Tensor:
         """Every pixel as a point in the camera frame; select with `valid`, for padding is no point of the scene.
@@ -391,10 +390,3 @@ class DepthMap(DepthExports):
         if not isinstance(intrinsics, Intrinsics):
             intrinsics = intrinsics_of_whole_image(intrinsics, hw if self.mapping is None else self.mapping.camera_hw)
         return intrinsics if self.mapping is None else self.mapping.to_tower(intrinsics)
-
-
-def interval_factor(level: float) -> float:
-    """Half the width, in standard deviations, of a Laplace distribution's central interval of that probability."""
-    if not 0 < level < 1:
-        raise ConfigError(f"the level of an interval is a probability between 0 and 1, got {level!r}")
-    return -math.log1p(-level) / math.sqrt(2)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.depth.depth_map import interval_factor
+from spaceclip_plugin.depth.interval import interval_factor
 from spaceclip_plugin.errors import DataError
 
 LEVELS = (0.5, 0.9)

@@ -73,7 +73,12 @@ def predict(
     familiarity = plain.familiarity
     if familiarity is not None and mirrored.familiarity is not None:
         familiarity = torch.minimum(familiarity, mirrored.familiarity)
-    both = dataclasses.replace(plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty, familiarity=familiarity)
+    empty = plain.empty
+    if empty is not None and mirrored.empty is not None:  # as with `valid`: either of the two may say so
+        empty = torch.maximum(empty, mirrored.empty.flip(-1))
+    both = dataclasses.replace(
+        plain, depth_m=depth, valid=valid, uncertainty_m=uncertainty, familiarity=familiarity, empty=empty
+    )
     return both if intrinsics is None else both.with_intrinsics(intrinsics)
 
 

@@ -279,10 +279,9 @@ class DepthHeadConfig:
         kind = architectures.architecture(name).options
         options = dict(options)
         for key, option in new_options(kind).items():
-            if option.version > version:
-                if key in options:
-                    raise ConfigError(f"config: {key} belongs to format {option.version} and later, this is {version}")
-                options[key] = option.before
+            if option.version > version and key in options:
+                raise ConfigError(f"config: {key} belongs to format {option.version} and later, this is {version}")
+            options.setdefault(key, option.before)  # not all of a format's options came on the same day
         _checks.check_keys(kind, options, where=f"options of {name!r}", complete=True)
         config = cls(**{**values, "options": options})
         config._check_fractions(fractions)

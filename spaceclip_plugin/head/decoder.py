@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from typing_extensions import Self
 
-from spaceclip_plugin.towers import SeenPart, TowerFeatures
+from spaceclip_plugin.towers import TowerFeatures
 
 STANDARD = "standard"
 """The preset that every architecture has: its defaults."""
 
 _SINCE, _BEFORE = "since", "before"
+_MORE_LIKELY_THAN_NOT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +28,30 @@ class HeadOutput:
         auxiliary_m: coarser predictions for deep supervision, each (B, H, W) metres; empty unless asked for.
         uncertainty_m: (B, H, W) standard deviation in metres, or None where the architecture predicts none. No gradient
             of it reaches the depth.
+        empty: (B, H, W) probability that nothing is there at any range, such as sky, where `depth_m` is a number that
+            means nothing; None where the head does not tell. No gradient of it reaches the depth.
 
     Example:
         >>> import torch
-        >>> HeadOutput(torch.ones(1, 4, 6)).uncertainty_m is None
-        True
+        >>> output = HeadOutput(torch.ones(1, 1, 3), empty=torch.tensor([[[0.1, 0.2, 0.9]]]))
+        >>> output.uncertainty_m is None, output.present_m.tolist()
+        (True, [[[1.0, 1.0, 0.0]]])
     """
 
     depth_m: Tensor
     auxiliary_m: tuple[Tensor, ...] = ()
     uncertainty_m: Tensor | None = None
+    empty: Tensor | None = None
 
-    def laid_out(self, seen: SeenPart, output_hw: tuple[int, int]) -> HeadOutput:
-        """Maps of what a tower saw over the whole image, 0 where it saw nothing."""
-        return HeadOutput(
-            seen.laid_out(self.depth_m, output_hw),
-            tuple(seen.laid_out(coarse_m, output_hw) for coarse_m in self.auxiliary_m),
-            None if self.uncertainty_m is None else seen.laid_out(self.uncertainty_m, output_hw),
-        )
+    @property
+    def present_m(self) -> Tensor:
+        """`depth_m`, 0 where it is more likely than not that nothing is there."""
+        return self.depth_m if self.empty is None else self.depth_m.masked_fill(self.empty > _MORE_LIKELY_THAN_NOT, 0)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> HeadOutput:
+        """The output with every map of it changed alike."""
+        others = (None if values is None else change(values) for values in (self.uncertainty_m, self.empty))
+        return HeadOutput(change(self.depth_m), tuple(change(coarse_m) for coarse_m in self.auxiliary_m), *others)
 
 
 def since(version: int, before: object) -> dict[str, object]:
@@ -113,7 +121,7 @@ class Decoder(Protocol):
     Example:
         >>> import torch
         >>> from spaceclip_plugin.head import ARCHITECTURES
-        >>> from spaceclip_plugin.towers import SeenPart, TowerFeatures
+        >>> from spaceclip_plugin.towers import TowerFeatures
         >>> kind = ARCHITECTURES["tap-mixer"]
         >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
         >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24))
@@ -151,3 +159,8 @@ class Calibratable(Protocol):
 def predicts_uncertainty(decoder: object) -> bool:
     """Whether a decoder's outputs have `uncertainty_m`."""
     return isinstance(decoder, Calibratable) and decoder.predicts_uncertainty
+
+
+def predicts_empty(decoder: object) -> bool:
+    """Whether a decoder's outputs have `empty`."""
+    return bool(getattr(decoder, "predicts_empty", False))

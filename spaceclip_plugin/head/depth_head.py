@@ -116,7 +116,7 @@ class DepthHead(nn.Module):
         seen = features.seen
         grid_hw = output_hw if seen is None else seen.grid_size(output_hw)
         output: HeadOutput = self.decoder(inputs, grid_hw, auxiliary=auxiliary)
-        return output if seen is None else output.laid_out(seen, output_hw)
+        return output if seen is None else output.changed(lambda values: seen.laid_out(values, output_hw))
 
     def familiarity_of(self, features: TowerFeatures, *, shown: Tensor | None = None) -> Tensor | None:
         """How familiar the images of a call are, see `DepthMap.familiarity`; None where the head cannot tell.

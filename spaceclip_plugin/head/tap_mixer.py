@@ -28,7 +28,8 @@ CONVEX = 4  # factor of the convex upsampling
 NEIGHBOURS = 9
 LOG_DEPTH_LIMIT = 7.0  # depth stays between a millimetre and a kilometre, and finite, whatever the weights
 LOG_SIGMA_LIMITS = (-7.0, 2.0)
-_START_LOG_M, _START_LOG_SIGMA = 0.7, -1.5  # a fresh head says two metres, give or take a fifth
+# A fresh head says two metres, give or take a fifth, and that something is there.
+_START_LOG_M, _START_LOG_SIGMA, _START_EMPTY = 0.7, -1.5, -3.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TapMixerOptions:
     uncertainty: bool = True  # whether the standard deviation of the depth is predicted too
     dropout: float = 0.1  # probability that a channel of a block's update is dropped, in training
     pixels: int = field(default=32, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
+    empty: bool = field(default=False, metadata=since(4, False))  # whether it is told where nothing is, such as sky
 
     def __post_init__(self) -> None:
         taps = _checks.wholes("taps", self.taps, 0, 512, length=(1, 64))
@@ -58,6 +60,7 @@ class TapMixerOptions:
                 "choose another width or attention=0"
             )
         _checks.truth("uncertainty", self.uncertainty)
+        _checks.truth("empty", self.empty)
         object.__setattr__(self, "dropout", _checks.real("dropout", self.dropout, 0.0, 0.9))
         for name, value in (("taps", taps), ("channels", channels), ("convolutions", convolutions)):
             object.__setattr__(self, name, value)  # lists, as JSON gives them, become tuples
@@ -114,6 +117,7 @@ class TapMixerDecoder(nn.Module):
         self.norm = nn.LayerNorm(last)
         self.out = PreciseLinear(last, 1 + NEIGHBOURS * CONVEX**2)  # log depth, and how it is upsampled
         self.spread = PreciseLinear(last, 1) if options.uncertainty else None
+        self.emptiness = PreciseLinear(last, 1) if options.empty else None  # logit
         self._start_smooth()
 
     @torch.no_grad()
@@ -131,6 +135,8 @@ class TapMixerDecoder(nn.Module):
         self.out.bias[1:] = torch.einsum("ik,jl->ijkl", line, line).flatten().log()  # shares, none of them zero
         if self.spread is not None:
             self.spread.bias.fill_(_START_LOG_SIGMA)
+        if self.emptiness is not None:
+            self.emptiness.bias.fill_(_START_EMPTY)
 
     def forward(self, features: TowerFeatures, output_hw: tuple[int, int], *, auxiliary: bool) -> HeadOutput:
         """Decode patch maps (B, C, h, w) into depth at `output_hw`; there are no auxiliary outputs."""
@@ -153,17 +159,26 @@ class TapMixerDecoder(nn.Module):
         log_m = _convex(_filled(log_m, mask), weights)
         depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)[:, 0]
         own = self.out.weight.dtype  # not that of x, which autocast may have lowered
-        if self.spread is None:
-            return HeadOutput(depth_m.to(own))
-        # Detached: learning how wrong the depth is must not change the depth.
-        sigma = self.spread(x.detach()).clamp(*LOG_SIGMA_LIMITS).exp()
-        uncertainty_m = depth_m.detach() * sized(sigma.permute(0, 3, 1, 2), output_hw)[:, 0]
-        return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m.to(own))
+        uncertainty_m = empty = None
+        # Detached: learning how wrong the depth is, or that there is none, must not change the depth.
+        aside = x.detach()
+        if self.spread is not None:
+            sigma = self.spread(aside).clamp(*LOG_SIGMA_LIMITS).exp()
+            uncertainty_m = (depth_m.detach() * sized(sigma.permute(0, 3, 1, 2), output_hw)[:, 0]).to(own)
+        if self.emptiness is not None:  # it ends where surfaces do: upsampled as they are
+            logits = _convex(_filled(self.emptiness(aside), mask), weights.detach())
+            empty = sized(logits, output_hw)[:, 0].sigmoid().to(own)
+        return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m, empty=empty)
 
     @property
     def predicts_uncertainty(self) -> bool:
         """Whether there is an `uncertainty_m`."""
         return self.spread is not None
+
+    @property
+    def predicts_empty(self) -> bool:
+        """Whether there is an `empty`."""
+        return self.emptiness is not None
 
     @torch.no_grad()
     def rescale_uncertainty(self, factor: float) -> None:

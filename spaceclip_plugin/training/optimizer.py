@@ -17,6 +17,7 @@ from spaceclip_plugin.training.config.recipe import Recipe
 from spaceclip_plugin.training.data_order import DataOrder, MicroBatch
 from spaceclip_plugin.training.features import Batch, FeatureStream, Loaded
 from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.losses.terms import emptiness_loss
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.reading_ahead import read_ahead
 
@@ -129,22 +130,21 @@ class HeadOptimizer:
         return value
 
     def _whole_loss(self, output: HeadOutput, target_m: Tensor, micro: MicroBatch) -> Tensor | None:
-        """The loss of the micro-batch of all processes; None where none of its pixels has known depth."""
+        """The loss of the micro-batch of all processes; None where nothing is known of any of its pixels."""
 
         def joined(values: Tensor) -> Tensor:
             return self.processes.joined(values.float(), micro.sizes)
 
         target_m = joined(target_m)
-        target_m = target_m.masked_fill(target_m.isinf(), 0)  # where nothing is, there is no depth to learn
+        nothing = target_m.isinf()
+        target_m = target_m.masked_fill(nothing, 0)  # where nothing is, there is no depth to learn
         valid = target_m > 0  # what is beyond the protocol's range is 0; crops and other lenses scale the rest
-        if not bool(valid.any()):
-            return None
-        whole = HeadOutput(
-            joined(output.depth_m),
-            tuple(joined(depth_m) for depth_m in output.auxiliary_m),
-            None if output.uncertainty_m is None else joined(output.uncertainty_m),
-        )
-        return self._loss(whole, target_m, valid=valid)
+        whole = output.changed(joined)
+        loss = self._loss(whole, target_m, valid=valid) if bool(valid.any()) else None
+        if whole.empty is None or not bool((known := valid | nothing).any()):
+            return loss
+        of_nothing = emptiness_loss(whole.empty, nothing, known=known)
+        return of_nothing if loss is None else loss + of_nothing
 
     @property
     def _share(self) -> float:

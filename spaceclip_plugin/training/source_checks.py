@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
+import numpy as np
+
 from spaceclip_plugin.data import DepthSource, Mixture, check_depth_units
 from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.depth.camera import FocalLength
@@ -74,6 +76,22 @@ def checked_sources(
     for one, other in itertools.combinations(sources, 2):
         _check_apart(sources, fingerprints, one, other)
     return CheckedSources(fingerprints, camera)
+
+
+def check_tells_of_nothing(source: DepthSource, processes: Processes) -> None:
+    """Some sample says of a pixel that nothing is there; a head that shall tell learns it from nothing else.
+
+    Samples are read until one does.
+
+    Raises:
+        DataError: none does.
+    """
+    if not processes.on_main(lambda: any(bool(np.isposinf(source[i].depth_m).any()) for i in range(len(source)))):
+        raise DataError(
+            f"the head shall tell where nothing is, and none of the {len(source)} training samples has a pixel of "
+            "infinite depth, which says so: it would never learn to. Make the head with empty=False, or train it on "
+            "renders that have sky"
+        )
 
 
 def _check_usable(name: str, source: DepthSource, protocol: Protocol, camera: DataCamera, processes: Processes) -> None:

@@ -27,7 +27,7 @@ from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.errors import ConfigError, TrainingError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, evaluate
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
-from spaceclip_plugin.head.decoder import predicts_uncertainty
+from spaceclip_plugin.head.decoder import predicts_empty, predicts_uncertainty
 from spaceclip_plugin.towers import Adapter, registry
 from spaceclip_plugin.towers.module_state import in_eval_mode
 from spaceclip_plugin.training.cache.key import cache_key
@@ -46,7 +46,7 @@ from spaceclip_plugin.training.result import TrainingResult, outcome
 from spaceclip_plugin.training.run.folder import RunFolder
 from spaceclip_plugin.training.run.options import RunOptions
 from spaceclip_plugin.training.run.record import MUST_MATCH, comparable
-from spaceclip_plugin.training.source_checks import CheckedSources, checked_sources
+from spaceclip_plugin.training.source_checks import CheckedSources, check_tells_of_nothing, checked_sources
 from spaceclip_plugin.training.validation_set import ValidationSet
 
 PICTURES = 4
@@ -151,7 +151,8 @@ class DepthTrainer:
             ConfigError: an impossible setting.
             TrainingError: the folder is taken or holds another run, the loss is not finite, the host changed, or the
                 disk is full. What is done stays, and the run can be resumed.
-            DataError: a sample that cannot be used, depth in another unit, or the same image in two sources.
+            DataError: a sample that cannot be used, depth in another unit, or the same image in two sources; or the
+                head shall tell where nothing is, and no training sample does.
             CheckpointError: the newest checkpoint is damaged, or all are gone.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the run can be resumed.
         """
@@ -161,6 +162,8 @@ class DepthTrainer:
         self.head.familiarity = None  # what it may know of other images
         self.head.config = dataclasses.replace(self.head.config, familiarity=None)
         checked = checked_sources(sources, self._protocol, processes, untold=self._untold, head=self._camera_of_head())
+        if predicts_empty(self.head.decoder):
+            check_tells_of_nothing(train, processes)
         record = self._record(trained_on, details or {}, train, checked, processes)
         weights = {"weights of the head": module_digest(self.head)}
         processes.check_equal({**weights, **{key: comparable(record)[key] for key in MUST_MATCH}})

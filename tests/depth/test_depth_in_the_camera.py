@@ -44,6 +44,19 @@ def test_points_of_the_towers_pixels_too_where_the_map_knows_its_mapping() -> No
     assert own[0].mapping == PADDED
 
 
+def test_where_nothing_is_goes_along_and_padding_tells_nothing() -> None:
+    # Of what the tower saw, the upper half is sky.
+    empty = torch.zeros(1, 224, 224)
+    empty[:, :112] = 0.9
+    sky = dataclasses.replace(wall(), valid=empty <= 0.5, empty=empty, mapping=PADDED)
+    assert not sky.empty[:, :20].any()  # padding
+    seen = sky.in_camera()
+    assert seen.empty.shape == (1, 480, 640)
+    assert (seen.empty[:, :239] == 0.9).all()
+    assert not seen.empty[:, 241:].any()
+    assert torch.equal(seen.valid, seen.empty <= 0.5)
+
+
 def test_a_resolution_of_ones_own() -> None:
     assert wall().in_camera(PADDED, size=(48, 64)).depth_m.shape == (1, 48, 64)
 

@@ -45,6 +45,16 @@ class TestValidation:
         assert depth.valid is valid
         assert depth.uncertainty_m is std
 
+    def test_the_probability_of_nothing_is_checked_and_goes_along(self) -> None:
+        empty = torch.rand(2, 6, 8)
+        depth = make(2, empty=empty)
+        assert torch.equal(depth[1].empty, empty[1:])
+        assert torch.equal(depth.to("cpu").empty, empty)
+        assert depth.relabelled(age=3).empty is empty
+        for wrong in (torch.rand(2, 6, 7), empty.double(), empty - 2, empty / 0):
+            with pytest.raises(ConfigError):
+                make(2, empty=wrong)
+
     def test_it_is_frozen(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             make().frame = 4  # type: ignore[misc]

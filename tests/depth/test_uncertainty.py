@@ -12,7 +12,7 @@ from fresh_heads import fresh_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
-from spaceclip_plugin.depth.depth_map import interval_factor
+from spaceclip_plugin.depth.interval import interval_factor
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation.prediction import predict
 

@@ -23,6 +23,7 @@ from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN
 from spaceclip_plugin.errors import ConfigError, ExportError
+from spaceclip_plugin.head import HeadOutput
 from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, checked_size
 from spaceclip_plugin.towers import TowerFeatures
 
@@ -124,7 +125,8 @@ def export_onnx(
     """Write a head as one ONNX file with a dynamic batch and a dynamic grid, float32 throughout.
 
     Inputs are `hidden_N` (B, C, h, w) for every tap N, patch maps as in `TowerFeatures`, and `context` (B, C) where the
-    head reads one. The output is `depth_m` (B, H, W) in metres along the optical axis. The file's metadata has the
+    head reads one. The output is `depth_m` (B, H, W) in metres along the optical axis, 0 where a head that tells
+    it says that nothing is there (`HeadOutput.empty`). The file's metadata has the
     head's config and says whose metres they are; how familiar an image is, the file does not tell. The head itself
     stays as it is, its mode, dtype and device too.
 
@@ -204,7 +206,8 @@ class _Graph(nn.Module):
             size = (finest * height, finest * width)
             pixels = interpolate(pixels, size=size, mode="bilinear", align_corners=False)
         features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw, pixels=pixels)
-        depth_m: Tensor = self.head.decoder(features, output_hw, auxiliary=False).depth_m
+        output: HeadOutput = self.head.decoder(features, output_hw, auxiliary=False)
+        depth_m = output.present_m
         return depth_m if self.scale == 1.0 else depth_m * self.scale
 
 

@@ -130,9 +130,9 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
 
         Returns:
             `predicted_depth` (B, H, W) float32 in metres of those cameras along the optical axis. It is a number for
-            every pixel, for an image of one value throughout too; only a `DepthMap` says where there is none. Into the
-            strip that a tower whose patches do not divide its image never reads, its edge goes on: zeros there would be
-            mixed into the depth beside them when a pipeline resizes it.
+            every pixel, for sky or an image of one value throughout too; only a `DepthMap` says where there is none.
+            Into the strip that a tower whose patches do not divide its image never reads, its edge goes on: zeros there
+            would be mixed into the depth beside them when a pipeline resizes it.
 
         Raises:
             ConfigError: labels, not such images, not such focal lengths, or any where the head does not tell its own.

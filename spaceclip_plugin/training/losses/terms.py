@@ -17,6 +17,7 @@ DEPTH_FLOOR_M = 1e-7
 _VARIANCE_FLOOR = 1e-7
 _RANGE_FLOOR_M = 1e-6
 _RELATIVE_FLOOR = 1e-6
+_PROBABILITY_FLOOR = 1e-6
 
 _SSIM_RADIUS, _SSIM_SIGMA = 5, 1.5
 _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
@@ -111,6 +112,14 @@ def uncertainty_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tens
     residual = (prediction.log() - _log(target)).abs()
     scale = (uncertainty / prediction).clamp_min(_RELATIVE_FLOOR) / math.sqrt(2)
     return (residual / scale + scale.log()).masked_fill(~valid, 0).sum() / valid.sum()
+
+
+def emptiness_loss(empty: Tensor, nothing: Tensor, *, known: Tensor) -> Tensor:
+    """Mean binary cross-entropy, over the pixels of which it is `known`, of the probability `empty` (B, h, w) that
+    nothing is there and whether that is so, `nothing` (B, H, W) bool."""
+    probability = resized(empty, (nothing.shape[1], nothing.shape[2]), align_corners=False)
+    right = torch.where(nothing, probability, 1 - probability).clamp_min(_PROBABILITY_FLOOR)
+    return -right.log().masked_fill(~known, 0).sum() / known.sum()
 
 
 def resized(map_m: Tensor, target_hw: tuple[int, int], *, align_corners: bool) -> Tensor:

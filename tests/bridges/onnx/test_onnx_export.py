@@ -36,7 +36,15 @@ SMALL: dict[str, dict[str, Any]] = {  # other architectures: their defaults
     "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
     "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1},
 }
+EMPTY: dict[str, Any] = {"taps": (1, 6), "channels": (6,), "convolutions": (1,), "empty": True}
 Output = dict[str, tuple[int, int]]
+
+
+def half_empty(head: DepthHead) -> DepthHead:
+    """The head, saying of about half of all pixels that nothing is there."""
+    with torch.no_grad():
+        head.decoder.emptiness.bias.zero_()
+    return head
 
 
 def small_head(architecture: str = "space-clip", *, seed: int = 0, config: Any = None, **options: Any) -> DepthHead:
@@ -72,6 +80,7 @@ HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
         lambda: small_head("tap-mixer", **SMALL["tap-mixer"], config={"tap_widths": (4, 4, 8)}),
         {"patch_size": 8},
     ),
+    "tells where nothing is": (lambda: half_empty(small_head("tap-mixer", **EMPTY)), {"patch_size": 8}),
 }
 
 
@@ -133,12 +142,13 @@ class TestTheFile:
     def test_gives_torchs_depth(self, exported: Exported, batch: int, grid_hw: tuple[int, int]) -> None:
         features = exported.features(batch, grid_hw)
         with torch.no_grad():
-            expected = exported.head(features).depth_m
+            output = exported.head(features)
         found = exported.run(features)
         assert found.dtype == np.float32
         assert found.shape == (batch, *features.image_hw)
-        allowed = TOLERANCE * expected.std() + ROUNDING * expected.max()
-        assert np.abs(found - expected.numpy()).max() <= allowed
+        allowed = TOLERANCE * output.depth_m.std() + ROUNDING * output.depth_m.max()
+        assert np.abs(found - output.present_m.numpy()).max() <= allowed
+        assert output.empty is None or 0 < (found == 0).mean() < 1
 
     @pytest.mark.slow
     def test_nothing_of_its_example_is_in_it(self, exported: Exported) -> None:
