@@ -81,8 +81,8 @@ class TapMixerOptions:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # For those who need scale, not outlines: the cheapest.
-    "light": {"taps": (3, 6, 9, 12), "pixels": 0},
+    # For those who need scale, not outlines, and for towers whose images cannot be had.
+    "light": {"taps": (3, 6, 9, 12), "channels": (192, 128), "pixels": 0},
     STANDARD: {},
     # For hands, which grasp what is small and thin.
     "fine": {"taps": (1, 2, 3, 6, 9, 12), "channels": (256, 160), "convolutions": (2, 2), "pixels": 64},
@@ -145,9 +145,9 @@ class TapMixerDecoder(nn.Module):
                 mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
             for block in cast(nn.ModuleList, stage):
                 x = block(kept(x, mask))
-        if self.pixels is not None and features.pixels is not None:  # checked by the head
+        if self.pixels is not None:
             mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
-            x = self.pixels(x, features.pixels, mask)
+            x = self.pixels(x, cast(Tensor, features.pixels), mask)  # there, for the head has checked
         x = self.norm(x)
         log_m, weights = self.out(x).tensor_split([1], dim=-1)
         log_m = _convex(_filled(log_m, mask), weights)
