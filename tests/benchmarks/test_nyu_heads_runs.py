@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nyu_heads as heads
@@ -13,17 +14,19 @@ from spaceclip_plugin.training.config.recipe import Recipe
 
 def test_another_run_in_the_folder_is_not_taken() -> None:
     words = ["--host", "h", "--data", "a", "--val", "b", "--out", "c", "--epochs", "3", "--set", "attention=1"]
+    words += ["--preset", "light"]
+    light = TapMixerOptions.for_blocks(12, "light")
     kept = {
         "finished": True,
         "recipe": vars(Recipe(epochs=3)),
-        "head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions(attention=1))},
+        "head": {"architecture": "tap-mixer", "options": vars(replace(light, attention=1))},
     }
     heads.check(Path("c"), words, kept)
     for change in (
         {"finished": False},
         {"recipe": vars(Recipe(epochs=4))},
-        {"head": {"architecture": "tap-mixer", "options": vars(TapMixerOptions())}},
-        {"head": {"architecture": "space-clip", "options": vars(TapMixerOptions(attention=1))}},
+        {"head": {"architecture": "tap-mixer", "options": vars(light)}},
+        {"head": {"architecture": "space-clip", "options": vars(replace(light, attention=1))}},
     ):
         with pytest.raises(SystemExit, match="c holds a run that was stopped, or another one"):
             heads.check(Path("c"), words, {**kept, **change})
