@@ -177,9 +177,9 @@ def _tensors(value: Tensor | TowerFeatures) -> list[Tensor]:
 def _copied(value: Tensor | TowerFeatures) -> Tensor | TowerFeatures:
     if isinstance(value, Tensor):
         return value.clone()
-    context = None if value.context is None else value.context.clone()
     hidden = {tap: part.clone() for tap, part in value.hidden.items()}
-    return dataclasses.replace(value, hidden=hidden, context=context)
+    context, pixels = (None if part is None else part.clone() for part in (value.context, value.pixels))
+    return dataclasses.replace(value, hidden=hidden, context=context, pixels=pixels)
 
 
 def all_cases(stage: Stage, folder: Path, *, compiling: bool, exporting: bool) -> tuple[list[Case], dict[str, str]]:

@@ -125,7 +125,8 @@ def probe(head: DepthHead) -> TowerFeatures:
     """Features of four images that are nowhere, for the taps of a head."""
     random = torch.Generator().manual_seed(0)
     hidden = {tap: torch.randn(4, width, 14, 14, generator=random) for tap, width in head.config.width_of.items()}
-    return TowerFeatures(hidden, torch.randn(4, head.config.width, generator=random), (224, 224))
+    context, pixels = torch.randn(4, head.config.width, generator=random), torch.randn(4, 3, 224, 224, generator=random)
+    return TowerFeatures(hidden, context, (224, 224), pixels=pixels)
 
 
 def check_no_places(record: Mapping[str, Any]) -> None:

@@ -32,9 +32,11 @@ TRAIN, VAL, TEST = "metaworld:1200", "metaworld:validation:90", "metaworld:test:
 METRICS = ("abs_rel", "rmse", "delta1")
 EDGES = ("boundary_f1", "edge_accuracy_px", "edge_completeness_px", "abs_rel_near", "abs_rel_away")
 ROWS = {
-    NEW: Row("tap-mixer, recommended recipe", ("--set", "empty=true", *BF16)),
-    "light": Row("tap-mixer, preset light", ("--preset", "light", *BF16)),
-    "light-relative": Row("the same, loss without steps", ("--preset", "light", "--loss", "relative", *BF16)),
+    NEW: Row("tap-mixer, recommended recipe", BF16),
+    "fine": Row(
+        "tap-mixer, preset fine, loss with steps",
+        ("--preset", "fine", "--loss", "sharp", "--set", "empty=true", *BF16),
+    ),
     PUBLISHED: Row(
         "space-clip, recommended loss and views", (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16)
     ),

@@ -64,28 +64,34 @@ class Row:
 
 
 BF16 = ("--precision", "bf16")
-EARLIER = ("--preset", "light", "--loss", "relative", *BF16)  # the default until heads read the image
 ATTENTION = ("--set", "attention=1")
 TWICE = ("--set", "channels=[192,128,64]", "--set", "convolutions=[2,1,1]")
 HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
-SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4", "--loss", "relative")
+SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
+    "fine": Row("tap-mixer, preset fine, loss with steps", ("--preset", "fine", "--loss", "sharp", *BF16)),
     PUBLISHED: Row(
         "space-clip, recommended loss and views",
         (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
     ),
     "space-clip-published": Row(
         "space-clip, published loss",
-        ("--arch", PUBLISHED, "--lr", "3e-4", "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
+        (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
     ),
-    "light": Row("tap-mixer, preset light, loss without steps", EARLIER, (0, 1, 2)),
-    "attention": Row("that one with a self-attention block", (*EARLIER, *ATTENTION), (0, 1, 2)),
+    "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
+    "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
+    "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
+    "attention": Row("tap-mixer with a self-attention block", (*BF16, *ATTENTION), (0, 1, 2)),
     "climbs-twice": Row(
-        "that one climbing once more, to 56x56 with 64 channels", (*EARLIER, *ATTENTION, *TWICE), (0, 1, 2)
+        "that one climbing once more, to 56x56 with 64 channels", (*BF16, *ATTENTION, *TWICE), (0, 1, 2)
     ),
-    "heavier": Row("that one with two attention blocks, taps 1, 2, 3, 6, 9, 12", (*EARLIER, *HEAVIER), (0, 1, 2)),
-    "random-tower": Row("that one on the same tower with random weights", (*EARLIER, *HEAVIER), pretrained=False),
+    "heavier": Row(
+        "that one with two attention blocks, taps 1, 2, 3, 6, 9, 12",
+        (*BF16, *HEAVIER),
+        (0, 1, 2),
+    ),
+    "random-tower": Row("that one on the same tower with random weights", (*BF16, *HEAVIER), pretrained=False),
 }
 
 

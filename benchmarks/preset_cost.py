@@ -28,12 +28,8 @@ from spaceclip_plugin.head import ARCHITECTURES
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 
 RECORD = Path(__file__).parent / "results" / "preset_cost.json"
-WANTED = {"light": 0.02, "standard": 0.03}
-PURPOSE = {
-    "light": "scale alone",
-    "standard": "the default",
-    "fine": "small and thin things, as for hands",
-}
+WANTED = {"standard": 0.03, "fine": 0.03}
+PURPOSE = {"standard": "scale and surfaces, the default", "fine": "outlines, as for hands"}
 
 
 def measured(rounds: int, threads: int) -> dict[str, Any]:

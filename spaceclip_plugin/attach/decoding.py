@@ -37,7 +37,7 @@ def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
     tower = recorder.tower
     features = tower.adapter.features(frame, tower)
     if recorder.pixels:
-        features = replace(features, pixels=tower.adapter.pixels(frame, tower).detach())
+        features = replace(features, pixels=tower.adapter.pixels(frame, tower))
     _check_finite(features, recorder.taps, frame.index)
     return features
 
@@ -56,6 +56,8 @@ def decode(
     features = frame_features(recorder, frame)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
         output = head(features, output_size)
+    if recorder.pixels:  # the host's thread may have gone on, and filled its buffer again meanwhile
+        recorder.tower.adapter.taken(frame, recorder.tower)
     depth = output.depth_m.float()
     valid = output.present_m > 0
     blank, borders = _looked_at(frame.pixels, anchor if frame.mapping == "host" else None, device)

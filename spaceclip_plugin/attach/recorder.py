@@ -31,14 +31,16 @@ _STAND_INS = ("FakeTensor", "FunctionalTensor")
 class UnreadFrames:
     """How frames wait to be read; beyond these bounds the oldest is dropped and counted, the newest always kept.
 
-    The defaults are five steps of three cameras, and twice the bytes that as many frames of a So400m hold (8 MiB each
-    at 224 pixels in float32 with the default head, 4 MiB of a ViT-B/16), so that the number decides at the usual sizes;
-    megapixel images of a Qwen-VL would otherwise hold 0.8 GB of the host's device for depth that nobody reads.
+    The defaults are five steps of three cameras, and over twice the bytes that as many frames of a So400m hold (7 MiB
+    each at 224 pixels in float32 with the default head, 4 MiB of a ViT-B/16), so that the number decides at the usual
+    sizes; megapixel images of a Qwen-VL would otherwise hold 1.2 GB of the host's device for depth that nobody reads.
 
     Attributes:
         max_frames: unread frames, at least 1.
         max_bytes: memory that they keep alive, at least 1 byte.
-        copy: keep copies of the activations, not references, for a host that overwrites them in place.
+        copy: keep copies of the activations, not references, for a host that overwrites them in place; and of the
+            images, for a head that reads them. Those are copied anyway where torch does not count what is written to
+            them (in inference mode), but not where others write behind its back: to a NumPy array of the same memory.
 
     Raises:
         ConfigError: a bound that is no such number.
@@ -241,11 +243,12 @@ class FrameRecorder:
     def _kept_call(self, call: ImageCall) -> ImageCall:
         if not self.pixels:
             return replace(call, patches=None)  # nobody reads them, and they may be many
-        if not self._bounds.copy or call.taken is None:
+        if call.taken is None:
             return call
-        if call.pixels is not None:
-            return replace(call, pixels=call.pixels.detach().clone())
-        return replace(call, patches=call.taken.detach().clone())
+        kept = call.taken.detach()  # without the graph of what made them; it shares their version
+        if self._bounds.copy or _version(kept) is None:  # uncounted, a buffer that is filled again would not show
+            kept = kept.clone()
+        return replace(call, patches=kept) if call.pixels is None else replace(call, pixels=kept)
 
     def keep(self, tap: int | None, value: object) -> None:
         """Keep hidden state `tap` of the running frame, or its raw context where `tap` is None."""

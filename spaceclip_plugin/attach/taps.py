@@ -1,6 +1,7 @@
 """Taps: forward hooks that hand a recorder references to a tower's activations and do nothing else.
 
-Nothing is computed, copied or synchronised in the host's time; shapes are interpreted when someone reads.
+Nothing is computed or synchronised in the host's time, and nothing copied but what `UnreadFrames.copy` tells; shapes
+are interpreted when someone reads.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ class DecoderOptions(Protocol):
 
     @property
     def pixels_per_patch(self) -> int:
-        """At how many pixels along a patch the decoder reads the images that the tower was given; 0: it does not."""
+        """At how many pixels along a patch of the middle tap the tower's images are read; 0: they are not."""
 
     @classmethod
     def for_blocks(cls, blocks: int, preset: str = STANDARD) -> Self:
@@ -124,7 +124,7 @@ class Decoder(Protocol):
         >>> from spaceclip_plugin.towers import TowerFeatures
         >>> kind = ARCHITECTURES["tap-mixer"]
         >>> decoder = kind.decoder(8, kind.options(taps=(1,), channels=(4,), convolutions=(1,)), {1: 8})
-        >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24))
+        >>> features = TowerFeatures({1: torch.zeros(2, 8, 3, 3)}, None, (24, 24), pixels=torch.zeros(2, 3, 24, 24))
         >>> decoder(features, (24, 24), auxiliary=False).depth_m.shape
         torch.Size([2, 24, 24])
     """

@@ -49,7 +49,8 @@ class DepthHead(nn.Module):
         >>> from spaceclip_plugin.towers import TowerFeatures
         >>> options = {"taps": (1, 2), "channels": (8,), "convolutions": (1,)}
         >>> head = DepthHead(DepthHeadConfig("tap-mixer", options, width=16, blocks=2)).eval()
-        >>> features = TowerFeatures({1: torch.zeros(1, 16, 4, 6), 2: torch.zeros(1, 16, 4, 6)}, None, (32, 48))
+        >>> maps, image = {1: torch.zeros(1, 16, 4, 6), 2: torch.zeros(1, 16, 4, 6)}, torch.zeros(1, 3, 32, 48)
+        >>> features = TowerFeatures(maps, context=None, image_hw=(32, 48), pixels=image)
         >>> head(features).depth_m.shape, head.trained
         (torch.Size([1, 32, 48]), False)
     """

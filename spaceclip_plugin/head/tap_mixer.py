@@ -36,13 +36,13 @@ _START_LOG_M, _START_LOG_SIGMA, _START_EMPTY = 0.7, -1.5, -3.0
 class TapMixerOptions:
     """Settings of the tap mixer; the defaults are for a 12-block tower."""
 
-    taps: tuple[int, ...] = (1, 3, 6, 9, 12)  # hidden states that are summed, ascending
-    channels: tuple[int, ...] = (160, 96)  # at the patch grid and after every doubling of it
+    taps: tuple[int, ...] = (3, 6, 9, 12)  # hidden states that are summed, ascending
+    channels: tuple[int, ...] = (192, 128)  # at the patch grid and after every doubling of it
     attention: int = 0  # blocks at the patch grid; the tower's tokens have attended to each other already
     convolutions: tuple[int, ...] = (2, 1)  # depthwise blocks for every entry of `channels`
     uncertainty: bool = True  # whether the standard deviation of the depth is predicted too
     dropout: float = 0.1  # probability that a channel of a block's update is dropped, in training
-    pixels: int = field(default=32, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
+    pixels: int = field(default=0, metadata=since(4, 0))  # channels of a path from the image, at twice the last grid
     empty: bool = field(default=False, metadata=since(4, False))  # whether it is told where nothing is, such as sky
 
     def __post_init__(self) -> None:
@@ -84,11 +84,9 @@ class TapMixerOptions:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # For those who need scale, not outlines: the cheapest.
-    "light": {"taps": (3, 6, 9, 12), "pixels": 0},
     STANDARD: {},
-    # For hands, which grasp what is small and thin.
-    "fine": {"taps": (1, 2, 3, 6, 9, 12), "channels": (256, 160), "convolutions": (2, 2), "pixels": 64},
+    # For hands and what they reach for: an early tap and the tower's own image, for outlines.
+    "fine": {"taps": (1, 3, 6, 9, 12), "channels": (160, 96), "pixels": 32},
 }
 
 
@@ -151,9 +149,9 @@ class TapMixerDecoder(nn.Module):
                 mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
             for block in cast(nn.ModuleList, stage):
                 x = block(kept(x, mask))
-        if self.pixels is not None and features.pixels is not None:  # checked by the head
+        if self.pixels is not None:
             mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
-            x = self.pixels(x, features.pixels, mask)
+            x = self.pixels(x, cast(Tensor, features.pixels), mask)  # there, for the head has checked
         x = self.norm(x)
         log_m, weights = self.out(x).tensor_split([1], dim=-1)
         log_m = _convex(_filled(log_m, mask), weights)

@@ -29,7 +29,7 @@ DEPTHS, WIDTHS = [1, 1, 3, 1], [8, 16, 32, 64]
 IMAGE_HW = (64, 96)
 SMALL: dict[str, dict[str, Any]] = {  # a hidden state of every stage
     "space-clip": {"channels": (8, 6), "film_hidden": 4, "semantic_taps": (6, 4), "structural_taps": (2, 0)},
-    "tap-mixer": {"channels": (48, 8), "convolutions": (1, 1), "attention": 1, "taps": (0, 2, 4, 6)},
+    "tap-mixer": {"channels": (48, 8), "convolutions": (1, 1), "attention": 1, "taps": (0, 2, 4, 6), "pixels": 4},
 }
 
 

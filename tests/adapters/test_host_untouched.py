@@ -20,7 +20,7 @@ from spaceclip_plugin.head.architectures import ARCHITECTURES
 
 SMALL: dict[str, dict[str, Any]] = {
     "space-clip": {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4},
-    "tap-mixer": {"taps": (1, 3), "channels": (48, 8), "convolutions": (1, 1), "attention": 1},
+    "tap-mixer": {"taps": (1, 3), "channels": (48, 8), "convolutions": (1, 1), "attention": 1, "pixels": 4},
 }
 
 

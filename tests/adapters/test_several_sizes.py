@@ -22,7 +22,7 @@ from spaceclip_plugin.towers.spec import TowerFeatures
 
 SMALL: dict[str, dict[str, Any]] = {
     "space-clip": {"channels": (8, 6), "semantic_taps": (3, 1), "structural_taps": (0,), "film_hidden": 4},
-    "tap-mixer": {"taps": (0, 1, 3), "channels": (48, 8), "convolutions": (1, 1), "attention": 1},
+    "tap-mixer": {"taps": (0, 1, 3), "channels": (48, 8), "convolutions": (1, 1), "attention": 1, "pixels": 4},
 }
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -73,6 +73,10 @@ def check_each_alone(together: TowerFeatures, alone: list[TowerFeatures], grids:
             assert patch_map.shape == (len(grids), WIDTH, height, width)
             torch.testing.assert_close(patch_map[i, :, :rows, :columns], own.hidden[tap][0], rtol=1e-4, atol=1e-5)
             assert not patch_map[i][:, ~expected].any()
+        if own.pixels is not None:
+            shown = together.pixels[i, :, : rows * PATCH, : columns * PATCH]
+            assert torch.equal(shown, own.pixels[0])
+            assert together.pixels[i].count_nonzero() == shown.count_nonzero()
 
 
 @every_architecture

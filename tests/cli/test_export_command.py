@@ -21,7 +21,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "space-clip": {"channels": (4,), "semantic_taps": (2,), "structural_taps": (), "film_hidden": 3},
-    "tap-mixer": {"channels": (48,), "taps": (2,), "convolutions": (1,), "attention": 1},
+    "tap-mixer": {"channels": (48,), "taps": (2,), "convolutions": (1,), "attention": 1, "pixels": 4},
 }
 
 
@@ -38,9 +38,15 @@ def head(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "context"), [("space-clip", {"context": ["batch", 8]}), ("tap-mixer", {})])
+@pytest.mark.parametrize(
+    ("architecture", "others"),
+    [
+        ("space-clip", {"context": ["batch", 8]}),
+        ("tap-mixer", {"pixels": ["batch", 3, "height", "width"]}),
+    ],
+)
 def test_json_has_all_of_it(
-    architecture: str, context: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    architecture: str, others: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = saved(tmp_path / "head", architecture)
     out = tmp_path / "new" / "head.onnx"
@@ -48,7 +54,7 @@ def test_json_has_all_of_it(
     assert main([*argv, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["path"] == str(out)
-    assert data["inputs"] == {"hidden_2": ["batch", 8, "h", "w"], **context}
+    assert data["inputs"] == {"hidden_2": ["batch", 8, "h", "w"], **others}
     assert data["output"] == ["batch", "14*h", "14*w"]
     assert data["opset"] == 18
     assert data["file_bytes"] == out.stat().st_size

@@ -38,7 +38,7 @@ def test_the_tower_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         "grid       4x4 patches of 8 pixels, image 32x32",
         "context    cls",
         "mean, std  (0.5 0.5 0.5), (0.5 0.5 0.5)",
-        "taps       [1, 2, 3] (tap-mixer)",
+        f"taps       {list(DepthHead.for_tower(build()).taps)} (tap-mixer)",
     ):
         assert line in shown
 

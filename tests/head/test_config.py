@@ -69,6 +69,7 @@ def tap_mixer_options(draw: st.DrawFn, blocks: int) -> TapMixerOptions:
         convolutions=tuple(draw(st.lists(st.integers(0, 16), min_size=count, max_size=count))),
         uncertainty=draw(st.booleans()),
         dropout=draw(st.floats(0, 0.9)),
+        pixels=draw(st.integers(0, 1024)),
     )
 
 
@@ -340,8 +341,7 @@ class TestJson:
         with pytest.raises(ConfigError, match=message):
             DepthHeadConfig.from_dict(saved(name, **changes))
 
-    @pytest.mark.parametrize("name", ARCHITECTURES)
-    @pytest.mark.parametrize("key", sorted(saved()))
+    @pytest.mark.parametrize(("name", "key"), [(name, key) for name in ARCHITECTURES for key in sorted(saved(name))])
     def test_every_key_must_be_there(self, name: str, key: str) -> None:
         values = saved(name)
         del values[key]

@@ -33,7 +33,7 @@ SPEC = TowerSpec(
 
 SMALL: dict[str, dict[str, Any]] = {  # hidden states 0, 1, 3 and 5
     "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
-    "tap-mixer": {"channels": (48, 8), "taps": (0, 1, 3, 5), "convolutions": (1, 1), "attention": 1},
+    "tap-mixer": {"channels": (48, 8), "taps": (0, 1, 3, 5), "convolutions": (1, 1), "attention": 1, "pixels": 4},
 }
 ROOMY = {"space-clip": (16, 8), "tap-mixer": (48, 8)}
 """Channels enough that no ReLU closes a stage."""
@@ -61,7 +61,9 @@ def features(
     width = head.config.width
     hidden = {tap: torch.randn(batch, width, *grid_hw, generator=random).to(dtype) for tap in head.taps}
     context = torch.randn(batch, width, generator=random).to(dtype) if head.uses_context else None
-    return TowerFeatures(hidden, context, (16 * grid_hw[0], 16 * grid_hw[1]))
+    image_hw = (16 * grid_hw[0], 16 * grid_hw[1])
+    pixels = torch.randn(batch, 3, *image_hw, generator=random).to(dtype) if head.uses_pixels else None
+    return TowerFeatures(hidden, context, image_hw, pixels=pixels)
 
 
 def changed(full: TowerFeatures, tap: int, value: Tensor) -> TowerFeatures:
@@ -80,6 +82,7 @@ def heads(draw: st.DrawFn) -> DepthHead:
             "channels": (48, channels[1]) if attention else channels,
             "attention": attention,
             "uncertainty": draw(st.booleans()),
+            "pixels": draw(st.integers(0, 8)),
         },
     }
     name = draw(st.sampled_from(sorted(ARCHITECTURES)))
@@ -182,6 +185,7 @@ class TestShapes:
             {tap: value[1:2] for tap, value in together.hidden.items()},
             None if together.context is None else together.context[1:2],
             together.image_hw,
+            pixels=None if together.pixels is None else together.pixels[1:2],
         )
         with torch.no_grad():
             for one, all_three in zip(given_in(head(alone)), given_in(head(together)), strict=True):
@@ -300,7 +304,7 @@ class TestAFreshHead:
         ("name", "options"),
         [
             *(("space-clip", {"film_hidden": f, "structural_taps": t}) for f in (None, 16) for t in ((), (0,), (1, 0))),
-            *(("tap-mixer", {"uncertainty": u, "attention": a}) for u in (False, True) for a in (0, 2)),
+            *(("tap-mixer", {"uncertainty": u, "attention": n, "pixels": n}) for u in (False, True) for n in (0, 2)),
         ],
     )
     def test_gradients_reach_every_parameter_its_output_depends_on(
@@ -319,7 +323,7 @@ class TestAFreshHead:
     def test_every_feature_matters(self, name: str) -> None:
         head = small_head(name, channels=ROOMY[name])
         full = features(head)
-        inputs = [*full.hidden.values(), *([full.context] if head.uses_context else [])]
+        inputs = [*full.hidden.values(), *(value for value in (full.context, full.pixels) if value is not None)]
         for value in inputs:
             value.requires_grad_()
         head(full).depth_m.sum().backward()
@@ -351,6 +355,7 @@ class TestPrecision:
             {tap: value.float() for tap, value in low.hidden.items()},
             None if low.context is None else low.context.float(),
             low.image_hw,
+            pixels=None if low.pixels is None else low.pixels.float(),
         )
         with torch.no_grad():
             for values, expected in zip(given_in(head(low)), given_in(head(cast)), strict=True):

@@ -30,7 +30,7 @@ from spaceclip_plugin.towers import TowerFeatures
 
 WIDTH = 24
 MIXER = DepthHeadConfig(
-    options=TapMixerOptions(taps=(1, 3, 5), channels=(8,), convolutions=(1,)), width=WIDTH, blocks=8
+    options=TapMixerOptions(taps=(1, 3, 5), channels=(8,), convolutions=(1,), pixels=0), width=WIDTH, blocks=8
 )
 
 

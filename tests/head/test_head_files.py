@@ -32,7 +32,8 @@ from spaceclip_plugin.towers.spec import TowerFeatures
 def features() -> TowerFeatures:
     random = torch.Generator().manual_seed(1)
     hidden = {tap: torch.randn(2, 8, 2, 3, generator=random) for tap in (1, 3, 5)}
-    return TowerFeatures(hidden, torch.randn(2, 8, generator=random), (32, 48))
+    context, pixels = torch.randn(2, 8, generator=random), torch.randn(2, 3, 32, 48, generator=random)
+    return TowerFeatures(hidden, context, (32, 48), pixels=pixels)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ class TestRoundTrip:
             dataclasses.replace(OPTIONS, structural_taps=(), channels=(2,), semantic_taps=(1,)),
             MIXER,
             dataclasses.replace(MIXER, attention=0, channels=(5, 6)),
-            dataclasses.replace(MIXER, uncertainty=False, taps=(3,)),
+            dataclasses.replace(MIXER, uncertainty=False, taps=(3,), pixels=0),
         ],
     )
     def test_every_shape_of_head(self, tmp_path: Path, options: Options) -> None:

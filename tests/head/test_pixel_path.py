@@ -71,9 +71,8 @@ def test_an_image_beside_a_larger_one_gets_the_depth_it_gets_alone(patch: int) -
         pixels=both.pixels[1:, :, :height, :width],
     )
     beside = depth(head(), dataclasses.replace(both, valid=valid))[1, :height, :width]
-    inner = slice(
-        0, -1 if patch > PATCH else None
-    )  # where depth is enlarged, the last pixel is between image and padding
+    # Where depth is enlarged, the last pixel is between image and padding.
+    inner = slice(0, -1 if patch > PATCH else None)
     torch.testing.assert_close(beside[inner, inner], depth(head(), alone)[0, inner, inner], rtol=1e-5, atol=1e-5)
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head import grid_layers, tap_mixer
+from spaceclip_plugin.head.space_clip.decoder import SpaceClipOptions
 from spaceclip_plugin.head.tap_mixer import CONVEX, LOG_DEPTH_LIMIT, TapMixerOptions
 from spaceclip_plugin.towers.spec import TowerFeatures
 
@@ -23,7 +24,7 @@ WIDTH = 12
 
 def small_head(*, seed: int = 0, tap_widths: tuple[int, ...] | None = None, **options: Any) -> DepthHead:
     """A head whose outputs all vary, as after training."""
-    chosen = {"taps": (1, 3, 6), "channels": (48, 8), "attention": 1, "convolutions": (1, 1), **options}
+    chosen = {"taps": (1, 3, 6), "channels": (48, 8), "attention": 1, "convolutions": (1, 1), "pixels": 4, **options}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = DepthHead(
@@ -43,31 +44,36 @@ def features(
     for tap, width in head.config.width_of.items():
         h, w = grids.get(f"tap{tap}", grid_hw)
         hidden[tap] = torch.randn(batch, 1 + h * w, width, generator=random)[:, 1:].unflatten(1, (h, w)).movedim(3, 1)
-    return TowerFeatures(hidden, None, (16 * grid_hw[0], 16 * grid_hw[1]))
+    hw = (16 * grid_hw[0], 16 * grid_hw[1])
+    pixels = torch.randn(batch, 3, *hw, generator=random) if head.uses_pixels else None
+    return TowerFeatures(hidden, None, hw, pixels=pixels)
 
 
 def with_garbage(given: TowerFeatures, valid: Tensor, seed: int) -> TowerFeatures:
     random = torch.Generator().manual_seed(seed)
-    hidden = {
-        tap: torch.where(valid[:, None], values, 50 * torch.randn(values.shape, generator=random))
-        for tap, values in given.hidden.items()
-    }
-    return dataclasses.replace(given, hidden=hidden, valid=valid)
+
+    def spoilt(values: Tensor) -> Tensor:
+        shown = functional.interpolate(valid[:, None].float(), values.shape[2:]) > 0
+        return torch.where(shown, values, 50 * torch.randn(values.shape, generator=random))
+
+    hidden = {tap: spoilt(values) for tap, values in given.hidden.items()}
+    return dataclasses.replace(given, hidden=hidden, valid=valid, pixels=spoilt(given.pixels))
 
 
 class TestOptions:
     @pytest.mark.parametrize(
-        ("blocks", "taps"),
+        ("preset", "blocks", "taps"),
         [
-            (12, (3, 6, 9, 12)),
-            (24, (6, 12, 18, 24)),
-            (27, (7, 14, 20, 27)),
-            (3, (1, 2, 3)),
-            (1, (0, 1)),
+            ("standard", 12, (1, 3, 6, 9, 12)),
+            ("light", 12, (3, 6, 9, 12)),
+            ("light", 24, (6, 12, 18, 24)),
+            ("light", 27, (7, 14, 20, 27)),
+            ("light", 3, (1, 2, 3)),
+            ("light", 1, (0, 1)),
         ],
     )
-    def test_taps_scale_with_the_tower(self, blocks: int, taps: tuple[int, ...]) -> None:
-        assert TapMixerOptions.for_blocks(blocks).taps == taps
+    def test_taps_scale_with_the_tower(self, preset: str, blocks: int, taps: tuple[int, ...]) -> None:
+        assert TapMixerOptions.for_blocks(blocks, preset).taps == taps
 
     def test_lists_become_tuples(self) -> None:
         options = TapMixerOptions(taps=[1, 2], channels=[48, 4], convolutions=[0, 1])
@@ -88,6 +94,7 @@ class TestOptions:
             ({"attention": True}, "attention must be an integer from 0"),
             ({"uncertainty": 1}, "uncertainty must be true or false"),
             ({"dropout": 1.0}, "dropout must be a number from 0"),
+            ({"pixels": 1025}, "pixels must be an integer from 0"),
         ],
     )
     def test_impossible_ones_are_refused(self, options: dict[str, Any], message: str) -> None:
@@ -146,11 +153,11 @@ class TestOutput:
         grids = {"tap1": (12, 16), "tap3": (6, 8), "tap6": (3, 4)}
         with torch.no_grad():
             given = features(head, **grids)
-            depth = head(given, (96, 128)).depth_m
+            depth = head(given, (120, 160)).depth_m
             assert head.decoder(given, (1, 1), auxiliary=False).depth_m.shape == (2, 1, 1)
-        native = 6 * 2 * CONVEX, 8 * 2 * CONVEX
+        native = 6 * 2 * 2 * CONVEX, 8 * 2 * 2 * CONVEX  # a doubling for the second channels, one for the pixels
         resized = functional.interpolate(
-            head(given, native).depth_m[:, None], (96, 128), mode="bilinear", align_corners=False
+            head(given, native).depth_m[:, None], (120, 160), mode="bilinear", align_corners=False
         )
         torch.testing.assert_close(depth, resized[:, 0])
 
@@ -224,7 +231,8 @@ class TestPadding:
         valid = torch.zeros(1, 5, 6, dtype=torch.bool)
         valid[0, :3, :4] = True
         given = features(head, batch=1, grid_hw=(5, 6))
-        alone = TowerFeatures({tap: values[:, :, :3, :4] for tap, values in given.hidden.items()}, None, (48, 64))
+        maps = {tap: values[:, :, :3, :4] for tap, values in given.hidden.items()}
+        alone = TowerFeatures(maps, None, (48, 64), pixels=given.pixels[..., :48, :64])
         with torch.no_grad():
             padded = head(with_garbage(given, valid, 3)).depth_m[:, :48, :64]
             expected = head(alone).depth_m
@@ -241,9 +249,11 @@ class TestPadding:
                 side = values.shape[-1]
                 hidden[tap] = 50 * torch.randn(values.shape, generator=random)
                 hidden[tap][:, :, : side * 2 // 3] = values[:, :, : side * 2 // 3]
+            pixels = 50 * torch.randn(2, 3, 96, 96, generator=random)
+            pixels[..., :64, :] = 1.0
             valid = (torch.arange(6) < 4)[None, :, None].expand(2, 6, 6)
             with torch.no_grad():
-                outcomes.append(head(TowerFeatures(hidden, None, (96, 96), valid)).depth_m[:, :64])
+                outcomes.append(head(TowerFeatures(hidden, None, (96, 96), valid, pixels=pixels)).depth_m[:, :64])
         assert torch.equal(*outcomes)
 
     def test_an_image_that_is_all_padding_is_finite(self) -> None:
@@ -274,7 +284,7 @@ class TestParts:
     def test_a_fresh_head_starts_smooth(self) -> None:
         torch.manual_seed(0)
         decoder = DepthHead(DepthHeadConfig(width=WIDTH, options=TapMixerOptions())).decoder
-        for _, layer in decoder.climbs:
+        for _, layer in (*decoder.climbs, decoder.pixels.climb):
             x = torch.randn(1, 2, 2, layer.in_features)
             cells = grid_layers.doubled(layer(x))
             assert torch.equal(cells[:, ::2, ::2], cells[:, 1::2, 1::2])
@@ -312,19 +322,20 @@ class TestParts:
         assert grid_layers.dropped(change, 0.4, False) is change
 
 
-def test_the_default_is_a_sixtieth_of_the_published_decoder() -> None:
-    counts = {}
-    for architecture in ("tap-mixer", "space-clip"):
-        head = DepthHead(DepthHeadConfig(architecture)).eval()
-        given = TowerFeatures({tap: torch.zeros(1, 768, 14, 14) for tap in head.taps}, torch.zeros(1, 768), (224, 224))
+@pytest.mark.parametrize(("preset", "fraction"), [("light", 60), ("standard", 60), ("fine", 20)])
+def test_presets_are_fractions_of_the_published_decoder(preset: str, fraction: int) -> None:
+    def products(options: Any) -> int:
+        head = DepthHead(DepthHeadConfig(options=options)).eval()
+        maps, image = {tap: torch.zeros(1, 768, 14, 14) for tap in head.taps}, torch.zeros(1, 3, 224, 224)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            head(given)
-        counts[architecture] = counter.get_total_flops()
-    assert counts["tap-mixer"] < counts["space-clip"] / 60
+            head(TowerFeatures(maps, torch.zeros(1, 768), (224, 224), pixels=image))
+        return counter.get_total_flops()
+
+    assert products(TapMixerOptions.for_blocks(12, preset)) < products(SpaceClipOptions()) / fraction
 
 
 def test_it_learns_a_plane_from_its_tokens() -> None:
-    head = small_head(channels=(48, 8), dropout=0.0).train()
+    head = small_head(channels=(48, 8), dropout=0.0, pixels=0).train()
     rows = torch.linspace(0, 1, 6)[:, None].expand(6, 6)
     random = torch.Generator().manual_seed(0)
     basis = torch.randn(WIDTH, generator=random)

@@ -1,7 +1,7 @@
 """Write the golden head of an architecture for the current file format: `make_golden.py ARCHITECTURE FORMAT`.
 
-Run once per architecture and released format; the files stay for ever, and every later version must read them and
-give the same depth.
+Run once per architecture and released format that it can need; the files stay for ever, and every later version must
+read them and give the same depth.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from spaceclip_plugin.towers.spec import TowerFeatures
 GOLDEN = Path(__file__).with_name("golden")
 OPTIONS = {
     "space-clip": SpaceClipOptions(semantic_taps=(6, 4, 2), structural_taps=(2, 1), channels=(8, 6, 4), film_hidden=6),
-    "tap-mixer": TapMixerOptions(taps=(2, 4, 6), channels=(48, 12, 6), attention=1, convolutions=(1, 1, 1)),
+    "tap-mixer": TapMixerOptions(taps=(2, 4, 6), channels=(48, 12, 6), attention=1, convolutions=(1, 1, 1), pixels=0),
 }
-OUTPUT_HW = (40, 56)
+SINCE_4 = {"tap-mixer": {"pixels": 4}}
+IMAGE_HW, OUTPUT_HW = (32, 40), (40, 56)
 
 
 def features() -> TowerFeatures:
-    """Two images of a tower of width 12, grid 4x5."""
+    """Two images of a tower of width 12, grid 4x5, patches of 8 pixels."""
     random = torch.Generator().manual_seed(7)
     hidden = {tap: torch.randn(2, 12, 4, 5, generator=random) for tap in range(1, 7)}
-    return TowerFeatures(hidden, torch.randn(2, 12, generator=random), (64, 80))
+    context, pixels = torch.randn(2, 12, generator=random), torch.randn(2, 3, *IMAGE_HW, generator=random)
+    return TowerFeatures(hidden, context, IMAGE_HW, pixels=pixels)
 
 
 def fingerprint() -> TowerFingerprint | None:
@@ -51,8 +53,9 @@ def fingerprint() -> TowerFingerprint | None:
 
 def main(architecture: str, version: str) -> None:
     torch.manual_seed(3)
+    newer = SINCE_4[architecture] if int(version) >= 4 else {}
     config = DepthHeadConfig(
-        options=OPTIONS[architecture],
+        options=dataclasses.replace(OPTIONS[architecture], **newer),
         width=12,
         blocks=6,
         image_mean=(0.5, 0.4, 0.3),
@@ -79,6 +82,8 @@ def main(architecture: str, version: str) -> None:
         tokens = features().hidden[head.familiarity.options.tap].mean(dim=(2, 3))
         found["distance"] = head.familiarity.distance(tokens)
     inputs = {f"hidden_{tap}": value for tap, value in features().hidden.items()}
+    if head.uses_pixels:
+        inputs["pixels"] = features().pixels
     save_file({**found, **inputs, "context": features().context}, folder / "golden.safetensors")
     sys.stdout.write(f"{folder}: {sorted(found)}, {dataclasses.asdict(config)['options']}\n")
 

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.config import FORMAT_VERSION
+from spaceclip_plugin.head.decoder import new_options
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 GOLDEN = Path(__file__).with_name("golden")
+LAST_OF_ALL = 3  # later formats came with options of single architectures, and no other head is written in them
 HEADS = sorted(path.parent for path in GOLDEN.glob("*/*/golden.safetensors"))
 FILES = {
     "format-1/space-clip/config.json": "83f676f757e4db1bb6160644b6312626436a3438a18ad3292604acec7bfc28ae",
@@ -35,6 +37,9 @@ FILES = {
     "format-3/tap-mixer/config.json": "ee4e712ccf519674fc1251fdaa445b84b1c88fe2282dc3e629b84de45a8ecc4e",
     "format-3/tap-mixer/golden.safetensors": "c1b67c429c4e832e4d9487f63eb4feb3e8bfd98ff5280635551190c7a575ea88",
     "format-3/tap-mixer/model.safetensors": "54ba18766c2ee1aad7b475ceca4bd19d09699493b9355ab2f34b4f721552e1e5",
+    "format-4/tap-mixer/config.json": "a1e00885ad726168cce0c140ac4ae214d4cc883caf3411e959f89a12b9e6e42f",
+    "format-4/tap-mixer/golden.safetensors": "a327a6b8132bcf42d05161b7c4513a4be10f8f5ab3b4b5868b3499d0b898e1d4",
+    "format-4/tap-mixer/model.safetensors": "4305ab3f98ea494028203936f7be4cbdd664c58acc131b4015e89d1f4c072c45",
 }
 """SHA-256 of every file: a golden file that is made anew is not golden."""
 
@@ -45,23 +50,26 @@ def test_the_files_are_those_that_were_released() -> None:
 
 
 def test_every_format_and_architecture_has_one() -> None:
-    wanted = {(f"format-{version}", name) for version in range(1, FORMAT_VERSION + 1) for name in ARCHITECTURES}
-    assert {(path.parent.name, path.name) for path in HEADS} >= wanted
+    wanted = {(f"format-{version}", name) for version in range(1, LAST_OF_ALL + 1) for name in ARCHITECTURES}
+    for name, kind in ARCHITECTURES.items():
+        wanted |= {(f"format-{option.version}", name) for option in new_options(kind.options).values()}
+    assert {(path.parent.name, path.name) for path in HEADS} == wanted
+    assert f"format-{FORMAT_VERSION}" in {path.parent.name for path in HEADS}
 
 
 @pytest.mark.parametrize("folder", HEADS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_the_depth_is_what_it_was(folder: Path) -> None:
     golden = load_file(folder / "golden.safetensors")
     hidden = {int(name.removeprefix("hidden_")): golden.pop(name) for name in list(golden) if name.startswith("hidden")}
-    features = TowerFeatures(hidden, golden.pop("context"), (64, 80))
+    features = TowerFeatures(hidden, golden.pop("context"), (32, 40), pixels=golden.pop("pixels", None))
     head = DepthHead.from_pretrained(folder)
     assert head.config.trained_on == "nothing: random numbers, kept to see that files stay readable"
     assert (head.config.tower_fingerprint is not None) == (folder.parent.name != "format-1")
     with torch.no_grad():
         output = vars(head(features, (40, 56)))
-    assert (
-        (head.familiarity is not None) == (head.config.focal_length is not None) == (folder.parent.name == "format-3")
-    )
+    assert head.uses_pixels == (folder.parent.name == "format-4")
+    tells = folder.parent.name in ("format-3", "format-4")
+    assert (head.familiarity is not None) == (head.config.focal_length is not None) == tells
     if head.familiarity is not None:
         output["distance"] = head.familiarity.distance(hidden[head.familiarity.options.tap].mean(dim=(2, 3)))
     assert "depth_m" in golden

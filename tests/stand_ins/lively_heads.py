@@ -14,7 +14,7 @@ from spaceclip_plugin.towers.spec import TowerFeatures
 WIDTH = 12
 SMALL: dict[str, dict[str, Any]] = {  # hidden states 0, 1, 3 and 5
     "space-clip": {"channels": (8, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
-    "tap-mixer": {"channels": (48, 8), "taps": (0, 1, 3, 5), "convolutions": (1, 1), "attention": 1},
+    "tap-mixer": {"channels": (48, 8), "taps": (0, 1, 3, 5), "convolutions": (1, 1), "attention": 1, "pixels": 4},
 }
 Grids = dict[int, tuple[int, int]]
 
@@ -61,7 +61,9 @@ def features(
         h, w = (grids or {}).get(tap, grid_hw)
         hidden[tap] = torch.randn(batch, 1 + h * w, width, generator=random)[:, 1:].unflatten(1, (h, w)).movedim(3, 1)
     context = torch.randn(batch, head.config.width, generator=random) if head.uses_context else None
-    return TowerFeatures(hidden, context, (16 * grid_hw[0], 16 * grid_hw[1]))
+    image_hw = (16 * grid_hw[0], 16 * grid_hw[1])
+    pixels = torch.randn(batch, 3, *image_hw, generator=random) if head.uses_pixels else None
+    return TowerFeatures(hidden, context, image_hw, pixels=pixels)
 
 
 def assert_same_output(

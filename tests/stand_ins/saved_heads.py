@@ -11,13 +11,15 @@ from spaceclip_plugin.head.tap_mixer import TapMixerOptions
 OPTIONS = SpaceClipOptions(semantic_taps=(5, 3), structural_taps=(1,), channels=(6, 4), film_hidden=7)
 
 
-MIXER = TapMixerOptions(taps=(1, 3, 5), channels=(48, 6), attention=1, convolutions=(1, 1))
+MIXER = TapMixerOptions(taps=(1, 3, 5), channels=(48, 6), attention=1, convolutions=(1, 1), pixels=4)
 
 
 HUGE = SpaceClipOptions(semantic_taps=(6,) * 6, structural_taps=(1,) * 6, channels=(2048,) * 6, film_hidden=8192)
 
 
-HUGE_MIXER = TapMixerOptions(taps=(1, 3, 5), channels=(4080, *(4096,) * 4), attention=16, convolutions=(16,) * 5)
+HUGE_MIXER = TapMixerOptions(
+    taps=(1, 3, 5), channels=(4080, *(4096,) * 4), attention=16, convolutions=(16,) * 5, pixels=1024
+)
 
 
 Options = SpaceClipOptions | TapMixerOptions

@@ -59,7 +59,7 @@ RESUMED = Recipe(epochs=2, batch_size=4, learning_rate=1e-2, ema_decay=0.9, view
 
 def tiny_mixer(host: nn.Module, **overrides: object) -> DepthHead:
     """A small default head: with dropout, attention and uncertainty."""
-    small = {"taps": (0, 2), "channels": (48, 8), "attention": 1, "convolutions": (1, 1)}
+    small = {"taps": (0, 2), "channels": (48, 8), "attention": 1, "convolutions": (1, 1), "pixels": 4}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return fresh_head(host, architecture="tap-mixer", **{**small, **overrides})

@@ -24,7 +24,7 @@ CONFIGS = {
         depth_range_m=(1.0, 2.0),
     ),
     "tap-mixer": DepthHeadConfig(
-        options=TapMixerOptions((1,), channels=(2,), attention=0, convolutions=(0,), uncertainty=False),
+        options=TapMixerOptions((1,), channels=(2,), attention=0, convolutions=(0,), uncertainty=False, pixels=0),
         width=2,
         blocks=2,
         depth_range_m=(1.0, 2.0),

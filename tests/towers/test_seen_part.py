@@ -118,7 +118,8 @@ def test_overlapping_patches_lie_at_their_centres() -> None:
     part = SeenPart((224, 224), (4.0, 4.0, 220.0, 220.0), (0, 0, 224, 224))
     head = ramp_head(siglip())
     hidden = {tap: torch.zeros(1, 32, 27, 27) for tap in head.taps}
-    depth_m = head(TowerFeatures(hidden, None, (224, 224), seen=part)).depth_m[0, :, 0]
+    features = TowerFeatures(hidden, None, (224, 224), seen=part, pixels=pixels((224, 224)))
+    depth_m = head(features).depth_m[0, :, 0]
     v = places(224, 224)
     torch.testing.assert_close(depth_m[8:216], (v[8:216] - 4) / 8 + 10)
     assert depth_m[0] == depth_m[7] == 10.5  # read by the first patch, and before its centre
@@ -145,7 +146,9 @@ def test_every_head_and_its_auxiliary_depth(architecture: str, dtype: torch.dtyp
         assert not values[:, :, 53:].any()  # the centre of column 52 is at 42.0
         assert bool((values[:, :84, :52] > 0).any())
     twice = head(features, (96, 96)).depth_m
-    assert torch.equal(twice[:, :84, :84], head(dataclasses.replace(features, seen=None), (84, 84)).depth_m)
+    image = None if features.pixels is None else features.pixels[..., :READ, :READ]
+    alone = dataclasses.replace(features, seen=None, image_hw=(READ, READ), pixels=image)
+    assert torch.equal(twice[:, :84, :84], head(alone, (84, 84)).depth_m)
 
 
 def test_points_lie_on_the_rays_of_the_pixels_that_were_seen() -> None:

@@ -199,10 +199,10 @@ class _Graph(nn.Module):
         self.head, self.size, self.scale = head, size, scale
 
     def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
-        height, width = maps[-1].shape[-2:]
-        output_hw = self.size.of((height, width))
+        output_hw = self.size.of((maps[-1].shape[-2], maps[-1].shape[-1]))
         if pixels is not None:  # to the size that the decoder takes them at: asking it there would fix the image's
             finest = self.head.config.options.pixels_per_patch
+            height, width = maps[len(maps) // 2].shape[-2:]
             size = (finest * height, finest * width)
             pixels = interpolate(pixels, size=size, mode="bilinear", align_corners=False)
         features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw, pixels=pixels)

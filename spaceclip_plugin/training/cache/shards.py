@@ -33,9 +33,7 @@ class CachedImage:
 
     name: str
     image_hw: tuple[int, int]  # of what the host sees of the image: crops end at its pixels' borders
-    depth_m: (
-        Tensor  # (H, W) float32 metres of that part, 0 where unknown, inf for nothing; (0, 0) where no target is kept
-    )
+    depth_m: Tensor  # (H, W) float32 metres of that part, 0 where unknown, inf for nothing; (0, 0): no target is kept
     parts: dict[str, Tensor]  # packed features of all versions by tensor name, each (V, …)
 
 

@@ -63,7 +63,7 @@ class Recipe(Config):
     target_side: Annotated[
         int | None, whole(1, 16_384, "learn from depth maps of at most this many pixels a side; 0: as they are")
     ] = 320
-    loss: Annotated[str, choice(LOSSES, "what is minimised")] = "sharp"
+    loss: Annotated[str, choice(LOSSES, "what is minimised")] = "relative"
     precision: Annotated[str, choice(("fp32", "bf16"), "of the head's arithmetic")] = "fp32"
     seed: Annotated[int, whole(0, 2**31 - 1, "of weights, order, versions and dropout")] = 0
 

@@ -35,6 +35,7 @@ from spaceclip_plugin.training.selection import named_like_a_test_set
 
 CODE = "python:"  # a host that starts with this is a function of the user's, which is called to get it
 SOURCES_OF_A_RUN = ("data", "validation", "test")
+_ANY_BLOCKS = 12  # of a tower that is not known yet
 _NEEDED = ("host", "data", "validation")
 _HEADER = """\
 # Settings of a run of `spaceclip train`. The same run again: spaceclip train --config THIS_FILE --out NEW_FOLDER
@@ -110,7 +111,8 @@ class HeadChoice(Config):
         chosen = architecture(self.architecture)
         _checks.choice(f"preset of {self.architecture!r}", self.preset, chosen.presets)
         kind = chosen.options
-        _checks.build(kind, self.options, where=f"options of {self.architecture!r}")
+        _checks.check_keys(kind, self.options, where=f"options of {self.architecture!r}")
+        dataclasses.replace(kind.for_blocks(_ANY_BLOCKS, self.preset), **self.options)  # checked beside the preset's
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()}
         object.__setattr__(self, "options", plain)
 

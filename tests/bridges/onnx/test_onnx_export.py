@@ -34,7 +34,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs the packages of t
 WIDTH = 8
 SMALL: dict[str, dict[str, Any]] = {  # other architectures: their defaults
     "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
-    "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1},
+    "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1, "pixels": 4},
 }
 EMPTY: dict[str, Any] = {"taps": (1, 6), "channels": (6,), "convolutions": (1,), "empty": True}
 Output = dict[str, tuple[int, int]]
@@ -67,7 +67,7 @@ HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
         f"small {name}": (lambda name=name: small_head(name, **SMALL.get(name, {})), {"patch_size": 14})
         for name in ARCHITECTURES
     },
-    "pixels": (lambda: small_head("tap-mixer", **{**SMALL["tap-mixer"], "pixels": 4}), {"patch_size": 14}),
+    "no pixels": (lambda: small_head("tap-mixer", **{**SMALL["tap-mixer"], "pixels": 0}), {"patch_size": 14}),
     "no context, no structural taps": (
         lambda: small_head(**{**SMALL["space-clip"], "structural_taps": (), "film_hidden": None}),
         {"output_hw": (30, 41)},

@@ -31,7 +31,7 @@ TWICE_AS_LONG = (1.6, 2.4)
 
 
 def small_head(*, tells: bool = True) -> DepthHead:
-    options = {"channels": (48,), "taps": (2,), "convolutions": (1,), "attention": 1}
+    options = {"channels": (48,), "taps": (2,), "convolutions": (1,), "attention": 1, "pixels": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = DepthHead(DepthHeadConfig("tap-mixer", options, width=8, blocks=2)).eval()

@@ -291,6 +291,7 @@ CONFIGS = st.builds(
         st.fixed_dictionaries(
             {}, optional={"attention": st.integers(0, 16), "taps": st.just([1, 2, 5]), "dropout": st.floats(0, 0.9)}
         ),
+        st.just("light"),
     ),
     recipe=st.builds(
         Recipe,
@@ -331,6 +332,12 @@ class TestWriting:
         again = read(config.to_yaml())
         assert again.data[0].source == ListData(str(tmp_path / "a.txt"), str(tmp_path / "b"))
         assert again.cache == tmp_path / "c"
+
+    def test_options_are_checked_beside_their_preset_s(self) -> None:
+        assert HeadChoice("tap-mixer", {"convolutions": [0, 0]}, "fine").preset == "fine"
+        assert HeadChoice("tap-mixer", {"attention": 1}, "light").options == {"attention": 1}
+        with pytest.raises(ConfigError, match="attention"):
+            HeadChoice("tap-mixer", {"attention": 1}, "fine")
 
     def test_tuples_of_a_head_are_lists(self) -> None:
         head = HeadChoice("tap-mixer", {"taps": (1, 2)})
