@@ -14,7 +14,7 @@ from depth_figures import HOST, PLAIN, find_ratio
 
 RECORD = nyu_heads.RECORD
 HEADS = {
-    "tap-mixer": ("`tap-mixer`, preset `light`", "tap-mixer"),
+    "tap-mixer": ("`tap-mixer`, the default head", "tap-mixer"),
     "space-clip-published": ("`space-clip`, the published decoder and loss", "space-clip"),
 }
 BASELINE = "constant median of the training depth"

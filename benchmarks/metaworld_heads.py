@@ -1,6 +1,6 @@
 """Train heads on one real frozen tower with the exact depth of Meta-World, and record how well and how sharp each is.
 
-    MUJOCO_GL=egl python benchmarks/metaworld_heads.py --weights deit_tiny_timm.safetensors --runs DIR [--rows light …]
+    MUJOCO_GL=egl python benchmarks/metaworld_heads.py --weights deit_tiny_timm.safetensors --runs DIR [--rows fine …]
     python benchmarks/metaworld_heads.py --table    (the table of benchmarks/README.md, from the record)
 
 Needs the extra `[metaworld]`. The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP. Heads learn from 40 tasks,

@@ -19,7 +19,6 @@ from spaceclip_plugin.attach.tower_match import WARN, check_tower
 from spaceclip_plugin.depth import ImageMapping, Intrinsics
 from spaceclip_plugin.errors import ConfigError, HeadMismatchError, HostError
 from spaceclip_plugin.head import DepthHead
-from spaceclip_plugin.head.decoder import STANDARD
 from spaceclip_plugin.towers import ImageStatistics, Tower, registry
 from spaceclip_plugin.towers.adapter import lineage
 
@@ -120,8 +119,7 @@ def _fitted_head(head: DepthHead | str | Path | None, tower: Tower) -> DepthHead
     with torch.inference_mode(False):  # a head made in inference mode could never be trained
         if head is None:
             with torch.random.fork_rng(devices=[]):  # attaching draws nothing from the host's random numbers
-                preset = STANDARD if tower.adapter.gives_pixels else "light"
-                head = DepthHead.for_tower(tower, preset=preset).eval().to(tower_device(tower))
+                head = DepthHead.for_tower(tower).eval().to(tower_device(tower))
         elif isinstance(head, (str, Path)):
             head = DepthHead.from_pretrained(head).to(tower_device(tower))
         elif not isinstance(head, DepthHead):
@@ -136,7 +134,7 @@ def _fitted_head(head: DepthHead | str | Path | None, tower: Tower) -> DepthHead
         raise HeadMismatchError(
             f"the head reads the pixels of the tower's image too, and the adapter {tower.spec.adapter!r} of the "
             f"{tower.spec} cannot put them back on a grid; use a head that reads hidden states alone, as "
-            "DepthHead.for_tower(host, preset='light') makes"
+            "DepthHead.for_tower(host) makes"
         )
     config, taken = head.config, ImageStatistics.of(tower.spec)
     trained = ImageStatistics(config.image_mean or taken.mean, config.image_std or taken.std)  # None: unknown

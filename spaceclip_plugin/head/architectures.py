@@ -31,7 +31,7 @@ class Architecture:
 
     Example:
         >>> ARCHITECTURES["tap-mixer"].options.for_blocks(24).taps
-        (2, 6, 12, 18, 24)
+        (6, 12, 18, 24)
     """
 
     options: type[Any]

@@ -64,16 +64,16 @@ def test_presets_scale_with_the_tower_and_options_change_them(name: str, preset:
     assert head.taps[-1] <= 6
 
 
-def test_the_light_preset_reads_hidden_states_alone() -> None:
-    heads = [DepthHead.for_tower(SPEC, preset=preset) for preset in ("light", "standard", "fine")]
-    assert [head.uses_pixels for head in heads] == [False, True, True]
+def test_the_default_reads_hidden_states_alone() -> None:
+    heads = [DepthHead.for_tower(SPEC), *(DepthHead.for_tower(SPEC, preset=name) for name in ("standard", "fine"))]
+    assert [head.uses_pixels for head in heads] == [False, False, True]
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'light'"):
-        DepthHead.for_tower(SPEC, preset="ligth")
+    with pytest.raises(ConfigError, match="did you mean 'fine'"):
+        DepthHead.for_tower(SPEC, preset="fnie")
     with pytest.raises(ConfigError, match="preset of 'space-clip'"):
-        DepthHead.for_tower(SPEC, architecture="space-clip", preset="light")
+        DepthHead.for_tower(SPEC, architecture="space-clip", preset="fine")
 
 
 def test_an_unknown_architecture() -> None:

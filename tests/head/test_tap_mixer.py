@@ -64,12 +64,12 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("preset", "blocks", "taps"),
         [
-            ("standard", 12, (1, 3, 6, 9, 12)),
-            ("light", 12, (3, 6, 9, 12)),
-            ("light", 24, (6, 12, 18, 24)),
-            ("light", 27, (7, 14, 20, 27)),
-            ("light", 3, (1, 2, 3)),
-            ("light", 1, (0, 1)),
+            ("fine", 12, (1, 3, 6, 9, 12)),
+            ("standard", 12, (3, 6, 9, 12)),
+            ("standard", 24, (6, 12, 18, 24)),
+            ("standard", 27, (7, 14, 20, 27)),
+            ("standard", 3, (1, 2, 3)),
+            ("standard", 1, (0, 1)),
         ],
     )
     def test_taps_scale_with_the_tower(self, preset: str, blocks: int, taps: tuple[int, ...]) -> None:
@@ -322,7 +322,7 @@ class TestParts:
         assert grid_layers.dropped(change, 0.4, False) is change
 
 
-@pytest.mark.parametrize(("preset", "fraction"), [("light", 60), ("standard", 60), ("fine", 20)])
+@pytest.mark.parametrize(("preset", "fraction"), [("standard", 60), ("fine", 60)])
 def test_presets_are_fractions_of_the_published_decoder(preset: str, fraction: int) -> None:
     def products(options: Any) -> int:
         head = DepthHead(DepthHeadConfig(options=options)).eval()

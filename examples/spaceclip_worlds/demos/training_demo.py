@@ -189,8 +189,7 @@ def _head_for(spec: TowerSpec, seed: int) -> DepthHead:
     """A small head: two stages after the patch grid are as fine as the demo's images, and it trains in a minute."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        options = {"channels": (96, 48), "convolutions": (1, 1), "attention": 1}
-        return DepthHead.for_tower(spec, preset="light", options=options)
+        return DepthHead.for_tower(spec, options={"channels": (96, 48), "convolutions": (1, 1), "attention": 1})
 
 
 def _score_constant(depth_m: np.ndarray, samples: list[DepthSample]) -> DepthMetrics:

@@ -102,7 +102,7 @@ class HeadChoice(Config):
         str,
         choice(
             list(dict.fromkeys(name for one in ARCHITECTURES.values() for name in one.presets)),
-            "how much the head may cost: light for scale alone, fine for small and thin things",
+            "what the head is for: fine for outlines, with an early tap and the image",
         ),
     ] = STANDARD
 

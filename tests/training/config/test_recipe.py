@@ -35,7 +35,7 @@ def test_the_published_settings() -> None:
 def test_recipes_by_name() -> None:
     assert RECIPES["recommended"] == Recipe()
     assert list(RECIPES) == ["recommended", "published", "published-kitti"]
-    assert (Recipe().loss, Recipe().augmentation, Recipe().cache) == ("sharp", "recommended", "fp16")
+    assert (Recipe().loss, Recipe().augmentation, Recipe().cache) == ("relative", "recommended", "fp16")
 
 
 def test_kitti_differs_from_nyu_in_batch_and_crop_alone() -> None:

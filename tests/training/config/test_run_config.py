@@ -291,7 +291,7 @@ CONFIGS = st.builds(
         st.fixed_dictionaries(
             {}, optional={"attention": st.integers(0, 16), "taps": st.just([1, 2, 5]), "dropout": st.floats(0, 0.9)}
         ),
-        st.just("light"),
+        st.just("standard"),
     ),
     recipe=st.builds(
         Recipe,
@@ -335,7 +335,7 @@ class TestWriting:
 
     def test_options_are_checked_beside_their_preset_s(self) -> None:
         assert HeadChoice("tap-mixer", {"convolutions": [0, 0]}, "fine").preset == "fine"
-        assert HeadChoice("tap-mixer", {"attention": 1}, "light").options == {"attention": 1}
+        assert HeadChoice("tap-mixer", {"attention": 1}).options == {"attention": 1}
         with pytest.raises(ConfigError, match="attention"):
             HeadChoice("tap-mixer", {"attention": 1}, "fine")
 
