@@ -68,7 +68,7 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
 
 def scores(head: Path, weights: Path, look: str) -> dict[str, float]:
     """Means over pictures of the unseen tasks."""
-    from spaceclip_worlds.metaworld import MetaWorldData  # of an extra
+    from spaceclip_worlds.metaworld.spec import MetaWorldData  # of an extra
 
     protocol = dataclasses.replace(get_protocol("whole-image"), min_depth_m=0.1, max_depth_m=6.0)
     spec = dataclasses.replace(MetaWorldData.from_text(TEST.partition(":")[2]), look=look)

@@ -283,7 +283,7 @@ class TestParts:
 
     def test_a_fresh_head_starts_smooth(self) -> None:
         torch.manual_seed(0)
-        decoder = DepthHead(DepthHeadConfig(width=WIDTH, options=TapMixerOptions())).decoder
+        decoder = DepthHead(DepthHeadConfig(width=WIDTH, options=TapMixerOptions(pixels=6))).decoder
         for _, layer in (*decoder.climbs, decoder.pixels.climb):
             x = torch.randn(1, 2, 2, layer.in_features)
             cells = grid_layers.doubled(layer(x))
