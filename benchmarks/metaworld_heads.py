@@ -18,12 +18,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nyu_heads import BF16, HOST, NEW, PUBLISHED, SPACE_CLIP, Row, call, check, shown, summary
 
-from spaceclip_plugin import attach_depth_head
+from spaceclip_plugin import DepthAttachment, attach_depth_head
 from spaceclip_plugin._files import write_json
+from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.evaluation import evaluate, get_protocol
+from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.towers import load_host
 
 RECORD = Path(__file__).parent / "results" / "metaworld_heads.json"
@@ -74,30 +77,49 @@ def scores(head: Path, weights: Path, look: str) -> dict[str, float]:
     spec = dataclasses.replace(MetaWorldData.from_text(TEST.partition(":")[2]), look=look)
     host = load_host(HOST[1], weights=weights)
     with torch.inference_mode(), attach_depth_head(host, head, other_tower="error") as attachment:
-        found = evaluate(attachment, spec.open(units_per_metre=1.0), protocol=protocol)
+        source = spec.open(units_per_metre=1.0)
+        found = evaluate(attachment, source, protocol=protocol)
+        emptiness = empty_shares(attachment, source)
     if found.edges is None:
         raise SystemExit("the pictures of the unseen tasks have no edge: were they drawn?")
-    return {
-        **{name: getattr(found.mean, name) for name in METRICS},
-        **{name: getattr(found.edges, name) for name in EDGES},
-    }
+    parts = ((found.mean, METRICS), (found.edges, EDGES))
+    return {name: getattr(part, name) for part, names in parts for name in names} | emptiness
+
+
+def empty_shares(attachment: DepthAttachment, source: DepthSource) -> dict[str, float]:
+    """Shares of pixels that are called empty, of those with nothing behind them and of others; of heads that tell."""
+    called, pixels = {True: 0, False: 0}, {True: 0, False: 0}
+    for index in range(len(source)):
+        sample = source[index]
+        hw = (sample.depth_m.shape[0], sample.depth_m.shape[1])
+        depth = predict(attachment, [sample.image], output_hw=hw, intrinsics=sample.intrinsics)
+        if depth.empty is None:
+            return {}
+        said, nothing = depth.empty[0].numpy() > 0.5, np.isinf(sample.depth_m)
+        for kind, where in ((True, nothing), (False, ~nothing)):
+            called[kind] += int(said[where].sum())
+            pixels[kind] += int(where.sum())
+    return {"empty_found": called[True] / max(1, pixels[True]), "empty_wrongly": called[False] / max(1, pixels[False])}
 
 
 def table(record: dict[str, Any]) -> str:
     """Every row that was run, as Markdown."""
     lines = [
         "| What predicts | head, M parameters | seeds | AbsRel ↓ | near edges / away ↓ | boundary F1 ↑ | "
-        "edges off (px) ↓ | AbsRel as policies see it ↓ | boundary F1 there ↑ |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "edges off (px) ↓ | empty found / wrongly | AbsRel as policies see it ↓ | boundary F1 there ↑ |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"].values():
         varied, standard = row["varied"], row["standard"]
         near, away = (shown(varied[f"abs_rel_{where}"], 3) for where in ("near", "away"))
         accuracy, completeness = (shown(varied[f"edge_{what}_px"], 1) for what in ("accuracy", "completeness"))
+        empty = "–"
+        if "empty_found" in varied:
+            empty = " / ".join(f"{100 * varied[name]['mean']:.0f} %" for name in ("empty_found", "empty_wrongly"))
         cells = [
             row["title"], f"{row['runs'][0]['run']['head_parameters'] / 1e6:.2f}", str(len(row["runs"])),
             shown(varied["abs_rel"], 4), f"{near} / {away}", shown(varied["boundary_f1"], 3),
-            f"{accuracy} / {completeness}", shown(standard["abs_rel"], 4), shown(standard["boundary_f1"], 3),
+            f"{accuracy} / {completeness}", empty, shown(standard["abs_rel"], 4), shown(standard["boundary_f1"], 3),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
