@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nyu_heads import BF16, HOST, NEW, PUBLISHED, SPACE_CLIP, Row, call, check, shown, summary
+from nyu_heads import BF16, HOST, NEW, PUBLISHED, SPACE_CLIP, Row, call, check, parsed, rerun, shown, summary
 
 from spaceclip_plugin import DepthAttachment, attach_depth_head
 from spaceclip_plugin._files import write_json
@@ -128,15 +128,12 @@ def table(record: dict[str, Any]) -> str:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Where the weights and the runs are, and which rows are wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="DeiT-Tiny weights in timm names, safetensors")
-    parser.add_argument("--runs", type=Path, help="folder for the training runs")
-    parser.add_argument("--cache", type=Path, help="folder of features that runs share (default: each makes its own)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="others stay as recorded")
-    parser.add_argument("--table", action="store_true", help="print the record as Markdown, and stop")
-    args = parser.parse_args(argv)
-    if not args.table and None in (args.weights, args.runs):
-        parser.error("--weights and --runs say where everything is; or --table for the record")
-    return args
+    return parsed(parser, argv, ROWS, needed=("weights", "runs"))
+
+
+def looks(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summaries of both looks, of all that their runs told."""
+    return {look: summary(runs, look, list(runs[0][look])) for look in ("varied", "standard")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -144,20 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
     if not args.table:
-        for name in args.rows:
-            recorded = {one["seed"]: one for one in record["rows"].get(name, {"runs": []})["runs"]}
-            runs = [run(name, ROWS[name], seed, args, recorded.get(seed)) for seed in ROWS[name].seeds]
-            record["rows"][name] = {
-                "title": ROWS[name].title,
-                "varied": summary(runs, "varied", list(runs[0]["varied"])),
-                "standard": summary(runs, "standard", list(runs[0]["standard"])),
-                "runs": runs,
-            }
         record = {
             "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), 1,200 drawn pictures of 40 tasks of "
             "Meta-World, 90 of other episodes for the choice of the epoch, 120 of ten unseen tasks for the scores",
             "machine": f"{platform.machine()}, torch {torch.__version__}",
-            "rows": {name: record["rows"][name] for name in ROWS if name in record["rows"]},
+            "rows": rerun(record, args, ROWS, run, looks),
         }
         write_json(RECORD, record)
     print(table(record))

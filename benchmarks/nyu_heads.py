@@ -17,7 +17,7 @@ import io
 import json
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,11 @@ def _coverage(runs: Sequence[dict[str, Any]]) -> str:
     return " and ".join(f"{100 * statistics.fmean(one[level] for one in known):.1f}" for level in ("0.5", "0.9"))
 
 
+def forwards(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summaries of one and of two forwards."""
+    return {which: summary(runs, which) for which in ("one_forward", "two_forwards")}
+
+
 def shown(metric: dict[str, float], digits: int) -> str:
     """The mean, and the lowest and highest where they differ."""
     mean = f"{metric['mean']:.{digits}f}"
@@ -229,15 +234,38 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Where the data, the weights and the runs are, and which rows are wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nyu", type=Path, help=f"folder with {TRAIN} and {VAL}")
+    return parsed(parser, argv, ROWS, needed=("nyu", "weights", "runs"))
+
+
+def parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, rows: Iterable[str], *, needed: Sequence[str]
+) -> argparse.Namespace:
+    """What benchmarks that train heads are told, all of `needed` unless the record is only to be printed."""
     parser.add_argument("--weights", type=Path, help="DeiT-Tiny weights in timm names, safetensors")
     parser.add_argument("--runs", type=Path, help="folder for the training runs")
     parser.add_argument("--cache", type=Path, help="folder of features that runs share (default: each makes its own)")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="others stay as recorded")
+    parser.add_argument("--rows", nargs="+", choices=list(rows), default=list(rows), help="others stay as recorded")
     parser.add_argument("--table", action="store_true", help="print the record as Markdown, and stop")
     args = parser.parse_args(argv)
-    if not args.table and None in (args.nyu, args.weights, args.runs):
-        parser.error("--nyu, --weights and --runs say where everything is; or --table for the record")
+    if not args.table and None in (getattr(args, name) for name in needed):
+        parser.error(f"{', '.join(f'--{name}' for name in needed)} say where everything is; or --table for the record")
     return args
+
+
+def rerun(
+    record: dict[str, Any],
+    args: argparse.Namespace,
+    rows: Mapping[str, Row],
+    run_one: Callable[[str, Row, int, argparse.Namespace, dict[str, Any] | None], dict[str, Any]],
+    summed: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
+) -> dict[str, Any]:
+    """The rows of a record, those that are wanted made anew where they are not there."""
+    made = dict(record["rows"])
+    for name in args.rows:
+        recorded = {one["seed"]: one for one in made.get(name, {"runs": []})["runs"]}
+        runs = [run_one(name, rows[name], seed, args, recorded.get(seed)) for seed in rows[name].seeds]
+        made[name] = {"title": rows[name].title, **summed(runs), "runs": runs}
+    return {name: made[name] for name in rows if name in made}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -245,21 +273,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(argv)
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
     if not args.table:
-        for name in args.rows:
-            recorded = {one["seed"]: one for one in record["rows"].get(name, {"runs": []})["runs"]}
-            runs = [run(name, ROWS[name], seed, args, recorded.get(seed)) for seed in ROWS[name].seeds]
-            record["rows"][name] = {
-                "title": ROWS[name].title,
-                "one_forward": summary(runs, "one_forward"),
-                "two_forwards": summary(runs, "two_forwards"),
-                "runs": runs,
-            }
         record = {
             "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), NYU labelled, 8-bit in-filled, 695 "
             "training and 100 validation images; best epoch chosen on the latter",
             "protocol": "nyu-eigen",
             "machine": f"{platform.machine()}, torch {torch.__version__}",
-            "rows": {name: record["rows"][name] for name in ROWS if name in record["rows"]},
+            "rows": rerun(record, args, ROWS, run, forwards),
             "other_sizes": other_sizes(args) or record.get("other_sizes", []),
             "baselines": baselines(args),
         }
