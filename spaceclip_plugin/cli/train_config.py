@@ -16,6 +16,7 @@ from spaceclip_plugin.cli.flags import given
 from spaceclip_plugin.data import parse_source
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
+from spaceclip_plugin.head.decoder import STANDARD
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.config.strict_yaml import read_mapping
@@ -119,7 +120,8 @@ def _recipe(args: argparse.Namespace, configured: Recipe) -> Recipe:
 
 def _head(args: argparse.Namespace, configured: HeadChoice) -> HeadChoice:
     """The head of the config with --set's options in it; another architecture or preset starts without any."""
-    name, preset = args.arch or configured.architecture, args.preset or configured.preset
+    name = args.arch or configured.architecture
+    preset = args.preset or (configured.preset if name == configured.architecture else STANDARD)
     options = dict(configured.options) if (name, preset) == (configured.architecture, configured.preset) else {}
     for word in args.set or []:
         key, _, value = word.partition("=")
