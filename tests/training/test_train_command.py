@@ -88,7 +88,7 @@ class TestFlagsOverAConfig:
             test=listed("/t"),
             skip_bad=False,
             focal_length=(0.5, 0.5),
-            head=HeadChoice("tap-mixer", {"attention": 0}, "light"),
+            head=HeadChoice("tap-mixer", {"attention": 0}, "fine"),
             recipe=Recipe(
                 epochs=2, batch_size=3, accumulation=3, learning_rate=0.5, weight_decay=0.125, ema_decay=0.25,
                 augmentation="published-nyu", views=4, cache="fp16", target_side=99, seed=5, warmup=0.5,
@@ -126,9 +126,11 @@ class TestFlagsOverAConfig:
         def head(*argv: str) -> HeadChoice:
             return new_run(arguments_of("--config", str(file), "--out", "o", *argv)).head
 
-        assert head("--set", "dropout=0.5") == HeadChoice("tap-mixer", {"attention": 0, "dropout": 0.5}, "light")
-        assert head("--set", "attention=2") == HeadChoice("tap-mixer", {"attention": 2}, "light")
-        assert head("--arch", "tap-mixer") == HeadChoice("tap-mixer", {"attention": 0}, "light")
+        assert head("--set", "dropout=0.5") == HeadChoice("tap-mixer", {"attention": 0, "dropout": 0.5}, "fine")
+        assert head("--set", "attention=0", "--set", "dropout=0.2") == HeadChoice(
+            "tap-mixer", {"attention": 0, "dropout": 0.2}, "fine"
+        )
+        assert head("--arch", "tap-mixer") == HeadChoice("tap-mixer", {"attention": 0}, "fine")
         assert head("--preset", "standard") == HeadChoice("tap-mixer")
         assert head("--arch", "space-clip", "--set", "film_hidden=null") == HeadChoice(
             "space-clip", {"film_hidden": None}
