@@ -66,5 +66,5 @@ RUN_FLAGS = [
     (["--log-with", "wandb"], "log_with", "wandb"),
     (["--select-on-test"], "select_on_test", True),
     (["--arch", "space-clip"], "head", HeadChoice("space-clip")),
-    (["--preset", "fine"], "head", HeadChoice("tap-mixer", {}, "fine")),
+    (["--preset", "standard"], "head", HeadChoice("tap-mixer")),
 ]
