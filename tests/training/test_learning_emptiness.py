@@ -63,7 +63,7 @@ def test_the_term_sees_no_unknown_pixel_and_stays_finite() -> None:
 @pytest.mark.slow
 def test_a_head_learns_the_sky(tmp_path: Path) -> None:
     host, samples = tiny_host().eval(), [under_a_sky(sample) for sample in scenes(8)]
-    head = tiny_mixer(host, empty=True, dropout=0.0, channels=(48, 32))
+    head = tiny_mixer(host, empty=True, dropout=0.0, channels=(48, 32), pixels=0)
     recipe = Recipe(epochs=40, batch_size=4, learning_rate=1e-2, ema_decay=0.9, views=1)
     with attach_depth_head(host, head) as attachment:
         stream = cached(attachment, samples, tmp_path, versions=1)

@@ -62,7 +62,7 @@ def test_one_that_was_killed_is_started_again(draw: Draw, own: Studio, tmp_path:
 def test_without_opengl_an_error_names_what_is_missing(
     own: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("metaworld", reason="Meta-World is not installed")
+    pytest.importorskip("metaworld.env_dict", reason="Meta-World is not installed")
     monkeypatch.setenv("MUJOCO_GL", "paint")
     with pytest.raises(ConfigError, match=r"MUJOCO_GL.*libegl1 and libgl1-mesa-dri.*libosmesa6"):
         own.carry_out(order(tmp_path))

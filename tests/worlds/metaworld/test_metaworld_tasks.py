@@ -19,7 +19,7 @@ def test_ten_of_fifty_tasks_are_held_out() -> None:
 
 @pytest.fixture(scope="module")
 def tasks_of_metaworld() -> dict[str, Any]:
-    pytest.importorskip("metaworld", reason="Meta-World is not installed")
+    pytest.importorskip("metaworld.env_dict", reason="Meta-World is not installed")
     found: dict[str, Any] = importlib.import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
     return {name.removesuffix("-goal-observable"): make for name, make in found.items()}
 
