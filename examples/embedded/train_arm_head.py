@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     policy = load_arm_policy(args.policy)
     note = f"{len(samples['train'])} pictures of random tables (examples/embedded/train_arm_head.py)"
     torch.manual_seed(recipe.seed)
-    shape = {"taps": (1, 2, 3, 5), "channels": (96, 48), "convolutions": (2, 1), "attention": 1, "pixels": 0}
+    shape = {"taps": (1, 2, 3, 5), "channels": (96, 48), "convolutions": (2, 1), "attention": 1}
     head = DepthHead.for_tower(policy, options=shape, base_model=tower_note(args.policy))
     with tempfile.TemporaryDirectory() as run:
         trainer = DepthTrainer(policy, head, recipe=recipe, protocol=PROTOCOL)

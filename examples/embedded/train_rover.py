@@ -133,7 +133,7 @@ def train_head(policy: RoverPolicy, frames: dict[str, list[Frame]], epochs: int,
     }
     recipe = Recipe(epochs=epochs, batch_size=16, learning_rate=3e-3, ema_decay=0.995, views=2, target_side=None)
     torch.manual_seed(recipe.seed)
-    options = {"taps": TAPS, "channels": CHANNELS, "convolutions": (2, 1), "attention": 1, "pixels": 0}
+    options = {"taps": TAPS, "channels": CHANNELS, "convolutions": (2, 1), "attention": 1}
     head = DepthHead.for_tower(policy, options=options, base_model=note)
     trainer = DepthTrainer(policy, head, recipe=recipe, protocol=PROTOCOL)
     trained_on = f"{len(samples['train'])} rendered frames of rover arenas (examples/embedded/train_rover.py)"

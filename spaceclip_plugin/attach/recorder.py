@@ -31,9 +31,9 @@ _STAND_INS = ("FakeTensor", "FunctionalTensor")
 class UnreadFrames:
     """How frames wait to be read; beyond these bounds the oldest is dropped and counted, the newest always kept.
 
-    The defaults are five steps of three cameras, and over twice the bytes that as many frames of a So400m hold (7 MiB
-    each at 224 pixels in float32 with the default head, 4 MiB of a ViT-B/16), so that the number decides at the usual
-    sizes; megapixel images of a Qwen-VL would otherwise hold 1.2 GB of the host's device for depth that nobody reads.
+    The defaults are five steps of three cameras, and twice the bytes that as many frames of a So400m hold (8 MiB each
+    at 224 pixels in float32 with the default head, 4 MiB of a ViT-B/16), so that the number decides at the usual sizes;
+    megapixel images of a Qwen-VL would otherwise hold 0.8 GB of the host's device for depth that nobody reads.
 
     Attributes:
         max_frames: unread frames, at least 1.

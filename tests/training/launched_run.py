@@ -90,7 +90,9 @@ def main() -> None:
     watch_gradients(out, stop=case == "stopped")
     host = tiny_host()
     # Without dropout: each process draws its own.
-    head = tiny_head(host) if case == "space-clip" else tiny_mixer(host, dropout=0.1 if case[0] in "sr" else 0.0)
+    head = (
+        tiny_head(host) if case == "space-clip" else tiny_mixer(host, pixels=0, dropout=0.1 if case[0] in "sr" else 0.0)
+    )
     loss = "published" if case == "space-clip" else "relative"
     # Ten images in fours: the last step of an epoch has two, its last micro-batch one, and one process then none.
     recipe = Recipe(**{**vars(RESUMED), "accumulation": 3 if case == "accumulated" else 1, "loss": loss})

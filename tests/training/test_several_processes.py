@@ -90,9 +90,8 @@ def test_both_end_with_the_same_head(runs: dict[int, Path]) -> None:
     one, two = newest(runs[1]), newest(runs[2])
     assert one.step == two.step == 6
     heads = [torch.cat([v.flatten() for v in run.tensors["head"].values()]) for run in (one, two)]
-    # Of the whole, not of each weight: Adam makes much of the smallest gradients. Measured: 4e-6 and 6e-6, and
-    # 3e-5 with a path from the image.
-    assert (heads[0] - heads[1]).norm() < 1e-4 * heads[0].norm()
+    # Of the whole, not of each weight: Adam makes much of the smallest gradients. Measured: 4e-6 and 6e-6.
+    assert (heads[0] - heads[1]).norm() < 2e-5 * heads[0].norm()
     for rank in (0, 1):
         assert found(runs[2], rank)["abs_rel"] == pytest.approx(found(runs[1])["abs_rel"], rel=1e-4)
         assert found(runs[2], rank)["digest"] == found(runs[1])["digest"]

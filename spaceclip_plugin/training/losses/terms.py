@@ -13,7 +13,7 @@ from torch.nn import functional
 from spaceclip_plugin.errors import DataError
 
 # Where logarithm, root and division stop being finite; the published values, so that the loss is the same function.
-DEPTH_FLOOR_M = 1e-7
+_DEPTH_FLOOR_M = 1e-7
 _VARIANCE_FLOOR = 1e-7
 _RANGE_FLOOR_M = 1e-6
 _RELATIVE_FLOOR = 1e-6
@@ -26,7 +26,7 @@ _SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """10 sqrt(var(g) + 0.15 mean(g)^2), g = ln prediction - ln target: Eigen et al. 2014, equation 4.
     Where the root is at its floor (a perfect prediction) the gradient is zero."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     # Sums under the mask: picking the valid pixels out costs several times as much as all the arithmetic on them.
     count = valid.sum()
     difference = _log(prediction) - _log(target)
@@ -38,7 +38,7 @@ def silog_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tens
 def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """Mean of 1 - SSIM over all valid pixels, both maps normalised by the target's valid range per sample.
     As published, unknown pixels of the target (0 m, so 0 after clamping) are seen by their neighbours' windows."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     known = valid.flatten(1).any(dim=1)
     if not bool(known.all()):
         prediction, target, valid = prediction[known], target[known], valid[known]
@@ -51,7 +51,7 @@ def ssim_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tenso
 
 def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """Mean absolute error of horizontal and of vertical differences between valid neighbours, averaged; metres."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     error = prediction - target
     means = []
     for dim in (1, 2):
@@ -63,7 +63,7 @@ def gradient_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> T
 
 def abs_rel_loss(prediction_m: Tensor, target_m: Tensor, *, valid: Tensor) -> Tensor:
     """Mean |prediction - target| / target over all valid pixels of the batch: AbsRel itself."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     relative = (prediction - target).abs() / target.masked_fill(~valid, 1)
     return relative.masked_fill(~valid, 0).sum() / valid.sum()
 
@@ -73,7 +73,7 @@ def log_gradient_loss(
 ) -> Tensor:
     """Sum over strides s of s (mean |Δx g| + mean |Δy g|), g = ln prediction - ln target at every s-th pixel: MiDaS.
     Only differences between two valid pixels count, so that sparse targets do; it is blind to the overall scale."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     error = (_log(prediction) - _log(target)).masked_fill(~valid, 0)
     means = []
     for stride in strides:
@@ -91,7 +91,7 @@ def log_step_loss(
 ) -> Tensor:
     """Sum over strides s of mean |Δx g| + mean |Δy g|, g = ln prediction - ln target, between pixels s apart. Unlike
     `log_gradient_loss` it skips none: an edge one pixel off counts at every stride, wherever it lies."""
-    prediction, target = comparable(prediction_m, target_m, valid)
+    prediction, target = _checked(prediction_m, target_m, valid)
     error = (_log(prediction) - _log(target)).masked_fill(~valid, 0)
     means = []
     for stride in strides:
@@ -106,9 +106,9 @@ def uncertainty_loss(prediction_m: Tensor, uncertainty_m: Tensor, target_m: Tens
     """Mean of |g| / b + ln b, g = ln prediction - ln target: negative log-likelihood under a Laplace distribution, but
     for a constant. `uncertainty_m` is a standard deviation in metres."""
     # No gradient reaches the prediction: learning how wrong the depth is must not change the depth.
-    prediction, target = comparable(prediction_m.detach(), target_m, valid)
-    uncertainty, _ = comparable(uncertainty_m, target_m, valid)
-    prediction = prediction.masked_fill(~valid, 1).clamp_min(DEPTH_FLOOR_M)  # NaN there would reach the gradient
+    prediction, target = _checked(prediction_m.detach(), target_m, valid)
+    uncertainty, _ = _checked(uncertainty_m, target_m, valid)
+    prediction = prediction.masked_fill(~valid, 1).clamp_min(_DEPTH_FLOOR_M)  # NaN there would reach the gradient
     residual = (prediction.log() - _log(target)).abs()
     scale = (uncertainty / prediction).clamp_min(_RELATIVE_FLOOR) / math.sqrt(2)
     return (residual / scale + scale.log()).masked_fill(~valid, 0).sum() / valid.sum()
@@ -133,10 +133,10 @@ def resized(map_m: Tensor, target_hw: tuple[int, int], *, align_corners: bool) -
 
 
 def _log(depth_m: Tensor) -> Tensor:
-    return depth_m.clamp_min(DEPTH_FLOOR_M).log()
+    return depth_m.clamp_min(_DEPTH_FLOOR_M).log()
 
 
-def comparable(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps in float32 at least, once they are known to be comparable."""
     if prediction_m.ndim != 3 or prediction_m.shape != target_m.shape or target_m.shape != valid.shape:
         shapes = ", ".join(str(tuple(t.shape)) for t in (prediction_m, target_m, valid))
