@@ -17,7 +17,7 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
 SOURCE_HELP = (
-    "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR, metaworld:[SPLIT:]COUNT[:SEED] or "
+    "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR, metaworld:[SPLIT:][LOOK:]COUNT[:SEED] or "
     "scenes:COUNT[:SEED]"
 )
 _LISTS, _FILES = (ListData,), (ListData, FolderData)

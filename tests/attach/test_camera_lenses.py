@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import logging
 import math
 from types import SimpleNamespace
@@ -152,6 +153,8 @@ class TestNoMapping:
 
     def test_the_towers_image_turns_out_to_be_another(self, head: DepthHead) -> None:
         wide = clip_host()
+        if "interpolate_pos_encoding" not in inspect.signature(wide.forward).parameters:
+            pytest.skip("the CLIP of this transformers reads images of one size only")
         with attach_depth_head(wide, head, cameras={"top": Intrinsics.from_fovy(1.0, (64, 64))}) as depth:
             with torch.no_grad():
                 wide(torch.randn(1, 3, 32, 64), interpolate_pos_encoding=True)

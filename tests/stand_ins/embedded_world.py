@@ -14,8 +14,8 @@ from spaceclip_plugin.cli import main
 from spaceclip_plugin.head.embedded import catalogue
 from spaceclip_plugin.towers import load_host
 
-HOST = "timm:test_vit.r160_in1k"
-NAME = "scenes-test-vit"
+HOST = "timm:vit_tiny_patch16_224"  # the smallest that every timm has
+NAME = "scenes-tiny-vit"
 HEAD = f"embedded:{NAME}"
 WORDS = Words(
     command=f"spaceclip train --host {HOST} --host-weights tower.safetensors --data scenes:6:0 --val scenes:2:1",

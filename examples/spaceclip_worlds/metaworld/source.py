@@ -90,7 +90,8 @@ class MetaWorldScenes:
 
     def named_with(self, seed: int) -> str:
         """How a command line and a config name as many pictures of another seed."""
-        return f"metaworld:{self.split}:{self.count}:{seed} on the command line, or seed: {seed} in a config"
+        named = f"metaworld:{self.split}:{self.picture.look}:{self.count}:{seed}"
+        return f"{named} on the command line, or seed: {seed} in a config"
 
     def _place(self, index: int) -> tuple[Order, int]:
         """The order of the episode that a picture belongs to, and its number in that."""

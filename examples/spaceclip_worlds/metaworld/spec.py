@@ -1,4 +1,4 @@
-"""Meta-World as a config or a command line names it: `metaworld:[SPLIT:]COUNT[:SEED]`."""
+"""Meta-World as a config or a command line names it: `metaworld:[SPLIT:][LOOK:]COUNT[:SEED]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from spaceclip_worlds.metaworld.tasks import SPLITS, TRAIN
 
 _MAX = 10**9
 _SIDE_PX = (8, 2048)
-_TEXT = re.compile(rf"(?:(?P<split>{'|'.join(SPLITS)}):)?(?P<count>[0-9]{{1,10}})(?::(?P<seed>[0-9]{{1,10}}))?")
+_TEXT = re.compile(
+    rf"(?:(?P<split>{'|'.join(SPLITS)}):)?(?:(?P<look>{'|'.join(LOOKS)}):)?"
+    r"(?P<count>[0-9]{1,10})(?::(?P<seed>[0-9]{1,10}))?"
+)
 _LONGEST = 2000
 
 
@@ -73,26 +76,28 @@ class MetaWorldData:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """From "COUNT", "COUNT:SEED", "SPLIT:COUNT" or "SPLIT:COUNT:SEED".
+        """From "COUNT", with the seed after it and split, look or both before it, as in "test:standard:120:7".
 
         Raises:
             ConfigError: anything else.
         """
         found = _TEXT.fullmatch(text)
         if found is None:
-            split = text.partition(":")[0]
+            first = text.partition(":")[0]
             raise ConfigError(
-                f"expected COUNT, COUNT:SEED, SPLIT:COUNT or SPLIT:COUNT:SEED after 'metaworld:', such as "
-                f"metaworld:1200 or metaworld:test:90, where SPLIT is {', '.join(SPLITS)}{nearest(split, SPLITS)}; "
-                f"got {shown(text)}"
+                "expected [SPLIT:][LOOK:]COUNT[:SEED] after 'metaworld:', such as metaworld:1200 or "
+                f"metaworld:test:standard:90, where SPLIT is {', '.join(SPLITS)} and LOOK is {', '.join(LOOKS)}"
+                f"{nearest(first, (*SPLITS, *LOOKS))}; got {shown(text)}"
             )
-        return cls(int(found["count"]), seed=int(found["seed"] or 0), split=found["split"] or TRAIN)
+        split, look = found["split"] or TRAIN, found["look"] or VARIED
+        return cls(int(found["count"]), seed=int(found["seed"] or 0), split=split, look=look)
 
     @property
     def title(self) -> str:
-        """The split, how many there are, and the seed where it is not 0."""
+        """The split, the look where it is not "varied", how many there are, and the seed where it is not 0."""
+        look = "" if self.look == VARIED else f" {self.look}"
         seed = f", seed {self.seed}" if self.seed else ""
-        return f"metaworld {self.split} ({self.count}{seed})"
+        return f"metaworld {self.split}{look} ({self.count}{seed})"
 
     def resolved(self, base: Path) -> Self:
         """With `cache`, where it is named, made absolute."""

@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_is_told(drawer: StandIn, tmp_path: Path) -> Non
 
 
 def test_other_seeds_are_named(tmp_path: Path) -> None:
-    assert "metaworld:train:10:4" in scenes(tmp_path).named_with(4)
+    assert "metaworld:train:varied:10:4" in scenes(tmp_path).named_with(4)
     assert "seed: 4" in scenes(tmp_path).named_with(4)
 
 

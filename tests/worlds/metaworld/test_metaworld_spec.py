@@ -23,6 +23,9 @@ from spaceclip_worlds.metaworld.tasks import TEST_TASKS, TRAINING_TASKS
         ("train:1200", MetaWorldData(1200)),
         ("test:90", MetaWorldData(90, split="test")),
         ("validation:90:3", MetaWorldData(90, split="validation", seed=3)),
+        ("standard:90", MetaWorldData(90, look="standard")),
+        ("test:varied:90", MetaWorldData(90, split="test")),
+        ("test:standard:90:3", MetaWorldData(90, split="test", look="standard", seed=3)),
     ],
 )
 def test_text_names_pictures(text: str, named: MetaWorldData) -> None:
@@ -30,16 +33,34 @@ def test_text_names_pictures(text: str, named: MetaWorldData) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "many", "-1", "1e3", "²", "0", "4 ", "1:2:3", "test", "test:", "test:1:2:3", ":4"]
+    "text",
+    [
+        "",
+        "many",
+        "-1",
+        "1e3",
+        "²",
+        "0",
+        "4 ",
+        "1:2:3",
+        "test",
+        "test:",
+        "test:1:2:3",
+        ":4",
+        "standard:test:1",
+        "standard",
+    ],
 )
 def test_text_that_names_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="metaworld"):
         MetaWorldData.from_text(text)
 
 
-def test_a_misspelt_split_is_told_the_nearest() -> None:
+def test_a_misspelt_split_or_look_is_told_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'validation'"):
         MetaWorldData.from_text("validaton:90")
+    with pytest.raises(ConfigError, match="did you mean 'standard'"):
+        MetaWorldData.from_text("standart:90")
 
 
 @pytest.mark.parametrize(
