@@ -25,6 +25,7 @@ class DepthSample:
             sky of a rendered scene; never NaN. No file says that: what is infinite in one is unknown.
         name: where it comes from, for messages ("train.txt:12 rgb/00012.jpg").
         intrinsics: of `depth_m`, where known.
+        clip: the recording that it is a frame of, such as "episode 3": one camera in one place. Empty: none is known.
 
     Example:
         >>> import numpy as np
@@ -38,6 +39,7 @@ class DepthSample:
     depth_m: npt.NDArray[np.float32]
     name: str
     intrinsics: Intrinsics | None = None
+    clip: str = ""
 
 
 class DepthSource(Protocol):

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 from typing_extensions import Self
 
 from spaceclip_plugin._checks import shown, text, whole
 from spaceclip_plugin._files import read_json_object
-from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, DepthFeature, LeRobotFrames, camera_key, rgb
+from spaceclip_plugin.bridges.lerobot.format import (
+    DEPTH_SUFFIX,
+    DepthFeature,
+    LeRobotFrames,
+    camera_key,
+    has_depth,
+    rgb,
+)
 from spaceclip_plugin.data import DepthSample, SelectiveSource
 from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
 from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, last_name
@@ -89,8 +97,15 @@ class LeRobotData(PathSpec):
         Raises:
             DataError: lerobot is missing or too old, there is no such data set or episode, or see `LeRobotDepth`.
         """
+        return self._opened(need_depth=True, skip_bad=skip_bad)
+
+    def open_photos(self, *, units_per_metre: float, skip_bad: bool = False) -> LeRobotDepth:
+        """The frames of a camera with or without depth; see `open`."""
+        return self._opened(need_depth=False, skip_bad=skip_bad)
+
+    def _opened(self, *, need_depth: bool, skip_bad: bool) -> LeRobotDepth:
         dataset = _opened(self.path, _numbers(self.episodes))
-        return LeRobotDepth(dataset, camera=self.camera, stride=self.stride, skip_bad=skip_bad)
+        return LeRobotDepth(dataset, camera=self.camera, stride=self.stride, need_depth=need_depth, skip_bad=skip_bad)
 
 
 class LeRobotDepth(SelectiveSource[int, str]):
@@ -119,7 +134,13 @@ class LeRobotDepth(SelectiveSource[int, str]):
     _expected = "frames with a photo and depth"
 
     def __init__(
-        self, dataset: LeRobotFrames, *, camera: str | None = None, stride: int = 1, skip_bad: bool = False
+        self,
+        dataset: LeRobotFrames,
+        *,
+        camera: str | None = None,
+        stride: int = 1,
+        need_depth: bool = True,
+        skip_bad: bool = False,
     ) -> None:
         """Find the camera; no frame is read.
 
@@ -127,6 +148,8 @@ class LeRobotDepth(SelectiveSource[int, str]):
             dataset: opened without `delta_timestamps` and `image_transforms`, in either depth unit.
             camera: "front" or "observation.images.front"; None is the only one with depth.
             stride: every how many frames one is taken.
+            need_depth: whether a camera, or a frame, without depth is an error. Otherwise its depth is unknown
+                throughout: a teacher may give it.
             skip_bad: whether `validated` drops frames that cannot be used instead of raising.
 
         Raises:
@@ -137,8 +160,10 @@ class LeRobotDepth(SelectiveSource[int, str]):
         self.dataset = dataset
         self.place = dataset.repo_id
         self.skip_bad = skip_bad
-        self.camera = camera_key(dataset, camera)
-        self._depth = DepthFeature.of(dataset, self.camera + DEPTH_SUFFIX)
+        self.need_depth = need_depth
+        self.camera = camera_key(dataset, camera, need_depth=need_depth)
+        measured = need_depth or has_depth(dataset, self.camera)
+        self._depth = DepthFeature.of(dataset, self.camera + DEPTH_SUFFIX) if measured else None
         self._keep(range(0, len(dataset), stride), [])
 
     def _label(self, entry: int) -> str:
@@ -151,17 +176,21 @@ class LeRobotDepth(SelectiveSource[int, str]):
             raise DataError(
                 f"{self.place}: cannot read {self._label(entry)} ({error}); record or download it again"
             ) from error
-        where = f"{self.place} episode {int(item['episode_index'])} frame {int(item['frame_index'])} {self.camera}"
-        image, depth_m = rgb(item, self.camera, where), self._depth.metres(item, where)
+        clip = f"episode {int(item['episode_index'])}"
+        where = f"{self.place} {clip} frame {int(item['frame_index'])} {self.camera}"
+        image = rgb(item, self.camera, where)
+        if self._depth is None:
+            return DepthSample(image, np.zeros(image.shape[:2], np.float32), where, clip=clip)
+        depth_m = self._depth.metres(item, where)
         height, width = depth_m.shape
         if not sizes_agree((height, width), (image.shape[0], image.shape[1])):
             raise DataError(
                 f"{where}: depth is {height}x{width} (HxW) but the photo is {image.shape[0]}x{image.shape[1]}; "
                 "the two must be registered to one another: of one size, or scaled alike in both sides"
             )
-        if not depth_m.any():
+        if self.need_depth and not depth_m.any():
             raise DataError(f"{where}: no pixel of known depth; leave this frame out")
-        return DepthSample(image, depth_m, where)
+        return DepthSample(image, depth_m, where, clip=clip)
 
 
 def _is_id(path: str) -> bool:

@@ -6,7 +6,7 @@ In a depth video, what lay outside its range, unknown depth included, sits on an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,22 +77,45 @@ def rgb(item: Mapping[str, Any], key: str, where: str) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values.permute(1, 2, 0).numpy())
 
 
-def camera_key(dataset: LeRobotFrames, named: str | None) -> str:
-    """The key of the photos of the camera of that name, or of the only one, with depth under `KEY_depth`."""
-    keys = [key for key in dataset.features if _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))]
-    cameras: dict[str, str] = {key.removeprefix(_PREFIX): key for key in keys}
+def camera_key(dataset: LeRobotFrames, named: str | None, *, need_depth: bool = True) -> str:
+    """The key of the photos of the camera of that name, or of the only one, with depth under `KEY_depth`.
+
+    Where none is needed, of any camera; that with depth is meant where it alone has some.
+    """
+    keys = [key for key in dataset.features if has_depth(dataset, key)]
+    if not need_depth and (named is not None or not keys):
+        keys = [key for key, feature in dataset.features.items() if _is_photo(feature)]
+        return _only(keys, named, dataset, "photos")
+    if not keys:
+        raise DataError(
+            f"{dataset.repo_id}: expected depth of a camera under '{_PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) "
+            f"beside its photos '{_PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
+        )
+    return _only(keys, named, dataset, "depth")
+
+
+def has_depth(dataset: LeRobotFrames, key: str) -> bool:
+    """Whether there is depth beside the photos of that key."""
+    return _is_depth(dataset.features.get(key + DEPTH_SUFFIX, {}))
+
+
+def _only(keys: Sequence[str], named: str | None, dataset: LeRobotFrames, what: str) -> str:
+    """The key of that name, or the only one."""
+    cameras = {key.removeprefix(_PREFIX): key for key in keys}
     place, known = dataset.repo_id, ", ".join(cameras)
     if not cameras:
-        raise DataError(
-            f"{place}: expected depth of a camera under '{_PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) beside its "
-            f"photos '{_PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
-        )
+        features = ", ".join(dataset.features)
+        raise DataError(f"{place}: expected {what} of a camera; the features are {features}")
     if named is None and len(cameras) > 1:
-        raise DataError(f"{place}: {len(cameras)} cameras have depth; choose one with camera: {known}")
+        raise DataError(f"{place}: {len(cameras)} cameras have {what}; choose one with camera: {known}")
     name = next(iter(cameras)) if named is None else named.removeprefix(_PREFIX)
     if name not in cameras:
-        raise DataError(f"{place}: no camera {named!r} with depth{nearest(name, cameras)}; known: {known}")
+        raise DataError(f"{place}: no camera {named!r} with {what}{nearest(name, cameras)}; known: {known}")
     return cameras[name]
+
+
+def _is_photo(feature: Mapping[str, Any]) -> bool:
+    return feature.get("dtype") in ("image", "video") and not _is_depth(feature)
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:

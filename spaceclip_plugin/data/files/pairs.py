@@ -73,19 +73,21 @@ class DepthPair(Generic[Label]):
     """Where the two files of one sample are, and what to call it."""
 
     rgb: Path
-    depth: Path
+    depth: Path | None  # None: no depth is known of the photo
     name: str
     where: str  # what messages start with: the list and line, or the folder
     label: Label  # what its source calls it in `skipped`: the line, or the photo
-    lens: Lens | None = None  # of the depth map, where known
+    lens: Lens | None = None  # of the depth map, where known; without one, of the photo as stored
 
     @property
     def in_units(self) -> bool:
         """Whether the depth file holds integers, which need a unit."""
-        return self.depth.suffix.lower() not in METRE_SUFFIXES
+        return self.depth is not None and self.depth.suffix.lower() not in METRE_SUFFIXES
 
     def read(self, units_per_metre: float, distance: str) -> tuple[DepthSample, int]:
         """The sample, and the photo's orientation where the depth map was turned by it, else 1."""
+        if self.depth is None:
+            return self._photo_alone(), UPRIGHT
         try:
             photo = read_photo(self.rgb)
         except DataError as error:
@@ -116,7 +118,9 @@ class DepthPair(Generic[Label]):
         return DepthSample(photo.image, depth_m, self.name, camera), orientation if with_photo else UPRIGHT
 
     def stored_depth(self) -> StoredDepth:
-        """The depth map as its file holds it."""
+        """The depth map as its file holds it; DataError where there is none."""
+        if self.depth is None:
+            raise DataError(f"{self.where}: {self.rgb} has no depth map")
         try:
             return read_stored_depth(self.depth)
         except DataError as error:
@@ -126,28 +130,41 @@ class DepthPair(Generic[Label]):
         """SHA-256 (hex) of the photo's bytes, its orientation among them, then of what decides depth and intrinsics."""
         units = float(units_per_metre) if self.in_units else None
         try:
-            photo, depth = (sha256_of(file.read_bytes()) for file in (self.rgb, self.depth))
+            files = (self.rgb,) if self.depth is None else (self.rgb, self.depth)
+            photo, *depths = (sha256_of(file.read_bytes()) for file in files)
         except OSError as error:
             raise DataError(f"{self.where}: cannot read {error.filename} ({error.strerror}); check the file") from error
         meaning: tuple[object, ...] = (_READING, units, self.lens, distance)
         if self.lens is not None and self.lens.image_hw is not None:
             meaning += (self.lens.image_hw,)
-        return photo + sha256_of(f"{depth}{meaning!r}")
+        return photo + sha256_of(f"{depths[0] if depths else None}{meaning!r}")
+
+    def _photo_alone(self) -> DepthSample:
+        """The sample of a photo without depth."""
+        try:
+            photo = read_photo(self.rgb)
+        except DataError as error:
+            raise DataError(f"{self.where}: {error}") from error
+        stored = StoredDepth(np.zeros(photo.stored_hw, np.float32))
+        camera = None if self.lens is None else self._camera(self.lens, stored, photo)
+        camera = None if camera is None else upright_intrinsics(camera, photo.orientation)
+        return DepthSample(photo.image, np.zeros(photo.upright_hw, np.float32), self.name, camera)
 
     def _camera(self, lens: Lens, stored: StoredDepth, photo: Photo) -> Intrinsics:
         """The lens for the stored depth map, unless it plainly is not in pixels, or in those of another picture."""
+        file = self.depth or self.rgb
         focal_px, of_hw = max(lens.fx_px, lens.fy_px), lens.image_hw or stored.hw
         size = f"{stored.hw[0]}x{stored.hw[1]}"
         if focal_px < _SHORTEST * max(of_hw):
             raise DataError(
-                f"{self.where}: a focal length of {focal_px:g} pixels is no camera's of {self.depth}, which is {size} "
+                f"{self.where}: a focal length of {focal_px:g} pixels is no camera's of {file}, which is {size} "
                 "(HxW); give it in pixels, not in parts of the width, mm or m"
             )
         if lens.image_hw is not None:
             if not sizes_agree(lens.image_hw, stored.hw):
                 raise DataError(
                     f"{self.where}: the intrinsics are of images of {lens.image_hw[0]}x{lens.image_hw[1]} (HxW), and "
-                    f"{self.depth}, stored as {size}, is no such image at any resolution; give those of the depth map "
+                    f"{file}, stored as {size}, is no such image at any resolution; give those of the depth map "
                     "as stored"
                 )
         elif lens.cx_px is not None and lens.cy_px is not None:
@@ -157,7 +174,7 @@ class DepthPair(Generic[Label]):
                 if hw != stored.hw and lens.off_centre(stored.hw) > _OFF_CENTRE and lens.off_centre(hw) < _CENTRED:
                     raise DataError(
                         f"{self.where}: the principal point ({lens.cx_px:g}, {lens.cy_px:g}) is the middle of the "
-                        f"{name} ({hw[0]}x{hw[1]}, HxW), not of {self.depth}, stored as {size}; give the intrinsics in "
+                        f"{name} ({hw[0]}x{hw[1]}, HxW), not of {file}, stored as {size}; give the intrinsics in "
                         "pixels of the depth map as stored"
                     )
         return lens.intrinsics(stored.hw)

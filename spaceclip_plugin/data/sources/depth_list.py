@@ -45,8 +45,21 @@ class ListData(PathSpec):
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthList:
         """The pairs of the list; see `DepthList` for errors."""
-        units = self.units_per_metre or units_per_metre
-        return DepthList(self.path, root=self.root, units_per_metre=units, distance=self.distance, skip_bad=skip_bad)
+        return self._opened(units_per_metre, need_depth=True, skip_bad=skip_bad)
+
+    def open_photos(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthList:
+        """The lines of the list, those without depth among them; see `DepthList` for errors."""
+        return self._opened(units_per_metre, need_depth=False, skip_bad=skip_bad)
+
+    def _opened(self, units_per_metre: float, *, need_depth: bool, skip_bad: bool) -> DepthList:
+        return DepthList(
+            self.path,
+            root=self.root,
+            units_per_metre=self.units_per_metre or units_per_metre,
+            distance=self.distance,
+            need_depth=need_depth,
+            skip_bad=skip_bad,
+        )
 
 
 class DepthList(PairSource[int]):
@@ -95,6 +108,7 @@ class DepthList(PairSource[int]):
         root: str | PathLike[str] | None = None,
         units_per_metre: float = 1000.0,
         distance: str = AXIS,
+        need_depth: bool = True,
         skip_bad: bool = False,
     ) -> None:
         """Parses the list.
@@ -105,6 +119,8 @@ class DepthList(PairSource[int]):
             units_per_metre: of integer depth (16-bit PNG or PGM): 1000 for NYU, 256 for KITTI.
             distance: what depth is measured along: "axis", the optical axis, or "ray", which the focal length of the
                 line converts.
+            need_depth: whether a line without depth (`rgb`, or `None` in place of the depth) is bad. Otherwise the
+                depth of its photo is unknown throughout: a teacher may give it.
             skip_bad: drop lines that cannot be used, record them in `skipped` and log a warning. Otherwise they are
                 an error.
 
@@ -114,6 +130,7 @@ class DepthList(PairSource[int]):
         """
         self.path = Path(path)
         self.root = Path(root) if root is not None else self.path.parent
+        self.need_depth = need_depth
         super().__init__(str(self.path), units_per_metre=units_per_metre, distance=distance, skip_bad=skip_bad)
         good: list[DepthPair[int]] = []
         bad: list[tuple[int, str]] = []
@@ -128,13 +145,14 @@ class DepthList(PairSource[int]):
 
     def _pair(self, line: int, words: list[str]) -> DepthPair[int]:
         where = f"{self.path.name}:{line}"
-        if len(words) not in (2, 3):
+        if len(words) not in ((2, 3) if self.need_depth else (1, 2, 3)):
             said = f"expected `rgb depth [focal]`, got {len(words)} words: {' '.join(words)}{self._hint(words)}"
             raise DataError(f"{where}: {said}")
-        if words[1] == "None":
+        named = words[1] if len(words) > 1 and words[1] != "None" else None
+        if named is None and self.need_depth:
             raise DataError(f"{where}: {words[0]} has no ground truth (depth is None); leave it out of the list")
-        rgb, depth = self._found(words[0]), self._found(words[1])
-        absent = [path for path in (rgb, depth) if not os.path.isfile(path)]
+        rgb, depth = self._found(words[0]), None if named is None else self._found(named)
+        absent = [path for path in (rgb, depth) if path is not None and not os.path.isfile(path)]
         if absent:
             raise DataError(
                 f"{where}: no such file {absent[0]}; check it, or the folder given as root{self._hint(words)}"

@@ -50,12 +50,20 @@ class FolderData(PathSpec):
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
         """The pairs of the folder; see `ImageFolder` for errors."""
+        return self._opened(units_per_metre, need_depth=True, skip_bad=skip_bad)
+
+    def open_photos(self, *, units_per_metre: float, skip_bad: bool = False) -> ImageFolder:
+        """The photos of the folder, those without depth among them; see `ImageFolder` for errors."""
+        return self._opened(units_per_metre, need_depth=False, skip_bad=skip_bad)
+
+    def _opened(self, units_per_metre: float, *, need_depth: bool, skip_bad: bool) -> ImageFolder:
         return ImageFolder(
             self.path,
             images=self.images,
             depth=self.depth,
             units_per_metre=self.units_per_metre or units_per_metre,
             distance=self.distance,
+            need_depth=need_depth,
             skip_bad=skip_bad,
         )
 
@@ -70,7 +78,7 @@ class ImageFolder(PairSource[str]):
 
     A photo belongs to the depth map whose path within its folder is the same but for the suffix, whether accents are
     composed or not (NFC, NFD). Pairs come in the order of these paths. Files that are neither, and hidden ones, are
-    ignored. Distillation needs nothing else: a folder that a teacher model filled with its depth is a depth folder.
+    ignored.
 
     The intrinsics are those of every depth map, in its pixels as its file stores them (with a width and a height, those
     of an image of that size, and rescaled), with cx and cy in the corner convention (`camera.py`). How photo and depth
@@ -108,6 +116,7 @@ class ImageFolder(PairSource[str]):
         depth: str = "depth",
         units_per_metre: float = 1000.0,
         distance: str = AXIS,
+        need_depth: bool = True,
         skip_bad: bool = False,
     ) -> None:
         """Finds the pairs.
@@ -119,6 +128,8 @@ class ImageFolder(PairSource[str]):
             units_per_metre: of integer depth (16-bit PNG or PGM): 1000 for millimetres, 256 for KITTI.
             distance: what depth is measured along: "axis", the optical axis, or "ray", which `intrinsics.json`
                 converts.
+            need_depth: whether a photo without a depth map, or the absence of their folder, is an error. Otherwise the
+                depth of such a photo is unknown throughout: a teacher may give it.
             skip_bad: leave out photos without depth and depth without photo, record them in `skipped` and log a
                 warning. Otherwise they are an error.
 
@@ -129,10 +140,16 @@ class ImageFolder(PairSource[str]):
         """
         self.path = Path(path)
         super().__init__(str(self.path), units_per_metre=units_per_metre, distance=distance, skip_bad=skip_bad)
+        self.need_depth = need_depth
         self._roots = (self.path / images, self.path / depth)
-        _check_roots(self.path, *self._roots)
+        if not need_depth and self.path.is_dir() and not any(os.path.lexists(root) for root in self._roots):
+            self._roots = (self.path, self.path / depth)  # photos and nothing else
+        alone = not need_depth and self._roots[0].is_dir() and not self._roots[1].exists()
+        if not alone:
+            _check_roots(self.path, *self._roots)
         lens = _lens(self.path / INTRINSICS_NAME)
-        photos, maps = _files(self._roots[0], PHOTO_SUFFIXES), _files(self._roots[1], DEPTH_SUFFIXES)
+        photos = _files(self._roots[0], PHOTO_SUFFIXES)
+        maps = {} if alone else _files(self._roots[1], DEPTH_SUFFIXES)
         good: list[DepthPair[str]] = []
         bad: list[tuple[str, str]] = []
         for stem in sorted({*photos, *maps}):
@@ -146,14 +163,14 @@ class ImageFolder(PairSource[str]):
         name = str(PurePosixPath(*stem))
         images, depth = self._roots
         for kind, other, files, root in (("photo", "depth map", photos, images), ("depth map", "photo", maps, depth)):
-            if not files:
+            if not files and (photos == [] or self.need_depth):
                 found = _unread(root, stem)
                 raise DataError(f"{name}: {other} without a {kind}, expected one of that name in {root}{found}")
             if len(files) > 1:
                 found = ", ".join(sorted(file.name for file in files))
                 raise DataError(f"{name}: {len(files)} {kind}s of one name in {root} ({found}); keep one of them")
         relative = photos[0].relative_to(images).as_posix()
-        pair = DepthPair(photos[0], maps[0], relative, self.path.name, label=relative, lens=lens)
+        pair = DepthPair(photos[0], maps[0] if maps else None, relative, self.path.name, label=relative, lens=lens)
         return self._checked(pair, f"put them into {self.path / INTRINSICS_NAME}")
 
 

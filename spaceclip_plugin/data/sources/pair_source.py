@@ -22,6 +22,7 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
     """A `DepthSource` over pairs of files."""
 
     units_per_metre: float | None  # of integer depth; None where all depth files hold metres
+    need_depth: bool  # whether a photo without depth is an error
 
     def __init__(self, place: str, *, units_per_metre: float, distance: str = AXIS, skip_bad: bool = False) -> None:
         """Nothing is read; see `DepthList` and `ImageFolder` for arguments and errors."""
@@ -55,7 +56,7 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
 
     def _checked(self, pair: DepthPair[Label], how: str) -> DepthPair[Label]:
         """The pair, once it is known to have the intrinsics that its distance needs; `how` says where they belong."""
-        if self._distance == RAY and pair.lens is None:
+        if self._distance == RAY and pair.lens is None and pair.depth is not None:
             raise DataError(
                 f"{pair.where}: distance {RAY!r} is converted by the intrinsics of {pair.depth.name}; {how}"
             )
@@ -64,7 +65,7 @@ class PairSource(SelectiveSource[DepthPair[Label], Label]):
     def _read(self, entry: DepthPair[Label]) -> DepthSample:
         """The sample; says once that depth is turned with its photo, where it is."""
         sample, turned_with_photo = entry.read(self._units, self._distance)
-        if turned_with_photo != UPRIGHT and not self._said:
+        if turned_with_photo != UPRIGHT and entry.depth is not None and not self._said:
             self._said = True
             _log.info(
                 "%s: depth maps without an orientation of their own are turned as their photos are, from %s on (EXIF "

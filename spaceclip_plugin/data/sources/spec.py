@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from typing_extensions import Self
 
@@ -56,6 +56,20 @@ class SourceSpec(Protocol):
         Raises:
             DataError: the data is absent, empty or bad. Names it.
         """
+
+
+@runtime_checkable
+class PhotoSpec(Protocol):
+    """A `SourceSpec` whose photos need not have depth."""
+
+    def open_photos(self, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
+        """As `open`, photos without depth among the samples: their `depth_m` is 0 throughout, at the photo's size."""
+
+
+def open_photos(spec: SourceSpec, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
+    """The samples of which depth is to be learnt: those without any, too, where the kind of data can have them."""
+    opened = spec.open_photos if isinstance(spec, PhotoSpec) else spec.open
+    return opened(units_per_metre=units_per_metre, skip_bad=skip_bad)
 
 
 class PathSpec:
