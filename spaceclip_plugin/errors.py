@@ -10,6 +10,7 @@ SpaceClipError
 ├── HeadMismatchError        a head that does not fit the tower
 ├── CheckpointError          a file that is not a head or a checkpoint of a run, or is damaged
 ├── DataError                an image, depth map, list or folder that cannot be used
+├── TeacherError             a teacher that cannot be had, or whose depth cannot be used
 ├── ExportError              a head that cannot become a file of another format
 └── TrainingError            a run that cannot start or must stop
 
@@ -69,6 +70,10 @@ class CheckpointError(SpaceClipError, ValueError):
 
 class DataError(SpaceClipError, ValueError):
     """An image, depth map, list or folder that cannot be used."""
+
+
+class TeacherError(SpaceClipError, RuntimeError):
+    """A teacher that cannot be had, or whose depth cannot be used."""
 
 
 class ExportError(SpaceClipError, RuntimeError):

@@ -106,7 +106,7 @@ class TestErrors:
         assert kind.__doc__
 
     def test_all_are_here(self) -> None:
-        assert len(ERRORS) == 12
+        assert len(ERRORS) == 13
 
     @pytest.mark.parametrize(
         ("kind", "builtin"),
@@ -117,6 +117,7 @@ class TestErrors:
             (errors.DataError, ValueError),
             (errors.CaptureError, RuntimeError),
             (errors.ExportError, RuntimeError),
+            (errors.TeacherError, RuntimeError),
             (errors.TrainingError, RuntimeError),
             (errors.TowerNotFoundError, LookupError),
             (errors.AmbiguousTowerError, LookupError),

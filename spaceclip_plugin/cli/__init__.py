@@ -24,6 +24,7 @@ _COMMANDS = {
     "no download. With --train, or a --host: train a head on rendered scenes.",
     "inspect": "Show the vision towers of a host: adapter, size, grid, context, input statistics, taps; and if a head "
     "fits.",
+    "teach": "Have a metric depth estimator give depth to photos that have none, for `train --data taught:DIR`.",
     "train": "Train a depth head on a frozen host; --recipe published for the published loss and settings.",
     "eval": "Score a head on a list or other data; metric scale, never aligned.",
     "predict": "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are "

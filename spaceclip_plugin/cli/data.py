@@ -17,8 +17,12 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
 SOURCE_HELP = (
-    "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR, metaworld:[SPLIT:][LOOK:]COUNT[:SEED] or "
-    "scenes:COUNT[:SEED]"
+    "a list of lines `rgb depth [focal]`, folder:DIR, lerobot:ID-or-DIR, taught:DIR (of `spaceclip teach`), "
+    "metaworld:[SPLIT:][LOOK:]COUNT[:SEED] or scenes:COUNT[:SEED]"
+)
+PHOTOS_HELP = (
+    "photos that need no depth: folder:DIR (photos in DIR/rgb or DIR), lerobot:ID-or-DIR, or a list of lines `rgb "
+    "[depth or None] [focal]`; depth that they have gives the scale"
 )
 _LISTS, _FILES = (ListData,), (ListData, FolderData)
 

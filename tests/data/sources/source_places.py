@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,11 +10,13 @@ from types import MappingProxyType
 import lerobot_stand_in
 import numpy as np
 from PIL import Image
+from wall_teacher import WallTeacher
 
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.spec import SourceSpec
+from spaceclip_plugin.teaching import TaughtData, TeachOptions, teach
 from spaceclip_worlds.metaworld.spec import MetaWorldData
 from spaceclip_worlds.render.tabletop import SceneData
 
@@ -65,8 +68,15 @@ def metaworld(base: Path) -> SourceSpec:
     return MetaWorldData(COUNT, seed=3, height_px=8, width_px=10, cache=str(base / "drawn"))
 
 
+def taught(base: Path) -> SourceSpec:
+    save_folders(base / "photos")
+    shutil.rmtree(base / "photos" / "depth")  # which is no depth of these photos
+    teach(FolderData(str(base / "photos")), WallTeacher(), base / "kitchen", options=TeachOptions(progress=False))
+    return TaughtData("kitchen")
+
+
 PLACES: Mapping[str, Callable[[Path], SourceSpec]] = MappingProxyType(
-    {"list": listed, "folder": folder, "lerobot": lerobot, "scenes": scenes, "metaworld": metaworld}
+    {"list": listed, "folder": folder, "lerobot": lerobot, "scenes": scenes, "metaworld": metaworld, "taught": taught}
 )
 """By name in the registry: makes data below a folder and says where, relative to it."""
 

@@ -261,7 +261,7 @@ def test_scenes_are_counted_in_plain_digits(text: str) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"path": "x"}, r"'source', one of folder, lerobot, list, .*scenes; .*\['path'\]"),
+        ({"path": "x"}, r"'source', one of folder, lerobot, list, .*scenes.*; .*\['path'\]"),
         ({"source": "foldr", "path": "x"}, r"unknown source 'foldr' \(did you mean 'folder'\?\)"),
         ({"source": 3}, "unknown source 3; known are folder, lerobot, list, .*scenes"),
         ({"source": ["list"]}, r"unknown source \['list'\]"),

@@ -1,0 +1,183 @@
+"""Photos from where they have always been, with the depth that a teacher gave: `taught:DIR`."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from typing_extensions import Self
+
+from spaceclip_plugin._digest import sha256_of
+from spaceclip_plugin.data import DepthSample, DepthSource, parse_source
+from spaceclip_plugin.data.sample import fingerprint, photo_of
+from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, open_photos
+from spaceclip_plugin.errors import ConfigError, DataError, TrainingError
+from spaceclip_plugin.teaching.keeping import read_mask
+from spaceclip_plugin.teaching.record import TaughtRecord
+from spaceclip_plugin.teaching.shards import TaughtPhoto, TaughtShard
+from spaceclip_plugin.teaching.views import photo_intrinsics
+
+MASK_NAME = "mask.png"
+_OPEN_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class TaughtData(PathSpec):
+    """A folder of `spaceclip teach` as a config or a command line names it; see `TaughtDepth`.
+
+    Example:
+        >>> TaughtData("runs/taught/kitchen").title
+        'kitchen'
+    """
+
+    kind: ClassVar[str] = "taught"
+    path: str
+
+    def __post_init__(self) -> None:
+        checked_path("path of taught depth", self.path)
+
+    def resolved(self, base: Path) -> Self:
+        """With `path` made absolute, starting from `base`."""
+        return dataclasses.replace(self, path=absolute(self.path, base))
+
+    def open(self, *, units_per_metre: float, skip_bad: bool = False) -> TaughtDepth:
+        """The photos with their taught depth, which is in metres; those that were left out then are left out now.
+
+        Raises:
+            DataError: there is none, it is not complete or damaged, or its photos are not where they were.
+        """
+        return TaughtDepth(Path(self.path))
+
+
+class TaughtDepth:
+    """A `DepthSource` over photos whose depth a teacher gave.
+
+    Names, photos and intrinsics are those of the photos' own source. The depth has the photo's size: the teacher's, by
+    its clip's scale, and 0 where it is doubtful, masked or out of range.
+
+    Attributes:
+        place: the folder.
+        record: who taught, and what it is worth.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from spaceclip_plugin.data import parse_source
+        >>> class Wall:
+        ...     card = TeacherCard("wall:1", "metres", "of no weights", lens="takes none")
+        ...     def depth(self, photos, intrinsics):
+        ...         return np.ones(photos.shape[:3], np.float32)
+        >>> scenes = parse_source({"source": "scenes", "count": 1, "height_px": 16, "width_px": 16})
+        >>> _ = teach(scenes, Wall(), Path("wall"), options=TeachOptions(progress=False))
+        >>> TaughtDepth(Path("wall"))[0].depth_m.shape
+        (16, 16)
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the photos' source and the record; no shard is read.
+
+        Raises:
+            DataError: see `TaughtData.open`.
+        """
+        self.place = str(folder)
+        self.record = TaughtRecord.read(folder)
+        self._source = self._photos(folder)
+        left_out = set(self.record.left_out)
+        self._indices = [index for index in range(self.record.images) if index not in left_out]
+        self._scales = {clip.clip: clip for clip in self.record.clips}
+        self._mask = None
+        if self.record.mask is not None:
+            self._mask, digest = read_mask(folder / MASK_NAME)
+            if digest != self.record.mask:
+                raise DataError(f"{folder / MASK_NAME} is not the mask that was given; teach again with the right one")
+        self._starts = [int(shard["start"]) for shard in self.record.shards]
+        self._open: OrderedDict[int, TaughtShard] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> DepthSample:
+        """One photo with its taught depth; DataError where the photo is not the one that was taught."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = self._indices[index]
+        photo, sample = self._photo(number), self._source[number]
+        if sample.name != photo.name or sample.image.shape[:2] != photo.depth.shape:
+            raise DataError(
+                f"{self.place}: photo {number} was {photo.name}, {_sized(photo.depth.shape)}, and is {sample.name}, "
+                f"{_sized(sample.image.shape)}: the data has changed since. Teach it anew, in another folder"
+            )
+        keeping, scale = self.record.keeping, self._scales[photo.clip]
+        kept = keeping.pixels(photo, self._mask)
+        metres = scale.metres(photo.depth, metric=self.record.teacher.metric)
+        depth_m = np.where(kept & keeping.within(metres), metres, np.float32(0)).astype(np.float32)
+        if not depth_m.any():
+            raise DataError(f"{photo.name}: nothing of the teacher's depth is kept; leave this photo out")
+        return dataclasses.replace(sample, depth_m=depth_m, intrinsics=photo_intrinsics(sample))
+
+    def fingerprint(self, index: int) -> str:
+        """That of the photo, and of all that its depth depends on; DataError where the photo is another one now."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = self._indices[index]
+        photo = self._photo(number)
+        found = fingerprint(self._source, number)
+        if found != photo.fingerprint:
+            raise DataError(
+                f"{self.place}: {photo.name} has changed since it was taught; teach the data anew, in another folder"
+            )
+        scale = self._scales[photo.clip]
+        meaning = (self.record.key, number, self.record.keeping, self.record.mask, scale.scale, scale.shift)
+        return photo_of(found) + sha256_of(repr(meaning))
+
+    @property
+    def teachers(self) -> list[dict[str, Any]]:
+        """Everyone who taught, with their terms, for records."""
+        return self.record.cards
+
+    def _photos(self, folder: Path) -> DepthSource:
+        """The source of the photos."""
+        reading = self.record.reading
+        try:
+            spec = parse_source(dict(self.record.source))
+            source = open_photos(spec, units_per_metre=reading["units_per_metre"], skip_bad=reading["skip_bad"])
+        except (ConfigError, DataError, KeyError) as error:
+            raise DataError(
+                f"{folder}: the photos that were taught cannot be opened: {error}. If they lie elsewhere now, correct "
+                "`source` in teacher.json"
+            ) from error
+        if len(source) != self.record.images:
+            raise DataError(
+                f"{folder}: {self.record.images} photos were taught, and now there are {len(source)}: the data has "
+                "changed since. Teach it anew, in another folder"
+            )
+        return source
+
+    def _photo(self, number: int) -> TaughtPhoto:
+        """What was kept of photo `number` of the source."""
+        at = bisect.bisect_right(self._starts, number) - 1
+        shard = self._open.pop(at, None)
+        try:
+            if shard is None:
+                told = self.record.shards[at]
+                shard = TaughtShard(Path(self.place) / told["file"], key=self.record.key)
+                if shard.sha256 != told["sha256"] or shard.start != self._starts[at]:
+                    raise TrainingError(f"{told['file']} is not the file that was written; teach again")
+                while len(self._open) >= _OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open[at] = shard  # the newest is last
+            return shard.photo(number - shard.start)
+        except (TrainingError, IndexError) as error:
+            raise DataError(f"{self.place}: {error}") from error
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": OrderedDict()}  # a worker opens files of its own
+
+
+def _sized(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]} (HxW)"
