@@ -67,15 +67,18 @@ class TaughtDepth:
     Example:
         >>> import numpy as np
         >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from spaceclip_plugin.data import parse_source
         >>> class Wall:
         ...     card = TeacherCard("wall:1", "metres", "of no weights", lens="takes none")
         ...     def depth(self, photos, intrinsics):
         ...         return np.ones(photos.shape[:3], np.float32)
-        >>> scenes = parse_source({"source": "scenes", "count": 1, "height_px": 16, "width_px": 16})
-        >>> _ = teach(scenes, Wall(), Path("wall"), options=TeachOptions(progress=False))
-        >>> TaughtDepth(Path("wall"))[0].depth_m.shape
-        (16, 16)
+        >>> Path("photos").mkdir()
+        >>> Image.new("RGB", (6, 4)).save("photos/wall.png")
+        >>> photos, quiet = parse_source("folder:photos"), TeachOptions(progress=False)
+        >>> _ = teach(photos, Wall(), Path("walls"), options=quiet)
+        >>> TaughtDepth(Path("walls"))[0].depth_m.shape
+        (4, 6)
     """
 
     def __init__(self, folder: Path) -> None:

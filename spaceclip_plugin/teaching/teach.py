@@ -106,15 +106,18 @@ def teach(
     Example:
         >>> import numpy as np
         >>> from pathlib import Path
+        >>> from PIL import Image
         >>> from spaceclip_plugin.data import parse_source
         >>> class Wall:
         ...     card = TeacherCard("wall:1", "metres", "of no weights", lens="takes none")
         ...     def depth(self, photos, intrinsics):
         ...         return np.ones(photos.shape[:3], np.float32)
-        >>> scenes = parse_source({"source": "scenes", "count": 2, "height_px": 16, "width_px": 16})
-        >>> record = teach(scenes, Wall(), Path("walls"), options=TeachOptions(progress=False))
+        >>> Path("photos").mkdir()
+        >>> Image.new("RGB", (6, 4)).save("photos/wall.png")
+        >>> photos, quiet = parse_source("folder:photos"), TeachOptions(progress=False)
+        >>> record = teach(photos, Wall(), Path("walls"), options=quiet)
         >>> record.usable, record.clips[0].based_on
-        (2, 'measured depth')
+        (1, 'nothing')
     """
     options = options or TeachOptions()
     processes = Processes(torch.device(device), workers=options.workers)
