@@ -14,12 +14,11 @@ from filelock import FileLock
 from PIL import Image
 from wall_teacher import HW, WallTeacher, photo, save_photos
 
-from spaceclip_plugin.data import parse_source
 from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.errors import ConfigError, DataError, SpaceClipError, TeacherError, TrainingError
-from spaceclip_plugin.teaching import TaughtDepth, TaughtRecord, TeachOptions, making, teach
+from spaceclip_plugin.teaching import TaughtData, TaughtDepth, TaughtRecord, TeachOptions, making, teach
 
 QUIET = TeachOptions(progress=False)
 
@@ -29,9 +28,7 @@ def quietly(**changes: object) -> TeachOptions:
 
 
 def opened(folder: Path) -> TaughtDepth:
-    source = parse_source(f"taught:{folder}").open(units_per_metre=1000.0)
-    assert isinstance(source, TaughtDepth)
-    return source
+    return TaughtData(str(folder)).open(units_per_metre=1000.0)
 
 
 def taught(folder: Path, teacher: WallTeacher | None = None, options: TeachOptions = QUIET) -> TaughtRecord:
