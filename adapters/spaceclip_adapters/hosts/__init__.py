@@ -7,8 +7,9 @@ weights.
 
 from __future__ import annotations
 
+from spaceclip_adapters.hosts.lerobot import load_lerobot
 from spaceclip_adapters.hosts.open_clip import load_open_clip
 from spaceclip_adapters.hosts.timm import load_timm
 from spaceclip_adapters.hosts.transformers import load_hf
 
-__all__ = ["load_hf", "load_open_clip", "load_timm"]
+__all__ = ["load_hf", "load_lerobot", "load_open_clip", "load_timm"]

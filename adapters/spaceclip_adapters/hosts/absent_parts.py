@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from spaceclip_adapters.hosts.hub_files import HubFile
 from spaceclip_adapters.hosts.weights import (
+    Weights,
     differences,
     few,
     first_line,
@@ -33,10 +34,11 @@ from spaceclip_plugin.towers import Tower, find_towers
 
 logger = logging.getLogger(__name__)
 
+_NAME_THE_CLASS = (
+    "Name the class they were saved from in `architectures` of config.json, or give the weights of this very model."
+)
 _BUFFERS = frozenset({"position_ids", "inv_freq", "mask_token"})
 """What older checkpoints hold beside their embeddings and no forward of an image needs."""
-
-Weights = dict[str, Tensor]
 
 
 def load_all_there_is(
@@ -77,13 +79,14 @@ def load_all_there_is(
     return drop_absent(model, missing, source=source) if missing else []
 
 
-def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> list[str]:
+def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str, advice: str = _NAME_THE_CLASS) -> list[str]:
     """Take out of a model what a checkpoint has no weights for, after checking that no tower reads it.
 
     Args:
         model: with the weights of the checkpoint; those missing are made up.
         missing: names in its state dict.
         source: what the checkpoint is called in messages.
+        advice: what to do where the host is refused, as a whole sentence.
 
     Returns:
         The parts that were taken out, by their paths.
@@ -102,7 +105,7 @@ def drop_absent(model: nn.Module, missing: Sequence[str], *, source: str) -> lis
     within = [key for key in absent if any(key.startswith(f"{tower.spec.path}.") for tower in towers)]
     refusal = (
         f"{source} lacks weights of a {type(model).__name__} that depth needs: missing {few(within or absent)}. "
-        "Name the class they were saved from in `architectures` of config.json, or give the weights of this very model."
+        f"{advice}"
     )
     with torch.no_grad():
         for key in absent:

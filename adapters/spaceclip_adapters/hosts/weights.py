@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 SEED = 0
 _SHOWN = 5
 
+Weights = dict[str, Tensor]
+"""A state dict, by the names of its tensors."""
+
 
 def read_safetensors(path: Path, *, downloaded: bool = False) -> dict[str, Tensor]:
     """The tensors of a file.

@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -153,11 +154,16 @@ _MOLMO = {
 }
 
 
+def molmo_config() -> Any:
+    """The config of the model that the policy starts from."""
+    return policy_parts("molmoact2", "MolmoAct2Policy", "MolmoAct2Config")[0].HFMolmoAct2Config(**_MOLMO)
+
+
 def _molmoact2(dtype: str, **options: Any) -> nn.Module:
     modeling, policy_class, config_class = policy_parts("molmoact2", "MolmoAct2Policy", "MolmoAct2Config")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # lerobot 0.6.1 checks its rotary settings in an older way
-        modeling.MolmoAct2ForConditionalGeneration(modeling.HFMolmoAct2Config(**_MOLMO)).save_pretrained(folder)
+        modeling.MolmoAct2ForConditionalGeneration(molmo_config()).save_pretrained(folder)
         settings = config_class(
             **features(),
             chunk_size=CHUNK,
@@ -257,16 +263,26 @@ _GROOT = {
 }
 
 
+@contextmanager
+def small_groot() -> Iterator[None]:
+    """A small language model where the size of the published one is written into the class."""
+    groot_n1_7 = importlib.import_module("lerobot.policies.groot.groot_n1_7")
+    small = mock.Mock(side_effect=lambda: transformers.Qwen3VLConfig(**_QWEN))
+    with mock.patch.object(groot_n1_7, "_cosmos_reason2_qwen3_vl_config", small):
+        yield
+
+
+def groot_config() -> Any:
+    """The config of the model that the policy starts from."""
+    return importlib.import_module("lerobot.policies.groot.groot_n1_7").GR00TN17Config(**_GROOT)
+
+
 def _groot(dtype: str, **options: Any) -> nn.Module:
     """In bfloat16 as it is published: weights in float32, the whole policy under autocast."""
     _, policy_class, config_class = policy_parts("groot", "GrootPolicy", "GrootConfig")
     groot_n1_7 = importlib.import_module("lerobot.policies.groot.groot_n1_7")
-    small = mock.Mock(side_effect=lambda: transformers.Qwen3VLConfig(**_QWEN))
-    with (
-        mock.patch.object(groot_n1_7, "_cosmos_reason2_qwen3_vl_config", small),
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        model = groot_n1_7.GR00TN17(groot_n1_7.GR00TN17Config(**_GROOT), load_backbone_weights=False)
+    with small_groot(), tempfile.TemporaryDirectory() as folder:
+        model = groot_n1_7.GR00TN17(groot_config(), load_backbone_weights=False)
         model.save_pretrained(folder)
         bf16 = dtype == "bfloat16"
         settings = config_class(**features(), chunk_size=CHUNK, base_model_path=folder, use_bf16=bf16, **options)

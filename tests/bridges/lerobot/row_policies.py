@@ -5,8 +5,11 @@ Their classes fix some sizes and fetch others from the Hub; both are replaced wh
 
 from __future__ import annotations
 
+import copy
 import importlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,21 +42,36 @@ _PALIGEMMA = {
 }
 
 
-def _pi(kind: str, policy: str, config: str, dtype: str, **options: Any) -> Any:
-    modeling, policy_class, config_class = policy_parts(kind, policy, config)
+@contextmanager
+def small_pi(kind: str, policy: str, config: str) -> Iterator[None]:
+    """Small sizes where the policy's class has its own written into it."""
+    modeling, policy_class, _ = policy_parts(kind, policy, config)
+    build = policy_class.__init__
+
+    def built(self: Any, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        # The projector's width is written into the class and fits the published language model alone.
+        projector = self.model.paligemma_with_expert.paligemma.model.multi_modal_projector
+        projector.linear = nn.Linear(WIDTH, _GEMMA_WIDTH, dtype=projector.linear.weight.dtype)
+
     gemma = modeling.GemmaConfig(_GEMMA_WIDTH, depth=2, mlp_dim=32, num_heads=8, num_kv_heads=1, head_dim=8)
     small = {
         "paligemma": partial(transformers.PaliGemmaConfig, **_PALIGEMMA),
         "gemma": transformers.GemmaConfig,
     }
+    with (
+        mock.patch.multiple(modeling, get_gemma_config=lambda _: gemma, CONFIG_MAPPING=small),
+        mock.patch.object(policy_class, "__init__", built),
+    ):
+        yield
+
+
+def _pi(kind: str, policy: str, config: str, dtype: str, **options: Any) -> Any:
+    _, policy_class, config_class = policy_parts(kind, policy, config)
     side = (_SIGLIP_SIDE, _SIGLIP_SIDE)
     settings = config_class(**features(), chunk_size=CHUNK, dtype=dtype, image_resolution=side, **options)
-    with mock.patch.multiple(modeling, get_gemma_config=lambda _: gemma, CONFIG_MAPPING=small):
-        built: Any = policy_class(settings)
-    # The projector's width is written into the class and fits the published language model alone.
-    projector = built.model.paligemma_with_expert.paligemma.model.multi_modal_projector
-    projector.linear = nn.Linear(WIDTH, _GEMMA_WIDTH, dtype=projector.linear.weight.dtype)
-    return built
+    with small_pi(kind, policy, config):
+        return policy_class(settings)
 
 
 def _pi0_fast(dtype: str, **options: Any) -> nn.Module:
@@ -93,8 +111,9 @@ PI0_FAST = _pi_policy("pi0_fast", _pi0_fast)
 _IDEFICS_SIDE = 64
 
 
-def _smolvla(dtype: str, **options: Any) -> nn.Module:
-    _, policy_class, config_class = policy_parts("smolvla", "SmolVLAPolicy", "SmolVLAConfig")
+@contextmanager
+def small_smolvla() -> Iterator[None]:
+    """A small language model where the policy fetches the config and the processor of a published one."""
     inner = importlib.import_module("lerobot.policies.smolvla.smolvlm_with_expert")
     language = {
         "hidden_size": 64,
@@ -122,6 +141,16 @@ def _smolvla(dtype: str, **options: Any) -> nn.Module:
         pad_token_id=0,
     )
     processor = SimpleNamespace(tokenizer=SimpleNamespace(fake_image_token_id=1, global_image_token_id=2))
+    from_hub = {
+        "AutoConfig": SimpleNamespace(from_pretrained=lambda _: copy.deepcopy(vlm)),
+        "AutoProcessor": SimpleNamespace(from_pretrained=lambda _: processor),
+    }
+    with mock.patch.multiple(inner, **from_hub):
+        yield
+
+
+def _smolvla(dtype: str, **options: Any) -> nn.Module:
+    _, policy_class, config_class = policy_parts("smolvla", "SmolVLAPolicy", "SmolVLAConfig")
     settings = config_class(
         **features(),
         chunk_size=CHUNK,
@@ -131,11 +160,7 @@ def _smolvla(dtype: str, **options: Any) -> nn.Module:
         num_steps=2,
         **options,
     )
-    from_hub = {
-        "AutoConfig": SimpleNamespace(from_pretrained=lambda _: vlm),
-        "AutoProcessor": SimpleNamespace(from_pretrained=lambda _: processor),
-    }
-    with mock.patch.multiple(inner, **from_hub):
+    with small_smolvla():
         built: Any = policy_class(settings)
     built.model.vlm_with_expert.vlm.to(getattr(torch, dtype))  # as it is loaded: the rest stays in float32
     return built
@@ -160,17 +185,21 @@ SMOLVLA = TinyPolicy(
 _CLIP_SIDE, _CLIP_STEPS = 48, 2
 
 
-def _multi_task_dit(_dtype: str, **options: Any) -> nn.Module:
-    _, policy_class, config_class = policy_parts("multi_task_dit", "MultiTaskDiTPolicy", "MultiTaskDiTConfig")
+def small_clip() -> transformers.CLIPConfig:
+    """What the multi-task DiT sees and reads with."""
     size = {"hidden_size": WIDTH, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": BLOCKS}
-    clip = transformers.CLIPConfig(
+    return transformers.CLIPConfig(
         vision_config={**size, "image_size": _CLIP_SIDE, "patch_size": 12},
         text_config={**size, "vocab_size": 64, "max_position_embeddings": 8, "eos_token_id": 2},
         projection_dim=16,
     )
+
+
+def _multi_task_dit(_dtype: str, **options: Any) -> nn.Module:
+    _, policy_class, config_class = policy_parts("multi_task_dit", "MultiTaskDiTPolicy", "MultiTaskDiTConfig")
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "clip"
-        transformers.CLIPModel(clip).save_pretrained(weights)
+        transformers.CLIPModel(small_clip()).save_pretrained(weights)
         settings = config_class(
             **features(),
             vision_encoder_name=str(weights),
