@@ -1,4 +1,4 @@
-"""Hosts by name: `timm:NAME`, `hf:ID-or-folder`, `open_clip:NAME`, found through entry points like adapters."""
+"""Hosts by name: `timm:`, `open_clip:`, `hf:` or `lerobot:` and a model's, found through entry points like adapters."""
 
 from __future__ import annotations
 

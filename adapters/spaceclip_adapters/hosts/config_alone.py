@@ -61,7 +61,7 @@ def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def _of_config(cls: Any, name: Any, *args: object, config: Any = None, **options: Any) -> nn.Module:
+def _of_config(cls: Any, /, name: Any, *args: object, config: Any = None, **options: Any) -> nn.Module:
     """What `PreTrainedModel.from_pretrained` gives, with random weights and of no file but the config."""
     where = {key: options.pop(key) for key in _WHERE if key in options}
     how = {key: value for key in _HOW if (value := options.pop(key, None)) not in (None, "auto")}

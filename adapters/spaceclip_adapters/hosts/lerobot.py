@@ -141,7 +141,7 @@ def _built(name: str, values: Mapping[str, Any], classes: _Classes, own_readers:
     if "compile_model" in settings:
         settings["compile_model"] = False  # compiles what a head does not run, and changes torch's settings
     try:
-        config = _decoded(classes.config, settings)
+        config = _decoded(name, classes, settings)
         # LeRobot tells by `print` what it does.
         with (
             redirect_stdout(sys.stderr),
@@ -152,16 +152,14 @@ def _built(name: str, values: Mapping[str, Any], classes: _Classes, own_readers:
     except ImportError as error:
         raise _needs_more(name, error) from error
     except OSError as error:
+        named = few({value for value in settings.values() if isinstance(value, str) and "/" in value})
         raise HostError(
-            f"{name} needs files of the models it was made of, which could not be had: {first_line(error)}. Go online "
-            "once, or download their configs and tokenizers into the Hub's cache; their weights are not needed."
+            f"{name} needs files of the models it was made of, which could not be had: {first_line(error)}. Its config "
+            f"names {named}. Go online once, or download their configs and tokenizers into the Hub's cache; their "
+            "weights are not needed."
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
-        raise HostError(
-            f"LeRobot {classes.version} cannot build the {classes.policy.__name__} of {name}: {type(error).__name__}: "
-            f"{first_line(error)}. A checkpoint of another LeRobot needs that one; or build the policy yourself and "
-            "pass `python:module:function`."
-        ) from error
+        raise _cannot_build(name, classes, error) from error
     return policy
 
 
@@ -196,15 +194,31 @@ def _classes(name: str, kind: str) -> _Classes:
         raise HostError(f"LeRobot {version} has no policy class for {kind!r}: {first_line(error)}.") from error
 
 
+def _cannot_build(name: str, classes: _Classes, error: BaseException) -> HostError:
+    first = error  # what was wrong at first: the reader of configs says only that something was
+    while first.__cause__ is not None:
+        first = first.__cause__
+    reason = str(first).strip().partition("\n")[0].rstrip(".")
+    return HostError(
+        f"LeRobot {classes.version} cannot build the {classes.policy.__name__} of {name}: {type(first).__name__}: "
+        f"{reason}. A checkpoint of another LeRobot needs that one; or build the policy yourself and pass "
+        "`python:module:function`."
+    )
+
+
 def _needs_more(name: str, error: ImportError) -> HostError:
     return HostError(f"the policy of {name} needs more than is installed: {first_line(error)}.")
 
 
-def _decoded(config_class: type, settings: Mapping[str, Any]) -> object:
-    """A policy's config from JSON, as LeRobot reads it."""
-    import draccus
+def _decoded(name: str, classes: _Classes, settings: Mapping[str, Any]) -> object:
+    """A policy's config from JSON, by the library that LeRobot reads it with, but without leaving a temporary file."""
+    from lerobot.configs.policies import draccus
 
-    return draccus.decode(config_class, dict(settings))
+    try:
+        decoded: object = draccus.decode(classes.config, dict(settings))
+    except draccus.ParsingError as error:
+        raise _cannot_build(name, classes, error) from error
+    return decoded
 
 
 def _load(policy: nn.Module, name: str, given: Weights, *, source: str) -> None:

@@ -46,7 +46,11 @@ class HostConfig(Config):
 
     host: Annotated[
         str | None,
-        text("timm:NAME, hf:ID-or-folder, open_clip:NAME or python:MODULE:FUNCTION (called without arguments)", "HOST"),
+        text(
+            "timm:NAME, open_clip:NAME, hf:ID-or-folder, lerobot:ID-or-folder or python:MODULE:FUNCTION (called "
+            "without arguments)",
+            "HOST",
+        ),
     ] = None
     host_weights: Annotated[
         Path | str | None,

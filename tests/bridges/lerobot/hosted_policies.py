@@ -6,6 +6,7 @@ Each is built as LeRobot builds it, from weights of the small models inside it; 
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class HostedPolicy:
 
     def saved(self, folder: Path) -> Any:
         """The policy, after LeRobot wrote it into the folder; no weights of what it was made of are left."""
-        base = folder / "base"
+        base = folder / "clip"  # the multi-task DiT takes no folder without that word
         base.mkdir()
         with torch.random.fork_rng(devices=[]), self.sizes():
             torch.manual_seed(1)
@@ -75,6 +76,14 @@ def _of(
         return policy
 
     return HostedPolicy(kind, build, tiny.adapter, tiny.path, sizes)
+
+
+@contextmanager
+def _older_rotary_check() -> Iterator[None]:
+    """MolmoAct2 of lerobot 0.6.1 checks its rotary settings in an older way of transformers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 # --- EO-1, Evo-1, VLA-JEPA and Wall-X -------------------------------------------------------------------------------
@@ -259,7 +268,7 @@ HOSTED: tuple[HostedPolicy, ...] = (
         _of(PI05, "pi05", sizes=partial(small_pi, "pi05", "PI05Policy", "PI05Config")),
         _of(PI0_FAST, "pi0_fast", sizes=partial(small_pi, "pi0_fast", "PI0FastPolicy", "PI0FastConfig")),
         *_EVERYWHERE,
-        _of(MOLMOACT2, "molmoact2", "checkpoint_path", base=molmo_config),
+        _of(MOLMOACT2, "molmoact2", "checkpoint_path", base=molmo_config, sizes=_older_rotary_check),
         _of(GROOT, "groot", "base_model_path", base=groot_config, sizes=small_groot),
         _of(MULTI_TASK_DIT, "multi_task_dit", "vision_encoder_name", "text_encoder_name", base=small_clip),
         *_NEW,

@@ -18,7 +18,6 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 import lerobot
 from hosted_policies import HOSTED, HostedPolicy
 from row_policies import SMOLVLA, small_smolvla
-from transformers import dynamic_module_utils
 
 from spaceclip_adapters.hosts import load_lerobot
 from spaceclip_plugin.cli import main
@@ -204,19 +203,6 @@ class TestConfigs:
         rewrite(folder, device="cuda", compile_model=True)
         assert {parameter.device.type for parameter in load(folder).parameters()} == {"cpu"}
         assert "not available" not in caplog.text
-
-
-def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
-    code = tmp_path / "made_of"
-    code.mkdir()
-    (code / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
-    (code / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}))
-    rewrite(folder, vlm_model_name=str(code))
-    before = dynamic_module_utils.get_class_in_module
-    with pytest.raises(HostError, match=r"trust_remote_code|code comes with"):
-        load_lerobot(str(folder))
-    assert dynamic_module_utils.get_class_in_module is before
-    assert not (tmp_path / "ran").exists()
 
 
 def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
