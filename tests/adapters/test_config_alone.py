@@ -46,7 +46,7 @@ def test_no_weights_are_read(folder: Path) -> None:
 
 def test_the_auto_classes_too_and_in_the_kind_of_numbers_asked_for(folder: Path) -> None:
     with of_configs_alone(HERE, {}):
-        model = transformers.AutoModel.from_pretrained(folder, torch_dtype=torch.bfloat16, attn_implementation="eager")
+        model = transformers.AutoModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
 
 

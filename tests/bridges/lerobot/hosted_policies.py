@@ -227,6 +227,8 @@ def _small_vla_jepa() -> Iterator[None]:
 
 
 def _wall_x(base: Path) -> nn.Module:
+    for needed in ("peft", "torchdiffeq", "qwen_vl_utils"):  # without them its module has no classes
+        importlib.import_module(needed)
     modeling, policy_class, config_class = policy_parts("wall_x", "WallXPolicy", "WallXConfig")
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1]}
     config = modeling.Qwen2_5_VLConfig(
