@@ -11,6 +11,7 @@ from typing import Literal, NoReturn, TypeVar
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach.camera_lenses import CameraGeometry
 from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
@@ -216,6 +217,10 @@ class DepthAttachment:
         """
         tower = self._recorder.tower
         return tower.adapter.seen(tower, image_hw or tower.spec.image_hw)
+
+    def tower_digest(self) -> str:
+        """SHA-256 (hex) over the weights and buffers of the tower that is read."""
+        return module_digest(self._recorder.tower.module)
 
     def features(self) -> list[TowerFeatures]:
         """The features of the frames since the last read, undecoded: what a trainer caches or decodes itself.

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData, LeRobotDepth
+    from spaceclip_plugin.bridges.lerobot.points import DepthPointStep
     from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
 
-__all__ = ["DepthGuardStep", "DepthProcessorStep", "LeRobotData", "LeRobotDepth", "add_depth"]
+__all__ = ["DepthGuardStep", "DepthPointStep", "DepthProcessorStep", "LeRobotData", "LeRobotDepth", "add_depth"]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "dataset" if name.startswith("LeRobot") else "steps"
+    home = "points" if name == "DepthPointStep" else "dataset" if name.startswith("LeRobot") else "steps"
     return getattr(importlib.import_module(f"{__name__}.{home}"), name)

@@ -15,13 +15,14 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import shown, text, whole
+from spaceclip_plugin._checks import choice, shown, text, whole
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.bridges.lerobot.format import (
     DEPTH_SUFFIX,
     DepthFeature,
     LeRobotFrames,
     camera_key,
+    check_measured,
     has_depth,
     rgb,
 )
@@ -29,6 +30,9 @@ from spaceclip_plugin.data import DepthSample, SelectiveSource
 from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
 from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
+
+MEASURED, PREDICTED = "measured", "predicted"
+"""What depth may be: a camera's, or, where that is said, a head's (`spaceclip annotate`)."""
 
 _MAX_STRIDE = 10**9
 _RANGE = "[0-9]{1,6}(-[0-9]{1,6})?"
@@ -50,6 +54,7 @@ class LeRobotData(PathSpec):
         episodes: numbers and ranges with both ends, such as "0-39,45"; None is all of them.
         distance: what depth is measured along. Only "axis", the optical axis: a LeRobot data set keeps no intrinsics,
             by which "ray" could be converted.
+        depth: "measured"; "predicted" also takes what `spaceclip annotate` wrote, which is a head's opinion.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -65,6 +70,7 @@ class LeRobotData(PathSpec):
     stride: int = 1
     episodes: str | None = None
     distance: str = AXIS
+    depth: str = MEASURED
 
     def __post_init__(self) -> None:
         if checked_distance(self.distance) == RAY:
@@ -76,6 +82,7 @@ class LeRobotData(PathSpec):
         if self.camera is not None:
             text("camera", self.camera)
         whole("stride", self.stride, 1, _MAX_STRIDE)
+        choice("depth", self.depth, (MEASURED, PREDICTED))
         if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
             object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
         _numbers(self.episodes)
@@ -95,7 +102,8 @@ class LeRobotData(PathSpec):
         """The frames; LeRobot knows their unit, `units_per_metre` says nothing here.
 
         Raises:
-            DataError: lerobot is missing or too old, there is no such data set or episode, or see `LeRobotDepth`.
+            DataError: lerobot is missing or too old, there is no such data set or episode, a head predicted its depth
+                and nothing says that this is wanted, or see `LeRobotDepth`.
         """
         return self._opened(need_depth=True, skip_bad=skip_bad)
 
@@ -104,8 +112,15 @@ class LeRobotData(PathSpec):
         return self._opened(need_depth=False, skip_bad=skip_bad)
 
     def _opened(self, *, need_depth: bool, skip_bad: bool) -> LeRobotDepth:
-        dataset = _opened(self.path, _numbers(self.episodes))
-        return LeRobotDepth(dataset, camera=self.camera, stride=self.stride, need_depth=need_depth, skip_bad=skip_bad)
+        dataset = opened(self.path, _numbers(self.episodes))
+        return LeRobotDepth(
+            dataset,
+            camera=self.camera,
+            stride=self.stride,
+            need_depth=need_depth,
+            skip_bad=skip_bad,
+            depth=self.depth,
+        )
 
 
 class LeRobotDepth(SelectiveSource[int, str]):
@@ -141,6 +156,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
         stride: int = 1,
         need_depth: bool = True,
         skip_bad: bool = False,
+        depth: str = MEASURED,
     ) -> None:
         """Find the camera; no frame is read.
 
@@ -151,10 +167,12 @@ class LeRobotDepth(SelectiveSource[int, str]):
             need_depth: whether a camera, or a frame, without depth is an error. Otherwise its depth is unknown
                 throughout: a teacher may give it.
             skip_bad: whether `validated` drops frames that cannot be used instead of raising.
+            depth: "measured", or "predicted" where a head's opinion will do, too.
 
         Raises:
-            ConfigError: a stride below 1.
-            DataError: not one camera with depth, none of that name, no known unit, or no frame.
+            ConfigError: a stride below 1, or another kind of depth.
+            DataError: not one camera with depth, none of that name, depth that a head predicted where measured depth is
+                expected, no known unit, or no frame.
         """
         self.stride = whole("stride", stride, 1, _MAX_STRIDE)
         self.dataset = dataset
@@ -162,8 +180,10 @@ class LeRobotDepth(SelectiveSource[int, str]):
         self.skip_bad = skip_bad
         self.need_depth = need_depth
         self.camera = camera_key(dataset, camera, need_depth=need_depth)
-        measured = need_depth or has_depth(dataset, self.camera)
-        self._depth = DepthFeature.of(dataset, self.camera + DEPTH_SUFFIX) if measured else None
+        key, known = self.camera + DEPTH_SUFFIX, need_depth or has_depth(dataset, self.camera)
+        if choice("depth", depth, (MEASURED, PREDICTED)) == MEASURED and known:
+            check_measured(dataset, key)
+        self._depth = DepthFeature.of(dataset, key) if known else None
         self._keep(range(0, len(dataset), stride), [])
 
     def _label(self, entry: int) -> str:
@@ -172,7 +192,7 @@ class LeRobotDepth(SelectiveSource[int, str]):
     def _read(self, entry: int) -> DepthSample:
         try:
             item = self.dataset[entry]
-        except _unreadable() as error:
+        except unreadable() as error:
             raise DataError(
                 f"{self.place}: cannot read {self._label(entry)} ({error}); record or download it again"
             ) from error
@@ -213,13 +233,13 @@ def _numbers(episodes: object) -> list[int] | None:
     return sorted(numbers)
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def unreadable() -> tuple[type[Exception], ...]:
     """Errors of damaged data, those of packages that are loaded by now included; none is imported for it."""
     loaded = [(sys.modules.get(module), name) for module, name in _UNREADABLE_TOO]
     return (*_UNREADABLE, *(getattr(module, name) for module, name in loaded if module is not None))
 
 
-def _opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
+def opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
     """The data set, with depth in metres."""
     local = os.path.isdir(path)
     if local:
@@ -238,7 +258,7 @@ def _opened(path: str, episodes: list[int] | None) -> LeRobotFrames:
         # Eight bits: photos of a video would otherwise be made floats and back. Images always come as floats.
         dataset = reader(name, root=root, episodes=episodes, depth_output_unit="m", return_uint8=True)
         total = dataset.meta.total_episodes
-    except _unreadable() as error:
+    except unreadable() as error:
         why = "files are missing or damaged" if local else "it is not on the Hub, or cannot be read; nor is it a folder"
         raise DataError(f"{path}: cannot be opened as a LeRobot data set, {why} ({error})") from error
     _check_episodes(path, episodes, total)

@@ -19,11 +19,14 @@ from spaceclip_plugin.data.files.depth_values import BEYOND_M, SATURATED_16
 from spaceclip_plugin.errors import DataError, nearest
 
 DEPTH_SUFFIX = "_depth"
-_PREFIX = "observation.images."
+PREDICTED_BY = "spaceclip_predicted_by"
+"""In the `info` of a feature of depth that a head predicted: the digest of that head."""
+
+PREFIX = "observation.images."
 _UNITS_PER_METRE = {"m": 1.0, "mm": 1000.0}
 _SATURATED_M = SATURATED_16 / _UNITS_PER_METRE["mm"]
 _STEPS = 4095
-_DEPTH_MIN_M, _DEPTH_MAX_M, _SHIFT_M = 0.01, 10.0, 3.5
+_DEPTH_MIN_M, _DEPTH_MAX_M, SHIFT_M = 0.01, 10.0, 3.5
 _HOW_TO_OPEN = "open the data set without delta_timestamps and image_transforms"
 
 LeRobotFrames = Any
@@ -88,8 +91,8 @@ def camera_key(dataset: LeRobotFrames, named: str | None, *, need_depth: bool = 
         return _only(keys, named, dataset, "photos")
     if not keys:
         raise DataError(
-            f"{dataset.repo_id}: expected depth of a camera under '{_PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) "
-            f"beside its photos '{_PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
+            f"{dataset.repo_id}: expected depth of a camera under '{PREFIX}CAMERA{DEPTH_SUFFIX}' (is_depth_map) "
+            f"beside its photos '{PREFIX}CAMERA'; the features are {', '.join(dataset.features)}"
         )
     return _only(keys, named, dataset, "depth")
 
@@ -101,14 +104,14 @@ def has_depth(dataset: LeRobotFrames, key: str) -> bool:
 
 def _only(keys: Sequence[str], named: str | None, dataset: LeRobotFrames, what: str) -> str:
     """The key of that name, or the only one."""
-    cameras = {key.removeprefix(_PREFIX): key for key in keys}
+    cameras = {key.removeprefix(PREFIX): key for key in keys}
     place, known = dataset.repo_id, ", ".join(cameras)
     if not cameras:
         features = ", ".join(dataset.features)
         raise DataError(f"{place}: expected {what} of a camera; the features are {features}")
     if named is None and len(cameras) > 1:
         raise DataError(f"{place}: {len(cameras)} cameras have {what}; choose one with camera: {known}")
-    name = next(iter(cameras)) if named is None else named.removeprefix(_PREFIX)
+    name = next(iter(cameras)) if named is None else named.removeprefix(PREFIX)
     if name not in cameras:
         raise DataError(f"{place}: no camera {named!r} with {what}{nearest(name, cameras)}; known: {known}")
     return cameras[name]
@@ -118,19 +121,35 @@ def _is_photo(feature: Mapping[str, Any]) -> bool:
     return feature.get("dtype") in ("image", "video") and not _is_depth(feature)
 
 
+def check_measured(dataset: LeRobotFrames, key: str) -> None:
+    """DataError where the depth under a key is what a head predicted: to learn from it is to learn its errors."""
+    head = (dataset.features[key].get("info") or {}).get(PREDICTED_BY)
+    if head is not None:
+        raise DataError(
+            f"{dataset.repo_id}: {key} is not measured, a head predicted it (sha256 {head}), and training or scoring "
+            "on it would take that head's errors for the truth; choose a camera with measured depth, or say "
+            "depth: predicted if that is what you want"
+        )
+
+
 def _is_depth(feature: Mapping[str, Any]) -> bool:
     info: Mapping[str, Any] = feature.get("info") or {}
     return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))  # the latter is the older spelling
 
 
+def end_steps_m(low_m: float, high_m: float, shift_m: float | None) -> tuple[float, float]:
+    """How wide the first and the last step of a depth video are, in metres; its steps are equal without a shift."""
+    if shift_m is None:
+        return (high_m - low_m) / _STEPS, (high_m - low_m) / _STEPS
+    growth = math.log((high_m + shift_m) / (low_m + shift_m)) / _STEPS
+    return (low_m + shift_m) * math.expm1(growth), (high_m + shift_m) * -math.expm1(-growth)
+
+
 def _between_ends(info: Mapping[str, Any], *, rounding_m: float) -> tuple[float, float]:
     """The metres that lie between the first and the last step of a depth video."""
     low_m, high_m = float(info.get("video.depth_min", _DEPTH_MIN_M)), float(info.get("video.depth_max", _DEPTH_MAX_M))
-    first_m = last_m = (high_m - low_m) / _STEPS
-    if info.get("video.use_log", True):
-        shift_m = float(info.get("video.shift", _SHIFT_M))
-        growth = math.log((high_m + shift_m) / (low_m + shift_m)) / _STEPS
-        first_m, last_m = (low_m + shift_m) * math.expm1(growth), (high_m + shift_m) * -math.expm1(-growth)
+    shift_m = float(info.get("video.shift", SHIFT_M)) if info.get("video.use_log", True) else None
+    first_m, last_m = end_steps_m(low_m, high_m, shift_m)
     # Half a step from either end, so that rounding errors decide nothing.
     return low_m + max(first_m / 2, rounding_m), high_m - max(last_m / 2, rounding_m)
 

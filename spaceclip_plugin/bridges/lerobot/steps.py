@@ -25,8 +25,9 @@ from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.depth_map import KNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
+from spaceclip_plugin.head.decoder import predicts_uncertainty
 
-DEPTH_SUFFIX, AGE_SUFFIX = "_depth", "_depth_age"
+DEPTH_SUFFIX, AGE_SUFFIX, UNCERTAINTY_SUFFIX = "_depth", "_depth_age", "_depth_uncertainty"
 LENS_SUFFIX, FAMILIARITY_SUFFIX = "_depth_lens_known", "_depth_familiarity"
 
 _BEFORE = "normalizer_processor"
@@ -44,8 +45,9 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
       X-VLA pad it) is undone; what it cuts away has no depth;
     - `observation.images.front_depth_age`: (B,) int64 host steps since the tower saw it, -1 where there is none yet.
       With chunks of actions it is the most it can be: as if every action of the last chunk had been executed;
-    - where the head tells them, `observation.images.front_depth_lens_known`: (B,) bool, whether the metres are those of
-      the camera (see `intrinsics`), and `observation.images.front_depth_familiarity`: (B,) float32, see
+    - where the head tells them, `observation.images.front_depth_uncertainty`: (B, 1, H, W) float32 metres of standard
+      deviation, 0 where there is no depth; `observation.images.front_depth_lens_known`: (B,) bool, whether the metres
+      are those of the camera (see `intrinsics`); and `observation.images.front_depth_familiarity`: (B,) float32, see
       `DepthMap.familiarity`, -1 where there is no depth yet.
 
     Policies take the inputs of their config, and these are none of them. Where it cannot be told which camera an image
@@ -123,6 +125,9 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 ages = [-1 if depth is None else depth.age for depth in found]
                 observation[key + DEPTH_SUFFIX] = torch.stack([depth_m.to(device) for depth_m in maps])
                 observation[key + AGE_SUFFIX] = torch.tensor(ages, device=device)
+                if predicts_uncertainty(self.head.decoder):
+                    sds = [none if depth is None else _deviation_m(depth) for depth in found]
+                    observation[key + UNCERTAINTY_SUFFIX] = torch.stack([sd_m.to(device) for sd_m in sds])
                 if self.head.config.focal_length is not None:
                     known = [depth is not None and depth.lens == KNOWN for depth in found]
                     observation[key + LENS_SUFFIX] = torch.tensor(known, device=device)
@@ -168,6 +173,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 "which camera the policy's image calls are of cannot be told: no depth; fresh=True gives it"
             )
         return found
+
+
+def _deviation_m(depth: DepthMap) -> Tensor:
+    return torch.zeros_like(depth.depth_m) if depth.uncertainty_m is None else depth.uncertainty_m * depth.valid
 
 
 def _familiarity(depth: DepthMap | None) -> float:

@@ -1,5 +1,5 @@
-"""Importing this registers the processor steps `spaceclip_depth` and `spaceclip_depth_guard` with LeRobot."""
+"""Importing this registers `spaceclip_depth`, `spaceclip_depth_guard` and `spaceclip_depth_point` with LeRobot."""
 
-from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep, add_depth
+from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthPointStep, DepthProcessorStep, add_depth
 
-__all__ = ["DepthGuardStep", "DepthProcessorStep", "add_depth"]
+__all__ = ["DepthGuardStep", "DepthPointStep", "DepthProcessorStep", "add_depth"]
