@@ -122,12 +122,11 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
                 f"same intrinsics, intrinsics={{{self.camera!r}: …}}"
             )
         deviation = observation.get(PREFIX + self.camera + UNCERTAINTY_SUFFIX)
-        deviation_m = (
-            None if not isinstance(deviation, Tensor) else deviation[:, 0].float() / _UNITS_PER_METRE[self.unit]
-        )
-        points = torch.stack(
-            [self._point(one, None if deviation_m is None else deviation_m[i]) for i, one in enumerate(depth_m)]
-        )
+        if isinstance(deviation, Tensor):
+            deviation_m = deviation[:, 0].to(depth_m) / _UNITS_PER_METRE[self.unit]
+        else:
+            deviation_m = torch.full_like(depth_m, -1.0)
+        points = torch.stack([self._point(*of_one) for of_one in zip(depth_m, deviation_m, strict=True)])
         return {**observation, self.key: self._joined(observation.get(self.key), points)}
 
     def transform_features(

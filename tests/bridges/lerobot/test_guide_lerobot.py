@@ -18,7 +18,7 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 from row_policies import SMOLVLA
 from step_world import head_for, pipelines
 
-from spaceclip_plugin.bridges.lerobot import dataset, steps
+from spaceclip_plugin.bridges.lerobot import dataset, points, steps
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "spaceclip_plugin" / "bridges" / "lerobot" / "README.md"
@@ -87,7 +87,7 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "my_policy")
 
 
-@pytest.mark.parametrize("module", [steps, dataset], ids=["steps", "dataset"])
+@pytest.mark.parametrize("module", [steps, points, dataset], ids=["steps", "points", "dataset"])
 def test_examples_of_the_door(module: Any) -> None:
     """On a live policy, which an example cannot build in a line."""
     policy = SMOLVLA.seeded()

@@ -28,8 +28,8 @@ _SUFFIXES = {
 _MM_PER_METRE = 1000
 _MOST_MM = 65534  # 65535 is what 16 bits saturate at
 _MARGIN = 1e-3  # of the farthest depth, beyond both ends of a video's range: they stand for unknown depth
-# Lossless as LeRobot's own, with frames that need no earlier or later ones across a key frame. With the default of both,
-# an episode's first frame is not found by PyAV behind another episode's, and two frames alone cannot be encoded.
+# Lossless as LeRobot's own, but no frame needs one from across a key frame: with its defaults, PyAV does not find the
+# first frame of an episode behind another's in one file, and an episode of two frames cannot be encoded.
 _LOSSLESS = {"x265-params": "lossless=1:bframes=0:open-gop=0"}
 _UNCERTAINTY_SHIFT_M = 0.1  # steps of a tenth of a millimetre where a head is sure
 
