@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -35,11 +35,14 @@ def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
     return total.hexdigest()
 
 
-def code_digest(package: Path | None = None) -> str:
-    """SHA-256 (hex) over the Python files in the folder of a package (None: this one), however their lines end."""
+def code_digest(package: Path | None = None, *, without: Collection[str] = ()) -> str:
+    """SHA-256 (hex) over the Python files in the folder of a package (None: this one), however their lines end; of
+    files `without` the names given."""
     folder = Path(__file__).parent if package is None else package
     total = hashlib.sha256()
     for place, path in sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py")):
+        if path.name in without:
+            continue
         content = path.read_bytes().replace(b"\r\n", b"\n")
         total.update(f"{place}\0{len(content)}\0".encode())
         total.update(content)

@@ -53,7 +53,7 @@ def test_stages_that_round_up_cover_one_part_of_the_image(hw: tuple[int, int]) -
 def test_what_is_real_of_a_rounded_map_is_untouched() -> None:
     host = davit()
     with attach_depth_head(host, ramp_head(host)) as depth, torch.no_grad():
-        states: Any = host(pixels((70, 100)), output_hidden_states=True)
+        states: Any = host(pixels((70, 100)))
         [features] = depth.features()
     last = states.last_hidden_state if hasattr(states, "last_hidden_state") else states
     tap = max(features.hidden)
