@@ -40,7 +40,7 @@ def timm_model(name: str) -> Any:
     try:
         with torch.device("meta"):  # nothing is run
             return timm.create_model(name)
-    except NotImplementedError:  # older versions read or copy numbers while they build
+    except RuntimeError:  # older versions read or copy numbers while they build
         return timm.create_model(name)
 
 
