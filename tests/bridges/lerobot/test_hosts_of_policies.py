@@ -75,6 +75,17 @@ class TestEveryPolicy:
         drawn = [name for name, value in theirs.items() if value.ndim > 1 and not torch.equal(value, ours[name])]
         assert drawn
 
+    def test_under_the_names_of_openpi(self, case: tuple[HostedPolicy, Path, Any], tmp_path: Path) -> None:
+        hosted, folder, policy = case
+        if not hasattr(policy, "_fix_pytorch_state_dict_keys"):
+            pytest.skip("it has no weights of openpi")
+        theirs = load_file(folder / "model.safetensors")
+        save_file({name.removeprefix("model."): value for name, value in theirs.items()}, tmp_path / "pi.safetensors")
+        with hosted.sizes():
+            host = load_lerobot(str(folder), tmp_path / "pi.safetensors")
+        ours, expected = host.state_dict(), policy.state_dict()
+        assert all(torch.equal(ours[name], value) for name, value in expected.items())
+
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
