@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
@@ -17,9 +18,11 @@ from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.attach.host_state import eval_twin, run_alone
+from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport, measure
+from spaceclip_plugin.data import ImagePreparation
 from spaceclip_plugin.depth import DepthMap, ImageMapping
 from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
@@ -80,6 +83,17 @@ class DepthAttachment:
     def tower(self) -> TowerSpec:
         """The tower that is read."""
         return self._recorder.tower.spec
+
+    @functools.cached_property
+    def preparation(self) -> ImagePreparation:
+        """What makes the tower's images out of photos: as a user says, else as the host does it itself.
+
+        Where neither tells, photos are stretched.
+
+        Raises:
+            HostError: the host says how it does it, in a way that is not understood.
+        """
+        return preparation_of(self._host, self.tower)
 
     @property
     def dropped(self) -> int:
@@ -191,24 +205,31 @@ class DepthAttachment:
             self.step()
 
     def refresh(
-        self, pixels: Tensor, *, camera: str | None = None, mapping: ImageMapping | Literal["host"] | None = "host"
+        self,
+        pixels: Tensor,
+        *,
+        camera: str | None = None,
+        mapping: ImageMapping | Literal["host"] | None = "host",
+        lens: Literal["host"] | None = "host",
     ) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
 
         Args:
-            pixels: (B, 3, H, W), prepared as the host prepares them (`data.preparation.prepare`); moved to the tower's
-                device and dtype.
+            pixels: (B, 3, H, W), prepared as the host prepares them (`preparation` does it for photos); moved to the
+                tower's device and dtype.
             camera: that they are of; None: told by order, where every camera is refreshed.
             mapping: how they were made out of the camera's images: as the host makes them, which is what the attachment
                 knows; by a mapping of their own; or None where that is not told.
+            lens: whose metres depth is in: "host": of the cameras whose intrinsics the attachment knows; None: of the
+                one that the head assumes, for photos of other cameras and where no mapping is told.
 
         Raises:
-            ConfigError: not such a tensor, an empty batch, no mapping, or the attachment is closed.
+            ConfigError: not such a tensor, an empty batch, no mapping or lens, or the attachment is closed.
             CaptureError: the tower does not take images of that size.
         """
         self._check_open("refresh")
         self._names.refreshed(self.steps)
-        run_alone(self._recorder, pixels, camera=camera, mapping=mapping)
+        run_alone(self._recorder, pixels, camera=camera, mapping=mapping, lens=lens)
 
     def seen(self, image_hw: tuple[int, int] | None = None) -> SeenPart | None:
         """What the tower reads of an image of that size, or of the size it was built for; None where that is all of it.

@@ -89,7 +89,7 @@ class CameraGeometry:
         if decoded.features is not None:
             depth = _familiar(depth, decoded.features, head)
         # Of images that someone made out of the camera's in a way that is not told, its lens is not known either.
-        return depth if decoded.mapping is None else self.lenses.applied(depth)
+        return depth if decoded.mapping is None or decoded.lens is None else self.lenses.applied(depth)
 
 
 def _familiar(depth: DepthMap, features: TowerFeatures, head: DepthHead) -> DepthMap:
@@ -97,7 +97,7 @@ def _familiar(depth: DepthMap, features: TowerFeatures, head: DepthHead) -> Dept
     shown = None
     if depth.mapping is not None and head.familiarity is not None:
         height, width = features.hidden[head.familiarity.options.tap].shape[-2:]
-        shown = _shown_patches(depth.mapping, features.seen, (height, width))
+        shown = shown_patches(depth.mapping, features.seen, (height, width))
     familiarity = head.familiarity_of(features, shown=shown)
     if familiarity is None:
         return depth
@@ -106,7 +106,7 @@ def _familiar(depth: DepthMap, features: TowerFeatures, head: DepthHead) -> Dept
     return depth.with_familiarity(familiarity, wider)
 
 
-def _shown_patches(mapping: ImageMapping, seen: SeenPart | None, grid_hw: tuple[int, int]) -> Tensor:
+def shown_patches(mapping: ImageMapping, seen: SeenPart | None, grid_hw: tuple[int, int]) -> Tensor:
     """(h, w) bool, which patches of the tower's grid have their centre in what shows the camera's image."""
     grid = (0.0, 0.0, *mapping.tower_hw) if seen is None else seen.grid
     rows, columns = (

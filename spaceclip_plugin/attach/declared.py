@@ -14,6 +14,7 @@ from importlib import metadata
 
 from torch import nn
 
+from spaceclip_plugin.data import ImagePreparation
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.errors import ConfigError
@@ -52,6 +53,7 @@ class PolicyCameras:
         mappings: how it makes the tower's image out of each camera's, by camera name; empty where that is not said.
             What is measured of a camera later may take the place of what was configured.
         anchor: where it puts the camera's image in the tower's.
+        preparation: what makes its tower's images out of photos, such as a function of its own; None: not said.
 
     Example:
         A policy that centres 480x640 images in its tower's:
@@ -67,6 +69,7 @@ class PolicyCameras:
     order: CameraOrder = CameraOrder()
     mappings: dict[str, ImageMapping] = field(default_factory=dict)
     anchor: Anchor = "centre"
+    preparation: ImagePreparation | None = None
 
 
 def declared_cameras(holders: Iterable[nn.Module]) -> PolicyCameras | None:

@@ -28,6 +28,7 @@ class Decoded:
     borders: tuple[Borders, ...] | None  # of each image, where they were asked for and can still be told
     seen: SeenPart | None  # what of the images the tower read; None for all of it
     mapping: ImageMapping | Literal["host"] | None  # see `RawFrame.mapping`
+    lens: Literal["host"] | None  # see `RawFrame.lens`
     features: TowerFeatures | None  # for a head that tells how familiar images are
 
 
@@ -90,6 +91,7 @@ def decode(
         None if borders is None else tuple((one[1], one[2], one[3], one[4]) for one in told),
         features.seen,
         frame.mapping,
+        frame.lens,
         None if head.familiarity is None else features,
     )
 

@@ -59,7 +59,12 @@ def can_have_twin(module: nn.Module) -> bool:
 
 
 def run_alone(
-    recorder: FrameRecorder, pixels: Tensor, *, camera: str | None, mapping: ImageMapping | Literal["host"] | None
+    recorder: FrameRecorder,
+    pixels: Tensor,
+    *,
+    camera: str | None,
+    mapping: ImageMapping | Literal["host"] | None,
+    lens: Literal["host"] | None,
 ) -> None:
     """Run a tower without the rest of its host in eval mode; see `DepthAttachment.refresh`.
 
@@ -67,6 +72,8 @@ def run_alone(
     """
     if not (mapping is None or isinstance(mapping, ImageMapping) or (isinstance(mapping, str) and mapping == "host")):
         raise ConfigError(f'mapping of refresh is one ImageMapping, None or "host", got {mapping!r}')
+    if lens not in ("host", None):
+        raise ConfigError(f'lens of refresh is "host" or None, got {lens!r}; intrinsics go to with_intrinsics')
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
         raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")
@@ -89,11 +96,11 @@ def run_alone(
         height, width = tower.spec.image_hw
         raise CaptureError(
             f"the {tower.spec} refused images of shape {tuple(pixels.shape)}: {error}. "
-            f"It was built for {height}x{width}; prepare images with data.preparation.prepare"
+            f"It was built for {height}x{width}; DepthAttachment.preparation makes images of that size"
         ) from error
     frame = recorder.newest()
     if frame is not None and frame is not before:
-        frame.camera, frame.mapping = camera, mapping
+        frame.camera, frame.mapping, frame.lens = camera, mapping, lens
 
 
 def tower_device(tower: Tower) -> torch.device:

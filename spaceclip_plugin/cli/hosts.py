@@ -46,6 +46,13 @@ def host_from(args: argparse.Namespace) -> nn.Module:
 def open_host(config: HostConfig) -> nn.Module:
     """A host, frozen, in eval mode and on its device.
     A function's stays where it was put unless a device is named: a dispatched or quantised model must not be moved."""
+    host = _opened(config)
+    if config.geometry is not None:
+        config.geometry.declare(host)
+    return host
+
+
+def _opened(config: HostConfig) -> nn.Module:
     name, mean, std = str(config.host), config.image_mean, config.image_std
     if not name.startswith(CODE):
         host = load_host(name, weights=config.host_weights, image_hw=config.image_hw, image_mean=mean, image_std=std)

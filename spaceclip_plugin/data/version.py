@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageEnhance
 
-from spaceclip_plugin.depth import Intrinsics
+from spaceclip_plugin.depth import ImageMapping, Intrinsics
 from spaceclip_plugin.errors import ConfigError
 
 _SQUARE_WITHIN = 0.01
@@ -61,6 +61,10 @@ class Version:
         """Side of the crop relative to the photo's (geometric mean of both sides)."""
         return math.sqrt(self.height * self.width)
 
+    def image_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) pixels of the version of a photo of (H, W)."""
+        return self._box(*image_hw)[2:]
+
     def image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The version of a photo.
 
@@ -75,8 +79,10 @@ class Version:
         seen = self._turned(image, box) if self.rotation_deg else image[top : top + height, left : left + width]
         return self._recoloured(np.ascontiguousarray(seen[:, ::-1] if self.mirrored else seen))
 
-    def target(self, depth_m: npt.NDArray[np.float32], hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The depth that belongs to `image`.
+    def target(
+        self, depth_m: npt.NDArray[np.float32], hw: tuple[int, int], *, mapping: ImageMapping | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The depth that belongs to `image`, or to what a tower is shown of it.
 
         A crop fills the tower's input like a whole image: to a head that takes every image to be of one focal length,
         zooming in by 1/s makes everything look s times as far. Metres are scaled by `scale` for that reason (focal
@@ -91,12 +97,16 @@ class Version:
         Args:
             depth_m: (H, W) metres of the whole photo, at any resolution; 0 where unknown, infinite where nothing is.
             hw: size of the result in pixels.
+            mapping: how a tower's image is made out of `image`; the result is then over the tower's image, and in its
+                padding unknown. None: it is over `image`.
 
         Returns:
             (h, w) float32 metres of size `hw`, each that of the nearest pixel, or of a known one within the same cell
             where that is unknown (sparse depth, made smaller, would lose most of it); 0 where all are. What a rotation
             brings in from beyond the photo is unknown.
         """
+        if mapping is not None and not mapping.stretches:
+            return self._tower_target(depth_m, hw, mapping)
         a, b, _, d, e, _ = self._depth_lookup((depth_m.shape[0], depth_m.shape[1]), hw)
         cells = math.ceil(max(abs(a) + abs(b), abs(d) + abs(e)))  # enough that no pixel lies between the places
         seen = self._sampled(depth_m, hw, 0.5, 0.5)
@@ -137,6 +147,26 @@ class Version:
         top, left, rows, columns = self._box(height, width)
         seen = seen.cropped(top, left, (rows, columns))
         return dataclasses.replace(seen, cx_px=columns - seen.cx_px) if self.mirrored else seen
+
+    def _tower_target(
+        self, depth_m: npt.NDArray[np.float32], hw: tuple[int, int], mapping: ImageMapping
+    ) -> npt.NDArray[np.float32]:
+        """`target` over a tower's image: that of a version which sees just as much, and of it what is shown."""
+        (height, width), (rows, columns) = mapping.camera_hw, mapping.tower_hw
+        top, left = -mapping.offset_y / mapping.scale_y / height, -mapping.offset_x / mapping.scale_x / width
+        tall, wide = rows / mapping.scale_y / height, columns / mapping.scale_x / width
+        seen = dataclasses.replace(
+            self,
+            top=self.top + top * self.height,
+            left=self.left + (1 - left - wide if self.mirrored else left) * self.width,
+            height=tall * self.height,
+            width=wide * self.width,
+        )
+        shown = mapping.valid_tower_pixels(hw).numpy()
+        target: npt.NDArray[np.float32] = np.where(
+            shown, seen.target(depth_m, hw) * np.float32(self.scale / seen.scale), np.float32(0)
+        )
+        return target
 
     def _box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop in whole pixels of a photo of that size."""
@@ -221,4 +251,4 @@ def _nearest(start: float, extent: float, count: int, size: int, place: float) -
     """The pixels, of `size`, that points of `count` cells over [start, start + extent) fall into; 0.5: the centres."""
     centres = (start + extent * (np.arange(count) + place) / count) * size
     # Halving puts every centre on a border between pixels: rounding errors must not choose the side.
-    return np.minimum((centres + 1e-6).astype(np.intp), size - 1)
+    return np.clip(np.floor(centres + 1e-6).astype(np.intp), 0, size - 1)

@@ -217,6 +217,11 @@ class ImageMapping:
             (top, left, bottom, right),
         )
 
+    @property
+    def stretches(self) -> bool:
+        """Whether the tower's image shows all of the camera's, and nothing else."""
+        return self == ImageMapping.stretched(self.camera_hw, self.tower_hw)
+
     def tower_pixels(self, camera_uv: Tensor) -> Tensor:
         """Where points of the camera's image, (..., 2) floating point (u right, v down), lie in the tower's or beyond.
 

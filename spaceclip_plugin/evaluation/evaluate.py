@@ -30,7 +30,7 @@ class ImageScore:
     name: str
     metrics: DepthMetrics
     valid_pixels: int
-    unseen_pixels: int = 0  # more that have ground truth, in a strip that the tower does not read; they do not count
+    unseen_pixels: int = 0  # more that have ground truth, where the tower reads nothing; they do not count
     familiarity: float | None = None  # see `DepthMap.familiarity`
     lens: str = UNKNOWN  # see `DepthMap.lens`
     edges: EdgeMetrics | None = None  # None where they were not looked at, or the truth has none
@@ -120,7 +120,11 @@ def evaluate(
 
     Images with intrinsics are scored in metres of their camera, others in those of the camera that the head assumes.
 
-    Of a tower whose patches do not divide its image, a strip is never read: its pixels are left out and counted.
+    Photos are prepared as the host prepares its cameras' images (`DepthAttachment.preparation`), and depth is scored
+    over the photo: it is what `read` and `DepthMap.in_camera` give of the same images.
+
+    What a tower never reads (a strip where its patches do not divide its image, or what is cut off before it) is left
+    out and counted.
 
     Args:
         keep_worst: how many of the images with the highest AbsRel to keep in memory and return.
@@ -165,7 +169,8 @@ def evaluate(
             depth = predict(attachment, [image], output_hw=output_hw, flip=flip, intrinsics=intrinsics)
         except CaptureError as error:
             raise CaptureError(f"{sample.name}: {error}") from error
-        seen = seen_pixels(attachment, output_hw=output_hw, flip=flip)
+        image_hw = (image.shape[0], image.shape[1])
+        seen = seen_pixels(attachment, image_hw, output_hw=output_hw, flip=flip)
         metrics = protocol.score(depth.depth_m[0].cpu(), sample, seen=seen)
         uncertainty_m = None if flip else depth.uncertainty_m
         maps_m = depth.depth_m if uncertainty_m is None else torch.cat([depth.depth_m, uncertainty_m])

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data import prepare
-from spaceclip_plugin.depth import DepthMap, Intrinsics
+from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
+from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.evaluation.over_photo import over_photo, seen_of_photo
 
 
 def predict(
@@ -25,23 +26,25 @@ def predict(
 ) -> DepthMap:
     """Metric depth of photos: one run of the tower, or two with flip augmentation.
 
-    Photos are stretched to the tower's image (`data.preparation`), whatever the host does to its camera's: the depth
-    has no mapping. What the tower does not read of its image is not valid; see `seen_pixels`.
+    Photos are prepared as the host prepares its cameras' images (`DepthAttachment.preparation`), and depth is that of
+    the photo, where its pixels are. What the tower is not shown of it, or does not read, is not valid.
 
     Args:
         attachment: a host with a head; its unread frames, if any, are read and lost.
-        images: (H, W, 3) uint8 RGB each.
-        output_hw: size of the depth, in pixels.
+        images: (H, W, 3) uint8 RGB each; of one size, unless photos are stretched.
+        output_hw: size of the depth, in pixels; it covers the photo.
         flip: average with the prediction of the mirrored photo (a second run of tower and head); where only one of the
             two saw a pixel, that one's.
         intrinsics: of the photos, all of one camera; depth is then in metres of that camera. None: not known, and
             depth is in metres of the camera that the head assumes.
 
     Returns:
-        depth (B, H, W) in metres at `output_hw`.
+        depth (B, H, W) in metres at `output_hw`. It has a mapping unless photos are stretched.
 
     Raises:
-        DataError, CaptureError: see `prepare` and `DepthAttachment.read`.
+        DataError: no photo, what is no photo, or photos of several sizes that lie differently in the tower's image.
+        HostError: see `DepthAttachment.preparation`.
+        CaptureError: see `DepthAttachment.read`.
 
     Example:
         >>> import numpy as np, timm
@@ -57,7 +60,8 @@ def predict(
     if not flip:
         return plain if intrinsics is None else plain.with_intrinsics(intrinsics)
     mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
-    seen = seen_pixels(attachment, output_hw=output_hw).to(plain.valid.device)
+    image_hw = (images[0].shape[0], images[0].shape[1])
+    seen = seen_pixels(attachment, image_hw, output_hw=output_hw).to(plain.valid.device)
     turned = seen.flip(-1)
 
     def averaged(one: Tensor, other: Tensor) -> Tensor:
@@ -82,15 +86,40 @@ def predict(
     return both if intrinsics is None else both.with_intrinsics(intrinsics)
 
 
-def seen_pixels(attachment: DepthAttachment, *, output_hw: tuple[int, int], flip: bool = False) -> Tensor:
-    """(H, W) bool on the CPU: which pixels of what `predict` gives the tower read, plain or mirrored."""
-    part = attachment.seen()
-    seen = torch.ones(output_hw, dtype=torch.bool) if part is None else part.mask(output_hw)
+def seen_pixels(
+    attachment: DepthAttachment, image_hw: tuple[int, int], *, output_hw: tuple[int, int], flip: bool = False
+) -> Tensor:
+    """(H, W) bool on the CPU: which pixels of what `predict` gives the tower read, of the photo or of its mirror image.
+
+    `image_hw` is the size of the photo.
+    """
+    mapping, tower_hw = _mapping(attachment, image_hw), attachment.preparation.image_hw
+    seen = seen_of_photo(mapping, attachment.seen(tower_hw), output_hw)
+    if seen is None:
+        return torch.ones(output_hw, dtype=torch.bool)
     return seen | seen.flip(-1) if flip else seen
+
+
+def _mapping(attachment: DepthAttachment, image_hw: tuple[int, int]) -> ImageMapping | None:
+    """From photos of that size to the tower's image; None where they are stretched to it."""
+    mapping = attachment.preparation.mapping(image_hw)
+    return None if mapping.stretches else mapping
 
 
 def _one_run(
     attachment: DepthAttachment, images: Sequence[npt.NDArray[np.uint8]], output_hw: tuple[int, int]
 ) -> DepthMap:
-    attachment.refresh(prepare(images, attachment.tower), mapping=None)
-    return attachment.read(output_hw)[-1]
+    pixels = attachment.preparation(images)
+    sizes = dict.fromkeys((image.shape[0], image.shape[1]) for image in images)
+    found = {_mapping(attachment, image_hw) for image_hw in sizes}
+    if len(found) > 1:
+        words = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise DataError(
+            f"photos of {words} (HxW) lie differently in the tower's image ({attachment.preparation.kind}); predict "
+            "those of each size by themselves"
+        )
+    mapping = found.pop()
+    attachment.refresh(pixels, mapping=mapping, lens=None)
+    if mapping is None:
+        return attachment.read(output_hw)[-1]
+    return over_photo(attachment.read()[-1], output_hw)

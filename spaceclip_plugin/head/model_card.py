@@ -201,13 +201,16 @@ for frame in depth.read():
         if not self._record:
             return f"## How it was trained\n\nOn {trained_on}."
         recipe = self._record["recipe"]
+        prepared = self._record.get("preparation")
+        photos = f"\nPhotos were prepared for the tower by `{_plain(prepared)}`." if prepared else ""
         weights = self._record.get("details", {}).get("host_weights")
         of_weights = f" (its weights: `{_plain(weights)}`)" if weights else ""
         return f"""## How it was trained
 
 On {trained_on}, {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, loss `{recipe["loss"]}`, \
 augmentation `{recipe["augmentation"]}`, seed {recipe["seed"]}; best epoch {self._record["best_epoch"]}.
-The tower was frozen and is unchanged: SHA-256 `{self._record["host_digest_after"]}` before and after{of_weights}."""
+The tower was frozen and is unchanged: SHA-256 `{self._record["host_digest_after"]}` before and after\
+{of_weights}.{photos}"""
 
     def _limits(self) -> str:
         near, far = self.config.depth_range_m

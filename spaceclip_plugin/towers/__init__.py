@@ -5,6 +5,7 @@ For who writes an adapter for a family of towers, and for who opens hosts by nam
 
 from spaceclip_plugin.towers.adapter import Adapter, TowerParts
 from spaceclip_plugin.towers.hosts import load_host
+from spaceclip_plugin.towers.image_geometry import ImageGeometry
 from spaceclip_plugin.towers.image_statistics import ImageStatistics
 from spaceclip_plugin.towers.packed_reader import PackedReader
 from spaceclip_plugin.towers.registry import find_towers
@@ -15,6 +16,7 @@ from spaceclip_plugin.towers.token_adapter import TokenAdapter, TokenReader
 __all__ = [
     "Adapter",
     "ImageCall",
+    "ImageGeometry",
     "ImageStatistics",
     "PackedReader",
     "RawFrame",

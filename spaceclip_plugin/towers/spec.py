@@ -190,6 +190,7 @@ class RawFrame:
         camera: name of the camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
+        lens: whose metres depth is brought to: "host": of the cameras that the attachment knows; None: of none.
 
     Example:
         >>> import torch
@@ -209,6 +210,7 @@ class RawFrame:
     pixels_version: int | None = None
     camera: str | None = None
     mapping: ImageMapping | Literal["host"] | None = "host"
+    lens: Literal["host"] | None = "host"
 
     @property
     def pixels(self) -> Tensor | None:

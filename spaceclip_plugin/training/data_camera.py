@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
-from spaceclip_plugin.data import DepthSample, DepthSource, Mixture
+from spaceclip_plugin.data import DepthSample, DepthSource, ImagePreparation, Mixture
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, focal_in_words, lens_scale, same_aspect
 from spaceclip_plugin.errors import ConfigError, DataError
@@ -48,13 +48,13 @@ class TellsCamera(Structural):
 class DataCamera:
     """The head's camera, and what is taken to be that of data without intrinsics."""
 
-    focal_length: FocalLength  # of the head's camera, over the sides of what the host sees
+    focal_length: FocalLength  # of the head's camera, over the sides of the tower's image
     untold: FocalLength | None = None  # of data without intrinsics, over the sides of the photo; None: not said
     assumed: bool = False  # nothing told a focal length: no metres are scaled
 
-    def to_head(self, sample: DepthSample, protocol: Protocol) -> float:
+    def to_head(self, sample: DepthSample, protocol: Protocol, *, preparation: ImagePreparation | None = None) -> float:
         """What the metres of a training sample are multiplied by; DataError where it alone has, or lacks, a lens."""
-        found = focal_length_of(sample, protocol, untold=self.untold)
+        found = focal_length_of(sample, protocol, untold=self.untold, preparation=preparation)
         if (found is None) != self.assumed:
             has, others = ("no intrinsics", "some") if found is None else ("intrinsics", "none")
             raise DataError(
@@ -62,9 +62,11 @@ class DataCamera:
             )
         return 1.0 if found is None else lens_scale(to=self.focal_length, of=found)
 
-    def from_head(self, sample: DepthSample, protocol: Protocol) -> float:
+    def from_head(
+        self, sample: DepthSample, protocol: Protocol, *, preparation: ImagePreparation | None = None
+    ) -> float:
         """What the head's metres for a sample are multiplied by to be those of its camera: 1 where that is unknown."""
-        found = focal_length_of(sample, protocol, untold=self.untold)
+        found = focal_length_of(sample, protocol, untold=self.untold, preparation=preparation)
         return 1.0 if found is None else lens_scale(to=found, of=self.focal_length)
 
     def told(self, source: DepthSource) -> DepthSource:
@@ -85,9 +87,19 @@ class _Told:
 
 
 def focal_length_of(
-    sample: DepthSample, protocol: Protocol, *, untold: FocalLength | None = None
+    sample: DepthSample,
+    protocol: Protocol,
+    *,
+    untold: FocalLength | None = None,
+    preparation: ImagePreparation | None = None,
 ) -> FocalLength | None:
-    """That of the sample's camera, over the sides of what the host sees; None where nothing tells it.
+    """That of the sample's camera, over the sides of the tower's image; None where nothing tells it.
+
+    Args:
+        sample: a photo, and its camera where it is known.
+        protocol: says what part of the photo the host sees.
+        untold: focal length of samples without a camera, over the sides of the photo.
+        preparation: makes the tower's image of it; None: it is stretched.
 
     Raises:
         DataError: intrinsics of images of another aspect than the depth map, or of no camera.
@@ -105,7 +117,10 @@ def focal_length_of(
         )
     camera = protocol.input_intrinsics(sample)
     try:
-        return None if camera is None else checked_focal_length(camera.focal_length)
+        if camera is None:
+            return None
+        own = checked_focal_length(camera.focal_length)
+        return checked_focal_length(_over_the_tower(own, camera.image_hw, preparation))
     except ConfigError as error:
         raise DataError(
             f"{sample.name}: no camera has the focal length of its intrinsics: {error}; check that they are in pixels, "
@@ -120,6 +135,7 @@ def data_camera(
     *,
     untold: FocalLength | None = None,
     head: FocalLength | None = None,
+    preparation: ImagePreparation | None = None,
 ) -> DataCamera:
     """The camera that a run's training data is brought to.
 
@@ -131,6 +147,7 @@ def data_camera(
         processes: each looks at a share.
         untold: focal length of data without intrinsics; None: not known.
         head: focal length that a trained head was made for.
+        preparation: makes the tower's images; None: photos are stretched to them.
 
     Raises:
         DataError: some samples have intrinsics and others none, or they are of no camera.
@@ -139,9 +156,11 @@ def data_camera(
 
     def found(numbers: Sequence[int]) -> Iterator[tuple[str, FocalLength | None, FocalLength | None, FocalLength]]:
         for sample in (train[indices[number]] for number in numbers):
-            own = focal_length_of(sample, protocol)
-            used = focal_length_of(sample, protocol, untold=untold) if own is None else own
-            yield sample.name, own, used, _assumed(sample, protocol)
+            own = focal_length_of(sample, protocol, preparation=preparation)
+            used = own
+            if own is None:
+                used = focal_length_of(sample, protocol, untold=untold, preparation=preparation)
+            yield sample.name, own, used, _assumed(sample, protocol, preparation)
 
     seen = processes.shared_out(found, len(indices))
     lenses = [used for _, _, used, _ in seen if used is not None]
@@ -196,11 +215,20 @@ def _looked_at(source: DepthSource) -> list[int]:
     return sorted(chosen)
 
 
-def _assumed(sample: DepthSample, protocol: Protocol) -> FocalLength:
+def _over_the_tower(
+    focal_length: FocalLength, image_hw: tuple[int, int], preparation: ImagePreparation | None
+) -> FocalLength:
+    """A focal length over the sides of what the host sees, (H, W) pixels, as one over those of the tower's image."""
+    if preparation is None or (mapping := preparation.mapping(image_hw)).stretches:
+        return focal_length  # a stretch changes none
+    return mapping.to_tower(Intrinsics.from_focal_length(focal_length, image_hw)).focal_length
+
+
+def _assumed(sample: DepthSample, protocol: Protocol, preparation: ImagePreparation | None) -> FocalLength:
     """Of a camera with square pixels that took what the host sees of the sample."""
     _, _, height, width = protocol.crop_box((sample.image.shape[0], sample.image.shape[1]))
     focal_px = 0.5 * max(height, width) / math.tan(math.radians(0.5 * ASSUMED_FIELD_OF_VIEW_DEG))
-    return focal_px / width, focal_px / height
+    return _over_the_tower((focal_px / width, focal_px / height), (height, width), preparation)
 
 
 def _with_intrinsics(sample: DepthSample, focal_length: FocalLength) -> DepthSample:

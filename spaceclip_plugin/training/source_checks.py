@@ -13,7 +13,7 @@ from typing import runtime_checkable
 
 import numpy as np
 
-from spaceclip_plugin.data import DepthSource, Mixture, check_depth_units
+from spaceclip_plugin.data import DepthSource, ImagePreparation, Mixture, check_depth_units
 from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.depth.camera import FocalLength
 from spaceclip_plugin.errors import DataError
@@ -54,18 +54,19 @@ def checked_sources(
     *,
     untold: FocalLength | None = None,
     head: FocalLength | None = None,
+    preparation: ImagePreparation | None = None,
 ) -> CheckedSources:
     """What is known of the sources "train", "validation" and, where there is one, "test", once they are checked.
 
-    Samples of "train" may be very many: the protocol's check of each comes where their features are made. For `untold`
-    and `head` see `data_camera`.
+    Samples of "train" may be very many: the protocol's check of each comes where their features are made. For `untold`,
+    `head` and `preparation` see `data_camera`.
     """
     for name, source in sources.items():
         if len(source) == 0:
             raise DataError(f"the {name} source is empty; give at least one image")
     for source in sources.values():
         processes.on_main(lambda source=source: check_depth_units(source, protocol))  # type: ignore[misc]
-    camera = data_camera(sources[_LEARNT], protocol, processes, untold=untold, head=head)
+    camera = data_camera(sources[_LEARNT], protocol, processes, untold=untold, head=head, preparation=preparation)
     for name, source in sources.items():
         if name != _LEARNT:  # the first score of a sample may come when a run has ended
             _check_usable(name, source, protocol, camera, processes)

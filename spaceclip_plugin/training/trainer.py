@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from spaceclip_plugin import __version__
 from spaceclip_plugin._digest import code_digest, module_digest, sha256_of
 from spaceclip_plugin.attach import DepthAttachment, attach_depth_head
+from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.tower_match import IGNORE, fingerprint_of
 from spaceclip_plugin.data import Augmentation, DepthSource
 from spaceclip_plugin.data.sources.mixture import shares_of
@@ -118,6 +119,7 @@ class DepthTrainer:
                 "random. Make the head with uncertainty=False, or take the loss 'relative' or 'sharp'"
             )
         self.head = head
+        self._preparation = preparation_of(host, self._tower.spec)
 
     def fit(
         self,
@@ -161,7 +163,8 @@ class DepthTrainer:
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
         self.head.familiarity = None  # what it may know of other images
         self.head.config = dataclasses.replace(self.head.config, familiarity=None)
-        checked = checked_sources(sources, self._protocol, processes, untold=self._untold, head=self._camera_of_head())
+        told = {"untold": self._untold, "head": self._camera_of_head()}
+        checked = checked_sources(sources, self._protocol, processes, **told, preparation=self._preparation)
         if predicts_empty(self.head.decoder):
             check_tells_of_nothing(train, processes)
         record = self._record(trained_on, details or {}, train, checked, processes)
@@ -188,7 +191,12 @@ class DepthTrainer:
             self._check_host(run)
             cached_at = time.perf_counter()
             validation_set = ValidationSet(
-                validation, run.sources["validation"], self._protocol, processes, run.checked.camera
+                validation,
+                run.sources["validation"],
+                self._protocol,
+                processes,
+                run.checked.camera,
+                self._preparation,
             )
             best, continued_at = self._optimize(run, train, validation_set)
             tokens = self._tokens(run, train)
@@ -232,6 +240,7 @@ class DepthTrainer:
             "protocol": self._protocol.name,
             "protocol_settings": dataclasses.asdict(self._protocol),
             "camera": dataclasses.asdict(checked.camera),
+            "preparation": self._preparation.name,
             "tower": dataclasses.asdict(self._tower.spec),
             "head": trained.to_dict(),
             "head_parameters": sum(p.numel() for p in self.head.parameters()),
@@ -267,6 +276,7 @@ class DepthTrainer:
             targets=training,
             camera=run.checked.camera if training else None,
             target_side=recipe.target_side,
+            preparation=self._preparation,
         )
         if recipe.cache == LIVE:
             return LiveFeatures(attachment, source, settings=settings)

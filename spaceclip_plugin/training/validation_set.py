@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.data import DepthSample, DepthSource
-from spaceclip_plugin.depth import PanelRow
+from spaceclip_plugin.attach.camera_lenses import shown_patches
+from spaceclip_plugin.data import DepthSample, DepthSource, ImagePreparation
+from spaceclip_plugin.depth import DepthMap, ImageMapping, PanelRow
 from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, calibrate, mean_metrics
 from spaceclip_plugin.evaluation.calibration import PIXELS_PER_IMAGE, normalised_residuals
+from spaceclip_plugin.evaluation.over_photo import over_photo, seen_of_photo
 from spaceclip_plugin.head import Calibratable, DepthHead, HeadOutput
+from spaceclip_plugin.towers import TowerFeatures
 from spaceclip_plugin.training.data_camera import DataCamera
 from spaceclip_plugin.training.features import FeatureStream
 from spaceclip_plugin.training.processes import Processes
@@ -29,6 +32,7 @@ class ValidationSet:
     protocol: Protocol
     processes: Processes
     camera: DataCamera | None = None  # whose metres the head gives; None: it is that of every image
+    preparation: ImagePreparation | None = None  # makes the tower's images; None: photos are stretched to them
 
     def metrics(self, head: DepthHead) -> DepthMetrics:
         """Mean metrics of a head in eval mode; each process scores its share of the images."""
@@ -92,11 +96,46 @@ class ValidationSet:
             sample = self.source[index]
             output_hw = self.protocol.prediction_hw((sample.depth_m.shape[0], sample.depth_m.shape[1]))
             features = self.stream.decode(self.stream.load([index], [0]), device).features
+            mapping = self._mapping(sample)
             with torch.no_grad():
-                output: HeadOutput = head(features, output_hw)
-            scale = 1.0 if self.camera is None else self.camera.from_head(sample, self.protocol)
+                output: HeadOutput = head(features, output_hw if mapping is None else None)
+            if mapping is not None:
+                output = _over_photo(output, features, mapping, output_hw)
+            scale = 1.0
+            if self.camera is not None:
+                scale = self.camera.from_head(sample, self.protocol, preparation=self.preparation)
             if scale != 1.0:
                 sd_m = output.uncertainty_m
                 output = HeadOutput(output.depth_m * scale, (), None if sd_m is None else sd_m * scale)
-            seen = None if features.seen is None else features.seen.mask(output_hw)
-            yield sample, output, seen, head.familiarity_of(features)
+            seen, shown = seen_of_photo(mapping, features.seen, output_hw), None
+            if mapping is not None and head.familiarity is not None:
+                height, width = features.hidden[head.familiarity.options.tap].shape[-2:]
+                shown = shown_patches(mapping, features.seen, (height, width))
+            yield sample, output, seen, head.familiarity_of(features, shown=shown)
+
+    def _mapping(self, sample: DepthSample) -> ImageMapping | None:
+        """From a sample's photo, as the protocol has it, to the tower's image; None where it is stretched to it."""
+        if self.preparation is None:
+            return None
+        _, _, *image_hw = self.protocol.crop_box((sample.image.shape[0], sample.image.shape[1]))
+        mapping = self.preparation.mapping((image_hw[0], image_hw[1]))
+        return None if mapping.stretches else mapping
+
+
+def _over_photo(
+    output: HeadOutput, features: TowerFeatures, mapping: ImageMapping, output_hw: tuple[int, int]
+) -> HeadOutput:
+    """What a head gives over the tower's image, over the photo in so many pixels."""
+    sd_m = output.uncertainty_m
+    depth = DepthMap(
+        depth_m=output.depth_m.float(),
+        valid=torch.ones_like(output.depth_m, dtype=torch.bool),
+        camera=None,
+        frame=0,
+        image_hw=features.image_hw,
+        trained=True,
+        uncertainty_m=None if sd_m is None else sd_m.float(),
+    )
+    part = mapping if features.seen is None else mapping.clipped(features.seen.seen)
+    placed = over_photo(depth.with_mapping(part), output_hw)
+    return HeadOutput(placed.depth_m, (), placed.uncertainty_m)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from spaceclip_plugin.data.preparation import prepare
+from spaceclip_plugin.data.preparation import DeclaredPreparation, as_bytes, prepare
 from spaceclip_plugin.errors import DataError
+from spaceclip_plugin.towers import ImageGeometry
 from spaceclip_plugin.towers.spec import CLS, TowerSpec
 
 SPEC = TowerSpec("clip", "", 32, 3, 8, (32, 48), CLS, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -49,3 +50,22 @@ def test_what_is_no_photo(image: np.ndarray) -> None:
 def test_no_photo() -> None:
     with pytest.raises(DataError, match="empty"):
         prepare([], SPEC)
+
+
+@pytest.mark.parametrize("words", ["stretch", "letterbox:bottom-right:9", "centre-crop"])
+def test_photos_of_several_sizes_in_one_batch(words: str) -> None:
+    photos = [np.full((*hw, 3), 77, np.uint8) for hw in ((64, 96), (50, 40), (32, 48))]
+    preparation = DeclaredPreparation(ImageGeometry.parse(words), SPEC)
+    together = preparation(photos)
+    assert together.shape == (3, 3, *preparation.image_hw)
+    for photo, pixels in zip(photos, together, strict=True):
+        assert torch.equal(preparation([photo])[0], pixels)
+        shown = preparation.mapping(photo.shape[:2]).valid_tower_pixels()
+        assert torch.equal(as_bytes(pixels, SPEC)[0] == 77, shown)
+
+
+def test_the_published_recipe_is_the_stretch() -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    stretch = DeclaredPreparation(ImageGeometry.STRETCH, SPEC)
+    assert torch.equal(stretch([photo]), prepare([photo], SPEC))
+    assert (stretch.name, stretch.kind) == ("bicubic-squash-1", "stretch")

@@ -73,8 +73,8 @@ def test_of_two_forwards_the_one_that_saw_a_pixel_counts(attachment: DepthAttach
     torch.testing.assert_close(both.uncertainty_m[0, 0, left : READ_HW[1]], (column + turned)[left : READ_HW[1]] / 2)
     torch.testing.assert_close(both.uncertainty_m[0, 0, READ_HW[1] :], turned[READ_HW[1] :])
     assert torch.equal(both.depth_m[0, :, -1], both.depth_m[0, :, 0])
-    assert torch.equal(seen_pixels(attachment, output_hw=HW, flip=True), both.valid[0])
-    assert torch.equal(seen_pixels(attachment, output_hw=HW), plain.valid[0])
+    assert torch.equal(seen_pixels(attachment, HW, output_hw=HW, flip=True), both.valid[0])
+    assert torch.equal(seen_pixels(attachment, HW, output_hw=HW), plain.valid[0])
 
 
 def test_a_flipped_evaluation_leaves_out_the_lower_strip_alone(attachment: DepthAttachment) -> None:

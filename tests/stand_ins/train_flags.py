@@ -47,6 +47,7 @@ RUN_FLAGS = [
     (["--image-size", "192,256"], "image_hw", (192, 256)),
     (["--image-mean", "0.1,0.2,0.3"], "image_mean", (0.1, 0.2, 0.3)),
     (["--image-std", "0.4,0.5,0.6"], "image_std", (0.4, 0.5, 0.6)),
+    (["--preparation", "letterbox:bottom-right"], "preparation", "letterbox:bottom-right"),
     (["--tower", "a.b"], "tower", "a.b"),
     (["--tower", ""], "tower", ""),
     (["--adapter", "clip"], "adapter", "clip"),

@@ -1,4 +1,4 @@
-"""What a transformers host declares of its images: the statistics and the size of the image processor beside it."""
+"""What a transformers host declares of its images, as the image processor beside it says: statistics and geometry."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from spaceclip_adapters.hosts.image_processors import (
     read_processor,
     statistics_of_processor,
 )
+from spaceclip_adapters.hosts.processor_geometry import geometry_of_processor
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers import ImageStatistics
+from spaceclip_plugin.towers.image_geometry import say_host_geometry
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -25,17 +27,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def declare_statistics(
+def declare_processor(
     model: nn.Module, name: str, config: PretrainedConfig, *, commit: str | None, said: ImageStatistics | None
 ) -> None:
     """Have a host declare what its image processor does, as open_clip's models do.
 
     Args:
-        model: the host, which gets `image_mean` and `image_std` where a processor is found.
+        model: the host, which gets `image_mean`, `image_std` and an `ImageGeometry` where a processor is found.
         name: its Hub id or folder.
         config: its config.
         commit: of the repository; None for a folder, or where it is not known.
-        said: what the user says instead; a processor that is not understood is then passed over.
+        said: what the user says of the statistics; a processor whose own are not understood is then passed over.
 
     Raises:
         HostError: a processor that is damaged or not understood, and nothing said instead.
@@ -45,6 +47,9 @@ def declare_statistics(
         if found is None:
             return
         values, source = found
+        geometry = geometry_of_processor(values, source=source, tower_hw=_declared_size(config))
+        if geometry is not None:
+            say_host_geometry(model, geometry)
         statistics = statistics_of_processor(values, source=source)
     except HostError as error:
         if said is None:
@@ -86,12 +91,12 @@ def _processor(
             return values, f"{filename} of {name!r}"
     trained = getattr(config, "pretrained_cfg", None)  # a timm model inside transformers
     if isinstance(trained, Mapping) and trained.get("mean") and trained.get("std"):
-        values = {"image_mean": trained["mean"], "image_std": trained["std"], "do_resize": False}
+        values = {"image_mean": trained["mean"], "image_std": trained["std"]}
         return values, f"pretrained_cfg in the config of {name!r}"
     if not quiet:
         logger.warning(
-            "%s: its image processor is not known (%s): images are normalised as its family usually is; where it was "
-            "trained otherwise, say --image-mean and --image-std",
+            "%s: its image processor is not known (%s): images are normalised as its family usually is, and photos "
+            "stretched; where it was trained otherwise, say --image-mean and --image-std, and --preparation",
             name, unknown,
         )  # fmt: skip
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from spaceclip_plugin.towers import ImageStatistics
 FILES = ("processor_config.json", "preprocessor_config.json")
 """Where an image processor's settings may stand; nested ones go first, as in transformers."""
 
-_TYPES = ("image_processor_type", "feature_extractor_type")
+TYPES = ("image_processor_type", "feature_extractor_type")
 _SETTINGS = (
     "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "rescale_offset", "offset",
     "do_flip_channel_order",
@@ -49,7 +49,7 @@ def read_processor(path: Path) -> dict[str, Any] | None:
         raise HostError(f"{path} holds no JSON object; download or write it again.")
     if path.name == FILES[0]:
         return None
-    known = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", *_TYPES)
+    known = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", *TYPES)
     return values if any(key in values for key in known) else None
 
 
@@ -63,7 +63,8 @@ def statistics_of_processor(values: Mapping[str, Any], *, source: str) -> ImageS
     Raises:
         HostError: a setting that normalises in a way that no mean and deviation say, or that cannot be.
     """
-    settings = {**_defaults(values), **{key: value for key, value in values.items() if value is not None}}
+    said = {key: value for key, value in values.items() if value is not None}
+    settings = {**class_defaults(values, _SETTINGS), **said}
     if settings.get("do_flip_channel_order"):
         raise _not_understood(source, "do_flip_channel_order is set, and images are in the order R, G, B here")
     rescales = settings.get("do_rescale", True)
@@ -105,15 +106,17 @@ def _hw(size: object, *, square: bool) -> tuple[int, int] | None:
     return None
 
 
-def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the class of a processor takes for the settings that its file leaves out."""
-    name = next((values[key] for key in _TYPES if isinstance(values.get(key), str)), None)
-    absent = [key for key in _SETTINGS if values.get(key) is None]
-    made = _made(name) if name is not None and absent else None
+def class_defaults(
+    values: Mapping[str, Any], settings: Sequence[str], *, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the class of a processor takes for those settings that its file leaves out, made with what is given."""
+    name = next((values[key] for key in TYPES if isinstance(values.get(key), str)), None)
+    absent = [key for key in settings if values.get(key) is None]
+    made = _made(name, given or {}) if name is not None and absent else None
     return {key: value for key in absent if (value := getattr(made, key, None)) is not None}
 
 
-def _made(name: str) -> object | None:
+def _made(name: str, given: Mapping[str, Any]) -> object | None:
     """An image processor of transformers' own with its defaults; None where this transformers has none of the name."""
     import transformers
     from transformers.image_processing_utils import ImageProcessingMixin  # type: ignore[attr-defined]  # where 4.40 has it
@@ -123,7 +126,7 @@ def _made(name: str) -> object | None:
         kind = getattr(transformers, candidate, None)
         if isinstance(kind, type) and issubclass(kind, ImageProcessingMixin):
             try:
-                made: object = kind()
+                made: object = kind(**given)
             except (ImportError, TypeError, ValueError):  # a backend is not installed, or it has no defaults
                 continue
             return made

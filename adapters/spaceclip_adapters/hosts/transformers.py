@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from spaceclip_adapters.hosts.absent_parts import check_unexpected, drop_absent
-from spaceclip_adapters.hosts.declared_processor import declare_statistics
+from spaceclip_adapters.hosts.declared_processor import declare_processor
 from spaceclip_adapters.hosts.hub_files import fetch
 from spaceclip_adapters.hosts.weights import (
     differences,
@@ -45,8 +45,9 @@ def load_hf(
 ) -> nn.Module:
     """The transformers model of a Hub id or local folder, frozen and in eval mode, with its own weights.
 
-    Its `image_mean` and `image_std` are its image processor's. Parts that the checkpoint has no weights for and that
-    no tower needs (a pooler, a classifier) are left out of it; no weight is ever made up.
+    Its `image_mean` and `image_std` are its image processor's, and so is how photos are prepared for it. Parts that the
+    checkpoint has no weights for and that no tower needs (a pooler, a classifier) are left out of it; no weight is ever
+    made up.
 
     Args:
         name: a Hub id, or a folder as `save_pretrained` writes it.
@@ -70,7 +71,7 @@ def load_hf(
     else:
         model = _pretrained(name, config, commit) if weights is None else _filled(name, config, weights)
         model._commit_hash = commit if weights is None else None  # type: ignore[assignment]
-    declare_statistics(model, name, config, commit=commit, said=statistics)
+    declare_processor(model, name, config, commit=commit, said=statistics)
     return frozen(model)
 
 

@@ -1,26 +1,20 @@
-"""How a LeRobot policy makes its tower's images out of its cameras': its own function for that, and where pixels lie.
-
-Methods of pi0's family and X-VLA are private: that they are called is logged, and what they return is checked.
-"""
+"""How a LeRobot policy's cameras come to its tower within a step: where their pixels lie, and what shows them to it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from importlib import metadata
 
 import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.attach.declared import declared_cameras
-from spaceclip_plugin.bridges.lerobot.declared_cameras import family_of
-from spaceclip_plugin.data import prepare
+from spaceclip_plugin.bridges.lerobot.families import family_of
+from spaceclip_plugin.bridges.lerobot.own_preparation import OwnPreparation
+from spaceclip_plugin.data.preparation import DeclaredPreparation
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, HostError
-from spaceclip_plugin.towers import TowerSpec
-
-_WRONG_CALL = (TypeError, AttributeError, LookupError, ValueError, RuntimeError)
-_REMEDY = "use fresh=False, or a version of LeRobot that spaceclip_plugin's extra `lerobot` names"
+from spaceclip_plugin.towers import ImageGeometry, TowerSpec
 
 _logger = logging.getLogger(__name__)
 
@@ -68,79 +62,29 @@ class CameraGeometry:
 
 
 class Preparation:
-    """What shows a policy's images to its tower when it is run alone: its `own` method, or `data.preparation`."""
+    """What shows a policy's images to its tower when it is run alone: its `own` method, or the published stretch."""
 
     def __init__(self, policy: nn.Module, spec: TowerSpec) -> None:
-        self._spec = spec
-        family = family_of(policy)
-        modes = getattr(getattr(policy, "config", None), "normalization_mapping", None) or {}
-        mode = modes.get("VISUAL", "IDENTITY")
-        normalised_later = getattr(mode, "value", mode) != "IDENTITY"  # the method takes images as they are then
-        self.own = None if family is None or normalised_later else family.prepares
-        self._logged = False
-        self._compared: set[ImageMapping] = set()
+        self._stretch = DeclaredPreparation(ImageGeometry.STRETCH, spec)
+        self._own = OwnPreparation.of(policy)
 
-    def __call__(self, policy: nn.Module, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
+    def __call__(self, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
         """The image (B, 3, H, W) under a key of the batch as (B, 3, h, w), as the policy shows it to its tower.
 
         HostError where it cannot be prepared, or lies elsewhere than `mapping` says; CaptureError where not finite.
         """
-        if self.own is None:
-            return self._prepared_here(key, image)
-        name = f"{type(policy).__name__}.{self.own} of LeRobot {_version()}"
-        method = getattr(policy, self.own, None)
-        if not callable(method):
-            raise HostError(f"there is no {name}: {_REMEDY}")
-        if not self._logged:
-            self._logged = True
-            private = self.own.startswith("_")
-            level, kind = (logging.WARNING, "private ") if private else (logging.INFO, "")
-            _logger.log(level, "fresh depth is of the images that the %smethod %s makes", kind, name)
-        try:
-            images, _masks = method({key: image})
-            prepared = images[:, 0] if isinstance(images, Tensor) else images[0]
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except _WRONG_CALL as error:
-            raise HostError(f"{name} failed on {key}: {type(error).__name__}: {error}; {_REMEDY}") from error
-        return self._checked(prepared, image, mapping, name=name)
+        return self._stretched(key, image) if self._own is None else self._own.shown(key, image, mapping)
 
     def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
         """From the camera's image, of that size, to what this makes of it; None where that is not known."""
-        return ImageMapping.stretched(camera_hw, self._spec.image_hw) if self.own is None else geometry.measured(camera)
+        return self._stretch.mapping(camera_hw) if self._own is None else geometry.measured(camera)
 
-    def _checked(self, prepared: object, image: Tensor, mapping: ImageMapping | None, *, name: str) -> Tensor:
-        """The images, if there is one for each robot, and where the mapping says that there is padding, there is."""
-        if not isinstance(prepared, Tensor) or not prepared.is_floating_point() or prepared.ndim != 4:
-            given = f"shape {tuple(prepared.shape)}" if isinstance(prepared, Tensor) else type(prepared).__name__
-            raise HostError(f"{name} gave {given}, not floating-point images (B, 3, h, w); {_REMEDY}")
-        wanted = (len(image), 3, *(prepared.shape[2:] if mapping is None else mapping.tower_hw))
-        if tuple(prepared.shape) != wanted:
-            raise HostError(f"{name} gave images {tuple(prepared.shape)} where {wanted} was expected; {_REMEDY}")
-        if mapping is not None and mapping not in self._compared:
-            padding = prepared[..., ~mapping.valid_tower_pixels().to(prepared.device)]
-            if padding.numel() and bool(padding.amax() != padding.amin()):
-                raise HostError(
-                    f"{name} shows picture where padding is expected: it no longer lays the camera's image where "
-                    f"{mapping} has it; {_REMEDY}"
-                )
-            self._compared.add(mapping)
-        return prepared
-
-    def _prepared_here(self, key: str, image: Tensor) -> Tensor:
+    def _stretched(self, key: str, image: Tensor) -> Tensor:
         if not torch.isfinite(image).all():
             raise CaptureError(f"{key} holds NaN or infinity; depth from it would mean nothing")
         if not image.is_floating_point() or image.amin() < 0 or image.amax() > 1:
             raise HostError(
-                f"{key} must hold floating-point images in [0, 1], to be prepared for the {self._spec}; put the depth "
-                "step before whatever normalises images, or use fresh=False"
+                f"{key} must hold floating-point images in [0, 1], to be prepared for the {self._stretch.spec}; put "
+                "the depth step before whatever normalises images, or use fresh=False"
             )
-        photos = [photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image]
-        return prepare(photos, self._spec)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("lerobot")
-    except metadata.PackageNotFoundError:
-        return "of an unknown version"
+        return self._stretch([photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image])

@@ -152,7 +152,7 @@ class DepthLink:
         for key, image in images.items():
             name = camera_name(key)
             mapping = self._prepare.mapping(self._geometry, name, (image.shape[-2], image.shape[-1]))
-            self._attachment.refresh(self._prepare(self.policy, key, image, mapping), camera=name, mapping=mapping)
+            self._attachment.refresh(self._prepare(key, image, mapping), camera=name, mapping=mapping)
         maps = self._attachment.read()[-len(images) :]
         # Of this step, which `end_step` ends: reading counted one more.
         placed = [self.lenses.applied(self._over_camera(depth, depth.mapping)).relabelled(age=0) for depth in maps]

@@ -49,8 +49,10 @@ class FeatureCache:
         self._storage = STORAGES[settings.storage]
         self._files, self._starts, self._count = cache_index(folder, key)
         self._shards: OrderedDict[int, Shard] = OrderedDict()
-        depth_hw = self._shard(0)[0].depth_m(0).shape
-        self.target_hw = settings.target_hw((depth_hw[0], depth_hw[1]))  # of a batch, whatever its images' sizes
+        first = self._shard(0)[0]
+        height, width = first.depth_m(0).shape
+        # Of a batch, whatever its images' sizes.
+        self.target_hw = settings.target_hw((height, width), first.image_hw[0]) if settings.targets else (0, 0)
         self.versions = settings.versions
 
     def __len__(self) -> int:
@@ -68,8 +70,9 @@ class FeatureCache:
             shard, row = self._shard(index)
             rows.append(shard.parts(row, number))
             if self.target_hw[0]:
-                version = self._settings.version(number, index=index, image_hw=shard.image_hw[row])
-                targets.append(version.target(shard.depth_m(row).numpy(), self.target_hw))
+                image_hw = shard.image_hw[row]
+                version, depth_m = self._settings.version(number, index=index, image_hw=image_hw), shard.depth_m(row)
+                targets.append(self._settings.target(depth_m.numpy(), version, image_hw=image_hw, hw=self.target_hw))
         loaded = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         loaded[_TARGET] = stacked_targets(targets, len(rows))
         return loaded
@@ -88,8 +91,9 @@ class FeatureCache:
         """(V, C) mean tokens of an image; nothing else of it is read."""
         shard, row = self._shard(index)
         parts = {name: value.to(device) for name, value in shard.hidden(row, tap, versions).items()}
-        hidden = unpacked(parts, [tap], self._storage).hidden
-        return mean_tokens(rearrange(hidden[tap], "v h w c -> v c h w"))[0]
+        hidden = rearrange(unpacked(parts, [tap], self._storage).hidden[tap], "v h w c -> v c h w")
+        shown = self._settings.shown(hidden, index=index, image_hw=shard.image_hw[row], seen=self._seen)
+        return mean_tokens(hidden, shown)[0]
 
     def _shard(self, index: int) -> tuple[Shard, int]:
         """The shard that holds an image, and its row there."""

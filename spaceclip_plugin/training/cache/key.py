@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.data.preparation import PREPARATION
 from spaceclip_plugin.towers import TowerSpec
 from spaceclip_plugin.training.features import FeatureSettings
 
@@ -32,7 +31,7 @@ def cache_key(
     random = settings.versions > _FIXED_VERSIONS or not settings.augmentation.mirror
     parts = {
         "format": FORMAT,
-        "preparation": PREPARATION,
+        "preparation": settings.preparation_name,
         "tower": spec,
         "weights": weights,
         "taps": list(taps),

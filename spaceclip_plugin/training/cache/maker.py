@@ -4,6 +4,7 @@ where it was. The index is written last: a cache without one is not complete."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from filelock import FileLock, Timeout
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach import DepthAttachment
-from spaceclip_plugin.data import DepthSource, prepare
+from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.data.preparation import as_bytes
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.towers import TowerFeatures, TowerSpec
@@ -61,8 +63,8 @@ def make_cache(
         processes.on_main(lambda: maker.write_index(shards))
     finally:
         lock.release()
-    tower, taps = attachment.tower, attachment.head.taps
-    seen = attachment.seen(tower.image_hw)
+    taps, image_hw = attachment.head.taps, settings.image_hw(attachment.tower)
+    tower, seen = dataclasses.replace(attachment.tower, image_hw=image_hw), attachment.seen(image_hw)
     return FeatureCache(folder, key=key, settings=settings, taps=taps, tower=tower, seen=seen)
 
 
@@ -173,10 +175,8 @@ class _Maker:
 
     def _cached(self, images: Sequence[_Prepared]) -> list[CachedImage]:
         """Run the tower over all versions of some images."""
-        kept = [
-            self._kept(self._features(pixels, images))
-            for pixels in torch.split(torch.cat([image.pixels for image in images]), TOWER_BATCH)
-        ]
+        made = [image.pixels_for(self.settings, self.attachment.tower) for image in images]
+        kept = [self._kept(self._features(pixels, images)) for pixels in torch.split(torch.cat(made), TOWER_BATCH)]
         joined, versions = Kept.joined(kept), self.settings.versions
         return [
             self._packed(image, joined.rows(slice(place * versions, (place + 1) * versions)))
@@ -246,12 +246,17 @@ def _size(size: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """An image in all its versions, as the tower wants them."""
+    """An image in all its versions, as the tower wants them where a process that reads ahead could make that."""
 
     name: str
     image_hw: tuple[int, int]
-    pixels: Tensor
+    versions: Sequence[npt.NDArray[np.uint8]]  # empty where there are pixels
+    pixels: Tensor | None
     depth_m: Tensor
+
+    def pixels_for(self, settings: FeatureSettings, tower: TowerSpec) -> Tensor:
+        """(V, 3, h, w), made now where they could not be made before."""
+        return settings.pixels(self.versions, tower) if self.pixels is None else self.pixels
 
 
 def _prepared(source: DepthSource, settings: FeatureSettings, tower: TowerSpec, index: int) -> _Prepared:
@@ -259,6 +264,9 @@ def _prepared(source: DepthSource, settings: FeatureSettings, tower: TowerSpec, 
     image = settings.image(sample)
     hw = (image.shape[0], image.shape[1])
     versions = [settings.version(number, index=index, image_hw=hw) for number in range(settings.versions)]
-    pixels = prepare([version.image(image) for version in versions], tower)
+    images = [version.image(image) for version in versions]
     depth_m = settings.depth_m(sample) if settings.targets else np.zeros((0, 0), np.float32)
-    return _Prepared(sample.name, hw, pixels, torch.from_numpy(np.ascontiguousarray(depth_m)))
+    target_m = torch.from_numpy(np.ascontiguousarray(depth_m))
+    if not settings.portable:
+        return _Prepared(sample.name, hw, images, None, target_m)
+    return _Prepared(sample.name, hw, (), settings.pixels(images, tower), target_m)

@@ -7,8 +7,9 @@ from typing import Annotated
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import PROTOCOLS, Protocol
-from spaceclip_plugin.towers import ImageStatistics
+from spaceclip_plugin.towers import ImageGeometry, ImageStatistics
 from spaceclip_plugin.towers.hosts import RANDOM
+from spaceclip_plugin.towers.image_geometry import WAYS
 from spaceclip_plugin.training.config.settings import Config, Setting, as_path, choice, floats, real, text, truth
 
 
@@ -29,6 +30,13 @@ def _rgb(purpose: str) -> Setting:
     )
 
 
+def _preparation(name: str, value: object) -> str:
+    words = _checks.text(name, value)
+    if words != HOSTS_OWN:
+        ImageGeometry.parse(words)
+    return words
+
+
 def _tower(name: str, value: object) -> str:
     return "" if value == "" else _checks.text(name, value)
 
@@ -38,6 +46,9 @@ def _depth_range(name: str, value: object) -> tuple[float, float]:
     if low_m >= high_m:
         raise ConfigError(f"{name} must rise, got {value!r}")
     return low_m, high_m
+
+
+HOSTS_OWN = "host"  # photos are prepared as the host prepares its cameras' images
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,15 @@ class HostConfig(Config):
     ] = None
     image_mean: Annotated[tuple[float, float, float] | None, _rgb("mean")] = None
     image_std: Annotated[tuple[float, float, float] | None, _rgb("standard deviation")] = None
+    preparation: Annotated[
+        str,
+        Setting(
+            _preparation,
+            f"how photos become its images: {HOSTS_OWN}, as it does it itself (a stretch where it does not tell), "
+            f"{WAYS} (default: {HOSTS_OWN})",
+            metavar="HOW",
+        ),
+    ] = HOSTS_OWN
     tower: Annotated[
         str | None,
         Setting(_tower, "module path of the tower, where the host has several; empty: the host itself", metavar="PATH"),
@@ -83,6 +103,11 @@ class HostConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         ImageStatistics.from_pair(self.image_mean, self.image_std)
+
+    @property
+    def geometry(self) -> ImageGeometry | None:
+        """How the user says photos become the tower's images; None: as the host does it itself."""
+        return None if self.preparation == HOSTS_OWN else ImageGeometry.parse(self.preparation)
 
     @property
     def statistics(self) -> ImageStatistics | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from spaceclip_plugin.errors import TrainingError
+from spaceclip_plugin.towers import ImageGeometry
 
 MUST_MATCH = (
-    "recipe", "protocol", "protocol_settings", "camera", "head", "tower", "host_digest_before", "data", "shares",
+    "recipe", "protocol", "protocol_settings", "camera", "preparation", "head", "tower", "host_digest_before", "data",
+    "shares",
 )  # fmt: skip
 SHOULD_MATCH = ("device", "torch", "threads")  # the last bits depend on them
 _FLAGS = {"train": "data", "validation": "val", "test": "test"}
@@ -30,10 +32,12 @@ def code_of(record: Mapping[str, object]) -> str:
 
 def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what says the same in two ways: the fingerprint in the head's config is of the host, whose
-    digest is compared, and its last digits may hang on the device; a format only says how the config is written."""
+    digest is compared, and its last digits may hang on the device; a format only says how the config is written.
+    Older runs, which do not say how they prepared photos, stretched them."""
+    record = {"preparation": ImageGeometry.STRETCH.name, **record}
     head = record.get("head")
     if not isinstance(head, Mapping):
-        return dict(record)
+        return record
     kept = {key: value for key, value in head.items() if key not in ("format_version", "tower_fingerprint")}
     return {**record, "head": kept}
 

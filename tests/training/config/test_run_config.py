@@ -54,6 +54,7 @@ class TestReading:
             image_hw: [192, 256]
             image_mean: [0.5, 0.25, 1]
             image_std: [1e-1, 2, 0.5]
+            preparation: letterbox:centre:128
             tower: vision.tower
             adapter: clip
             device: cuda:1
@@ -80,6 +81,7 @@ class TestReading:
             image_hw=(192, 256),
             image_mean=(0.5, 0.25, 1.0),
             image_std=(0.1, 2.0, 0.5),
+            preparation="letterbox:centre:128",
             tower="vision.tower",
             adapter="clip",
             device="cuda:1",

@@ -1,0 +1,125 @@
+"""Photos for a host of transformers are, to the bit, those that its own image processor makes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from small_models import clip, vit
+
+from spaceclip_adapters.hosts import load_hf
+from spaceclip_adapters.hosts.processor_geometry import geometry_of_processor
+from spaceclip_plugin import DepthHead, attach_depth_head
+from spaceclip_plugin.data.preparation import as_bytes
+from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.towers import ImageGeometry
+from spaceclip_plugin.towers.image_geometry import UnknownGeometry
+
+SIDE = {"height": 32, "width": 32}
+CROP = {"size": {"shortest_edge": 32}, "crop_size": SIDE}
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ViT's stretch, bilinear": ("ViTImageProcessor", {"size": SIDE}),
+    "SigLIP's, bicubic": ("SiglipImageProcessor", {"size": SIDE}),
+    "CLIP's middle": ("CLIPImageProcessor", CROP),
+    "DINOv2's middle of more": ("BitImageProcessor", {**CROP, "size": {"shortest_edge": 37}}),
+    "DeiT's middle of a stretch": ("DeiTImageProcessor", {"size": {"height": 36, "width": 36}, "crop_size": SIDE}),
+}
+SIZES = [(48, 64), (64, 48), (33, 40), (101, 57), (32, 32)]
+
+
+def saved(folder: Path, model: Any, processor: Any) -> str:
+    model.save_pretrained(folder)
+    if isinstance(processor, dict):
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    else:
+        processor.save_pretrained(folder)
+    return str(folder)
+
+
+def made(name: str, settings: dict[str, Any]) -> Any:
+    """Pillow's of the processors: those of torchvision are off by a level here and there."""
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    return kind(**settings)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_the_processor(name: str, tmp_path: Path) -> None:
+    processor = made(*PROCESSORS[name])
+    host = load_hf(saved(tmp_path, vit(), processor))
+    with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
+        preparation, tower = attachment.preparation, attachment.tower
+    for hw in SIZES:
+        photo = np.random.default_rng(hw[0]).integers(0, 256, (*hw, 3), np.uint8)
+        ours = preparation([photo])[0]
+        theirs = torch.as_tensor(np.asarray(processor(photo, return_tensors="np")["pixel_values"]))[0]
+        assert torch.equal(as_bytes(ours, tower), as_bytes(theirs, tower))
+        torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, None),
+        ({"image_processor_type": "ViTImageProcessor"}, ImageGeometry(resampling="bilinear")),
+        ({"size": 32, "resample": 3}, ImageGeometry()),
+        (
+            {"feature_extractor_type": "CLIPFeatureExtractor", "size": 40, "crop_size": 32, "do_center_crop": True},
+            ImageGeometry("centre-crop", resize=40),
+        ),
+        (
+            {"feature_extractor_type": "DeiTFeatureExtractor", "size": 36, "crop_size": 32, "do_center_crop": True},
+            ImageGeometry("centre-crop", resize=(36, 36)),
+        ),
+        ({"size": SIDE, "crop_size": 32, "do_center_crop": True}, ImageGeometry()),
+    ],
+)
+def test_what_a_file_says(settings: dict[str, Any], expected: ImageGeometry | None) -> None:
+    assert geometry_of_processor(settings, source="here", tower_hw=(32, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"size": SIDE, "do_pad": True}, "do_pad"),
+        ({"size": {"longest_edge": 64}}, "longest_edge"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "longest_edge"),
+        ({"size": {"shortest_edge": 32}}, "shorter side"),
+        ({"size": SIDE, "patch_size": 14}, "patch_size"),
+        ({"size": SIDE, "auto_map": {"AutoImageProcessor": "mine.Own"}}, "auto_map"),
+        ({"do_resize": False}, "do_resize"),
+        ({"size": SIDE, "resample": "cubic"}, "resample"),
+        ({"size": {"shortest_edge": 32}, "crop_size": 24, "do_center_crop": True}, "24"),
+    ],
+)
+def test_what_is_not_understood_is_named(settings: dict[str, Any], named: str) -> None:
+    found = geometry_of_processor(settings, source="here", tower_hw=(32, 32))
+    assert isinstance(found, UnknownGeometry)
+    assert found.reason.startswith("here: ")
+    assert named in found.reason
+
+
+def test_a_host_that_is_not_understood_loads_and_reads_and_prepares_as_it_is_told(tmp_path: Path) -> None:
+    odd = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"longest_edge": 64}, "do_pad": True}
+    host = load_hf(saved(tmp_path, clip(), odd))
+    head = DepthHead.for_tower(host)
+    with attach_depth_head(host, head) as attachment, pytest.raises(HostError, match=r"do_pad.*--preparation"):
+        attachment.preparation  # noqa: B018
+    ImageGeometry.STRETCH.declare(host)
+    with attach_depth_head(host, head) as attachment:
+        assert attachment.preparation.kind == "stretch"
+
+
+def test_one_without_a_processor_is_stretched_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = clip()
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        host = load_hf(str(tmp_path))
+    assert "--preparation" in caplog.text
+    with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
+        assert attachment.preparation.name == ImageGeometry.STRETCH.name
