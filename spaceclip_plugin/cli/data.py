@@ -80,15 +80,16 @@ def skipped(*sources: DepthSource) -> list[dict[str, str | int]]:
         {"list": place, "line": label, "reason": reason}
         if isinstance(label, int)
         else {"source": place, "name": label, "reason": reason}
-        for part in _parts(sources)
+        for part in parts_of(sources)
         for place in [str(getattr(part, "place", type(part).__name__))]
         for label, reason in getattr(part, "skipped", ())
     ]
 
 
-def _parts(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
+def parts_of(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
+    """The sources themselves, or all that mixtures are made of."""
     for source in sources:
         if isinstance(source, Mixture):
-            yield from _parts(source.parts)
+            yield from parts_of(source.parts)
         else:
             yield source

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skip
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
+from spaceclip_plugin.cli.taught_training import taught_data, told_of_teachers
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.errors import DataError
@@ -73,9 +75,11 @@ def run(args: argparse.Namespace) -> Result | None:
     """Check the settings and the data, load the host, train; None in all processes but the main one."""
     check_launched()  # before a host is loaded for nothing
     config = new_run(args) if args.resume is None else resumed_run(args)
+    out = args.out if args.resume is None else args.resume
     try:
-        train, validation = _opened(config, config.data), _opened(config, config.validation)
+        validation = _opened(config, config.validation)
         test = _opened(config, config.test) if config.test else None
+        train = _opened(config, taught_data(config, out))
     except DataError as error:
         if args.resume is None:
             raise
@@ -107,8 +111,8 @@ def run(args: argparse.Namespace) -> Result | None:
         "test": _title(config.test) if config.test else None,
         "select_on_test": config.select_on_test,
         "skipped": left_out,
+        **told_of_teachers(train, validation),
     }
-    out = args.out if args.resume is None else args.resume
     # What the tower suggested for the head is kept, too: a later version may suggest something else.
     settled = HeadChoice(head.config.architecture, dataclasses.asdict(head.config)["options"], config.head.preset)
     try:
@@ -116,7 +120,7 @@ def run(args: argparse.Namespace) -> Result | None:
             train,
             validation,
             out,
-            trained_on=f"{_title(config.data)} ({len(train)} images)",
+            trained_on=f"{_title(config.data)} ({len(train)} images{_taught_by(details)})",
             test=test,
             details=details,
             options=RunOptions(
@@ -136,7 +140,7 @@ def run(args: argparse.Namespace) -> Result | None:
         raise KeyboardInterrupt(f"continue with: {shlex.join(words)}") from error
     if os.environ.get("RANK", "0") != "0":  # set by `accelerate launch` and torchrun
         return None
-    return _result(result, config, validation, left_out)
+    return _with_terms(_result(result, config, validation, left_out), details)
 
 
 def _opened(config: RunConfig, parts: Sequence[WeightedSource]) -> DepthSource:
@@ -165,6 +169,21 @@ def _title(parts: Sequence[WeightedSource]) -> str:
     titles = [part.source.resolved(Path.cwd()).title for part in parts]
     title = " + ".join(titles)
     return title if len(title) <= _LONGEST_TITLE else f"{title[:_LONGEST_TITLE]}…"
+
+
+def _taught_by(details: Mapping[str, Any]) -> str:
+    """Who gave the depth, for the head's config."""
+    names = [str(card["name"]) for card in details["teachers"]]
+    return f", depth by {' and '.join(names)}" if names else ""
+
+
+def _with_terms(result: Result, details: Mapping[str, Any]) -> Result:
+    """What the command says, with who taught, on which terms, and what the figures are of."""
+    if not details["teachers"]:
+        return result
+    terms = "".join(f"\n{card['terms']}" for card in details["teachers"])
+    told = {name: details[name] for name in ("teachers", "validated_on")}
+    return Result(f"{result.text}\nvalidated on {details['validated_on']}{terms}", {**result.data, **told})
 
 
 def _result(

@@ -188,6 +188,11 @@ for frame in depth.read():
             "\n".join(rows),
             "The best epoch was chosen on the validation images, so their figures flatter it.",
         ]
+        if self._details.get("validated_on") == "a teacher's depth":
+            parts.append(
+                "**No depth was measured for validation**: its figures compare the head with its teacher, not with the "
+                "truth."
+            )
         checked = (self._record.get("uncertainty") or {}).get("cross_checked")
         if checked:
             held = ", ".join(f"{100 * float(level):.0f} %: {100 * share:.1f} %" for level, share in checked.items())
@@ -253,7 +258,18 @@ worse.
         of_weights = "the publisher stated no licence." if weights is None else f"{_plain(weights)}."
         own_terms = "its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
         of_data = own_terms if data is None else _plain(data)
-        return f"## Licence\n\nWeights: {of_weights} Training data: {of_data}"
+        taught = "".join(
+            f" Teacher{_at(card.get('revision'))}: {_plain(str(card['terms']))}" for card in self._teachers
+        )
+        return f"## Licence\n\nWeights: {of_weights} Training data: {of_data}{taught}"
+
+    @property
+    def _details(self) -> Mapping[str, Any]:
+        return self._record.get("details") or {}
+
+    @property
+    def _teachers(self) -> Sequence[Mapping[str, Any]]:
+        return self._details.get("teachers") or ()
 
     @property
     def _record(self) -> Mapping[str, Any]:
@@ -265,6 +281,10 @@ worse.
     def _data(self, split: str) -> str:
         details = self._record.get("details", {})
         return str(details.get({"validation": "val"}.get(split, split)) or f"{split} images")
+
+
+def _at(revision: object) -> str:
+    return f" at `{_plain(str(revision))}`" if revision else ""
 
 
 def _numbers(values: Iterable[float] | None) -> str:

@@ -60,6 +60,7 @@ RUN_FLAGS = [
     (["--data", "x", "--data", "folder:y"], "data", (*listed("x"), WeightedSource(FolderData("y")))),
     (["--val", "x", "--val", "list:y"], "validation", listed("x", "y")),
     (["--test", "test.txt", "--test", "scenes:3"], "test", (*listed("test.txt"), WeightedSource(SceneData(3)))),
+    (["--teacher", "hf:org/teacher"], "teacher", "hf:org/teacher"),
     (["--skip-bad"], "skip_bad", True),
     (["--workers", "3"], "workers", 3),
     (["--save-every", "7"], "save_every", 7),

@@ -24,6 +24,7 @@ from spaceclip_plugin.training.config.settings import (
     choice,
     floats,
     mapping,
+    text,
     truth,
     whole,
     within,
@@ -150,6 +151,10 @@ class RunConfig(ReadingConfig, HostConfig):
             parse=floats(2),
             metavar="FX,FY",
         ),
+    ] = None
+    teacher: Annotated[
+        str | None,
+        text("hf:ID-or-folder, a metric depth estimator that gives the training data its depth (default: its own)"),
     ] = None
     head: Annotated[HeadChoice, Setting(HeadChoice.read, "which head is trained", None)] = field(
         default_factory=HeadChoice

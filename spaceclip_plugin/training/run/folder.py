@@ -30,6 +30,8 @@ BEST_NAME = "best"
 HEAD_NAME = "head"
 PICTURE_NAME = "validation.png"
 CACHE_NAME = "cache"
+TAUGHT_PREFIX = "taught-"
+"""What folders in the cache are called that hold a teacher's depth, made before the run begins."""
 
 _LOCK_NAME = ".lock"
 _NAMES = (CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CACHE_NAME)
@@ -62,6 +64,11 @@ def foreign_entries(path: Path) -> list[Path]:
         inner = sorted(folder.iterdir()) if folder.is_dir() else []
         found += [entry for entry in inner if entry.name not in (HEAD_CONFIG_NAME, WEIGHTS_NAME)]
     return [entry for entry in found if not is_temporary(entry)]
+
+
+def _only_taught(entry: Path) -> bool:
+    """Whether it is a cache in which there is a teacher's depth and nothing else."""
+    return entry.name == CACHE_NAME and all(inner.name.startswith(TAUGHT_PREFIX) for inner in entry.iterdir())
 
 
 class RunFolder:
@@ -186,7 +193,9 @@ class RunFolder:
     def _check_empty(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            held = sorted(entry.name for entry in self.path.iterdir() if entry.name != _LOCK_NAME)
+            held = sorted(
+                entry.name for entry in self.path.iterdir() if entry.name != _LOCK_NAME and not _only_taught(entry)
+            )
         except OSError as error:
             raise TrainingError(f"cannot use {str(self.path)!r} for a run: {error}") from error
         if held:

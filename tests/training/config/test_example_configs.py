@@ -63,4 +63,6 @@ class TestExamples:
             "nyu-published": "spaceclip-nyu",
             "nyu-recommended": "nyu-eigen",
         }
-        assert [type(part.source) for part in found["distillation"].data] == [FolderData, ListData]
+        assert [type(part.source) for part in found["distillation"].data] == [FolderData]
+        assert found["distillation"].teacher == "hf:depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
+        assert [type(part.source) for part in found["distillation"].validation] == [ListData]
