@@ -206,7 +206,7 @@ class TestRefusals:
         for field, value in (("cache", 7), ("data", [1]), ("head", "x"), ("recipe", None), ("host_weights", 3)):
             with pytest.raises(ConfigError, match=rf"^{field}\b.* must be"):
                 RunConfig(**{field: value})
-        with pytest.raises(ConfigError, match=r"folder, lerobot, list, .*scenes, got 'a\.txt'"):
+        with pytest.raises(ConfigError, match=r"folder, lerobot, list, .*scenes.*, got 'a\.txt'"):
             WeightedSource("a.txt")  # type: ignore[arg-type]
 
 
