@@ -18,6 +18,9 @@ from spaceclip_plugin.head import CardDetails, DepthHead
 from spaceclip_plugin.head.model_card import ModelCard
 from spaceclip_plugin.teaching import TeachOptions, teach
 
+pytestmark = pytest.mark.skipif(
+    "taught" not in registry.source_kinds(), reason="the package was installed before it had taught: install it again"
+)
 HOST = ["--host", "python:small_world:tiny_host", "--protocol", "whole-image", "--device", "cpu"]
 SHORT = ["--epochs", "1", "--views", "1", "--batch-size", "2", "--features", "int8"]
 
@@ -104,7 +107,6 @@ def interrupt(config: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.skipif("taught" not in registry.source_kinds(), reason="the package was installed before it had taught:")
 def test_taught_data_alone_and_validation_by_a_teacher(
     places: Path, asked: list[WallTeacher], capsys: pytest.CaptureFixture[str]
 ) -> None:
