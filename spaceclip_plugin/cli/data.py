@@ -13,6 +13,7 @@ from spaceclip_plugin.data import DepthSource, Mixture, SelectiveSource, SourceS
 from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.spec import RecordingSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
@@ -24,7 +25,7 @@ PHOTOS_HELP = (
     "photos that need no depth: folder:DIR (photos in DIR/rgb or DIR), lerobot:ID-or-DIR, or a list of lines `rgb "
     "[depth or None] [focal]`; depth that they have gives the scale"
 )
-_LISTS, _FILES = (ListData,), (ListData, FolderData)
+_LISTS, _FILES, _RECORDINGS = (ListData,), (ListData, FolderData), (RecordingSpec,)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,18 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="depth of lists and folders is measured along the ray, as Hypersim's, not along the optical axis",
     )
     group.add_argument("--root", type=Path, metavar="DIR", help="folder a list's paths start from (default: its own)")
+    group.add_argument("--camera", metavar="NAME", help="whose frames, of LeRobot data sets with several cameras")
+    group.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="every how many frames of LeRobot data sets one is taken (default: all of them, in training about two a "
+        "second)",
+    )
 
 
 def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[SourceSpec]:
-    """All data of a command with what --root and --ray-distance say of it; one that says nothing is a ConfigError."""
+    """All data of a command with what --root, --camera and their like say of it; ConfigError for one of no use."""
     unit, nothing = args.units_per_metre, "and no data given is one; leave it out"
     if unit is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
         raise ConfigError(f"--units-per-metre {unit:g} is for lists and folders without a unit of their own, {nothing}")
@@ -49,12 +58,15 @@ def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[So
     flags: tuple[tuple[object, str, tuple[type[Any], ...], dict[str, Any]], ...] = (
         (args.ray_distance, "--ray-distance is for the depth of lists and folders", _FILES, {"distance": RAY}),
         (args.root, f"--root {str(args.root)!r} is for the paths in a list", _LISTS, {"root": str(args.root)}),
+        (args.camera, f"--camera {args.camera} is for LeRobot data sets", _RECORDINGS, {"camera": args.camera}),
+        (args.stride, f"--stride {args.stride} is for LeRobot data sets", _RECORDINGS, {"stride": args.stride}),
     )
     for given, purpose, kinds, change in flags:
-        if given and not any(isinstance(spec, kinds) for spec in specs):
+        if given is None:
+            continue
+        if not any(isinstance(spec, kinds) for spec in specs):
             raise ConfigError(f"{purpose}, {nothing}")
-        if given:
-            changed = [dataclasses.replace(one, **change) if isinstance(one, kinds) else one for one in changed]
+        changed = [dataclasses.replace(one, **change) if isinstance(one, kinds) else one for one in changed]
     return changed
 
 

@@ -27,9 +27,10 @@ from spaceclip_plugin.towers.hosts import RANDOM, revision_of
 from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.training import DepthTrainer, RunOptions, TrainingResult
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.config.recordings import told_of_recordings
 from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched
-from spaceclip_plugin.training.run.folder import CONFIG_NAME
+from spaceclip_plugin.training.run.folder import CARD_NAME, CONFIG_NAME, PICTURE_NAME
 
 _LONGEST_TITLE = 400
 
@@ -110,6 +111,7 @@ def run(args: argparse.Namespace) -> Result | None:
         "val": _title(config.validation),
         "test": _title(config.test) if config.test else None,
         "select_on_test": config.select_on_test,
+        "recordings": told_of_recordings(config),
         "skipped": left_out,
         **told_of_teachers(train, validation),
     }
@@ -189,8 +191,10 @@ def _with_terms(result: Result, details: Mapping[str, Any]) -> Result:
 def _result(
     result: TrainingResult, config: RunConfig, validation: DepthSource, left_out: list[dict[str, str | int]]
 ) -> Result:
+    attach, run = _attaching(result, config), result.folder.parent
     data = {
         "head": str(result.folder),
+        "attach": attach,
         "best_epoch": result.best_epoch,
         "validation": dataclasses.asdict(result.validation),
         "test": None if result.test is None else dataclasses.asdict(result.test),
@@ -215,9 +219,23 @@ def _result(
     text += (
         f"{_uncertainty(result.calibration)}camera: {result.head.config.camera_in_words}\n{_familiarity(result)}"
         f"host unchanged (sha256 {result.host_digest[:16]}…); caching {result.seconds_caching:.0f} s, "
-        f"training {result.seconds_training:.0f} s\nhead: {result.folder}"
+        f"training {result.seconds_training:.0f} s\nhead: {result.folder}\n"
+        f"its card: {run / CARD_NAME}, with a picture of validation images, {PICTURE_NAME}\n"
+        f"attach it: {attach}"
     )
     return Result(text, data)
+
+
+def _attaching(result: TrainingResult, config: RunConfig) -> str:
+    """The line of Python that attaches the head to the host that it was trained on."""
+    which = {"tower": config.tower, "adapter": config.adapter}
+    told = "".join(f", {name}={value!r}" for name, value in which.items() if value is not None)
+    return f"depth = spaceclip_plugin.attach_depth_head({_variable(config)}, {str(result.folder)!r}{told})"
+
+
+def _variable(config: RunConfig) -> str:
+    """What people call such a host in their code."""
+    return "policy" if str(config.host).startswith("lerobot:") else "host"
 
 
 def _scores(metrics: DepthMetrics) -> str:

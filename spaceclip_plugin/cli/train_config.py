@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.head.decoder import STANDARD
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
+from spaceclip_plugin.training.config.recordings import of_recordings, with_recordings
 from spaceclip_plugin.training.config.run_config import HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.config.strict_yaml import read_mapping
 from spaceclip_plugin.training.run.folder import CONFIG_NAME, RECORD_NAME
 from spaceclip_plugin.training.run.record import code_of
 
+_logger = logging.getLogger(__name__)
+
 SOURCE_FLAGS = {"data": "data", "val": "validation", "test": "test"}  # flag → setting
 _PUBLISHED_HEAD = "space-clip"
 _WITH_RESUME = ("host", "device", "workers", "cache", "log_with")
+_OF_RECORDINGS = "whole-image"  # the default is for NYU's photos, and sees a part of others
 _OF_ANY_COMMAND = ("command", "run", "json")
 
 
@@ -40,8 +45,13 @@ def new_run(args: argparse.Namespace) -> RunConfig:
     for flag, name in SOURCE_FLAGS.items():
         if getattr(args, flag) is not None:
             changes[name] = tuple(WeightedSource(parse_source(text)) for text in getattr(args, flag))
+    if args.config is None and "protocol" not in changes and of_recordings(changes.get("data", ())):
+        changes["protocol"] = _OF_RECORDINGS
+        _logger.info("recordings are scored over the whole image, protocol %s; --protocol is another", _OF_RECORDINGS)
     config = dataclasses.replace(config, **changes, head=_head(args, config.head), recipe=_recipe(args, config.recipe))
-    missing = ["--val" if name == "validation" else f"--{name}" for name in config.missing]
+    splits = not config.validation and of_recordings(config.data)
+    open_ones = [name for name in config.missing if not (name == "validation" and splits)]
+    missing = ["--val" if name == "validation" else f"--{name}" for name in open_ones]
     missing += ["--out"] if args.out is None else []
     if missing:
         raise argparse.ArgumentError(
@@ -49,7 +59,7 @@ def new_run(args: argparse.Namespace) -> RunConfig:
         )
     config = _with_flagged_sources(config, args)
     config.check_validation()
-    return config
+    return with_recordings(config)
 
 
 def _with_flagged_sources(config: RunConfig, args: argparse.Namespace) -> RunConfig:

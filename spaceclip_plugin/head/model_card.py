@@ -70,12 +70,14 @@ class CardDetails:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that a card says of the head in `repo`, "org/name"."""
+    """All that a card says of the head in `repo`, "org/name", or in a folder of that path."""
 
     repo: str
     config: DepthHeadConfig
     parameters: int
     details: CardDetails
+    title: str | None = None  # None: the repository's own name
+    picture_name: str = PICTURE_NAME  # of the picture, beside the card
 
     def text(self) -> str:
         """The card: metadata for the Hub, then Markdown."""
@@ -123,7 +125,7 @@ class ModelCard:
     def _opening(self) -> str:
         base = f"`{_plain(self.config.base_model)}`" if self.config.base_model else "a frozen vision tower"
         parts = [
-            f"# {self.repo.split('/')[-1]}",
+            f"# {_plain(self.title or self.repo.split('/')[-1])}",
             f"A metric depth head for {base}: it reads the hidden states that the frozen tower computes anyway, inside "
             "a vision-language-action model or alone, and gives dense depth in metres. The tower is not part of it. "
             f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657).",
@@ -131,7 +133,7 @@ class ModelCard:
         if self.config.trained_on is None:
             parts.insert(1, "**Not trained: its weights are random and its depth means nothing.**")
         if self.details.picture is not None:
-            parts.append(f"![Photo, true depth, predicted depth and error of validation images]({PICTURE_NAME})")
+            parts.append(f"![Photo, true depth, predicted depth and error of validation images]({self.picture_name})")
         return "\n\n".join(parts)
 
     def _use(self) -> str:

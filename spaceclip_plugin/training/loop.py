@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_plugin.evaluation import DepthMetrics
 from spaceclip_plugin.head import DepthHeadConfig
+from spaceclip_plugin.training.estimate import StepClock
 from spaceclip_plugin.training.interruption import Interruption
 from spaceclip_plugin.training.optimizer import HeadOptimizer
 from spaceclip_plugin.training.processes import Processes, rng_state, set_rng_state
@@ -81,13 +82,15 @@ class TrainingLoop:
         return checkpoint.step
 
     def run(self, interruption: Interruption, *, progress: bool) -> Best:
-        """Do the steps that are left, and ask between any two whether to stop; `progress` shows a bar.
+        """Do the steps that are left, and ask between any two whether to stop; `progress` shows a bar and says
+        how long the steps will take.
         KeyboardInterrupt says that someone asked to; a checkpoint is saved."""
         optimizer = self.optimizer
         if not self._resumed:
             self._save()  # so that a continued run does not depend on how its head was made
         elif self.best is not None:
             self._write_best(self.best)
+        clock = StepClock(optimizer.steps - optimizer.step, quiet=not progress)
         with tqdm(
             total=optimizer.steps, initial=optimizer.step, desc="training", unit="step", disable=not progress
         ) as bar:
@@ -95,6 +98,7 @@ class TrainingLoop:
                 started = time.perf_counter()
                 for loss in optimizer.epoch(epoch):
                     bar.update(1)
+                    clock.step()
                     self._losses.append(loss)
                     if optimizer.step % TRACKED_EVERY == 0:
                         figures = {"train/loss": loss, "train/learning_rate": optimizer.learning_rate}

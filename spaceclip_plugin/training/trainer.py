@@ -209,8 +209,9 @@ class DepthTrainer:
         result = TrainingResult(
             head, head_folder, best.epoch, best.metrics, host_digest, *seconds, calibration, tested, familiarity
         )  # fmt: skip
-        more = outcome(result, run.sources, continued_at)
-        processes.on_main(lambda: folder.write_record({"finished": True, **run.record, **more}))
+        record = {"finished": True, **run.record, **outcome(result, run.sources, continued_at)}
+        processes.on_main(lambda: folder.save_card(head, record))
+        processes.on_main(lambda: folder.write_record(record))
         processes.on_main(folder.clean)
         return result
 

@@ -19,6 +19,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 EPISODE = 2
 """Frames in each episode."""
+FRAMES_PER_SECOND = 4
 
 
 def save(root: Path, images: np.ndarray, depth_mm: np.ndarray) -> None:
@@ -41,6 +42,7 @@ class StandIn:
     ) -> None:
         if root is None:
             raise FileNotFoundError(f"{repo_id} is not on the Hub")
+        self.fps = FRAMES_PER_SECOND
         self.repo_id, self.depth_output_unit = repo_id, depth_output_unit
         self.features: dict[str, dict[str, Any]] = {key: dict(feature) for key, feature in FEATURES.items()}
         with np.load(Path(root) / "frames.npz") as arrays:

@@ -138,7 +138,17 @@ class TestFlagsOverAConfig:
 
     def test_every_flag_is_in_these_tests(self) -> None:
         tested = {flag for flag, _, _ in RECIPE_FLAGS} | {argv[0] for argv, _, _ in RUN_FLAGS}
-        elsewhere = {"--config", "--resume", "--out", "--root", "--ray-distance", "--recipe", "--set"}
+        elsewhere = {
+            "--config",
+            "--resume",
+            "--out",
+            "--root",
+            "--ray-distance",
+            "--camera",
+            "--stride",
+            "--recipe",
+            "--set",
+        }
         assert {"--" + name.replace("_", "-") for name in vars(arguments_of())} == tested | elsewhere
 
     def test_no_flag_has_a_default_that_a_config_would_lose_to(self) -> None:

@@ -106,6 +106,7 @@ class TestARun:
 
     def test_only_results_remain(self, run: tuple) -> None:
         assert sorted(path.name for path in run[1].iterdir()) == [
+            "README.md",
             "head",
             "metrics.jsonl",
             "run.json",

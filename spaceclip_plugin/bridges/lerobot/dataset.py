@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,6 +36,7 @@ MEASURED, PREDICTED = "measured", "predicted"
 """What depth may be: a camera's, or, where that is said, a head's (`spaceclip annotate`)."""
 
 _MAX_STRIDE = 10**9
+_KEPT_PER_SECOND = 2
 _RANGE = "[0-9]{1,6}(-[0-9]{1,6})?"
 _INSTALL = 'pip install "lerobot[dataset]>=0.6"'
 
@@ -50,7 +52,7 @@ class LeRobotData(PathSpec):
     Attributes:
         path: a local folder (with `meta/info.json`), or the id of a data set on the Hub.
         camera: whose depth; None is the only one that has any.
-        stride: every how many frames one is taken.
+        stride: every how many frames one is taken. None: each of them; a training run takes about two a second.
         episodes: numbers and ranges with both ends, such as "0-39,45"; None is all of them.
         distance: what depth is measured along. Only "axis", the optical axis: a LeRobot data set keeps no intrinsics,
             by which "ray" could be converted.
@@ -67,7 +69,7 @@ class LeRobotData(PathSpec):
     kind: ClassVar[str] = "lerobot"
     path: str
     camera: str | None = None
-    stride: int = 1
+    stride: int | None = None
     episodes: str | None = None
     distance: str = AXIS
     depth: str = MEASURED
@@ -81,7 +83,8 @@ class LeRobotData(PathSpec):
         checked_path("path of a LeRobot data set", self.path)
         if self.camera is not None:
             text("camera", self.camera)
-        whole("stride", self.stride, 1, _MAX_STRIDE)
+        if self.stride is not None:
+            whole("stride", self.stride, 1, _MAX_STRIDE)
         choice("depth", self.depth, (MEASURED, PREDICTED))
         if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
             object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
@@ -97,6 +100,36 @@ class LeRobotData(PathSpec):
         if _is_id(self.path) and not os.path.isdir(absolute(self.path, base)):
             return self
         return dataclasses.replace(self, path=absolute(self.path, base))
+
+    def thinned(self) -> Self:
+        """With the stride that leaves about two frames a second, unless it has one.
+
+        Raises:
+            DataError: see `open`.
+        """
+        if self.stride is not None:
+            return self
+        frames_per_second = float(opened(self.path, _numbers(self.episodes)).fps)
+        return dataclasses.replace(self, stride=max(1, round(frames_per_second / _KEPT_PER_SECOND)))
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """In two by episodes; those of the second part, spread evenly over the recording, are about this share.
+
+        Raises:
+            DataError: there is one episode only, or see `open`.
+        """
+        dataset = opened(self.path, _numbers(self.episodes))
+        numbers = _numbers(self.episodes) or list(range(dataset.meta.total_episodes))
+        if len(numbers) < 2:
+            raise DataError(
+                f"{self.path}: one episode cannot be split into some to learn from and some to validate on; give "
+                "other data for validation, or more episodes"
+            )
+        count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
+        held = {numbers[(2 * i + 1) * len(numbers) // (2 * count)] for i in range(count)}
+        kept = [number for number in numbers if number not in held]
+        learnt, judged = (dataclasses.replace(self, episodes=_in_ranges(part)) for part in (kept, sorted(held)))
+        return learnt, judged
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> LeRobotDepth:
         """The frames; LeRobot knows their unit, `units_per_metre` says nothing here.
@@ -116,7 +149,7 @@ class LeRobotData(PathSpec):
         return LeRobotDepth(
             dataset,
             camera=self.camera,
-            stride=self.stride,
+            stride=self.stride or 1,
             need_depth=need_depth,
             skip_bad=skip_bad,
             depth=self.depth,
@@ -231,6 +264,17 @@ def _numbers(episodes: object) -> list[int] | None:
             raise ConfigError(f"episodes: the range {part} ends before it starts; write the lower number first")
         numbers.update(range(int(first), int(last or first) + 1))
     return sorted(numbers)
+
+
+def _in_ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as `episodes` has them: "0-39,45"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def unreadable() -> tuple[type[Exception], ...]:

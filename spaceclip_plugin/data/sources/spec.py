@@ -66,6 +66,39 @@ class PhotoSpec(Protocol):
         """As `open`, photos without depth among the samples: their `depth_m` is 0 throughout, at the photo's size."""
 
 
+@runtime_checkable
+class RecordingSpec(SourceSpec, Protocol):
+    """A `SourceSpec` of a robot's recordings: many frames a second that hardly differ, in episodes."""
+
+    @property
+    def camera(self) -> str | None:
+        """Whose frames; None: the only camera's."""
+
+    @property
+    def stride(self) -> int | None:
+        """Every how many frames one is taken; None: it is left open."""
+
+    @property
+    def episodes(self) -> str | None:
+        """Which, such as "0-39,45"; None: all of them."""
+
+    def thinned(self) -> Self:
+        """The same data with a number for every how many frames one is taken, where that was left open.
+
+        Raises:
+            DataError: the data cannot be opened.
+        """
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """The same data in two parts, of which the second has about this share of the episodes and at least one.
+
+        No episode is in both, and the same data is always split alike.
+
+        Raises:
+            DataError: the data cannot be opened, or has fewer than two episodes.
+        """
+
+
 def open_photos(spec: SourceSpec, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:
     """The samples of which depth is to be learnt: those without any, too, where the kind of data can have them."""
     opened = spec.open_photos if isinstance(spec, PhotoSpec) else spec.open

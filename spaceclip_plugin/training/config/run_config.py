@@ -136,7 +136,10 @@ class RunConfig(ReadingConfig, HostConfig):
     """
 
     data: Annotated[tuple[WeightedSource, ...], Setting(_sources, "what the head learns from", None)] = ()
-    validation: Annotated[tuple[WeightedSource, ...], Setting(_sources, "what the best epoch is chosen on", None)] = ()
+    validation: Annotated[
+        tuple[WeightedSource, ...],
+        Setting(_sources, "what the best epoch is chosen on (default, of recordings: a tenth of their episodes)", None),
+    ] = ()
     test: Annotated[
         tuple[WeightedSource, ...], Setting(_sources, "what the best head is scored on, once, at the end", None)
     ] = ()

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from spaceclip_plugin._files import atomic_path, is_temporary, read_json_object, write_json
 from spaceclip_plugin.depth import PanelRow, depth_panel, write_png
 from spaceclip_plugin.errors import CheckpointError, TrainingError
-from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.head import CardDetails, DepthHead
 from spaceclip_plugin.head.folder import CONFIG_NAME as HEAD_CONFIG_NAME
 from spaceclip_plugin.head.folder import WEIGHTS_NAME
+from spaceclip_plugin.head.model_card import ModelCard
 from spaceclip_plugin.training.run.checkpoint import CheckpointFolder
 from spaceclip_plugin.training.run.record import check_same_run
 
@@ -29,12 +30,16 @@ CHECKPOINTS_NAME = "checkpoints"
 BEST_NAME = "best"
 HEAD_NAME = "head"
 PICTURE_NAME = "validation.png"
+CARD_NAME = "README.md"
 CACHE_NAME = "cache"
 TAUGHT_PREFIX = "taught-"
 """What folders in the cache are called that hold a teacher's depth, made before the run begins."""
 
 _LOCK_NAME = ".lock"
-_NAMES = (CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CACHE_NAME)
+_NAMES = (
+    CONFIG_NAME, RECORD_NAME, METRICS_NAME, CHECKPOINTS_NAME, BEST_NAME, HEAD_NAME, PICTURE_NAME, CARD_NAME,
+    CACHE_NAME,
+)  # fmt: skip
 _THEN = "Free disk space or make the folder writable, then resume the run"
 
 
@@ -72,8 +77,8 @@ def _only_taught(entry: Path) -> bool:
 
 
 class RunFolder:
-    """`config.yaml`, `run.json` and `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts, `head/` after.
-    One run at a time: a lock that dies with its process guards it."""
+    """`config.yaml`, `run.json`, `metrics.jsonl`; `checkpoints/`, `cache/`, `best/` while it lasts; `head/` after,
+    with a card. One run at a time: a lock that dies with its process guards it."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is touched until it is opened."""
@@ -129,6 +134,16 @@ class RunFolder:
         """Draw what the best head makes of some validation images."""
         with self._written(PICTURE_NAME) as temporary:
             write_png(temporary, depth_panel(rows))
+
+    def save_card(self, head: DepthHead, record: Mapping[str, Any]) -> None:
+        """Write what is known of the run's head on a page for people; `push` makes the Hub's anew."""
+        parameters = sum(values.numel() for values in head.parameters())
+        details = CardDetails(record=record, picture=self.path / PICTURE_NAME)
+        card = ModelCard(
+            str(self.path / HEAD_NAME), head.config, parameters, details, self.path.resolve().name, PICTURE_NAME
+        )
+        with self._written(CARD_NAME) as temporary:
+            temporary.write_text(card.page(), encoding="utf-8")
 
     def publish_best(self) -> Path:
         """Make the best head the run's head; returns its folder."""

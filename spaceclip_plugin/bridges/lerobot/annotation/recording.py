@@ -38,7 +38,7 @@ class Recording:
             DataError: see `LeRobotData.open`; no camera of that name, several where none is named, or one that has
                 depth already.
         """
-        if data.episodes is not None or data.stride != 1:
+        if data.episodes is not None or data.stride not in (None, 1):
             raise ConfigError("a data set is enriched as a whole: leave out episodes and stride")
         self.dataset = opened(data.path, None)
         self.place: str = self.dataset.repo_id
