@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from spaceclip_plugin.data import DepthSource, Mixture, SelectiveSource, SourceS
 from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.mixture import parts_of
 from spaceclip_plugin.data.sources.spec import RecordingSpec
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
@@ -96,12 +97,3 @@ def skipped(*sources: DepthSource) -> list[dict[str, str | int]]:
         for place in [str(getattr(part, "place", type(part).__name__))]
         for label, reason in getattr(part, "skipped", ())
     ]
-
-
-def parts_of(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
-    """The sources themselves, or all that mixtures are made of."""
-    for source in sources:
-        if isinstance(source, Mixture):
-            yield from parts_of(source.parts)
-        else:
-            yield source

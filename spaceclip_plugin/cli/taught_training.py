@@ -1,27 +1,24 @@
 """What `spaceclip train --teacher` does before it trains: a teacher gives depth to the training data, whatever it has.
 
-Validation and test data stay as they are: a head is judged by what was measured, never by its teacher.
+Validation and test data stay as they are: a head is judged by what was measured, never by its teacher. Only recordings
+in which nothing was measured are validated on the teacher's depth, and the records say so.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.cli.data import parts_of
 from spaceclip_plugin.cli.hosts import device_called
-from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.data.sources.registry import source_mapping
-from spaceclip_plugin.teaching import DepthTeacher, TaughtData, TaughtDepth, TeachOptions, load_teacher, teach
+from spaceclip_plugin.data.sources.spec import RecordingSpec
+from spaceclip_plugin.teaching import DepthTeacher, TaughtData, TeachOptions, load_teacher, teach
 from spaceclip_plugin.teaching.record import RECORD_NAME
 from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
 from spaceclip_plugin.training.run.folder import CACHE_NAME, TAUGHT_PREFIX
-
-_logger = logging.getLogger(__name__)
 
 
 def taught_data(config: RunConfig, out: Path) -> tuple[WeightedSource, ...]:
@@ -31,34 +28,32 @@ def taught_data(config: RunConfig, out: Path) -> tuple[WeightedSource, ...]:
     """
     if config.teacher is None:
         return config.data
+    return _taught([(part, not isinstance(part.source, TaughtData)) for part in config.data], config, out)
+
+
+def taught_validation(config: RunConfig, out: Path) -> tuple[WeightedSource, ...]:
+    """The validation data of a run, in which only recordings that tell no depth have that of its teacher."""
+    if config.teacher is None:
+        return config.validation
+    lacking = [isinstance(part.source, RecordingSpec) and not part.source.tells_depth() for part in config.validation]
+    return _taught(list(zip(config.validation, lacking, strict=True)), config, out)
+
+
+def _taught(parts: Sequence[tuple[WeightedSource, bool]], config: RunConfig, out: Path) -> tuple[WeightedSource, ...]:
+    """The parts, and of those that are marked what a teacher makes of them."""
     device = device_called(config.device)
     teacher: DepthTeacher | None = None
-    parts = []
-    for part in config.data:
-        if isinstance(part.source, TaughtData):
-            parts.append(part)
+    found = []
+    for part, marked in parts:
+        if not marked:
+            found.append(part)
             continue
         folder = _folder(config, part, out)
         if not (folder / RECORD_NAME).is_file():
-            teacher = teacher or load_teacher(config.teacher, device=device)
+            teacher = teacher or load_teacher(str(config.teacher), device=device)
             teach(part.source, teacher, folder, device=device, options=_options(config))
-        parts.append(dataclasses.replace(part, source=TaughtData(str(folder))))
-    return tuple(parts)
-
-
-def told_of_teachers(train: DepthSource, validation: DepthSource) -> dict[str, Any]:
-    """For the run's record: who taught, on which terms, and whether validation is on depth that was measured."""
-    teachers: list[dict[str, Any]] = []
-    for part in parts_of([train, validation]):
-        if isinstance(part, TaughtDepth):
-            teachers += [card for card in part.teachers if card not in teachers]
-    by_teacher = any(isinstance(part, TaughtDepth) for part in parts_of([validation]))
-    if by_teacher:
-        _logger.warning(
-            "validation is on depth that a teacher gave: its figures say how well the head follows the teacher, not "
-            "how far it is from the truth"
-        )
-    return {"teachers": teachers, "validated_on": "a teacher's depth" if by_teacher else "the data's own depth"}
+        found.append(dataclasses.replace(part, source=TaughtData(str(folder))))
+    return tuple(found)
 
 
 def _folder(config: RunConfig, part: WeightedSource, out: Path) -> Path:

@@ -17,18 +17,19 @@ from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skip
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
-from spaceclip_plugin.cli.taught_training import taught_data, told_of_teachers
+from spaceclip_plugin.cli.taught_training import taught_data, taught_validation
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
+from spaceclip_plugin.teaching.told import told_of_teachers
 from spaceclip_plugin.towers.hosts import RANDOM, revision_of
 from spaceclip_plugin.towers.registry import find_tower
 from spaceclip_plugin.training import DepthTrainer, RunOptions, TrainingResult
 from spaceclip_plugin.training.config.recipe import RECIPES, Recipe
 from spaceclip_plugin.training.config.recordings import told_of_recordings
-from spaceclip_plugin.training.config.run_config import CODE, HeadChoice, RunConfig, WeightedSource
+from spaceclip_plugin.training.config.run_config import CODE, SOURCES_OF_A_RUN, HeadChoice, RunConfig, WeightedSource
 from spaceclip_plugin.training.processes import check_launched
 from spaceclip_plugin.training.run.folder import CARD_NAME, CONFIG_NAME, PICTURE_NAME
 
@@ -78,8 +79,8 @@ def run(args: argparse.Namespace) -> Result | None:
     config = new_run(args) if args.resume is None else resumed_run(args)
     out = args.out if args.resume is None else args.resume
     try:
-        validation = _opened(config, config.validation)
         test = _opened(config, config.test) if config.test else None
+        validation = _opened(config, taught_validation(config, out))
         train = _opened(config, taught_data(config, out))
     except DataError as error:
         if args.resume is None:
@@ -111,7 +112,9 @@ def run(args: argparse.Namespace) -> Result | None:
         "val": _title(config.validation),
         "test": _title(config.test) if config.test else None,
         "select_on_test": config.select_on_test,
-        "recordings": told_of_recordings(config),
+        "recordings": told_of_recordings(
+            {name: [part.source for part in getattr(config, name)] for name in SOURCES_OF_A_RUN}
+        ),
         "skipped": left_out,
         **told_of_teachers(train, validation),
     }

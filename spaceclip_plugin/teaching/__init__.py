@@ -1,9 +1,10 @@
-"""Depth for photos that have none: teachers, what they say, kept and brought to metres, and the data it makes."""
+"""Depth for photos that have none: teachers, what they say, kept and in metres, and the data and heads it makes."""
 
 from spaceclip_plugin.teaching.record import TaughtRecord
 from spaceclip_plugin.teaching.taught import TaughtData, TaughtDepth
 from spaceclip_plugin.teaching.teach import TeachOptions, teach
 from spaceclip_plugin.teaching.teacher import DepthTeacher, TeacherCard, load_teacher
+from spaceclip_plugin.teaching.train_head import train_head
 
 __all__ = [
     "DepthTeacher",
@@ -14,4 +15,5 @@ __all__ = [
     "TeacherCard",
     "load_teacher",
     "teach",
+    "train_head",
 ]

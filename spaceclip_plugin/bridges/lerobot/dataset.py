@@ -101,6 +101,15 @@ class LeRobotData(PathSpec):
             return self
         return dataclasses.replace(self, path=absolute(self.path, base))
 
+    def tells_depth(self) -> bool:
+        """Whether the camera has depth.
+
+        Raises:
+            DataError: there is no such camera, or see `open`.
+        """
+        dataset = opened(self.path, _numbers(self.episodes))
+        return has_depth(dataset, camera_key(dataset, self.camera, need_depth=False))
+
     def thinned(self) -> Self:
         """With the stride that leaves about two frames a second, unless it has one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spaceclip_plugin.data.sample import DepthSample, DepthSource, fingerprint, has_exact_depth
@@ -104,3 +104,12 @@ class Mixture:
 def shares_of(source: DepthSource) -> tuple[Share, ...]:
     """The shares of a mixture; any other source is a single one."""
     return source.shares if isinstance(source, Mixture) else (Share(len(source), 1.0),)
+
+
+def parts_of(sources: Sequence[DepthSource]) -> Iterator[DepthSource]:
+    """The sources themselves, or all that mixtures are made of."""
+    for source in sources:
+        if isinstance(source, Mixture):
+            yield from parts_of(source.parts)
+        else:
+            yield source

@@ -14,6 +14,7 @@ _LONGEST_PATH = 4096
 _UNITS = (1e-3, 1e6)
 
 
+@runtime_checkable
 class SourceSpec(Protocol):
     """Which data, without having looked at it: a frozen dataclass of strings, numbers and None, checked when made.
 
@@ -81,6 +82,9 @@ class RecordingSpec(SourceSpec, Protocol):
     @property
     def episodes(self) -> str | None:
         """Which, such as "0-39,45"; None: all of them."""
+
+    def tells_depth(self) -> bool:
+        """Whether depth was recorded beside the frames; DataError where the data cannot be opened."""
 
     def thinned(self) -> Self:
         """The same data with a number for every how many frames one is taken, where that was left open.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spaceclip_plugin.data import SourceSpec
@@ -61,13 +61,13 @@ def held_out(spec: RecordingSpec) -> tuple[RecordingSpec, RecordingSpec]:
     return learnt, judged
 
 
-def told_of_recordings(config: RunConfig) -> dict[str, list[dict[str, Any]]]:
+def told_of_recordings(data: Mapping[str, Sequence[object]]) -> dict[str, list[dict[str, Any]]]:
     """For the run's record: which frames of which recordings a run reads, by what they are for."""
     return {
         name: [
             {"title": spec.title, "camera": spec.camera, "stride": spec.stride, "episodes": spec.episodes}
-            for spec in (part.source for part in getattr(config, name))
+            for spec in specs
             if isinstance(spec, RecordingSpec)
         ]
-        for name in SOURCES_OF_A_RUN
+        for name, specs in data.items()
     }
