@@ -4,8 +4,9 @@
     python benchmarks/metaworld_heads.py --table    (the table of benchmarks/README.md, from the record)
 
 Needs the extra `[metaworld]`. The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP. Heads learn from 40 tasks,
-and the best epoch is chosen on other episodes of those; scores are of the ten tasks that none was trained on, drawn
-with varied surfaces, lights, lenses and places of the camera, and drawn as the simulator's policies see them.
+and the best epoch is chosen on other episodes of those; scores are of the ten tasks that none was trained on. Half of
+the pictures of training are drawn with varied surfaces, lights, lenses and places of the camera, half as policies in
+the simulator see them; both kinds are scored.
 """
 
 from __future__ import annotations
@@ -14,24 +15,29 @@ import argparse
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from nyu_heads import BF16, HOST, NEW, PUBLISHED, SPACE_CLIP, Row, call, check, parsed, rerun, shown, summary
 
 from spaceclip_plugin import DepthAttachment, attach_depth_head
 from spaceclip_plugin._files import write_json
-from spaceclip_plugin.data import DepthSource
-from spaceclip_plugin.evaluation import evaluate, get_protocol
+from spaceclip_plugin.data import DepthSource, parse_source
+from spaceclip_plugin.evaluation import Protocol, evaluate, get_protocol, mean_metrics
 from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.towers import load_host
 
 RECORD = Path(__file__).parent / "results" / "metaworld_heads.json"
-SETTINGS = ("--protocol", "whole-image", "--depth-range", "0.1,6", "--views", "2")
-TRAIN, VAL, TEST = "metaworld:1200", "metaworld:validation:90", "metaworld:test:120"
+SETTINGS = ("--protocol", "whole-image", "--depth-range", "0.1,6", "--views", "2", "--epochs", "12")
+VARIED, STANDARD = "varied", "standard"
+LOOKS = (VARIED, STANDARD)
+TRAIN = tuple(f"metaworld:{look}:1200" for look in LOOKS)
+VAL, TEST = "metaworld:validation:90", "metaworld:test:{look}:120"
+CONSTANT = "constant median of the training depth"
 METRICS = ("abs_rel", "rmse", "delta1")
 EDGES = ("boundary_f1", "edge_accuracy_px", "edge_completeness_px", "abs_rel_near", "abs_rel_away")
 ROWS = {
@@ -50,7 +56,8 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
     """Train unless there is a run, in its folder or in the record, then score it on both looks of the unseen tasks."""
     folder = args.runs / f"{name}_s{seed}"
     host = [*HOST, "--host-weights", str(args.weights)]
-    words = [*host, "--data", TRAIN, "--val", VAL, "--out", str(folder), *SETTINGS, *row.flags, "--seed", str(seed)]
+    data = [word for source in TRAIN for word in ("--data", source)] + ["--val", VAL]
+    words = [*host, *data, "--out", str(folder), *SETTINGS, *row.flags, "--seed", str(seed)]
     short = {str(args.weights): args.weights.name, str(folder): folder.name}
     command = " ".join(["spaceclip train", *(short.get(word, word) for word in words)])
     if not (folder / "run.json").is_file():
@@ -62,23 +69,28 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
     return {
         "seed": seed,
         "command": command,
-        "varied": scores(folder / "head", args.weights, "varied"),
-        "standard": scores(folder / "head", args.weights, "standard"),
+        **{look: scores(folder / "head", args.weights, look) for look in LOOKS},
         "run": {key: record[key] for key in sorted(record) if key != "tower"},
         "epochs": [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()],
     }
 
 
+def protocol() -> Protocol:
+    """Of every run and score."""
+    return dataclasses.replace(get_protocol("whole-image"), min_depth_m=0.1, max_depth_m=6.0)
+
+
+def opened(source: str) -> DepthSource:
+    """A source by name; of the extra."""
+    return parse_source(source).open(units_per_metre=1.0)
+
+
 def scores(head: Path, weights: Path, look: str) -> dict[str, float]:
     """Means over pictures of the unseen tasks."""
-    from spaceclip_worlds.metaworld.spec import MetaWorldData  # of an extra
-
-    protocol = dataclasses.replace(get_protocol("whole-image"), min_depth_m=0.1, max_depth_m=6.0)
-    spec = dataclasses.replace(MetaWorldData.from_text(TEST.partition(":")[2]), look=look)
     host = load_host(HOST[1], weights=weights)
     with torch.inference_mode(), attach_depth_head(host, head, other_tower="error") as attachment:
-        source = spec.open(units_per_metre=1.0)
-        found = evaluate(attachment, source, protocol=protocol)
+        source = opened(TEST.format(look=look))
+        found = evaluate(attachment, source, protocol=protocol())
         emptiness = empty_shares(attachment, source)
     if found.edges is None:
         raise SystemExit("the pictures of the unseen tasks have no edge: were they drawn?")
@@ -102,6 +114,27 @@ def empty_shares(attachment: DepthAttachment, source: DepthSource) -> dict[str, 
     return {"empty_found": called[True] / max(1, pixels[True]), "empty_wrongly": called[False] / max(1, pixels[False])}
 
 
+def baseline() -> dict[str, dict[str, float]]:
+    """What a constant scores, the median of the training depth: it has no edges."""
+    rule = protocol()
+    known = [depth_m[(depth_m > rule.min_depth_m) & (depth_m < rule.max_depth_m)] for depth_m in training_depth()]
+    guess = float(np.median(np.concatenate(known)))
+    found = {}
+    for look in LOOKS:
+        source = opened(TEST.format(look=look))
+        samples = [source[index] for index in range(len(source))]
+        metrics = [rule.score(torch.full(sample.depth_m.shape, guess), sample) for sample in samples]
+        found[look] = {name: getattr(mean_metrics(metrics), name) for name in METRICS}
+    return found
+
+
+def training_depth() -> Iterator[npt.NDArray[np.float32]]:
+    """(H, W) metres of every picture of training."""
+    for name in TRAIN:
+        source = opened(name)
+        yield from (source[index].depth_m for index in range(len(source)))
+
+
 def table(record: dict[str, Any]) -> str:
     """Every row that was run, as Markdown."""
     lines = [
@@ -122,6 +155,9 @@ def table(record: dict[str, Any]) -> str:
             f"{accuracy} / {completeness}", empty, shown(standard["abs_rel"], 4), shown(standard["boundary_f1"], 3),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    for name, scored in record["baselines"].items():
+        varied, standard = (f"{scored[look]['abs_rel']:.4f}" for look in LOOKS)
+        lines.append(f"| {name} | – | – | {varied} | – | – | – | – | {standard} | – |")
     return "\n".join(lines)
 
 
@@ -133,7 +169,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def looks(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summaries of both looks, of all that their runs told."""
-    return {look: summary(runs, look, list(runs[0][look])) for look in ("varied", "standard")}
+    return {look: summary(runs, look, list(runs[0][look])) for look in LOOKS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -142,10 +178,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
     if not args.table:
         record = {
-            "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), 1,200 drawn pictures of 40 tasks of "
-            "Meta-World, 90 of other episodes for the choice of the epoch, 120 of ten unseen tasks for the scores",
+            "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), 1,200 pictures of each look of 40 "
+            "tasks of Meta-World, 90 of other episodes for the choice of the epoch, 120 of each look of ten unseen "
+            "tasks for the scores",
             "machine": f"{platform.machine()}, torch {torch.__version__}",
             "rows": rerun(record, args, ROWS, run, looks),
+            "baselines": {CONSTANT: baseline()},
         }
         write_json(RECORD, record)
     print(table(record))

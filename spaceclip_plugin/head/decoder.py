@@ -29,7 +29,7 @@ class HeadOutput:
         uncertainty_m: (B, H, W) standard deviation in metres, or None where the architecture predicts none. No gradient
             of it reaches the depth.
         empty: (B, H, W) probability that nothing is there at any range, such as sky, where `depth_m` is a number that
-            means nothing; None where the head does not tell. No gradient of it reaches the depth.
+            means nothing; None where the head does not tell.
 
     Example:
         >>> import torch

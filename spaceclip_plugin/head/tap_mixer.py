@@ -86,7 +86,7 @@ class TapMixerOptions:
 PRESETS: dict[str, dict[str, Any]] = {
     STANDARD: {},
     # For hands and what they reach for: an early tap and the tower's own image, for outlines.
-    "fine": {"taps": (1, 3, 6, 9, 12), "channels": (160, 96), "pixels": 32},
+    "fine": {"taps": (1, 3, 6, 9, 12), "channels": (128, 64), "pixels": 32},
 }
 
 
@@ -158,13 +158,11 @@ class TapMixerDecoder(nn.Module):
         depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)[:, 0]
         own = self.out.weight.dtype  # not that of x, which autocast may have lowered
         uncertainty_m = empty = None
-        # Detached: learning how wrong the depth is, or that there is none, must not change the depth.
-        aside = x.detach()
-        if self.spread is not None:
-            sigma = self.spread(aside).clamp(*LOG_SIGMA_LIMITS).exp()
+        if self.spread is not None:  # detached: learning how wrong the depth is must not change the depth
+            sigma = self.spread(x.detach()).clamp(*LOG_SIGMA_LIMITS).exp()
             uncertainty_m = (depth_m.detach() * sized(sigma.permute(0, 3, 1, 2), output_hw)[:, 0]).to(own)
         if self.emptiness is not None:  # it ends where surfaces do: upsampled as they are
-            logits = _convex(_filled(self.emptiness(aside), mask), weights.detach())
+            logits = _convex(_filled(self.emptiness(x), mask), weights)
             empty = sized(logits, output_hw)[:, 0].sigmoid().to(own)
         return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m, empty=empty)
 

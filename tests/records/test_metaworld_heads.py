@@ -19,7 +19,7 @@ def record() -> dict[str, Any]:
 
 def test_means_and_spreads_are_those_of_the_runs(record: dict[str, Any]) -> None:
     for row in record["rows"].values():
-        assert {look: row[look] for look in ("varied", "standard")} == heads.looks(row["runs"])
+        assert {look: row[look] for look in heads.LOOKS} == heads.looks(row["runs"])
 
 
 def test_every_run_is_whole_and_left_the_host_alone(record: dict[str, Any]) -> None:
@@ -41,6 +41,6 @@ def test_the_commands_still_mean_what_was_run(record: dict[str, Any]) -> None:
 
 def test_the_fine_preset_is_sharper_where_edges_are_exact(record: dict[str, Any]) -> None:
     default, fine = (record["rows"][name] for name in (heads.NEW, "fine"))
-    for look in ("varied", "standard"):
+    for look in heads.LOOKS:
         assert fine[look]["boundary_f1"]["mean"] > 1.4 * default[look]["boundary_f1"]["mean"]
         assert fine[look]["abs_rel"]["mean"] < 0.95 * default[look]["abs_rel"]["mean"]

@@ -89,7 +89,7 @@ class SkyAlone(LiveFeatures):
         return batch
 
 
-def test_a_crop_of_sky_teaches_that_alone() -> None:
+def test_a_crop_of_sky_teaches_no_depth_and_no_uncertainty() -> None:
     host = tiny_host().eval()
     head = tiny_mixer(host, empty=True, dropout=0.0)
     with attach_depth_head(host, head) as attachment:
@@ -101,7 +101,10 @@ def test_a_crop_of_sky_teaches_that_alone() -> None:
         [loss] = HeadOptimizer(head, recipe, stream, order=order, processes=processes).epoch(0)
     assert loss == pytest.approx(-math.log(0.05), rel=0.2)  # what a fresh head says
     moved = {name for name, value in head.named_parameters() if not torch.equal(value, before[name])}
-    assert moved == {"decoder.emptiness.weight", "decoder.emptiness.bias"}
+    assert moved > {"decoder.emptiness.weight", "decoder.emptiness.bias"}
+    assert not {name for name in moved if name.startswith("decoder.spread")}
+    for name in ("decoder.out.weight", "decoder.out.bias"):  # its first row is the depth's, the others upsample both
+        assert torch.equal(head.get_parameter(name)[0], before[name][0])
 
 
 def test_sky_teaches_a_head_that_does_not_tell_nothing(tmp_path: Path) -> None:
