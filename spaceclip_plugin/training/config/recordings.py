@@ -31,7 +31,7 @@ def with_recordings(config: RunConfig) -> RunConfig:
     Raises:
         DataError: data that cannot be opened, or a recording of one episode, which cannot be split.
     """
-    changes = {
+    changes: dict[str, Any] = {
         name: tuple(dataclasses.replace(part, source=thinned(part.source)) for part in getattr(config, name))
         for name in SOURCES_OF_A_RUN
     }
