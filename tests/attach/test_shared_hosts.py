@@ -297,14 +297,19 @@ class TestHooksOfTheUser:
         assert hook_count(host) == hook_count(plain)
 
     def test_what_they_make_of_an_activation_is_what_the_taps_see(self, host: nn.Module, head: DepthHead) -> None:
-        block = next(m for m in host.modules() if type(m).__name__ == "CLIPEncoderLayer")
+        first, second, *_ = (m for m in host.modules() if type(m).__name__ == "CLIPEncoderLayer")
+        received: list[Tensor] = []
 
         def doubled(_module: nn.Module, _inputs: object, output: object) -> object:
             return 2 * output if isinstance(output, Tensor) else (2 * output[0], *output[1:])
 
-        block.register_forward_hook(doubled)
+        def kept(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            received.append(inputs[0] if inputs else named["hidden_states"])
+
+        first.register_forward_hook(doubled)
+        second.register_forward_pre_hook(kept, with_kwargs=True)
         with attach_depth_head(host, head) as depth, torch.no_grad():
-            output = host(images(1), output_hidden_states=True)
+            host(images(1))
             [features] = depth.features()
         shown = features.hidden[1].flatten(2).transpose(1, 2)
-        assert torch.equal(shown, output.hidden_states[1][:, 1:])
+        assert torch.equal(shown, received[0][:, 1:])
