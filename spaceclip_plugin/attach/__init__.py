@@ -11,11 +11,13 @@ from spaceclip_plugin.attach.reader import DepthReader
 from spaceclip_plugin.attach.recorder import UnreadFrames
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport
+from spaceclip_plugin.data.preparation import ImagePreparation
 
 __all__ = [
     "CameraOrder",
     "DepthAttachment",
     "DepthReader",
+    "ImagePreparation",
     "PolicyCameras",
     "TowerMatch",
     "UnreadFrames",

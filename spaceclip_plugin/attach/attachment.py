@@ -22,7 +22,7 @@ from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport, measure
-from spaceclip_plugin.data import ImagePreparation
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.depth import DepthMap, ImageMapping
 from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError

@@ -14,7 +14,7 @@ from importlib import metadata
 
 from torch import nn
 
-from spaceclip_plugin.data import ImagePreparation
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.errors import ConfigError

@@ -1,7 +1,7 @@
 """RGB-D data: samples and their sources, photos as a tower wants them, augmented versions, and the check of units."""
 
 from spaceclip_plugin.data.augmentation import Augmentation
-from spaceclip_plugin.data.preparation import ImagePreparation, prepare
+from spaceclip_plugin.data.preparation import prepare
 from spaceclip_plugin.data.sample import DepthSample, DepthSource
 from spaceclip_plugin.data.sources.depth_list import DepthList
 from spaceclip_plugin.data.sources.image_folder import ImageFolder
@@ -18,7 +18,6 @@ __all__ = [
     "DepthSample",
     "DepthSource",
     "ImageFolder",
-    "ImagePreparation",
     "Mixture",
     "SelectiveSource",
     "SourceSpec",

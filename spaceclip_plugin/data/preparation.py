@@ -24,8 +24,7 @@ class ImagePreparation(Protocol):
 
     Example:
         >>> import timm
-        >>> from spaceclip_plugin import attach_depth_head
-        >>> from spaceclip_plugin.data import ImagePreparation
+        >>> from spaceclip_plugin.attach import ImagePreparation, attach_depth_head
         >>> host = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2).eval()
         >>> with attach_depth_head(host) as attachment:
         ...     preparation: ImagePreparation = attachment.preparation

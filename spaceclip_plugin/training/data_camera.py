@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol as Structural
 from typing import runtime_checkable
 
-from spaceclip_plugin.data import DepthSample, DepthSource, ImagePreparation, Mixture
+from spaceclip_plugin.data import DepthSample, DepthSource, Mixture
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length, focal_in_words, lens_scale, same_aspect
 from spaceclip_plugin.errors import ConfigError, DataError

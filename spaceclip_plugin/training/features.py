@@ -14,7 +14,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.attach.camera_lenses import shown_patches
-from spaceclip_plugin.data import Augmentation, DepthSample, ImagePreparation, Version, prepare
+from spaceclip_plugin.data import Augmentation, DepthSample, Version, prepare
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.towers import ImageGeometry, SeenPart, TowerFeatures, TowerSpec

@@ -13,7 +13,8 @@ from typing import runtime_checkable
 
 import numpy as np
 
-from spaceclip_plugin.data import DepthSource, ImagePreparation, Mixture, check_depth_units
+from spaceclip_plugin.data import DepthSource, Mixture, check_depth_units
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.depth.camera import FocalLength
 from spaceclip_plugin.errors import DataError

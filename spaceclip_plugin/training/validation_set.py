@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.attach.camera_lenses import shown_patches
-from spaceclip_plugin.data import DepthSample, DepthSource, ImagePreparation
+from spaceclip_plugin.data import DepthSample, DepthSource
+from spaceclip_plugin.data.preparation import ImagePreparation
 from spaceclip_plugin.depth import DepthMap, ImageMapping, PanelRow
 from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.evaluation import Calibration, DepthMetrics, Protocol, calibrate, mean_metrics

@@ -46,11 +46,13 @@ def test_it_changes_no_bit_of_the_depth(uncertainty: bool) -> None:
     assert torch.equal(told.present_m, told.depth_m)
 
 
-def test_learning_it_moves_nothing_else() -> None:
+def test_learning_it_moves_no_depth_and_no_uncertainty_of_their_own() -> None:
     head = small_head(empty=True)
     head(features()).empty.sum().backward()
     moved = {name for name, parameter in head.named_parameters() if parameter.grad is not None and parameter.grad.any()}
-    assert moved == {"decoder.emptiness.weight", "decoder.emptiness.bias"}
+    assert moved > {"decoder.emptiness.weight", "decoder.emptiness.bias"}
+    assert not {name for name in moved if name.startswith("decoder.spread")}
+    assert not head.decoder.out.weight.grad[0].any()  # the depth's row; the others upsample both
 
 
 def test_where_nothing_is_no_depth_is_present() -> None:

@@ -88,13 +88,13 @@ def test_depth_is_in_metres_of_the_robots_camera_and_says_so(steps: Any) -> None
     assert known[f"{FRONT}_depth_familiarity"].tolist() == [0.0, 0.0]
 
 
-def test_a_head_that_tells_neither_adds_what_it_always_did(
+def test_a_head_that_tells_neither_adds_depth_its_uncertainty_and_its_age(
     steps: Any, policy: Policy, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = head_of(policy, focal_length=None, familiar=None)
     with caplog.at_level(logging.WARNING):
         found = observed(steps, policy, head, intrinsics={"front": LONG})
-    assert set(found) == {FRONT, f"{FRONT}_depth", f"{FRONT}_depth_age"}
+    assert set(found) == {FRONT, f"{FRONT}_depth", f"{FRONT}_depth_uncertainty", f"{FRONT}_depth_age"}
     assert sum("does not tell the focal length" in record.getMessage() for record in caplog.records) == 1
 
 
