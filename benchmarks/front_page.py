@@ -34,11 +34,10 @@ def table(record: dict[str, Any]) -> str:
     ]
 
     def scores(row: str) -> list[str]:
-        nyu, drawn = record["rows"][row]["one_forward"], exact["rows"].get(row, {}).get(metaworld_heads.STANDARD)
-        cells = [f"{nyu['abs_rel']['mean']:.3f}", f"{nyu['delta1']['mean']:.3f}"]
-        return cells + (
-            ["–", "–"] if drawn is None else [f"{drawn[name]['mean']:.3f}" for name in ("abs_rel", "boundary_f1")]
-        )
+        nyu = record["rows"].get(row, {}).get("one_forward")
+        drawn = exact["rows"].get(row, {}).get(metaworld_heads.STANDARD)
+        parts = ((nyu, ("abs_rel", "delta1")), (drawn, ("abs_rel", "boundary_f1")))
+        return [f"{part[name]['mean']:.3f}" if part else "–" for part, names in parts for name in names]
 
     def size(of: dict[str, float], ratio: float) -> list[str]:
         return [f"{of['parameters'] / 1e6:.2f}", f"{of['gflop']:.2f}", f"{ratio:.2f}"]

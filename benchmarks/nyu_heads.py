@@ -71,7 +71,7 @@ HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
-    "fine": Row("tap-mixer, preset fine, loss with steps", ("--preset", "fine", "--loss", "sharp", *BF16)),
+    "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *BF16)),
     PUBLISHED: Row(
         "space-clip, recommended loss and views",
         (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
