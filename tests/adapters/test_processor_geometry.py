@@ -68,6 +68,7 @@ def test_pixels_are_those_of_the_processor(name: str, tmp_path: Path) -> None:
         ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, None),
         ({"image_processor_type": "ViTImageProcessor"}, ImageGeometry(resampling="bilinear")),
         ({"size": 32, "resample": 3}, ImageGeometry()),
+        ({"size": 32, "resample": 3, "_valid_processor_keys": ["images", "size"]}, ImageGeometry()),
         (
             {"feature_extractor_type": "CLIPFeatureExtractor", "size": 40, "crop_size": 32, "do_center_crop": True},
             ImageGeometry("centre-crop", resize=40),

@@ -13,7 +13,7 @@ import torch
 import transformers
 from tiny_teachers import TEACHERS, depth_anything, depth_pro, save_teacher
 
-from spaceclip_adapters.teachers.depth_classes import TRAINING_CAMERAS, TrainingCamera, training_camera
+from spaceclip_adapters.teachers.depth_classes import TRAINING_CAMERAS, TrainingCamera, meaning_of, training_camera
 from spaceclip_adapters.teachers.license import license_in
 from spaceclip_adapters.teachers.transformers import TransformersTeacher, load_hf_teacher
 from spaceclip_plugin.depth import Intrinsics
@@ -60,9 +60,11 @@ def test_depth_is_that_of_the_class_at_the_photos_size(kind: str, tmp_path: Path
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["depth_anything", "glpn", "zoedepth"])
+@pytest.mark.parametrize("kind", [case for case in KINDS if case.values[0] in ("depth_anything", "glpn", "zoedepth")])
 def test_metres_agree_with_the_library_s_own_way(kind: str, tmp_path: Path) -> None:
     teacher = loaded(tmp_path, kind)
+    if not hasattr(teacher.processor, "post_process_depth_estimation"):
+        pytest.skip("this transformers leaves what becomes of the depth to its users")
     inputs = teacher.processor(images=list(PHOTOS), return_tensors="pt")
     with torch.no_grad():
         outputs = teacher.model(**inputs)
@@ -73,6 +75,20 @@ def test_metres_agree_with_the_library_s_own_way(kind: str, tmp_path: Path) -> N
         np.testing.assert_allclose(mine, other["predicted_depth"].numpy(), rtol=0.05)
 
 
+class OldConfig:
+    """As a version of transformers makes it whose Depth Anything gives relative depth whatever its file says."""
+
+    def __init__(self, **said: object) -> None:
+        self.__dict__.update(said)
+
+
+def test_metres_that_this_transformers_would_not_give() -> None:
+    config = OldConfig(model_type="depth_anything", depth_estimation_type="metric", max_depth=20)
+    with pytest.raises(TeacherError, match=r"'lab/metric' gives metres.*install a newer transformers"):
+        meaning_of("lab/metric", config)
+
+
+@pytest.mark.skipif(not hasattr(transformers, "DepthProConfig"), reason="this transformers has no Depth Pro")
 class TestDepthPro:
     def test_its_own_field_of_view_as_its_library_uses_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ _HARMLESS = {
     *_SETTINGS, *TYPES, "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "rescale_offset",
     "offset", "do_flip_channel_order", "do_convert_rgb", "processor_class", "default_to_square", "data_format",
     "input_data_format", "return_tensors", "device", "disable_grouping", "do_reduce_labels", "reduce_labels", "backend",
+    "_valid_processor_keys",  # what transformers 4.38 to 4.44 wrote into every file
 }  # fmt: skip
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
 

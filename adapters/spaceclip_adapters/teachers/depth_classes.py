@@ -18,6 +18,7 @@ checkpoints that their authors fine-tuned on data of one camera, and for no othe
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ def _depth_anything(name: str, config: Any) -> Meaning:
         return Meaning(INVERSE, None)
     if kind != "metric":
         raise TeacherError(f"{name!r} says depth_estimation_type {kind!r}, expected 'metric' or 'relative'")
+    if "depth_estimation_type" not in inspect.signature(type(config)).parameters:  # it would give relative depth
+        raise TeacherError(
+            f"{name!r} gives metres, and the Depth Anything of the installed transformers knows relative depth alone; "
+            "install a newer transformers"
+        )
     return Meaning(METRES, (0.0, _metres(name, config, "max_depth")))
 
 
