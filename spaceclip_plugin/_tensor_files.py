@@ -18,7 +18,7 @@ from torch import Tensor
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin._digest import sha256_of, tensors_digest
 from spaceclip_plugin._files import parse_json_object
-from spaceclip_plugin.errors import CheckpointError
+from spaceclip_plugin.errors import CheckpointError, TrainingError
 
 LENGTH = struct.Struct("<Q")  # what a safetensors file begins with: the length of its header in bytes
 _SHA256 = "sha256"
@@ -128,6 +128,76 @@ def foreign_errors(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWords:
+    """What messages say of one kind of shards."""
+
+    holds: str  # what a file is one of: "the feature cache"
+    rows: str  # what it has rows of: "images"
+    others: str  # what one of another key holds: "features of another host, data or setting"
+    instead: str  # what to do about that
+    misplaced: str  # what to do where its rows are not those of its number
+    again: str  # after "Remove that file and": what makes it again
+
+
+class Shard:
+    """One file of rows of a source, memory-mapped: its note tells the "key" of what they belong to, the "start" of the
+    first and the "names" of all. `sha256` is what was written down when it was made."""
+
+    def __init__(self, path: Path, files: NotedTensors, words: ShardWords, *, key: str) -> None:
+        """TrainingError: not such a file, or one of another key; see `read_rows`."""
+        self.path, self._files, self._words = path, files, words
+        try:
+            header = files.read_header(path)
+            self.sha256, self._note = header.sha256, header.note
+            self.start = int(self._note["start"])
+            self.names = tuple(str(name) for name in self._note["names"])
+            found = str(self._note["key"])
+            self._kinds = header.kinds
+            with foreign_errors(path):
+                self._file = mapped_tensors(path)
+                self.read_rows()
+        except (CheckpointError, KeyError, ValueError, TypeError) as error:
+            raise self.damaged(f"it cannot be read ({error})") from error
+        if found != key:
+            raise TrainingError(
+                f"{words.holds} {str(path)!r} holds {words.others} (key {found[:12]}…, wanted {key[:12]}…); "
+                f"{words.instead}"
+            )
+
+    def read_rows(self) -> None:
+        """What one kind of shards reads of its note and its tensors; ValueError where they do not fit."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def check_place(self, rows: range) -> None:
+        """Check that the file holds these rows of the source."""
+        if (self.start, len(self)) != (rows.start, len(rows)):
+            words = self._words
+            raise TrainingError(
+                f"{words.holds} {str(self.path)!r} holds {words.rows} {self.start} to {self.start + len(self) - 1}, "
+                f"expected {rows.start} to {rows.stop - 1}: files of it were renamed or left out. {words.misplaced}"
+            )
+
+    def verify(self) -> None:
+        """Read everything and compare with the digest."""
+        try:
+            with foreign_errors(self.path):
+                found = self._files.digest(self._note, ((name, self._file.get_tensor(name)) for name in self._kinds))
+        except CheckpointError as error:
+            raise self.damaged(f"it cannot be read ({error})") from error
+        if found != self.sha256:
+            raise self.damaged("its content is not what was written")
+
+    def damaged(self, what: str) -> TrainingError:
+        """The error that says so, and what to do."""
+        return TrainingError(
+            f"{self._words.holds} {str(self.path)!r} is damaged: {what}. Remove that file and {self._words.again}: it "
+            "alone is made again. If this happens twice, check the disk"
+        )
 
 
 def _kind_in_header(path: Path, name: str, entry: object) -> TensorKind:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin._tensor_files import NotedTensors, foreign_errors, mapped_tensors
+from spaceclip_plugin._tensor_files import NotedTensors, Shard, ShardWords, foreign_errors
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 
 _SHARDS = NotedTensors(
@@ -22,6 +22,14 @@ _SHARDS = NotedTensors(
     keys=("key", "start", "names", "clips", "fingerprints", "sha256"),
     signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=100_000_000,
+)
+_WORDS = ShardWords(
+    holds="the teacher's depth",
+    rows="photos",
+    others="depth of another teacher, other photos or another way of asking",
+    instead="choose another folder, or remove this one",
+    misplaced="Remove the folder and teach anew",
+    again="give the same command again",
 )
 _PARTS = ("depth", "doubt", "known_at", "known_m")
 
@@ -68,53 +76,20 @@ def write_shard(path: Path, photos: Sequence[TaughtPhoto], *, key: str, start: i
         ) from error
 
 
-class TaughtShard:
-    """A file that `write_shard` wrote, for reading; its `sha256` is what was written down when it was made."""
+class TaughtShard(Shard):
+    """A file that `write_shard` wrote, for reading."""
 
     def __init__(self, path: Path, *, key: str) -> None:
-        self.path = path
-        try:
-            header = _SHARDS.read_header(path)
-            self.sha256, self._note = header.sha256, header.note
-            self.start = int(self._note["start"])
-            self.names, self.clips, self.fingerprints = (
-                tuple(str(one) for one in self._note[name]) for name in ("names", "clips", "fingerprints")
-            )
-            found = str(self._note["key"])
-            wanted = {f"{part}.{row:05}" for part in _PARTS for row in range(len(self.names))}
-            if wanted != set(header.kinds) or not len(self.names) == len(self.clips) == len(self.fingerprints):
-                raise ValueError("its photos are not whole")
-            with foreign_errors(path):
-                self._file = mapped_tensors(path)
-        except (CheckpointError, KeyError, ValueError, TypeError) as error:
-            raise TrainingError(_damaged(path, f"it cannot be read ({error})")) from error
-        if found != key:
-            raise TrainingError(
-                f"{str(path)!r} holds depth of another teacher, other photos or another way of asking (key "
-                f"{found[:12]}…, wanted {key[:12]}…); choose another folder, or remove this one"
-            )
+        super().__init__(path, _SHARDS, _WORDS, key=key)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def check_place(self, photos: range) -> None:
-        """Check that the file holds these photos of the source."""
-        if (self.start, len(self)) != (photos.start, len(photos)):
-            raise TrainingError(
-                f"{str(self.path)!r} holds photos {self.start} to {self.start + len(self) - 1}, expected "
-                f"{photos.start} to {photos.stop - 1}: files were renamed or left out. Remove the folder and teach anew"
-            )
-
-    def verify(self) -> None:
-        """Read everything and compare with the digest."""
-        names = [f"{part}.{row:05}" for part in _PARTS for row in range(len(self))]
-        try:
-            with foreign_errors(self.path):
-                found = _SHARDS.digest(self._note, ((name, self._file.get_tensor(name)) for name in names))
-        except CheckpointError as error:
-            raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
-        if found != self.sha256:
-            raise TrainingError(_damaged(self.path, "its content is not what was written"))
+    def read_rows(self) -> None:
+        """Clips and fingerprints of the photos, which are all there and whole."""
+        self.clips, self.fingerprints = (
+            tuple(str(one) for one in self._note[name]) for name in ("clips", "fingerprints")
+        )
+        wanted = {f"{part}.{row:05}" for part in _PARTS for row in range(len(self.names))}
+        if wanted != set(self._kinds) or not len(self.names) == len(self.clips) == len(self.fingerprints):
+            raise ValueError("its photos are not whole")
 
     def photo(self, row: int) -> TaughtPhoto:
         """One of the photos."""
@@ -122,17 +97,10 @@ class TaughtShard:
             with foreign_errors(self.path):
                 parts = {part: self._file.get_tensor(f"{part}.{row:05}").numpy() for part in _PARTS}
         except CheckpointError as error:
-            raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
+            raise self.damaged(f"it cannot be read ({error})") from error
         return TaughtPhoto(self.names[row], self.clips[row], self.fingerprints[row], **parts)
 
 
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard lies."""
     return folder / f"taught-{number:05}.safetensors"
-
-
-def _damaged(path: Path, what: str) -> str:
-    return (
-        f"the teacher's depth {str(path)!r} is damaged: {what}. Remove that file and give the same command again: it "
-        "alone is made again. If this happens twice, check the disk"
-    )

@@ -16,7 +16,7 @@ from spaceclip_plugin.data.preparation import normalised
 from spaceclip_plugin.errors import CheckpointError, TrainingError
 from spaceclip_plugin.head.familiarity import mean_tokens
 from spaceclip_plugin.towers import SeenPart, TowerFeatures, TowerSpec
-from spaceclip_plugin.training.cache.shards import Shard, unpacked
+from spaceclip_plugin.training.cache.shards import CacheShard, unpacked
 from spaceclip_plugin.training.cache.storage import STORAGES
 from spaceclip_plugin.training.features import Batch, FeatureSettings, Loaded, stacked_targets
 
@@ -48,7 +48,7 @@ class FeatureCache:
         self._seen = seen
         self._storage = STORAGES[settings.storage]
         self._files, self._starts, self._count = cache_index(folder, key)
-        self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._shards: OrderedDict[int, CacheShard] = OrderedDict()
         first = self._shard(0)[0]
         height, width = first.depth_m(0).shape
         # Of a batch, whatever its images' sizes.
@@ -95,14 +95,14 @@ class FeatureCache:
         shown = self._settings.shown(hidden, index=index, image_hw=shard.image_hw[row], seen=self._seen)
         return mean_tokens(hidden, shown)[0]
 
-    def _shard(self, index: int) -> tuple[Shard, int]:
+    def _shard(self, index: int) -> tuple[CacheShard, int]:
         """The shard that holds an image, and its row there."""
         if not 0 <= index < self._count:
             raise IndexError(f"image {index} of {self._count}")
         number = bisect.bisect_right(self._starts, index) - 1
         shard = self._shards.pop(number, None)
         if shard is None:
-            shard = Shard(self._folder / self._files[number], key=self._key)
+            shard = CacheShard(self._folder / self._files[number], key=self._key)
             ends = [*self._starts[1:], self._count]
             shard.check_place(range(self._starts[number], ends[number]))
             while len(self._shards) >= OPEN_SHARDS:

@@ -28,7 +28,7 @@ from spaceclip_plugin.data.preparation import as_bytes
 from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.towers import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.feature_cache import INDEX_NAME, FeatureCache, cache_index
-from spaceclip_plugin.training.cache.shards import CachedImage, Kept, Shard, packed, write_shard
+from spaceclip_plugin.training.cache.shards import CachedImage, CacheShard, Kept, packed, write_shard
 from spaceclip_plugin.training.cache.storage import STORAGES
 from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
@@ -140,7 +140,7 @@ class _Maker:
             if not self._path(number).exists():
                 missing.append(number)
                 continue
-            shard = Shard(self._path(number), key=self.key)
+            shard = CacheShard(self._path(number), key=self.key)
             shard.verify()
             shard.check_place(self._range(number))
             digests[number] = shard.sha256
@@ -218,7 +218,7 @@ class _Maker:
         there = {path.name for path in self.folder.glob("shard-*.safetensors")}
         for number in range(len(self.source) if there else 0):
             if self._path(number).name in there:
-                shard = Shard(self._path(number), key=self.key)
+                shard = CacheShard(self._path(number), key=self.key)
                 return shard.start // number if number else len(shard)
         return None
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin._tensor_files import NotedTensors, foreign_errors, mapped_tensors
-from spaceclip_plugin.errors import CheckpointError, TrainingError
+from spaceclip_plugin._tensor_files import NotedTensors, Shard, ShardWords
+from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.training.cache.storage import FeatureStorage
 
 _CONTEXT = "context"
@@ -24,6 +24,14 @@ _SHARDS = NotedTensors(
     keys=("key", "start", "names", "image_hw", "sha256"),
     signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=100_000_000,
+)
+_WORDS = ShardWords(
+    holds="the feature cache",
+    rows="images",
+    others="features of another host, data or setting",
+    instead="remove that cache, or give another folder",
+    misplaced="Remove the folder to have it made again",
+    again="continue the run",
 )
 
 
@@ -114,50 +122,16 @@ def write_shard(path: Path, images: Sequence[CachedImage], *, key: str, start: i
         ) from error
 
 
-class Shard:
-    """A file that `write_shard` wrote, for reading; its `sha256` is what was written down when it was made."""
+class CacheShard(Shard):
+    """A file that `write_shard` wrote, for reading."""
 
     def __init__(self, path: Path, *, key: str) -> None:
-        self.path = path
-        try:
-            header = _SHARDS.read_header(path)
-            self.sha256, self._note = header.sha256, header.note
-            self.start = int(self._note["start"])
-            self.names = tuple(str(name) for name in self._note["names"])
-            self.image_hw = tuple((int(height), int(width)) for height, width in self._note["image_hw"])
-            found = str(self._note["key"])
-            with foreign_errors(path):
-                self._file = mapped_tensors(path)
-                self._slices = {name: self._file.get_slice(name) for name in header.kinds}
-        except (CheckpointError, ValueError, TypeError) as error:
-            raise TrainingError(_damaged(path, f"it cannot be read ({error})")) from error
-        if found != key:
-            raise TrainingError(
-                f"the feature cache {str(path)!r} holds features of another host, data or setting "
-                f"(key {found[:12]}…, wanted {key[:12]}…); remove that cache, or give another folder"
-            )
+        super().__init__(path, _SHARDS, _WORDS, key=key)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def check_place(self, images: range) -> None:
-        """Check that the file holds these images of the source."""
-        if (self.start, len(self)) != (images.start, len(images)):
-            raise TrainingError(
-                f"the feature cache {str(self.path)!r} holds images {self.start} to {self.start + len(self) - 1}, "
-                f"expected {images.start} to {images.stop - 1}: files of it were renamed or left out. Remove the "
-                "folder to have it made again"
-            )
-
-    def verify(self) -> None:
-        """Read everything and compare with the digest."""
-        try:
-            with foreign_errors(self.path):
-                found = _SHARDS.digest(self._note, ((name, self._file.get_tensor(name)) for name in self._slices))
-        except CheckpointError as error:
-            raise TrainingError(_damaged(self.path, f"it cannot be read ({error})")) from error
-        if found != self.sha256:
-            raise TrainingError(_damaged(self.path, "its content is not what was written"))
+    def read_rows(self) -> None:
+        """Sizes of what the host sees of the images, and the tensors, of which rows are read."""
+        self.image_hw = tuple((int(height), int(width)) for height, width in self._note["image_hw"])
+        self._slices = {name: self._file.get_slice(name) for name in self._kinds}
 
     def depth_m(self, row: int) -> Tensor:
         """(H, W) metres of one image; (0, 0) where no targets were kept."""
@@ -183,10 +157,3 @@ def _hidden_name(tap: int) -> str:
 
 def _depth_name(row: int) -> str:
     return f"depth_m.{row:05}"
-
-
-def _damaged(path: Path, what: str) -> str:
-    return (
-        f"the feature cache {str(path)!r} is damaged: {what}. Remove that file and continue the run: it alone is made "
-        "again. If this happens twice, check the disk"
-    )

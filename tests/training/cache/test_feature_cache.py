@@ -22,7 +22,7 @@ from spaceclip_plugin.errors import CaptureError, DataError, TrainingError
 from spaceclip_plugin.evaluation.protocols import get_protocol
 from spaceclip_plugin.training.cache import maker
 from spaceclip_plugin.training.cache.feature_cache import FeatureCache, cache_index
-from spaceclip_plugin.training.cache.shards import Shard
+from spaceclip_plugin.training.cache.shards import CacheShard
 from spaceclip_plugin.training.features import Batch
 
 RANDOM = Augmentation.named("recommended")
@@ -278,7 +278,7 @@ class TestShards:
             content[place] ^= 1 << bit
             damaged.write_bytes(content)
             with pytest.raises(TrainingError, match=rf"{damaged.name}' (is damaged|holds features of another)"):
-                Shard(damaged, key=key).verify()
+                CacheShard(damaged, key=key).verify()
         with pytest.raises(TrainingError, match=rf"{damaged.name}' is damaged"):
             cached(attachment, scenes(6), tmp_path)
         damaged.unlink()
