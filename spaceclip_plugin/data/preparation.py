@@ -38,7 +38,11 @@ class ImagePreparation(Protocol):
 
     @property
     def kind(self) -> str:
-        """Where a photo lies in the tower's image, in words: "stretch", "letterbox, centre", "centre-crop"."""
+        """Where a photo lies in the tower's image: "stretch", "letterbox:centre", "centre-crop:256".
+
+        In words of `ImageGeometry.parse` where these can say it, whatever interpolates and fills; a head's config
+        keeps it.
+        """
 
     @property
     def image_hw(self) -> tuple[int, int]:

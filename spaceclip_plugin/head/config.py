@@ -16,10 +16,10 @@ from spaceclip_plugin.head.familiarity import FamiliarityOptions
 from spaceclip_plugin.towers.identity.fingerprint import MAX_BLOCKS, TowerFingerprint
 from spaceclip_plugin.towers.spec import CLS, CONTEXT_KINDS, TowerSpec
 
-# Format 2 has a `tower_fingerprint`, format 3 what `_SINCE_3` names, format 4 options that say so (`decoder.since`). A
-# config is written in the lowest format that can hold it, which older versions read.
-FORMAT_VERSION = 4
-_SINCE_3 = ("focal_length", "focal_length_assumed", "familiarity")
+# Format 2 has a `tower_fingerprint`, formats 3 and 5 what `_SINCE` names, format 4 options that say so
+# (`decoder.since`). A config is written in the lowest format that can hold it, which older versions read.
+FORMAT_VERSION = 5
+_SINCE = {"focal_length": 3, "focal_length_assumed": 3, "familiarity": 3, "preparation": 5}
 _FROM_OPTIONS = "(that of the options)"
 # Stands for the defaults of whatever architecture it is, and is never in a config that was made.
 _DEFAULTS: DecoderOptions = architectures.ARCHITECTURES[architectures.DEFAULT_ARCHITECTURE].options()
@@ -47,6 +47,8 @@ class DepthHeadConfig:
             other cameras are read as if taken by it, see `DepthMap.with_intrinsics`. None where unknown.
         focal_length_assumed: whether no training data told it.
         familiarity: what the head knows the images it was trained on by, see `Familiarity`; None: nothing.
+        preparation: how those images were laid in the tower's, `ImagePreparation.kind`: "stretch",
+            "letterbox:bottom-right". None where unknown.
 
     Raises:
         ConfigError: a value that its field cannot have, or options of another architecture.
@@ -75,6 +77,7 @@ class DepthHeadConfig:
     focal_length: FocalLength | None = None
     focal_length_assumed: bool = False
     familiarity: FamiliarityOptions | None = None
+    preparation: str | None = None
 
     def __post_init__(self) -> None:
         options = self.options
@@ -93,7 +96,7 @@ class DepthHeadConfig:
         if low >= high:
             raise ConfigError(f"depth_range_m must rise, got {self.depth_range_m!r}")
         object.__setattr__(self, "depth_range_m", (low, high))
-        for name in ("base_model", "base_model_revision", "trained_on"):
+        for name in ("base_model", "base_model_revision", "trained_on", "preparation"):
             if getattr(self, name) is not None:
                 _checks.text(name, getattr(self, name))
         self._check_fingerprint()
@@ -232,13 +235,13 @@ class DepthHeadConfig:
         values = dataclasses.asdict(self)
         new = new_options(type(self.options))
         held = [option.version for name, option in new.items() if getattr(self.options, name) != option.before]
-        version = 3 if any(values[name] for name in _SINCE_3) else 1 if self.tower_fingerprint is None else 2
-        version = max([version, *held])
+        held += [since for name, since in _SINCE.items() if values[name]]
+        version = max([1 if self.tower_fingerprint is None else 2, *held])
         for name, option in new.items():
             if option.version > version:
                 del values["options"][name]
-        if version < 3:
-            for name in _SINCE_3:
+        for name, since in _SINCE.items():
+            if since > version:
                 del values[name]
         if version < 2:
             del values["tower_fingerprint"]
@@ -265,9 +268,9 @@ class DepthHeadConfig:
         if has_fingerprint != (version > 1) or (version == 2 and not values["tower_fingerprint"]):
             raise ConfigError(f"config: a tower_fingerprint belongs to format 2 and later ones, this is {version}")
         values.setdefault("tower_fingerprint", None)
-        for name in _SINCE_3 if version < 3 else ():
+        for name in (name for name, since in _SINCE.items() if since > version):
             if name in values:
-                raise ConfigError(f"config: {name} belongs to format 3 and to no earlier one, this is {version}")
+                raise ConfigError(f"config: {name} belongs to format {_SINCE[name]} and later, this is {version}")
             values[name] = False if name == "focal_length_assumed" else None
         if "tap_fractions" not in values:
             raise ConfigError("config: missing key 'tap_fractions'; a saved config names it")

@@ -23,10 +23,11 @@ from spaceclip_plugin.errors import ConfigError
 Layout = Literal["stretch", "letterbox", "centre-crop"]
 
 ANCHORS: tuple[Anchor, ...] = ("centre", "bottom-right", "top-left")
-WAYS = "stretch, letterbox[:ANCHOR[:FILL]] or centre-crop"
+WAYS = "stretch, letterbox[:ANCHOR[:FILL]] or centre-crop[:RESIZE]"
 """What `ImageGeometry.parse` takes."""
 
-_LAYOUTS = ("stretch", "letterbox", "centre-crop")
+_MORE_WORDS = {"stretch": 0, "letterbox": 2, "centre-crop": 1}
+_LAYOUTS = tuple(_MORE_WORDS)
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,
@@ -89,17 +90,20 @@ class ImageGeometry:
 
     @classmethod
     def parse(cls, words: str) -> ImageGeometry:
-        """The geometry that a command line or a config names: `stretch`, `letterbox[:ANCHOR[:FILL]]`, `centre-crop`.
+        """The geometry that words name: `stretch`, `letterbox[:ANCHOR[:FILL]]` or `centre-crop[:RESIZE]`.
 
-        ANCHOR is centre, bottom-right or top-left; FILL a grey from 0 to 255, or R,G,B.
+        ANCHOR is centre, bottom-right or top-left; FILL a grey from 0 to 255, or R,G,B; RESIZE what the shorter side
+        is resized to before, 256, or both sides, height x width: 256x320.
 
         Raises:
-            ConfigError: it names none.
+            ConfigError: they name none.
         """
         layout, *more = words.split(":")
         _checks.choice("preparation of images", layout, _LAYOUTS)
-        if len(more) > (2 if layout == "letterbox" else 0):
+        if len(more) > _MORE_WORDS[layout]:
             raise ConfigError(f"images are prepared by {WAYS}, got {_checks.shown(words)}")
+        if layout == "centre-crop" and more:
+            return cls("centre-crop", resize=_resize(more[0]))
         anchor = more[0] if more else "centre"
         fill: tuple[int, ...] = (0, 0, 0)
         if len(more) == 2:
@@ -118,13 +122,15 @@ class ImageGeometry:
         if self.layout == "letterbox":
             words += [self.anchor, ",".join(map(str, self.fill))]
         if self.resize is not None:
-            words.append("x".join(map(str, self.resize if isinstance(self.resize, tuple) else [self.resize])))
+            words.append(_joined(self.resize))
         return "-".join([*words, self.resampling, "1"])
 
     @property
     def kind(self) -> str:
-        """Where the image lies, in words, whatever its size and however it is interpolated."""
-        return f"letterbox, {self.anchor}" if self.layout == "letterbox" else self.layout
+        """Where the image lies, in words that `parse` takes, whatever fills the rest and interpolates it."""
+        if self.layout == "letterbox":
+            return f"letterbox:{self.anchor}"
+        return self.layout if self.resize is None else f"{self.layout}:{_joined(self.resize)}"
 
     def mapping(self, camera_hw: tuple[int, int], tower_hw: tuple[int, int]) -> ImageMapping:
         """Where the pixels of an image of that size lie in the tower's.
@@ -205,3 +211,15 @@ def _short(tower_hw: tuple[int, int], camera_hw: tuple[int, int]) -> int:
         if resized[0] >= tower_hw[0] and resized[1] >= tower_hw[1]:
             return short
     raise ConfigError(f"an image of {camera_hw} cannot cover one of {tower_hw} (H, W) pixels")
+
+
+def _resize(words: str) -> int | tuple[int, int]:
+    """256 or (256, 320), of "256" or "256x320"."""
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5})?", words, re.ASCII):
+        raise ConfigError(f"what is resized to before a crop is 256, or 256x320 (HxW), got {_checks.shown(words)}")
+    height, _, width = words.partition("x")
+    return (int(height), int(width)) if width else int(height)
+
+
+def _joined(resize: int | tuple[int, int]) -> str:
+    return "x".join(map(str, resize if isinstance(resize, tuple) else [resize]))

@@ -162,7 +162,8 @@ class DepthTrainer:
         processes = Processes(self._device, workers=options.workers, log_with=options.log_with, folder=out)
         sources = {"train": train, "validation": validation, **({} if test is None else {"test": test})}
         self.head.familiarity = None  # what it may know of other images
-        self.head.config = dataclasses.replace(self.head.config, familiarity=None)
+        kind = self._preparation.kind
+        self.head.config = dataclasses.replace(self.head.config, familiarity=None, preparation=kind)
         told = {"untold": self._untold, "head": self._camera_of_head()}
         checked = checked_sources(sources, self._protocol, processes, **told, preparation=self._preparation)
         if predicts_empty(self.head.decoder):

@@ -97,6 +97,7 @@ def configs(draw: st.DrawFn) -> DepthHeadConfig:
         depth_range_m=(near, 2 * near),
         base_model=draw(said),
         trained_on=draw(said),
+        preparation=draw(said),
     )
 
 
@@ -327,7 +328,7 @@ class TestJson:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"format_version": 5}, "format_version must be 1 to 4, got 5; update"),
+            ({"format_version": 6}, "format_version must be 1 to 5, got 6; update"),
             *(({"format_version": v}, "format_version must be 1") for v in (True, 1.0, "1", None)),
             ({"widht": 3}, r"config: unknown key 'widht' \(did you mean 'width'\?\)"),
             ({"options": None}, "options must be an object, got None"),

@@ -316,7 +316,7 @@ class TestFiles:
             ({"focal_length": None, "focal_length_assumed": True}, "focal_length_assumed"),
             ({"format_version": 2}, "tower_fingerprint belongs to format 2"),
             ({"format_version": 1}, "tower_fingerprint belongs to format 2"),
-            ({"format_version": 5}, "format_version must be 1 to 4, got 5"),
+            ({"format_version": 6}, "format_version must be 1 to 5, got 6"),
         ],
     )
     def test_what_cannot_be_or_is_not_that_head(self, folder: Path, changes: dict[str, Any], named: str) -> None:

@@ -170,7 +170,7 @@ class TestConfigFile:
             ({"tap_fractions": [0.1, 0.5, 0.9]}, "tap_fractions must be [0.1666"),
             ({"tap_fractions": None}, "tap_fractions must be [0.1666"),
             ({"tap_fractions": [0.5]}, "tap_fractions must be a list of 3 values"),
-            ({"format_version": 5}, "format_version must be 1 to 4, got 5"),
+            ({"format_version": 6}, "format_version must be 1 to 5, got 6"),
             ({"format_version": 2}, "a tower_fingerprint belongs to format 2"),
             ({"architecture": "space-clop"}, "did you mean 'space-clip'"),
             ({"width": True}, "width must be an integer from 1 to 16384, got True"),

@@ -53,7 +53,7 @@ def fingerprint() -> TowerFingerprint | None:
 
 def main(architecture: str, version: str) -> None:
     torch.manual_seed(3)
-    newer = SINCE_4[architecture] if int(version) >= 4 else {}
+    newer = SINCE_4.get(architecture, {}) if int(version) >= 4 else {}
     config = DepthHeadConfig(
         options=dataclasses.replace(OPTIONS[architecture], **newer),
         width=12,
@@ -66,6 +66,7 @@ def main(architecture: str, version: str) -> None:
         trained_on="nothing: random numbers, kept to see that files stay readable",
         tower_fingerprint=fingerprint() if int(version) >= 2 else None,
         focal_length=(0.8, 1.1) if int(version) >= 3 else None,
+        preparation="letterbox:bottom-right" if int(version) >= 5 else None,
     )
     head = DepthHead(config).eval()
     with torch.no_grad():

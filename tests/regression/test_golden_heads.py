@@ -16,7 +16,7 @@ from spaceclip_plugin.head.decoder import new_options
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 GOLDEN = Path(__file__).with_name("golden")
-LAST_OF_ALL = 3  # later formats came with options of single architectures, and no other head is written in them
+OF_ALL = (1, 2, 3, 5)  # other formats came with options of single architectures, and no other head is written in them
 HEADS = sorted(path.parent for path in GOLDEN.glob("*/*/golden.safetensors"))
 FILES = {
     "format-1/space-clip/config.json": "83f676f757e4db1bb6160644b6312626436a3438a18ad3292604acec7bfc28ae",
@@ -40,6 +40,12 @@ FILES = {
     "format-4/tap-mixer/config.json": "a1e00885ad726168cce0c140ac4ae214d4cc883caf3411e959f89a12b9e6e42f",
     "format-4/tap-mixer/golden.safetensors": "a327a6b8132bcf42d05161b7c4513a4be10f8f5ab3b4b5868b3499d0b898e1d4",
     "format-4/tap-mixer/model.safetensors": "4305ab3f98ea494028203936f7be4cbdd664c58acc131b4015e89d1f4c072c45",
+    "format-5/space-clip/config.json": "e1f7cb9be29ff681db246d26e962c1fc82374539e1c36f00a08e6d9da0829089",
+    "format-5/space-clip/golden.safetensors": "6305d941edbc5bde8287eeb3074f73d04f08655358dc0401c21217059d62caae",
+    "format-5/space-clip/model.safetensors": "0c2c311af1cedce22b508449ef37eadcfa4e271358b793168255baad8b4efbc1",
+    "format-5/tap-mixer/config.json": "88b041c7d49be46efc1b2ef1abb144a420b95be41aed8b8f6c8aaf52d377e75d",
+    "format-5/tap-mixer/golden.safetensors": "a327a6b8132bcf42d05161b7c4513a4be10f8f5ab3b4b5868b3499d0b898e1d4",
+    "format-5/tap-mixer/model.safetensors": "6701a2c4f01fa22646259218cbb23f56cbd1b3a8cf0b9cdfd5e58d62bdd642b9",
 }
 """SHA-256 of every file: a golden file that is made anew is not golden."""
 
@@ -50,7 +56,7 @@ def test_the_files_are_those_that_were_released() -> None:
 
 
 def test_every_format_and_architecture_has_one() -> None:
-    wanted = {(f"format-{version}", name) for version in range(1, LAST_OF_ALL + 1) for name in ARCHITECTURES}
+    wanted = {(f"format-{version}", name) for version in OF_ALL for name in ARCHITECTURES}
     for name, kind in ARCHITECTURES.items():
         wanted |= {(f"format-{option.version}", name) for option in new_options(kind.options).values()}
     assert {(path.parent.name, path.name) for path in HEADS} == wanted
@@ -67,9 +73,11 @@ def test_the_depth_is_what_it_was(folder: Path) -> None:
     assert (head.config.tower_fingerprint is not None) == (folder.parent.name != "format-1")
     with torch.no_grad():
         output = vars(head(features, (40, 56)))
-    assert head.uses_pixels == (folder.parent.name == "format-4")
-    tells = folder.parent.name in ("format-3", "format-4")
-    assert (head.familiarity is not None) == (head.config.focal_length is not None) == tells
+    version = int(folder.parent.name.removeprefix("format-"))
+    assert head.config.to_dict()["format_version"] == version
+    assert head.uses_pixels == (folder.name == "tap-mixer" and version >= 4)
+    assert (head.familiarity is not None) == (head.config.focal_length is not None) == (version >= 3)
+    assert head.config.preparation == ("letterbox:bottom-right" if version >= 5 else None)
     if head.familiarity is not None:
         output["distance"] = head.familiarity.distance(hidden[head.familiarity.options.tap].mean(dim=(2, 3)))
     assert "depth_m" in golden

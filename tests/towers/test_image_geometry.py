@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ WORDS = {
     "letterbox:top-left:128": ImageGeometry("letterbox", "top-left", (128, 128, 128)),
     "letterbox:centre:1,2,3": ImageGeometry("letterbox", "centre", (1, 2, 3)),
     "centre-crop": ImageGeometry("centre-crop"),
+    "centre-crop:50": ImageGeometry("centre-crop", resize=50),
+    "centre-crop:40x60": ImageGeometry("centre-crop", resize=(40, 60)),
 }
 
 
@@ -48,6 +51,11 @@ def test_what_words_mean(words: str) -> None:
         "letterbox:centre:1,2",
         "letterbox:centre:0:0",
         "stretch:",
+        "centre-crop:0",
+        "centre-crop:short",
+        "centre-crop:40x",
+        "centre-crop:40x50x60",
+        "centre-crop:40:50",
     ],
 )
 def test_words_that_mean_nothing(words: str) -> None:
@@ -83,9 +91,12 @@ def test_what_decides_pixels_is_in_the_name() -> None:
         ImageGeometry("centre-crop", resize=(40, 50)),
     ]
     assert len({one.name for one in others}) == len(others)
-    assert {one.kind for one in others} == {
-        "stretch", "centre-crop", "letterbox, centre", "letterbox, bottom-right", "letterbox, top-left",
-    }  # fmt: skip
+
+
+@pytest.mark.parametrize("geometry", WORDS.values(), ids=WORDS.keys())
+def test_its_kind_is_in_words_that_lay_images_alike(geometry: ImageGeometry) -> None:
+    same = ImageGeometry.parse(replace(geometry, resampling="bilinear").kind)
+    assert same == replace(geometry, fill=(0, 0, 0))
 
 
 @pytest.mark.parametrize("hw", SIZES)

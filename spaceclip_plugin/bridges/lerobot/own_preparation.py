@@ -69,7 +69,7 @@ class OwnPreparation:
     @property
     def kind(self) -> str:
         """Where a photo lies."""
-        return f"letterbox, {self._family.anchor}"
+        return f"letterbox:{self._family.anchor}"
 
     @property
     def image_hw(self) -> tuple[int, int]:

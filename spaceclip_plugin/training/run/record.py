@@ -16,6 +16,7 @@ MUST_MATCH = (
     "shares",
 )  # fmt: skip
 SHOULD_MATCH = ("device", "torch", "threads")  # the last bits depend on them
+_SAID_TWICE = ("format_version", "tower_fingerprint", "preparation")
 _FLAGS = {"train": "data", "validation": "val", "test": "test"}
 _MAX_SHOWN = 120
 
@@ -32,13 +33,13 @@ def code_of(record: Mapping[str, object]) -> str:
 
 def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what says the same in two ways: the fingerprint in the head's config is of the host, whose
-    digest is compared, and its last digits may hang on the device; a format only says how the config is written.
-    Older runs, which do not say how they prepared photos, stretched them."""
+    digest is compared, and its last digits may hang on the device; a format only says how the config is written; the
+    config's preparation is the record's, and older runs lack it. Runs that name none at all stretched their photos."""
     record = {"preparation": ImageGeometry.STRETCH.name, **record}
     head = record.get("head")
     if not isinstance(head, Mapping):
         return record
-    kept = {key: value for key, value in head.items() if key not in ("format_version", "tower_fingerprint")}
+    kept = {key: value for key, value in head.items() if key not in _SAID_TWICE}
     return {**record, "head": kept}
 
 
