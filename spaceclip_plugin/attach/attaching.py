@@ -14,6 +14,7 @@ from spaceclip_plugin.attach.camera_lenses import CameraGeometry, CameraLenses
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
 from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, checked_cameras, declared_cameras
 from spaceclip_plugin.attach.host_state import tower_device
+from spaceclip_plugin.attach.preparation_match import match_images, warn_of_other_images
 from spaceclip_plugin.attach.recorder import FrameRecorder, UnreadFrames
 from spaceclip_plugin.attach.tower_match import WARN, check_tower
 from spaceclip_plugin.depth import ImageMapping, Intrinsics
@@ -101,7 +102,9 @@ def attach_depth_head(
     lenses = CameraLenses(intrinsics, head.config, order)
     lenses.check(mappings, found.spec.image_hw)
     recorder = FrameRecorder(found, head.taps, context=head.uses_context, unread=unread, pixels=head.uses_pixels)
-    attachment = DepthAttachment(host, head, recorder, order, CameraGeometry(mappings, lenses), match)
+    images = match_images(head.config, host, found.spec, declared=declared, said=mappings.said)
+    warn_of_other_images(images)
+    attachment = DepthAttachment(host, head, recorder, order, CameraGeometry(mappings, lenses, images), match)
     recorder.start()
     return attachment
 

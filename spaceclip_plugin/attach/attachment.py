@@ -18,6 +18,7 @@ from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
 from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
 from spaceclip_plugin.attach.host_state import eval_twin, run_alone
+from spaceclip_plugin.attach.preparation_match import match_preparation, warn_of_other_images
 from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.attach.tower_match import TowerMatch
@@ -88,12 +89,16 @@ class DepthAttachment:
     def preparation(self) -> ImagePreparation:
         """What makes the tower's images out of photos: as a user says, else as the host does it itself.
 
-        Where neither tells, photos are stretched.
+        Where neither tells, photos are stretched. A warning says where the head was trained on images that were laid
+        otherwise.
 
         Raises:
             HostError: the host says how it does it, in a way that is not understood.
         """
-        return preparation_of(self._host, self.tower)
+        found = preparation_of(self._host, self.tower)
+        if found.kind != self._geometry.images.here:  # else it was compared when the head was attached
+            warn_of_other_images(match_preparation(self.head.config, found))
+        return found
 
     @property
     def dropped(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from spaceclip_plugin.attach.camera_mappings import CameraMappings
 from spaceclip_plugin.attach.declared import CameraOrder, camera_name
 from spaceclip_plugin.attach.decoding import Decoded
+from spaceclip_plugin.attach.preparation_match import PreparationMatch
 from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.age import CountedAge
 from spaceclip_plugin.depth.camera import check_whole_image, same_aspect
@@ -78,10 +79,14 @@ class CameraLenses:
 
 @dataclass(frozen=True, eq=False)
 class CameraGeometry:
-    """All that an attachment knows of its cameras: how their images become the tower's, and their lenses."""
+    """All that an attachment knows of its cameras: how their images become the tower's, and their lenses.
+
+    `images` says how those compare with the head's.
+    """
 
     mappings: CameraMappings
     lenses: CameraLenses
+    images: PreparationMatch
 
     def applied(self, decoded: Decoded, head: DepthHead, *, camera: str | None, age: CountedAge) -> DepthMap:
         """A depth map under its camera's name, with its mapping, as familiar as it is, in its camera's metres."""

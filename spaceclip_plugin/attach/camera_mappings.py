@@ -44,6 +44,12 @@ class CameraMappings:
         if isinstance(self._said, dict) and self._said:
             _check_names(self._said, cameras)
 
+    @property
+    def said(self) -> tuple[ImageMapping, ...]:
+        """What a user says of all cameras or of each; empty where nothing is said."""
+        found = self._said.values() if isinstance(self._said, dict) else [self._said]
+        return tuple(mapping for mapping in found if mapping is not None)
+
     def of(self, camera: str) -> ImageMapping | None:
         """What was said, or else is declared, of a camera."""
         if isinstance(self._said, ImageMapping):

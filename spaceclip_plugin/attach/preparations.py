@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from torch import nn
 
-from spaceclip_plugin.attach.declared import declared_cameras
+from spaceclip_plugin.attach.declared import PolicyCameras, declared_cameras
 from spaceclip_plugin.data.preparation import DeclaredPreparation, ImagePreparation
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers import ImageGeometry, TowerSpec
@@ -23,10 +24,29 @@ def preparation_of(host: nn.Module, spec: TowerSpec) -> ImagePreparation:
         HostError: the host says how it does it, in a way that is not understood.
     """
     holders = [*lineage(host, spec.path)]
+    declared = declared_cameras(holders)
+    told = told_preparation(holders, spec, declared)
+    if told is not None:
+        return told
+    if declared is not None:
+        _logger.warning(
+            "how %s prepares photos is not known: they are stretched to its tower's image; say otherwise with "
+            "--preparation %s", declared.policy, WAYS,
+        )  # fmt: skip
+    return DeclaredPreparation(ImageGeometry.STRETCH, spec)
+
+
+def told_preparation(
+    holders: Sequence[nn.Module], spec: TowerSpec, declared: PolicyCameras | None
+) -> ImagePreparation | None:
+    """What a user, the policy or the host's own files tell of a tower with these holders; None where none does.
+
+    Raises:
+        HostError: see `preparation_of`.
+    """
     said = said_by_user(holders)
     if said is not None:
         return DeclaredPreparation(said, spec)
-    declared = declared_cameras(holders)
     if declared is not None and declared.preparation is not None:
         return declared.preparation
     found = said_by_host(holders)
@@ -35,9 +55,4 @@ def preparation_of(host: nn.Module, spec: TowerSpec) -> ImagePreparation:
             f"how the host prepares photos is not understood: {found.reason}. Say how they shall be: --preparation "
             f"{WAYS} (in Python ImageGeometry.parse(…).declare(host)); what is meant for its own images is not changed"
         )
-    if declared is not None and found is None:
-        _logger.warning(
-            "how %s prepares photos is not known: they are stretched to its tower's image; say otherwise with "
-            "--preparation %s", declared.policy, WAYS,
-        )  # fmt: skip
-    return DeclaredPreparation(ImageGeometry.STRETCH if found is None else found, spec)
+    return None if found is None else DeclaredPreparation(found, spec)

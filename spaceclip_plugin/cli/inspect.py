@@ -6,6 +6,10 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from torch import nn
+
+from spaceclip_plugin.attach.declared import declared_cameras
+from spaceclip_plugin.attach.preparation_match import match_images
 from spaceclip_plugin.attach.tower_match import match_tower
 from spaceclip_plugin.cli.flags import add_flags, add_head
 from spaceclip_plugin.cli.hosts import host_from
@@ -13,6 +17,7 @@ from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.depth.camera import focal_in_words
 from spaceclip_plugin.head import DepthHead, DepthHeadConfig
 from spaceclip_plugin.towers import Tower, find_towers
+from spaceclip_plugin.towers.adapter import lineage
 from spaceclip_plugin.towers.registry import find_tower, no_tower
 from spaceclip_plugin.training.config.shared import HostConfig
 
@@ -33,12 +38,12 @@ def run(args: argparse.Namespace) -> Result:
         towers = [find_tower(host, tower=args.tower, adapter=args.adapter)]
     if not towers:
         raise no_tower(host, adapter=args.adapter)
-    found = [_described(tower, head) for tower in towers]
+    found = [_described(tower, host, head) for tower in towers]
     text = f"{type(host).__name__}: {len(found)} vision tower{'s' * (len(found) > 1)}\n"
     return Result(text + "\n".join(_lines(tower) for tower in found), {"host": type(host).__name__, "towers": found})
 
 
-def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
+def _described(tower: Tower, host: nn.Module, head: DepthHeadConfig | None) -> dict[str, Any]:
     spec = tower.spec
     config = DepthHeadConfig.for_tower(spec) if head is None else head
     described = {
@@ -53,6 +58,8 @@ def _described(tower: Tower, head: DepthHeadConfig | None) -> dict[str, Any]:
         described["head"] = {"fits": not mismatches, "mismatches": mismatches, "trained_on": head.trained_on}
         described["head"]["camera"] = {"focal_length": head.focal_length, "assumed": head.focal_length_assumed}
         described["head"]["familiarity"] = head.familiarity is not None
+        images = match_images(head, host, spec, declared=declared_cameras(lineage(host, spec.path)))
+        described["head"]["images"] = {**asdict(images), "in_words": str(images)}
         if not mismatches:
             described["head"]["tower"] = _matched(tower, head)
     return described
@@ -92,6 +99,7 @@ def _lines(tower: dict[str, Any]) -> str:
         focal_length, assumed = head["camera"]["focal_length"], head["camera"]["assumed"]
         told = "not known" if focal_length is None else f"focal length {focal_in_words(focal_length)}"
         pairs["camera"] = f"{told}, assumed: no training data told it" if assumed else told
+        pairs["images"] = head["images"]["in_words"]
         pairs["familiar"] = "tells unfamiliar images" if head["familiarity"] else "does not tell unfamiliar images"
     return "\n".join(f"  {name:<10} {value}" for name, value in pairs.items()) + "\n"
 

@@ -55,6 +55,7 @@ def _lines(head: DepthHead, data: dict[str, Any]) -> list[str]:
         "knows it": "by a fingerprint of its weights" if config.tower_fingerprint else "not: it has no fingerprint",
         "depths": f"{near:g} to {far:g} m",
         "camera": config.camera_in_words,
+        "images": "not told" if config.preparation is None else f"prepared by {config.preparation}",
         "familiar": "not told: it was not learnt" if config.familiarity is None
         else f"told by hidden state {config.familiarity.tap}",
         "trained on": config.trained_on or "nothing: random weights, the depth means nothing",

@@ -166,6 +166,7 @@ for frame in depth.read():
             "fingerprint of the tower": "not known" if config.tower_fingerprint is None else "carried",
             "made for depths": f"{near:g} to {far:g} m",
             "its camera": self._camera(),
+            "its images": f"prepared by `{_plain(config.preparation)}`" if config.preparation else "not known",
             "knows unfamiliar images": "no" if config.familiarity is None else "yes",
             "written by": f"{LIBRARY_NAME} {__version__}",
         }
@@ -231,6 +232,7 @@ The tower was frozen and is unchanged: SHA-256 `{self._record["host_digest_after
 worse.
 - It knows depths from {near:g} to {far:g} m, and scenes like those it was trained on. {self._strangers()}
 - {self._lenses()}
+- {self._images()}
 - It is learnt, not measured: do not let it be the only thing between a robot and a person."""
 
     def _strangers(self) -> str:
@@ -254,6 +256,16 @@ worse.
         if not self.config.focal_length_assumed:
             return brought
         return f"{brought} No training data told that focal length: the scale may be off by one factor."
+
+    def _images(self) -> str:
+        if self.config.preparation is None:
+            return (
+                "It does not tell how its training images were prepared for the tower: other images give other metres."
+            )
+        return (
+            f"It learnt on images prepared by `{_plain(self.config.preparation)}`; others give other metres, and are "
+            "warned of where the host tells how it prepares them."
+        )
 
     def _licence(self) -> str:
         weights, data = self.details.license, self.details.data_license

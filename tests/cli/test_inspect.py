@@ -134,3 +134,30 @@ def test_a_known_and_an_unknown_tower_are_both_listed(capsys: pytest.CaptureFixt
     assert main(["inspect", "python:users_policy:known_and_unknown_eye", "--json"]) == 0
     towers = json.loads(capsys.readouterr().out)["towers"]
     assert [(tower["path"], tower["adapter"]) for tower in towers] == [("known", "timm-vit"), ("unknown", "structural")]
+
+
+@pytest.mark.parametrize(
+    ("trained", "flags", "verdict", "said"),
+    [
+        (None, [], "unknown", "not compared: the head does not tell"),
+        ("stretch", [], "unknown", "not compared: the host does not tell"),
+        ("stretch", ["--preparation", "stretch"], "same", "prepared as the head's were (stretch)"),
+        (
+            "letterbox:centre",
+            ["--preparation", "stretch"],
+            "other",
+            "prepared otherwise than the head's were (letterbox:centre, here stretch)",
+        ),
+    ],
+)
+def test_whether_images_are_prepared_as_the_heads_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: str | None, flags: list[str], verdict: str, said: str
+) -> None:
+    head = DepthHead.for_tower(build())
+    head.config = dataclasses.replace(head.config, preparation=trained)
+    argv = ["inspect", HOST, "--head", str(head.save_pretrained(tmp_path)), *flags]
+    assert main(argv) == 0
+    assert f"images     {said}" in capsys.readouterr().out
+    assert main([*argv, "--json"]) == 0
+    [tower] = json.loads(capsys.readouterr().out)["towers"]
+    assert (tower["head"]["images"]["verdict"], tower["head"]["images"]["trained"]) == (verdict, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from photo_world import Run, head, no_host, photo, predict, predicted
 from PIL import Image
+
+from spaceclip_plugin import DepthHead
 
 __all__ = ["head", "no_host", "predict"]  # fixtures
 
@@ -177,3 +180,19 @@ def test_depth_says_that_it_is_upright(predict: Run, tmp_path: Path) -> None:
                 assert image.getexif()[0x0112] == 1
                 if kind == "depth":
                     assert np.asarray(image).shape == ((12, 8) if orientation >= 5 else (8, 12))
+
+
+def test_photos_prepared_otherwise_than_the_heads_are_named(
+    tmp_path: Path, predict: Run, head: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    picky = DepthHead.from_pretrained(head)
+    picky.config = dataclasses.replace(picky.config, preparation="letterbox:centre")
+    other = picky.save_pretrained(tmp_path / "head")
+    wide = photo(tmp_path / "wide.png", (24, 40))
+    for flags, warned in (("letterbox", False), ("stretch", True), ("host", True)):
+        caplog.clear()
+        out = tmp_path / flags
+        assert predict("--head", other, "--preparation", flags, "--out", out, wide)[0] == 0
+        assert [record.levelname for record in caplog.records if "(letterbox:centre)" in record.getMessage()] == (
+            ["WARNING"] * warned
+        )

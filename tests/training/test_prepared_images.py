@@ -127,9 +127,9 @@ class TestCamera:
         assert boxed == pytest.approx((plain[0], plain[1] * 36 / 48))
 
 
-def run(host: nn.Module, out: Path, *, cache: str = "fp16", workers: int = 0) -> Any:
+def run(host: nn.Module, out: Path, *, cache: str = "fp16", workers: int = 0, head: DepthHead | None = None) -> Any:
     recipe = Recipe(epochs=1, batch_size=4, views=3, cache=cache)
-    trainer = DepthTrainer(host, tiny_mixer(host), recipe=recipe, protocol=PROTOCOL)
+    trainer = DepthTrainer(host, head or tiny_mixer(host), recipe=recipe, protocol=PROTOCOL)
     options = RunOptions(progress=False, workers=workers)
     return trainer.fit(wide_scenes(6), wide_scenes(3, seed=9), out, trained_on="scenes", options=options)
 
@@ -148,16 +148,29 @@ class TestRuns:
         # Features are kept in half precision.
         assert scored(host, result.head) == pytest.approx(result.validation.abs_rel, abs=2e-4)
         assert json.loads((tmp_path / "run" / "run.json").read_text())["preparation"] == ImageGeometry.parse(words).name
+        assert result.head.config.preparation == ImageGeometry.parse(words).kind
+        assert f"prepared by `{words}`" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("cache", [pytest.param("fp16", marks=pytest.mark.slow), "none"])
     def test_on_the_images_that_a_policy_makes(self, cache: str, tmp_path: Path) -> None:
         host = policy()
         result = run(host, tmp_path / "run", cache=cache)
         assert scored(host, result.head) == pytest.approx(result.validation.abs_rel, abs=2e-4)
+        assert result.head.config.preparation == "letterbox:bottom-right"
         said = json.loads((tmp_path / "run" / "run.json").read_text())["preparation"]
         assert said.startswith("SmolVLAPolicy.prepare_images of LeRobot ")
         ImageGeometry.STRETCH.declare(host)
         assert scored(host, result.head) != pytest.approx(result.validation.abs_rel, abs=1e-3)
+
+    def test_a_head_that_learns_anew_tells_of_its_new_images(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host = policy()
+        first = tiny_mixer(host)
+        first.config = replace(first.config, preparation="stretch")
+        result = run(host, tmp_path / "run", head=first)
+        assert result.head.config.preparation == "letterbox:bottom-right"
+        assert "prepared otherwise" not in caplog.text
 
     @pytest.mark.slow
     @pytest.mark.parametrize("cache", ["fp16", "none"])
@@ -171,6 +184,8 @@ class TestRuns:
         run(host, tmp_path / "run")
         record = json.loads((tmp_path / "run" / "run.json").read_text())
         before = {key: value for key, value in record.items() if key != "preparation"}
+        before["head"] = {key: value for key, value in record["head"].items() if key != "preparation"}
+        before["head"]["format_version"] = 4
         check_same_run(tmp_path, before, record)
         with pytest.raises(TrainingError, match="preparation was"):
             check_same_run(tmp_path, before, {**record, "preparation": "centre-crop-bicubic-1"})

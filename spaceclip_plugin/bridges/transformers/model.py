@@ -18,6 +18,7 @@ from typing_extensions import Self
 from spaceclip_plugin import DepthAttachment, DepthHead, attach_depth_head
 from spaceclip_plugin.attach import UnreadFrames
 from spaceclip_plugin.attach.host_state import eval_twin
+from spaceclip_plugin.attach.preparation_match import match_preparation, warn_of_other_images
 from spaceclip_plugin.bridges.transformers.checkpoint import (
     SpaceClipDepthConfig,
     build_tower,
@@ -29,8 +30,9 @@ from spaceclip_plugin.bridges.transformers.checkpoint import (
     write_model,
 )
 from spaceclip_plugin.bridges.transformers.one_device import one_device
+from spaceclip_plugin.data.preparation import DeclaredPreparation
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, SpaceClipError
-from spaceclip_plugin.towers import Tower, registry
+from spaceclip_plugin.towers import ImageGeometry, Tower, registry
 from spaceclip_plugin.towers.adapter import declared_statistics
 
 # What AutoModel and pipeline hand down and what changes nothing where a local folder is read and no code is loaded.
@@ -174,8 +176,11 @@ class SpaceClipForDepthEstimation(PreTrainedModel):  # type: ignore[no-untyped-c
         """An image processor of transformers that stretches photos to the tower's input size, as heads are trained.
 
         It gives the pixels of `data.prepare`; the one that transformers 5 makes of the saved file is up to one grey
-        level off. The host's own may crop: a pipeline then stretches the depth of the crop over the whole photo.
+        level off. The host's own may crop: a pipeline then stretches the depth of the crop over the whole photo. A
+        warning says where the head was trained on images that were not stretched.
         """
+        stretch = DeclaredPreparation(ImageGeometry.STRETCH, self._spec)
+        warn_of_other_images(match_preparation(self.head.config, stretch))
         height, width = self._spec.image_hw
         return image_processor_class()(
             size={"height": height, "width": width},

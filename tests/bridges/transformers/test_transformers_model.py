@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import logging
 import pickle
@@ -290,6 +291,15 @@ def test_the_image_processor_prepares_photos_as_heads_are_trained(
 ) -> None:
     pixels = model.image_processor()(images=photo, return_tensors="pt")["pixel_values"]
     assert torch.allclose(pixels, prepare([np.asarray(photo)], find_tower(clip_host()).spec), atol=1e-6)
+
+
+def test_a_head_that_learnt_on_images_that_are_not_stretched_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    host = clip_host()
+    head = small_head(host)
+    for words, warned in (("stretch", False), ("letterbox:centre", True)):
+        head.config = dataclasses.replace(head.config, preparation=words)
+        SpaceClipForDepthEstimation.from_host(host, head).image_processor()
+        assert ("letterbox:centre" in caplog.text) == warned
 
 
 def test_the_pipeline_of_a_live_model(model: SpaceClipForDepthEstimation, photo: Image.Image) -> None:
