@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> Result | None:
     else:
         text += f"\n  {done.predicted_frames} frames predicted in this run, {speed:.1f} a second, "
         text += f"{100 * (done.valid or 0):.1f} % of the pixels have depth"
+    if done.beyond:
+        text += f"\n  {100 * done.beyond:.2g} % of that was read beyond the head's range and is stored as the end of it"
     text += "\n  depth is predicted, not measured; meta/spaceclip_depth.json says by which head"
     data_out = {
         "out": str(args.out),
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> Result | None:
         "predicted_frames": done.predicted_frames,
         "frames_per_second": speed,
         "valid": done.valid,
+        "beyond": done.beyond,
         "features": list(done.features),
         "record": done.record,
     }

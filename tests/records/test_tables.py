@@ -23,6 +23,7 @@ TABLES = [
     ("host-overhead", "host_overhead", "table"),
     ("metaworld-heads", "metaworld_heads", "table"),
     ("nyu-heads", "nyu_heads", "table"),
+    ("policies", "policies", "table"),
     ("preset-cost", "preset_cost", "table"),
     ("robot-timing", "robot_timing", "table"),
     ("scale-filter", "scale_filter", "table"),

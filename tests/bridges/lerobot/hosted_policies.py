@@ -38,6 +38,7 @@ class HostedPolicy:
         build: makes the policy, given a folder for what it is made of.
         adapter, path: what finds its tower, and where.
         sizes: in force while it is built: sizes and tokenizers that its class fixes or fetches.
+        tiny: what can make it act, where the tests have an observation for it.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class HostedPolicy:
     adapter: str
     path: str
     sizes: Sizes = nullcontext
+    tiny: TinyPolicy | None = None
 
     def saved(self, folder: Path) -> Any:
         """The policy, after LeRobot wrote it into the folder; no weights of what it was made of are left."""
@@ -75,7 +77,7 @@ def _of(
             setattr(policy.config, field, str(folder))
         return policy
 
-    return HostedPolicy(kind, build, tiny.adapter, tiny.path, sizes)
+    return HostedPolicy(kind, build, tiny.adapter, tiny.path, sizes, tiny)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Small data sets without depth that lerobot itself wrote: two cameras, several episodes and tasks."""
+"""Small data sets that lerobot itself wrote: two cameras without depth, or one that has it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from spaceclip_plugin import DepthHead
 
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 HEIGHT, WIDTH = 48, 64
+MEASURED_HW = (96, 96)
 LENGTHS = (3, 5, 2)
 TASKS = ("look", "reach", "look")
 
@@ -63,6 +64,43 @@ def record(root: Path, *, video: bool, lengths: tuple[int, ...] = LENGTHS) -> Pa
         dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
     return root
+
+
+def record_measured(root: Path, seeds: range) -> Path:
+    """A data set whose only camera has depth: a frame for each seed, two to an episode, two frames a second."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    names = ["height", "width", "channels"]
+    features = {
+        FRONT: {"dtype": "image", "shape": (*MEASURED_HW, 3), "names": names},
+        f"{FRONT}_depth": {
+            "dtype": "image",
+            "shape": (*MEASURED_HW, 1),
+            "names": names,
+            "info": {"is_depth_map": True, "depth_unit": "mm"},
+        },
+        "action": {"dtype": "float32", "shape": (2,), "names": ["speed", "turn"]},
+    }
+    written = LeRobotDataset.create("lab/kitchen", fps=2, root=root, features=features, use_videos=False)
+    for seed in seeds:
+        image, depth_m = photo_and_depth(seed)
+        depth_mm = (1000 * depth_m).astype(np.uint16)[..., None]
+        written.add_frame(
+            {FRONT: image, f"{FRONT}_depth": depth_mm, "action": np.zeros(2, np.float32), "task": "drive"}
+        )
+        if seed % 2:
+            written.save_episode()
+    written.finalize()
+    return root
+
+
+def photo_and_depth(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 that no other seed gives, and (H, W) float32 metres."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: MEASURED_HW[0], : MEASURED_HW[1]]
+    depth_m = 0.5 + rows / MEASURED_HW[0] + generator.random() * columns / MEASURED_HW[1]
+    noise = generator.integers(0, 64, (*MEASURED_HW, 3))
+    return (100 * depth_m[..., None] % 192 + noise).astype(np.uint8), depth_m.astype(np.float32)
 
 
 def photo(episode: int, frame: int) -> np.ndarray:

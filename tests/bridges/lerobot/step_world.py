@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.policies.factory import make_pre_post_processors
@@ -16,6 +17,7 @@ from lerobot.processor import (
     UnnormalizerProcessorStep,
 )
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+from packed_policies import XVLA
 from small_heads import small_head
 from tiny_policy import CAMERA_HW, CAMERAS, TinyPolicy
 from torch import Tensor
@@ -97,3 +99,12 @@ def act(policy: Any, batch: dict[str, Any]) -> Tensor:
 
 def images_of(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name.startswith("observation.images")}
+
+
+def shown(tiny: TinyPolicy, photo: np.ndarray) -> dict[str, Any]:
+    """A batch with the photo in every camera, as the policy's preprocessor leaves it."""
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    if tiny is XVLA:  # whose preprocessor has a step for it
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        image = (image - mean[:, None, None]) / std[:, None, None]
+    return {**tiny.batch(1), **dict.fromkeys(CAMERAS, image)}

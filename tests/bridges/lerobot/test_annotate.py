@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -81,6 +82,21 @@ def test_depth_comes_back_as_it_was_predicted(recorded: Path, saved_head: Path, 
         assert np.abs(depth_m - truth).max() <= step_m + 1e-6
         np.testing.assert_array_equal(depth_m > 0, truth > 0)
     assert truth_m.std() > 0.01
+
+
+def test_depth_beyond_the_heads_range_is_stored_as_its_end_and_told(
+    recorded: Path, saved_head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth_m = expected_m(recorded, saved_head)
+    near_m, far_m = (float(value) for value in np.quantile(truth_m, (0.1, 0.8)))
+    narrow = head()
+    narrow.config = dataclasses.replace(narrow.config, depth_range_m=(near_m, far_m))
+    narrow.save_pretrained(tmp_path / "narrow")
+    assert main([*words(recorded, tmp_path / "rich", tmp_path / "narrow"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["beyond"] == pytest.approx(0.3, abs=0.02)
+    source = LeRobotData(str(tmp_path / "rich"), depth="predicted").open(units_per_metre=1.0)
+    for index, truth in enumerate(truth_m):
+        assert np.abs(source[index].depth_m - truth.clip(near_m, far_m)).max() < 0.002
 
 
 def test_everything_else_stays_as_it_was(recorded: Path, saved_head: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
+from recorded_sets import photo_and_depth, record_measured
 from row_policies import SMOLVLA
 from step_world import head_for, pipelines
 
@@ -22,41 +23,6 @@ from spaceclip_plugin.bridges.lerobot import dataset, points, steps
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "spaceclip_plugin" / "bridges" / "lerobot" / "README.md"
-IMAGE_HW = (96, 96)
-
-
-def photo_and_depth(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) uint8 that no other seed gives, and (H, W) float32 metres."""
-    generator = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: IMAGE_HW[0], : IMAGE_HW[1]]
-    depth_m = 0.5 + rows / IMAGE_HW[0] + generator.random() * columns / IMAGE_HW[1]
-    noise = generator.integers(0, 64, (*IMAGE_HW, 3))
-    return (100 * depth_m[..., None] % 192 + noise).astype(np.uint8), depth_m.astype(np.float32)
-
-
-def record(root: Path, seeds: range) -> None:
-    """A LeRobot data set whose only camera has depth."""
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    key, names = "observation.images.front", ["height", "width", "channels"]
-    features = {
-        key: {"dtype": "image", "shape": (*IMAGE_HW, 3), "names": names},
-        f"{key}_depth": {
-            "dtype": "image",
-            "shape": (*IMAGE_HW, 1),
-            "names": names,
-            "info": {"is_depth_map": True, "depth_unit": "mm"},
-        },
-        "action": {"dtype": "float32", "shape": (2,), "names": ["speed", "turn"]},
-    }
-    written = LeRobotDataset.create("lab/kitchen", fps=2, root=root, features=features, use_videos=False)
-    for seed in seeds:
-        photo, depth_m = photo_and_depth(seed)
-        depth_mm = (1000 * depth_m).astype(np.uint16)[..., None]
-        written.add_frame({key: photo, f"{key}_depth": depth_mm, "action": np.zeros(2, np.float32), "task": "drive"})
-        if seed % 2:
-            written.save_episode()
-    written.finalize()
 
 
 def lay_folder(root: Path, seeds: range) -> None:
@@ -80,7 +46,7 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in policy:
         part.save_pretrained(tmp_path / "my-policy")
     del policy, part
-    record(tmp_path / "kitchen", range(10))
+    record_measured(tmp_path / "kitchen", range(10))
     lay_folder(tmp_path / "labelled", range(20, 28))
     lay_folder(tmp_path / "measured", range(30, 32))
     run_guide(GUIDE, tmp_path, monkeypatch)

@@ -14,9 +14,9 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 
 from packed_policies import XVLA
 from row_policies import PI0, SMOLVLA
-from step_world import TOP, act, head_for
+from step_world import TOP, act, head_for, shown
 from tiny_policies import POLICIES
-from tiny_policy import CAMERAS, TinyPolicy
+from tiny_policy import TinyPolicy
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.data import DepthSample
@@ -32,15 +32,6 @@ padding_policies = pytest.mark.parametrize(
 
 def photos(count: int) -> list[np.ndarray]:
     return [np.random.default_rng(i).integers(0, 256, (*HW, 3), np.uint8) for i in range(count)]
-
-
-def shown(tiny: TinyPolicy, photo: np.ndarray) -> dict[str, Any]:
-    """A batch with the photo in every camera, as the policy's preprocessor leaves it."""
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
-    if tiny is XVLA:  # whose preprocessor has a step for it
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        image = (image - mean[:, None, None]) / std[:, None, None]
-    return {**tiny.batch(1), **dict.fromkeys(CAMERAS, image)}
 
 
 @padding_policies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from spaceclip_plugin.errors import ConfigError, DataError
 from spaceclip_plugin.evaluation import predict
 from spaceclip_plugin.training.processes import Processes
 
-_OUTSIDE = 1e-3  # of the farthest depth: what rounding may add to it
+_OUTSIDE = 1e-3  # of the depth at an end of the range: what rounding may put it beyond
 _MAX_BATCH = 4096
 
 
@@ -64,6 +65,8 @@ class Annotated:
         predicted_frames: in this run, by all processes.
         seconds: of the slowest of them.
         valid: share of the pixels with depth, of the frames of this run; None where there were none.
+        beyond: share of those with depth that the head read nearer or farther than its range, and that are stored as
+            the end of it, as evaluation scores them; None where there were no frames.
         features: the keys that were added.
         record: as written beside the data.
     """
@@ -73,6 +76,7 @@ class Annotated:
     predicted_frames: int
     seconds: float
     valid: float | None
+    beyond: float | None
     features: tuple[str, ...]
     record: dict[str, Any]
 
@@ -112,7 +116,7 @@ class Annotation:
         scale = self._scale()
         near_m, far_m = (scale * metres for metres in head.config.depth_range_m)
         storage = Storage(options.dtype or recording.dtype, options.unit, options.extras, (near_m, far_m))
-        self._far_m = far_m
+        self._range_m = (near_m, far_m)
         self._channels: tuple[Channel, ...] = storage.channels(recording.camera, head=digest)
         taken = [channel.key for channel in self._channels if channel.key in recording.features]
         if taken:
@@ -129,39 +133,41 @@ class Annotation:
         lengths, work = self._recording.lengths, self._work
         opened = work.opened(self._record)
         unfinished = processes.on_main(opened.__enter__)
-        start, frames, valid = time.perf_counter(), 0, 0
+        start, frames, valid, beyond = time.perf_counter(), 0, 0, 0
         try:
             if unfinished:
                 missing = processes.on_main(lambda: work.missing(len(lengths)))
-                for frames_done, pixels in processes.together(
+                for frames_done, known, outside in processes.together(
                     lambda: [self._episode(each, progress) for each in missing[processes.rank :: processes.count]]
                 ):
-                    frames, valid = frames + frames_done, valid + pixels
+                    frames, valid, beyond = frames + frames_done, valid + known, beyond + outside
             seconds = time.perf_counter() - start
             if unfinished:
                 processes.on_main(lambda: work.finish(self._recording, self._channels, self._files()))
         finally:
             if processes.main:
                 opened.__exit__(None, None, None)
-        totals = processes.gathered((frames, valid, seconds))
+        totals = processes.gathered((frames, valid, beyond, seconds))
         predicted = sum(total[0] for total in totals)
         pixels = predicted * self._recording.image_hw[0] * self._recording.image_hw[1]
+        known = sum(total[1] for total in totals)
         return Annotated(
             episodes=len(lengths),
             frames=sum(lengths),
             predicted_frames=predicted,
-            seconds=max(total[2] for total in totals),
-            valid=sum(total[1] for total in totals) / pixels if pixels else None,
+            seconds=max(total[3] for total in totals),
+            valid=known / pixels if pixels else None,
+            beyond=sum(total[2] for total in totals) / max(1, known) if pixels else None,
             features=tuple(channel.key for channel in self._channels),
             record=self._record,
         )
 
-    def _episode(self, episode: int, progress: Callable[[int], object]) -> tuple[int, int]:
-        """Write the depth of an episode; how many frames it has, and pixels with depth."""
-        valid = 0
+    def _episode(self, episode: int, progress: Callable[[int], object]) -> tuple[int, int, int]:
+        """Write the depth of an episode; how many frames it has, pixels with depth, and those beyond the range."""
+        valid, beyond, (near_m, far_m) = 0, 0, self._range_m
 
         def predicted() -> Iterator[DepthMap]:
-            nonlocal valid
+            nonlocal valid, beyond
             for photos in self._recording.batches(episode, size=self._options.batch):
                 depth = predict(
                     self._attachment,
@@ -170,17 +176,14 @@ class Annotation:
                     flip=self._options.flip,
                     intrinsics=self._camera,
                 )
-                if bool((depth.depth_m * depth.valid > self._far_m * (1 + _OUTSIDE)).any()):
-                    raise DataError(
-                        f"episode {episode} of {self._recording.place}: depth beyond {self._far_m:g} m, the farthest "
-                        "that the head says it gives; its config does not fit its weights"
-                    )
-                valid += int(depth.valid.sum())
-                yield depth
+                depth_m = depth.depth_m.clamp(near_m, far_m)
+                outside = (depth.depth_m - depth_m).abs() > _OUTSIDE * depth_m
+                valid, beyond = valid + int(depth.valid.sum()), beyond + int((outside & depth.valid).sum())
+                yield dataclasses.replace(depth, depth_m=depth_m)
                 progress(len(photos))
 
         write_episode(self._work.folder(episode), predicted(), self._channels, self._recording)
-        return self._recording.lengths[episode], valid
+        return self._recording.lengths[episode], valid, beyond
 
     def _scale(self) -> float:
         """What the head's metres are multiplied by for this camera, as one prediction tells."""
