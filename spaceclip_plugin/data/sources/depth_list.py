@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os.path
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -19,6 +20,8 @@ from spaceclip_plugin.data.sources.list_line import joined_names, words_of
 from spaceclip_plugin.data.sources.pair_source import PairSource
 from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, checked_units
 from spaceclip_plugin.errors import DataError
+
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ def _lines(path: Path) -> list[str]:
     if content.startswith(b"version https://git-lfs"):
         raise DataError(f"{path}: {expected}, but {next_step(path)}")
     try:
-        return content.decode("utf-8-sig").splitlines()
+        # Not splitlines, which also ends a line at characters that names of files may hold, such as U+2028.
+        return _LINE_END.split(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {expected} in UTF-8, but {error}; save it as UTF-8, if it is a list") from error
 

@@ -73,6 +73,14 @@ def test_blank_lines_comments_tabs_crlf_and_bom_are_no_trouble(folder: Path) -> 
     assert source.skipped == ()
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_a_line_ends_where_files_say_it_does_and_nowhere_else(folder: Path, character: str) -> None:
+    name = f"rgb/kitchen{character}1.png"
+    (folder / "rgb/0.png").rename(folder / name)
+    source = DepthList(write(folder, f'"{name}" depth/0.png\r\nrgb/1.png depth/1.png\rrgb/2.png depth/2.png'))
+    assert [int(sample.image[0, 0, 0]) for sample in source] == [0, 10, 20]
+
+
 def test_root_and_units(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write(tmp_path_factory.mktemp("lists"), lines(0))
     with pytest.raises(DataError, match=r"list.txt:1: no such file .*folder given as root"):
