@@ -16,7 +16,8 @@ from spaceclip_plugin.depth.depth_map import ASSUMED
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.errors import ConfigError
 
-METRES, MILLIMETRES = ENCODINGS = ("32FC1", "16UC1")
+METRES = "32FC1"
+ENCODINGS = (METRES, "16UC1")
 _NS_PER_S = 10**9
 
 
