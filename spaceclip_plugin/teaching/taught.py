@@ -21,6 +21,7 @@ from spaceclip_plugin.teaching.keeping import read_mask
 from spaceclip_plugin.teaching.record import TaughtRecord
 from spaceclip_plugin.teaching.shards import TaughtPhoto, TaughtShard
 from spaceclip_plugin.teaching.views import photo_intrinsics
+from spaceclip_plugin.training.data_camera import TellsCamera
 
 MASK_NAME = "mask.png"
 _OPEN_SHARDS = 64
@@ -137,6 +138,11 @@ class TaughtDepth:
         scale = self._scales[photo.clip]
         meaning = (self.record.key, number, self.record.keeping, self.record.mask, scale.scale, scale.shift)
         return photo_of(found) + sha256_of(repr(meaning))
+
+    def tells_camera(self, index: int) -> bool | None:
+        """Whether a photo has intrinsics; None where its source does not tell without reading it."""
+        source = self._source
+        return source.tells_camera(self._indices[index]) if isinstance(source, TellsCamera) else None
 
     @property
     def teachers(self) -> list[dict[str, Any]]:

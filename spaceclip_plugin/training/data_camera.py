@@ -41,8 +41,8 @@ _logger = logging.getLogger(__name__)
 class TellsCamera(Structural):
     """A source that knows without reading them which of its samples have intrinsics."""
 
-    def tells_camera(self, index: int) -> bool:
-        """Whether sample `index` has."""
+    def tells_camera(self, index: int) -> bool | None:
+        """Whether sample `index` has; None where that cannot be told without reading it."""
 
 
 @dataclass(frozen=True)
