@@ -17,7 +17,7 @@ from spaceclip_plugin.cli.data import SOURCE_HELP, add_reading, open_specs, skip
 from spaceclip_plugin.cli.flags import add_flags
 from spaceclip_plugin.cli.hosts import add_host, open_host
 from spaceclip_plugin.cli.outputs import Result
-from spaceclip_plugin.cli.taught_training import taught_data, taught_validation
+from spaceclip_plugin.cli.taught_training import RunTeaching
 from spaceclip_plugin.cli.train_config import SOURCE_FLAGS, new_run, resumed_run
 from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.errors import DataError
@@ -78,10 +78,11 @@ def run(args: argparse.Namespace) -> Result | None:
     check_launched()  # before a host is loaded for nothing
     config = new_run(args) if args.resume is None else resumed_run(args)
     out = args.out if args.resume is None else args.resume
+    teaching = RunTeaching(config, out)
     try:
         test = _opened(config, config.test) if config.test else None
-        validation = _opened(config, taught_validation(config, out))
-        train = _opened(config, taught_data(config, out))
+        validation = _opened(config, teaching.validation())
+        train = _opened(config, teaching.data())
     except DataError as error:
         if args.resume is None:
             raise

@@ -91,6 +91,27 @@ def test_what_was_taught_is_found_again(places: Path, asked: list[WallTeacher], 
     assert [teacher.asked for teacher in asked] == [6]
 
 
+def test_a_folder_is_one_teacher_by_either_path(places: Path, asked: list[WallTeacher], tmp_path: Path) -> None:
+    """A run that is continued reads the absolute one in its settings."""
+    words = ("--data", "folder:kitchen", "--cache", tmp_path / "shared", "--teacher")
+    assert train(places, *words, "hf:./wall") == 0
+    assert f"teacher: hf:{places}/wall\n" in (places / "run" / "config.yaml").read_text()
+    (places / "run").rename(places / "first")
+    assert train(places, *words, f"hf:{places}/wall") == 0
+    assert len(asked) == 1
+
+
+def test_a_teacher_is_loaded_once(
+    places: Path, asked: list[WallTeacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For training data of several sources, and for validation data where that has no depth."""
+    monkeypatch.setattr(taught_training, "RecordingSpec", FolderData)
+    monkeypatch.setattr(FolderData, "tells_depth", lambda spec: False, raising=False)
+    save_photos(tmp_path / "hall", 2)
+    assert train(places, "--data", "folder:kitchen", "--data", "folder:hall", "--teacher", "wall:1") == 0
+    assert [teacher.asked for teacher in asked] == [10]
+
+
 def test_a_run_whose_photos_are_taught_may_begin_again(
     places: Path, asked: list[WallTeacher], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ from spaceclip_plugin.training.config.strict_yaml import read_mapping, write_map
 from spaceclip_plugin.training.processes import TRACKERS
 from spaceclip_plugin.training.selection import named_like_a_test_set
 
+_FOLDER_OR_ID = "hf"  # teachers of this scheme are folders or ids on the Hub
 CODE = "python:"  # a host that starts with this is a function of the user's, which is called to get it
 SOURCES_OF_A_RUN = ("data", "validation", "test")
 _ANY_BLOCKS = 12  # of a tower that is not known yet
@@ -226,8 +227,17 @@ class RunConfig(ReadingConfig, HostConfig):
         for name in ("host_weights", "cache"):
             if isinstance(getattr(self, name), Path):
                 changes[name] = Path(os.path.abspath(base / getattr(self, name)))
+        if self.teacher is not None:
+            changes["teacher"] = _resolved_teacher(self.teacher, base)
         return dataclasses.replace(self, **changes)
 
     def to_yaml(self) -> str:
         """A text from which `from_file` gives this config back, its relative paths made absolute."""
         return _HEADER + write_mapping(self.resolved(Path.cwd()).to_mapping())
+
+
+def _resolved_teacher(name: str, base: Path) -> str:
+    """A teacher's name with the folder in it, if that is relative, made absolute: hf:./teacher, or hf:teacher/small."""
+    scheme, _, model = name.partition(":")
+    relative = model.startswith(("./", "../")) or (scheme == _FOLDER_OR_ID and (base / model).is_dir())
+    return f"{scheme}:{os.path.abspath(base / model)}" if relative else name

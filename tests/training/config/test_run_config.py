@@ -243,6 +243,23 @@ class TestPaths:
         assert config.data[1].source == FolderData("/abs/b")
         assert config.test[0].source == FolderData(str(tmp_path))
 
+    @pytest.mark.parametrize(
+        ("named", "meant"),
+        [
+            ("hf:./teacher", "hf:{}/teacher"),
+            ("hf:../teacher", "hf:{}/teacher"),
+            ("hf:lab/there", "hf:{}/lab/there"),
+            ("hf:lab/elsewhere", "hf:lab/elsewhere"),
+            ("hf:/abs/teacher", "hf:/abs/teacher"),
+            ("mine:lab/there", "mine:lab/there"),
+        ],
+    )
+    def test_a_teacher_in_a_folder_starts_there_too(self, tmp_path: Path, named: str, meant: str) -> None:
+        (tmp_path / "lab" / "there").mkdir(parents=True)
+        (tmp_path / "run.yaml").write_text(f"teacher: {named}\n")
+        start = tmp_path.parent if ".." in named else tmp_path
+        assert RunConfig.from_file(tmp_path / "run.yaml").teacher == meant.format(start)
+
     def test_a_relative_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "run.yaml").write_text(self.TEXT)
         monkeypatch.chdir(tmp_path)
