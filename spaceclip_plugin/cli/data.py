@@ -48,6 +48,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         help="every how many frames of LeRobot data sets one is taken (default: all of them, in training about two a "
         "second)",
     )
+    group.add_argument("--episodes", metavar="N-M,…", help="which of LeRobot data sets: 0-39,45 (default: all of them)")
 
 
 def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[SourceSpec]:
@@ -61,6 +62,12 @@ def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[So
         (args.root, f"--root {str(args.root)!r} is for the paths in a list", _LISTS, {"root": str(args.root)}),
         (args.camera, f"--camera {args.camera} is for LeRobot data sets", _RECORDINGS, {"camera": args.camera}),
         (args.stride, f"--stride {args.stride} is for LeRobot data sets", _RECORDINGS, {"stride": args.stride}),
+        (
+            args.episodes,
+            f"--episodes {args.episodes} is for LeRobot data sets",
+            _RECORDINGS,
+            {"episodes": args.episodes},
+        ),
     )
     for given, purpose, kinds, change in flags:
         if given is None:

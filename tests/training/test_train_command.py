@@ -146,6 +146,7 @@ class TestFlagsOverAConfig:
             "--ray-distance",
             "--camera",
             "--stride",
+            "--episodes",
             "--recipe",
             "--set",
         }

@@ -73,6 +73,10 @@ class TestSettings:
         config = config_of("--data", "lerobot:kitchen", "--val", "b")
         assert (spec_of(config.data).episodes, config.validation) == (None, listed("b"))
 
+    def test_episodes_that_are_named_are_split(self) -> None:
+        config = config_of("--data", "lerobot:kitchen", "--episodes", "2-5")
+        assert (spec_of(config.data).episodes, spec_of(config.validation).episodes) == ("2-3,5", "4")
+
     def test_a_settings_file_needs_no_validation_either(self, tmp_path: Path) -> None:
         (tmp_path / "s.yaml").write_text(
             "host: h\ndata: [{source: lerobot, path: kitchen, episodes: 2-5, stride: 3}]\nprotocol: nyu-eigen\n"
@@ -87,7 +91,7 @@ class TestSettings:
             config_of("--data", "lerobot:short")
 
     def test_flags_of_recordings_are_of_no_use_to_others(self) -> None:
-        for flag in (["--camera", "front"], ["--stride", "2"]):
+        for flag in (["--camera", "front"], ["--stride", "2"], ["--episodes", "0-3"]):
             with pytest.raises(ConfigError, match=f"{flag[0]} {flag[1]} is for LeRobot data sets"):
                 config_of("--data", "scenes:2", "--val", "scenes:1:1", *flag)
 
