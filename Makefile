@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= dev,export,sim,viz,ros,camera
+EXTRAS ?= dev,export,sim,viz,video,ros,camera
 
 .PHONY: demo test test-all test-matrix test-lerobot test-metaworld check setup clean
 

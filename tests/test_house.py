@@ -27,8 +27,8 @@ GROUND = {"errors", "_checks", "_files", "_digest", "_tensor_files"}
 # Rooms that stand beside the tower of floors: the core finds them through entry points.
 BEHIND_ENTRY_POINTS = {"spaceclip_adapters", "spaceclip_worlds", "bridges"}
 OPTIONAL = {
-    "accelerate", "cv2", "lerobot", "mcap", "mcap_ros2", "metaworld", "mujoco", "onnx", "onnxruntime", "onnxscript",
-    "open_clip", "rerun", "rosbags", "timm", "transformers",
+    "accelerate", "av", "cv2", "lerobot", "mcap", "mcap_ros2", "metaworld", "mujoco", "onnx", "onnxruntime",
+    "onnxscript", "open_clip", "rerun", "rosbags", "timm", "transformers",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ _COMMANDS = {
     "train": "Train a depth head on a frozen host; --recipe published for the published loss and settings.",
     "eval": "Score a head on a list or other data; metric scale, never aligned.",
     "predict": "Write depth of photos: 16-bit PNG in millimetres, a picture, and a point cloud when intrinsics are "
-    "given.",
+    "given; or of a video, as a video.",
     "annotate": "Write a LeRobot data set anew with the depth that a head gives of a camera's photos.",
     "convert": "Convert a published SPACE-CLIP checkpoint (.pt) into a head: config.json and model.safetensors.",
     "export": "Write a head as an ONNX file, hidden states to depth; done when ONNX Runtime gives torch's depth with "

@@ -24,10 +24,10 @@ def test_an_interruption(predict: Run, tmp_path: Path, monkeypatch: pytest.Monke
     given = ["--intrinsics", "8,8,4,4", "--out", tmp_path / "out", "--mcap", tmp_path / "all.mcap"]
     write = command.write_files
 
-    def stopped(job: command._Job, *args: object, **settings: object) -> None:
-        if job.photo.stem == "b":
+    def stopped(shot: command.Shot, *args: object, **settings: object) -> None:
+        if shot.source.stem == "b":
             raise KeyboardInterrupt
-        write(job, *args, **settings)
+        write(shot, *args, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "write_files", stopped)

@@ -1,0 +1,1 @@
+"""Videos through PyAV: their frames as photos, and pictures as a video."""
