@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spaceclip_plugin._digest import sha256_of
+from spaceclip_plugin._files import is_temporary
 from spaceclip_plugin.data import DepthSample, DepthSource
 from spaceclip_plugin.errors import DataError, TrainingError
 from spaceclip_plugin.teaching.evidence import measured_points
@@ -56,7 +57,7 @@ class Making:
 
     def prepare(self) -> int:
         """See that the disk has room, and say what it will cost; returns how many photos go into a shard."""
-        for left in self.folder.glob(".*.tmp.safetensors"):  # of a killed process
+        for left in filter(is_temporary, list(self.folder.iterdir())):  # of a killed process
             left.unlink()
         there = list(self.folder.glob("taught-*.safetensors"))
         size, images = self._bytes_of_a_photo(), len(self.source)

@@ -270,6 +270,14 @@ class TestInterrupted:
         assert teacher.asked == 2
         assert self.files(tmp_path) == whole
 
+    def test_what_was_half_written_goes(self, tmp_path: Path) -> None:
+        save_photos(tmp_path / "kitchen")
+        (tmp_path / "taught").mkdir()
+        for stem, suffix in (("taught-00001", "safetensors"), ("mask", "png"), ("teacher", "json")):
+            (tmp_path / "taught" / f".{stem}.0123456789ab.tmp.{suffix}").write_bytes(b"half")
+        taught(tmp_path)
+        assert [path.name for path in (tmp_path / "taught").glob(".*")] == [".lock"]
+
     def test_a_full_disk_is_told_beforehand(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save_photos(tmp_path / "kitchen")
         monkeypatch.setattr(making.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
