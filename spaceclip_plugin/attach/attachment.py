@@ -24,7 +24,7 @@ from spaceclip_plugin.attach.recorder import FrameRecorder
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport, measure
 from spaceclip_plugin.data.preparation import ImagePreparation
-from spaceclip_plugin.depth import DepthMap, ImageMapping
+from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.head import DepthHead
@@ -215,7 +215,7 @@ class DepthAttachment:
         *,
         camera: str | None = None,
         mapping: ImageMapping | Literal["host"] | None = "host",
-        lens: Literal["host"] | None = "host",
+        lens: Intrinsics | Literal["host"] | None = "host",
     ) -> None:
         """Run the tower alone, without the rest of the host, so that the next `read` gives depth of these images.
 
@@ -225,8 +225,9 @@ class DepthAttachment:
             camera: that they are of; None: told by order, where every camera is refreshed.
             mapping: how they were made out of the camera's images: as the host makes them, which is what the attachment
                 knows; by a mapping of their own; or None where that is not told.
-            lens: whose metres depth is in: "host": of the cameras whose intrinsics the attachment knows; None: of the
-                one that the head assumes, for photos of other cameras and where no mapping is told.
+            lens: whose metres depth is in: "host": of the cameras whose intrinsics the attachment knows; intrinsics of
+                the images' own camera, as for `DepthMap.with_intrinsics`; None: of the one that the head assumes, for
+                photos of other cameras and where no mapping is told.
 
         Raises:
             ConfigError: not such a tensor, an empty batch, no mapping or lens, or the attachment is closed.

@@ -93,6 +93,8 @@ class CameraGeometry:
         depth = self.mappings.applied(decoded.depth.relabelled(camera=camera, age=age), decoded)
         if decoded.features is not None:
             depth = _familiar(depth, decoded.features, head)
+        if isinstance(decoded.lens, Intrinsics):
+            return depth.with_intrinsics(decoded.lens)
         # Of images that someone made out of the camera's in a way that is not told, its lens is not known either.
         return depth if decoded.mapping is None or decoded.lens is None else self.lenses.applied(depth)
 

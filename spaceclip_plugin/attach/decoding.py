@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from spaceclip_plugin.attach.recorder import FrameRecorder
-from spaceclip_plugin.depth import DepthMap, ImageMapping
+from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.depth.padding import Borders, blank_and_borders
 from spaceclip_plugin.errors import CaptureError
@@ -28,7 +28,7 @@ class Decoded:
     borders: tuple[Borders, ...] | None  # of each image, where they were asked for and can still be told
     seen: SeenPart | None  # what of the images the tower read; None for all of it
     mapping: ImageMapping | Literal["host"] | None  # see `RawFrame.mapping`
-    lens: Literal["host"] | None  # see `RawFrame.lens`
+    lens: Intrinsics | Literal["host"] | None  # see `RawFrame.lens`
     features: TowerFeatures | None  # for a head that tells how familiar images are
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceclip_plugin.attach.recorder import FrameRecorder
-from spaceclip_plugin.depth import ImageMapping
+from spaceclip_plugin.depth import ImageMapping, Intrinsics
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.towers import Tower
 from spaceclip_plugin.towers.module_state import in_eval_mode
@@ -64,7 +64,7 @@ def run_alone(
     *,
     camera: str | None,
     mapping: ImageMapping | Literal["host"] | None,
-    lens: Literal["host"] | None,
+    lens: Intrinsics | Literal["host"] | None,
 ) -> None:
     """Run a tower without the rest of its host in eval mode; see `DepthAttachment.refresh`.
 
@@ -72,8 +72,8 @@ def run_alone(
     """
     if not (mapping is None or isinstance(mapping, ImageMapping) or (isinstance(mapping, str) and mapping == "host")):
         raise ConfigError(f'mapping of refresh is one ImageMapping, None or "host", got {mapping!r}')
-    if lens not in ("host", None):
-        raise ConfigError(f'lens of refresh is "host" or None, got {lens!r}; intrinsics go to with_intrinsics')
+    if not (lens is None or isinstance(lens, Intrinsics) or (isinstance(lens, str) and lens == "host")):
+        raise ConfigError(f'lens of refresh is Intrinsics, None or "host", got {lens!r}')
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] != 3 or 0 in pixels.shape:
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
         raise ConfigError(f"refresh takes a non-empty batch of images (B, 3, H, W), got {shape}")

@@ -56,10 +56,10 @@ def predict(
         torch.Size([1, 48, 64])
     """
     # A photo does not grow old while others are predicted.
-    plain = _one_run(attachment, images, output_hw).relabelled(age=0)
+    plain = _one_run(attachment, images, output_hw, None if flip else intrinsics).relabelled(age=0)
     if not flip:
-        return plain if intrinsics is None else plain.with_intrinsics(intrinsics)
-    mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw)
+        return plain
+    mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw, None)
     image_hw = (images[0].shape[0], images[0].shape[1])
     seen = seen_pixels(attachment, image_hw, output_hw=output_hw).to(plain.valid.device)
     turned = seen.flip(-1)
@@ -107,7 +107,10 @@ def _mapping(attachment: DepthAttachment, image_hw: tuple[int, int]) -> ImageMap
 
 
 def _one_run(
-    attachment: DepthAttachment, images: Sequence[npt.NDArray[np.uint8]], output_hw: tuple[int, int]
+    attachment: DepthAttachment,
+    images: Sequence[npt.NDArray[np.uint8]],
+    output_hw: tuple[int, int],
+    lens: Intrinsics | None,
 ) -> DepthMap:
     pixels = attachment.preparation(images)
     sizes = dict.fromkeys((image.shape[0], image.shape[1]) for image in images)
@@ -119,7 +122,7 @@ def _one_run(
             "those of each size by themselves"
         )
     mapping = found.pop()
-    attachment.refresh(pixels, mapping=mapping, lens=None)
+    attachment.refresh(pixels, mapping=mapping, lens=lens)
     if mapping is None:
         return attachment.read(output_hw)[-1]
     return over_photo(attachment.read()[-1], output_hw)

@@ -16,7 +16,7 @@ from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers.seen_part import SeenPart
 
 if TYPE_CHECKING:
-    from spaceclip_plugin.depth import ImageMapping
+    from spaceclip_plugin.depth import ImageMapping, Intrinsics
     from spaceclip_plugin.towers.adapter import Adapter
 
 # Kinds of a tower's global vector.
@@ -190,7 +190,8 @@ class RawFrame:
         camera: name of the camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
-        lens: whose metres depth is brought to: "host": of the cameras that the attachment knows; None: of none.
+        lens: whose metres depth is brought to: "host": of the cameras that the attachment knows; intrinsics of the
+            images' own camera; None: of none.
 
     Example:
         >>> import torch
@@ -210,7 +211,7 @@ class RawFrame:
     pixels_version: int | None = None
     camera: str | None = None
     mapping: ImageMapping | Literal["host"] | None = "host"
-    lens: Literal["host"] | None = "host"
+    lens: Intrinsics | Literal["host"] | None = "host"
 
     @property
     def pixels(self) -> Tensor | None:

@@ -140,6 +140,27 @@ class TestWhichCamera:
             assert reader.latest.intrinsics == depth.latest_of("top").intrinsics == PADDED.to_tower(TOP)
 
 
+class TestImagesOfAnotherCamera:
+    """Of `refresh`, whose images may be anyone's."""
+
+    @pytest.mark.parametrize("mapping", [PADDED, CROPPED, None], ids=["padded", "cropped", "not told"])
+    def test_intrinsics_of_their_own(self, host: nn.Module, head: DepthHead, mapping: ImageMapping | None) -> None:
+        with attach_depth_head(host, head, cameras={"top": TOP}, mapping=SQUASHED) as depth:
+            depth.refresh(images(0), mapping=mapping, lens=None)
+            [bare] = depth.read()
+            depth.refresh(images(0), mapping=mapping, lens=WRIST)
+            [found] = depth.read()
+        expected = bare.with_intrinsics(WRIST)
+        assert (bare.lens, found.lens) == ("assumed", "known")
+        assert found.intrinsics == expected.intrinsics
+        torch.testing.assert_close(found.depth_m, expected.depth_m, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("wrong", ["camera", 1, TOP.matrix(), {"top": TOP}])
+    def test_what_is_no_lens(self, host: nn.Module, head: DepthHead, wrong: Any) -> None:
+        with attach_depth_head(host, head) as depth, pytest.raises(ConfigError, match="lens of refresh"):
+            depth.refresh(images(0), lens=wrong)
+
+
 class TestNoMapping:
     @pytest.mark.parametrize("image_hw", [(32, 32), (16, 16), (480, 480)])
     def test_of_a_camera_as_square_as_the_tower(
