@@ -1,1 +1,1 @@
-"""Meta-World's fifty manipulation tasks, drawn with exact depth by MuJoCo: the data source `metaworld:`."""
+"""Meta-World's fifty manipulation tasks, drawn with exact depth by MuJoCo: the data source `metaworld:`, and clips."""

@@ -72,30 +72,13 @@ class Easel:
     def draw(self, generator: np.random.Generator) -> Frame:
         """What one of the cameras sees now; the generator chooses which, and where it stands."""
         name = self._picture.cameras[generator.integers(len(self._picture.cameras))]
-        pose, fovy_rad = self._named(name)
+        pose, fovy_rad = self.place(name)
         if self._picture.look == VARIED:
             pose, fovy_rad = moved(name, pose, generator), other_fovy_rad(fovy_rad, generator)
-        self._point(pose, fovy_rad)
-        self._renderer.update_scene(self._data, self._lens, self._all)
-        image = np.array(self._renderer.render(), dtype=np.uint8)
-        self._renderer.update_scene(self._data, self._lens, self._solid)
-        self._renderer.enable_depth_rendering()
-        depth_m = np.array(self._renderer.render(), dtype=np.float32)
-        self._renderer.disable_depth_rendering()
-        # What was never drawn on keeps the depth of the far plane, over 100 m; Meta-World's floor ends after 4 m.
-        far_m = self._model.vis.map.zfar * self._model.stat.extent
-        depth_m[depth_m > 0.5 * far_m] = _NOTHING
-        return Frame(image, depth_m, Intrinsics.from_fovy(fovy_rad, self._picture.image_hw), name, pose)
+        self.point(pose, fovy_rad)
+        return Frame(self.image(), self.depth_m(), Intrinsics.from_fovy(fovy_rad, self._picture.image_hw), name, pose)
 
-    def _panes(self) -> npt.NDArray[np.bool_]:
-        """(geoms,): those that are drawn, and seen through."""
-        material = self._model.geom_matid
-        opacity = np.where(material >= 0, self._model.mat_rgba[material, 3], self._model.geom_rgba[:, 3])
-        drawn = np.array(self._solid.geomgroup, dtype=bool)[self._model.geom_group]
-        panes: npt.NDArray[np.bool_] = drawn & (opacity < _SEE_THROUGH)
-        return panes
-
-    def _named(self, name: str) -> tuple[Pose, float]:
+    def place(self, name: str) -> tuple[Pose, float]:
         """Where the camera of that name stands, upright, and its vertical field of view."""
         self._mujoco.mj_camlight(self._model, self._data)  # the lens may stand elsewhere since the last picture
         index = self._model.camera(name).id
@@ -105,9 +88,41 @@ class Easel:
         pose[:3, 3] = self._data.cam_xpos[index]
         return upright(name, pose), math.radians(self._fovy_deg[index])
 
-    def _point(self, pose: Pose, fovy_rad: float) -> None:
+    def point(self, pose: Pose, fovy_rad: float) -> None:
         """Put the lens somewhere. Through MuJoCo's data, since the model would need `mj_forward`, which moves the marks
         of goals away from where Meta-World put them."""
         self._data.cam_xpos[self._lens] = pose[:3, 3]
         self._data.cam_xmat[self._lens] = (pose[:3, :3] * [1.0, -1.0, -1.0]).ravel()
         self._model.cam_fovy[self._lens] = math.degrees(fovy_rad)
+
+    def image(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) RGB through the lens."""
+        self._renderer.update_scene(self._data, self._lens, self._all)
+        return np.array(self._renderer.render(), dtype=np.uint8)
+
+    def depth_m(self) -> npt.NDArray[np.float32]:
+        """(H, W) metres along the optical axis, infinite where nothing is."""
+        self._renderer.update_scene(self._data, self._lens, self._solid)
+        self._renderer.enable_depth_rendering()
+        depth_m = np.array(self._renderer.render(), dtype=np.float32)
+        self._renderer.disable_depth_rendering()
+        # What was never drawn on keeps the depth of the far plane, over 100 m; Meta-World's floor ends after 4 m.
+        far_m = self._model.vis.map.zfar * self._model.stat.extent
+        depth_m[depth_m > 0.5 * far_m] = _NOTHING
+        return depth_m
+
+    def parts(self) -> npt.NDArray[np.int32]:
+        """(H, W, 2): the number and the kind (`mjtObj`) of what has that depth, both -1 where nothing is."""
+        self._renderer.update_scene(self._data, self._lens, self._solid)
+        self._renderer.enable_segmentation_rendering()
+        parts = np.array(self._renderer.render(), dtype=np.int32)
+        self._renderer.disable_segmentation_rendering()
+        return parts
+
+    def _panes(self) -> npt.NDArray[np.bool_]:
+        """(geoms,): those that are drawn, and seen through."""
+        material = self._model.geom_matid
+        opacity = np.where(material >= 0, self._model.mat_rgba[material, 3], self._model.geom_rgba[:, 3])
+        drawn = np.array(self._solid.geomgroup, dtype=bool)[self._model.geom_group]
+        panes: npt.NDArray[np.bool_] = drawn & (opacity < _SEE_THROUGH)
+        return panes

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
 
 from spaceclip_plugin import Intrinsics
 from spaceclip_plugin._files import atomic_path
 from spaceclip_plugin._tensor_files import NotedTensors, load_tensors
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_worlds.metaworld.cameras import Pose
+from spaceclip_worlds.metaworld.packing import packed_depth, packed_image, unpacked_depth, unpacked_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ _FILES = NotedTensors(
 
 
 def write_frame(path: Path, frame: Frame, *, shows: str) -> None:
-    """Keep a frame without loss, in about 110 kB for 224 x 224 pixels: a PNG, and depth by `_packed`.
+    """Keep a frame without loss, in about 110 kB for 224 x 224 pixels: a PNG, and depth by `packed_depth`.
 
     Args:
         path: of the file, which is whole or absent at any time.
@@ -61,8 +58,6 @@ def write_frame(path: Path, frame: Frame, *, shows: str) -> None:
         ConfigError: there can be no file.
         OSError: the disk is full, say.
     """
-    png = io.BytesIO()
-    Image.fromarray(frame.image).save(png, "png")
     note = {
         "shows": shows,
         "camera": frame.camera,
@@ -70,7 +65,7 @@ def write_frame(path: Path, frame: Frame, *, shows: str) -> None:
         "camera_to_world": frame.camera_to_world.tolist(),
     }
     with atomic_path(path) as temporary:
-        _FILES.write(temporary, {"png": _tensor(png.getvalue()), "depth": _tensor(_packed(frame.depth_m))}, note)
+        _FILES.write(temporary, {"png": packed_image(frame.image), "depth": packed_depth(frame.depth_m)}, note)
 
 
 def read_frame(path: Path, *, shows: str) -> Frame:
@@ -85,8 +80,8 @@ def read_frame(path: Path, *, shows: str) -> Frame:
         raise CheckpointError(f"{str(path)!r} is damaged: its content is not what was written")
     if header.note["shows"] != shows:
         raise CheckpointError(f"{str(path)!r} shows {header.note['shows']!r}, expected {shows!r}; it was renamed")
-    image = np.array(Image.open(io.BytesIO(tensors["png"].numpy().tobytes())))
-    depth_m = _unpacked(tensors["depth"].numpy().tobytes(), image.shape[:2])
+    image = unpacked_image(tensors["png"])
+    depth_m = unpacked_depth(tensors["depth"], (image.shape[0], image.shape[1]))
     return _frame(image, depth_m, header.note)
 
 
@@ -95,19 +90,3 @@ def _frame(image: npt.NDArray[np.uint8], depth_m: npt.NDArray[np.float32], note:
     focal_px = float(note["focal_px"])
     intrinsics = Intrinsics(focal_px, focal_px, 0.5 * width, 0.5 * height, (height, width))
     return Frame(image, depth_m, intrinsics, note["camera"], np.array(note["camera_to_world"]))
-
-
-def _packed(depth_m: npt.NDArray[np.float32]) -> bytes:
-    """Half of what zlib alone makes of it: differences along the rows, as integers, and their bytes by significance."""
-    steps = np.diff(depth_m.view(np.uint32), axis=1, prepend=np.uint32(0))
-    return zlib.compress(steps.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes())
-
-
-def _unpacked(packed: bytes, hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(4, -1)
-    steps = np.ascontiguousarray(planes.T).view("<u4").reshape(hw)
-    return np.cumsum(steps, axis=1, dtype=np.uint32).view(np.float32)
-
-
-def _tensor(content: bytes) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
+from typing_extensions import Self
 
 from spaceclip_plugin._files import is_temporary
 from spaceclip_plugin.errors import CheckpointError, DataError
@@ -29,6 +33,17 @@ class Order:
     folder: str
     key: str
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Self:
+        """From its fields as JSON knows them."""
+        picture = fields["picture"]
+        height, width = picture["image_hw"]
+        what = Picture((height, width), tuple(picture["cameras"]), picture["look"])
+        return cls(Episode(**fields["episode"]), what, fields["folder"], fields["key"])
+
+    def __str__(self) -> str:
+        return str(self.episode)
+
     def file(self, number: int) -> Path:
         """The file of one of the episode's frames."""
         return Path(self.folder) / f"{self.episode.visit:06d}-{number}.safetensors"
@@ -44,21 +59,12 @@ class Order:
             ConfigError: there is nothing to draw with, or no folder can be made.
             DataError: the files cannot be written.
         """
-        folder = Path(self.folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):
-                if all(self._is_there(number) for number in range(FRAMES)):
-                    return
-                for left in filter(is_temporary, folder.iterdir()):  # of a killed process
-                    left.unlink()
-                for number, frame in enumerate(draw_episode(self.episode, self.picture)):
-                    write_frame(self.file(number), frame, shows=self.shows(number))
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"cannot keep drawn images in {self.folder!r}: {error}; free disk space, or name another folder: "
-                "cache: in a config, or the environment variable XDG_CACHE_HOME"
-            ) from error
+        with drawing_into(Path(self.folder)) as folder:
+            if all(self._is_there(number) for number in range(FRAMES)):
+                return
+            clear(folder)
+            for number, frame in enumerate(draw_episode(self.episode, self.picture)):
+                write_frame(self.file(number), frame, shows=self.shows(number))
 
     def _is_there(self, number: int) -> bool:
         try:
@@ -66,3 +72,28 @@ class Order:
         except CheckpointError:
             return False
         return True
+
+
+@contextmanager
+def drawing_into(folder: Path) -> Iterator[Path]:
+    """Be the only process that draws into a folder, which is made.
+
+    Raises:
+        ConfigError: it cannot be made.
+        DataError: files cannot be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            yield folder
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"cannot keep drawn images in {str(folder)!r}: {error}; free disk space, or name another folder: "
+            "cache: in a config, or the environment variable XDG_CACHE_HOME"
+        ) from error
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left behind of the files it was writing."""
+    for left in filter(is_temporary, folder.iterdir()):
+        left.unlink()

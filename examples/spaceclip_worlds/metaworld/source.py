@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
-from spaceclip_plugin._digest import code_digest, sha256_of
+from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.data import DepthSample
-from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 from spaceclip_worlds.metaworld.cameras import Pose
 from spaceclip_worlds.metaworld.episode import FRAMES, Picture, episode_of
 from spaceclip_worlds.metaworld.frame import Frame, read_frame
+from spaceclip_worlds.metaworld.kept import kept
+from spaceclip_worlds.metaworld.key import picture_key
 from spaceclip_worlds.metaworld.order import Order
-from spaceclip_worlds.metaworld.studio import studio
-
-_DRAW_NOTHING = ("source.py", "spec.py", "order.py", "studio.py")
-"""Files here that can change without a picture's changing."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,16 +61,7 @@ class MetaWorldScenes:
         """Picture `index` with its camera; errors as for indexing."""
         order, number = self._place(index)
         path, shows = order.file(number), order.shows(number)
-        if path.exists():
-            try:
-                return read_frame(path, shows=shows)
-            except CheckpointError as error:
-                _log.warning("%s; it is drawn again", error)
-        studio().carry_out(order)
-        try:
-            return read_frame(path, shows=shows)
-        except CheckpointError as error:
-            raise DataError(f"{error}, though it was drawn just now; check the disk of {str(self.folder)!r}") from error
+        return kept(path, order, lambda: read_frame(path, shows=shows))
 
     def pose(self, index: int) -> Pose:
         """Where the camera of picture `index` stands: (4, 4) camera to world in metres, camera axes x right, y down,
@@ -101,31 +84,6 @@ class MetaWorldScenes:
         if not 0 <= index < self.count:
             raise IndexError(f"picture {index} of {self.count}; pictures are counted from 0")
         episode = episode_of(index, seed=self.seed, split=self.split, tasks=self.tasks)
-        key = _key(self.picture)
+        key = picture_key(self.picture)
         folder = self.folder / key[:16] / f"{self.split}-{self.seed}" / episode.task
         return Order(episode, self.picture, str(folder), key), index % FRAMES
-
-
-def check_installed() -> None:
-    """Raise a ConfigError that names the extra, where what draws is not installed."""
-    _versions()
-
-
-@functools.lru_cache
-def _key(picture: Picture) -> str:
-    """SHA-256 (hex) of what decides the pictures of an episode, beside the episode itself."""
-    here = Path(__file__).parent
-    textures = (here.parent / "render" / "textures.py").read_bytes()
-    drawing = code_digest(here, without=_DRAW_NOTHING)
-    return sha256_of(f"{picture!r} {_versions()} {drawing} ", textures.replace(b"\r\n", b"\n"))
-
-
-@functools.lru_cache
-def _versions() -> str:
-    try:
-        return ", ".join(f"{package} {metadata.version(package)}" for package in ("metaworld", "mujoco", "numpy"))
-    except metadata.PackageNotFoundError as error:
-        raise ConfigError(
-            f"the data source metaworld draws with {error.name}, which is not installed; "
-            "pip install 'spaceclip-plugin[metaworld]'"
-        ) from error

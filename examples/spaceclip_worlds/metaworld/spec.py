@@ -16,7 +16,8 @@ from spaceclip_plugin.data.sources.spec import absolute, checked_path
 from spaceclip_plugin.errors import ConfigError, nearest
 from spaceclip_worlds.metaworld.cameras import CAMERAS
 from spaceclip_worlds.metaworld.episode import LOOKS, VARIED, Picture
-from spaceclip_worlds.metaworld.source import MetaWorldScenes, check_installed
+from spaceclip_worlds.metaworld.key import versions
+from spaceclip_worlds.metaworld.source import MetaWorldScenes
 from spaceclip_worlds.metaworld.tasks import SPLITS, TRAIN
 
 _MAX = 10**9
@@ -111,7 +112,7 @@ class MetaWorldData:
         Raises:
             ConfigError: Meta-World is not installed.
         """
-        check_installed()
+        versions()  # refuses where something is missing, before the first picture is wanted
         picture = Picture((self.height_px, self.width_px), self._cameras(), self.look)
         folder = Path(self.cache).absolute() if self.cache is not None else default_cache()
         return MetaWorldScenes(self.count, self.seed, self.split, self._tasks(), picture, folder)

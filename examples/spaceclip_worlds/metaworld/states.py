@@ -13,7 +13,7 @@ LAST_STEP = 150
 """By then most scripted policies are done."""
 
 _HELD = 0.9  # share of an error that stays to the next step: the arm strays, where white noise would make it tremble
-_ERRORS = (0.02, 0.3)  # what is added to it at every step: standard deviations, of actions in [-1, 1]
+_ERRORS = (0.02, 0.3)  # what is added to it at every step: range of standard deviations, of actions in [-1, 1]
 
 
 class TaskStates:
@@ -25,12 +25,13 @@ class TaskStates:
 
     environment: Any
 
-    def __init__(self, task: str, generator: np.random.Generator) -> None:
+    def __init__(self, task: str, generator: np.random.Generator, *, errors: tuple[float, float] = _ERRORS) -> None:
         """Set up a task.
 
         Args:
             task: Meta-World's name of it.
             generator: source of every choice, here and later.
+            errors: how much the policy errs, from where to where; (0, 0) lets it do as it means to.
 
         Raises:
             ConfigError: Meta-World is not installed.
@@ -43,7 +44,7 @@ class TaskStates:
         self._policy = policies.ENV_POLICY_MAP[task]()
         self._generator = generator
         self._seen, _ = self.environment.reset()
-        self._spread = generator.uniform(*_ERRORS)
+        self._spread = generator.uniform(*errors)
         self._error = np.zeros(4)
         self._step = 0
 

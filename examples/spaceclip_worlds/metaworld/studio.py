@@ -1,5 +1,5 @@
 """A process of its own that draws: OpenGL does not survive the fork of a data loader, and Mesa's LLVM and Triton's do
-not agree within one process. One line of JSON asks for an episode, one line answers; the frames go to files.
+not agree within one process. One line of JSON gives an order, one line answers; what is drawn goes to files.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TypeAlias, cast
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.errors import ConfigError, DataError
-from spaceclip_worlds.metaworld.episode import Episode, Picture
+from spaceclip_worlds.metaworld.clip_order import ClipOrder
 from spaceclip_worlds.metaworld.order import Order
+
+AnyOrder: TypeAlias = Order | ClipOrder
+
+_ORDERS: dict[str, type[AnyOrder]] = {kind.__name__: kind for kind in (Order, ClipOrder)}
 
 _ERRORS = {"ConfigError": ConfigError, "DataError": DataError}
 
@@ -31,11 +35,11 @@ class Studio:
         self._lock = threading.Lock()
         self._drawer: _Drawer | None = None
 
-    def carry_out(self, order: Order) -> None:
+    def carry_out(self, order: AnyOrder) -> None:
         """Have an order carried out, and wait for it.
 
         Raises:
-            ConfigError: see `Order.carry_out`.
+            ConfigError: see the order's `carry_out`.
             DataError: see there; or the process died of the order.
         """
         with self._lock:
@@ -45,13 +49,13 @@ class Studio:
                 self._drawer = _Drawer()
             answer, said = None, ""
             try:
-                answer = self._drawer.answer(json.dumps(dataclasses.asdict(order)))
+                answer = self._drawer.answer(json.dumps([type(order).__name__, dataclasses.asdict(order)]))
             finally:
                 if answer is None:  # it died, or whoever waited was interrupted: the next answer would be to this
                     said = self._drawer.said()
                     self.close()
         if answer is None:
-            raise DataError(f"{order.episode}: the process that draws it died, saying {shown(said)}; try again")
+            raise DataError(f"{order}: the process that draws it died, saying {shown(said)}; try again")
         kind, message = json.loads(answer)
         if kind is not None:
             raise _ERRORS[kind](message)
@@ -130,15 +134,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        kind, fields = json.loads(line)
+        answers.write(json.dumps(_answer(_ORDERS[kind].of(fields))) + "\n")
         answers.flush()
 
 
-def _answer(asked: dict[str, Any]) -> tuple[str | None, str]:
+def _answer(order: AnyOrder) -> tuple[str | None, str]:
     """Kind and message of the error that carrying out an order ended in, (None, "") where it ended well."""
-    height, width = asked["picture"]["image_hw"]
-    picture = Picture((height, width), tuple(asked["picture"]["cameras"]), asked["picture"]["look"])
-    order = Order(Episode(**asked["episode"]), picture, asked["folder"], asked["key"])
     try:
         order.carry_out()
     except (ConfigError, DataError) as error:

@@ -13,8 +13,8 @@ from spaceclip_plugin import Intrinsics
 from spaceclip_plugin.data import DepthSource
 from spaceclip_plugin.data.sample import fingerprint, photo_of
 from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_worlds.metaworld import kept, key
 from spaceclip_worlds.metaworld import order as orders
-from spaceclip_worlds.metaworld import source
 from spaceclip_worlds.metaworld.episode import FRAMES, VARIED, Episode, Picture
 from spaceclip_worlds.metaworld.frame import Frame
 from spaceclip_worlds.metaworld.order import Order
@@ -49,12 +49,12 @@ class StandIn:
 @pytest.fixture
 def drawer(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     found = StandIn()
-    monkeypatch.setattr(source, "_versions", lambda: "metaworld 3.1.1, mujoco 3.3.0")
-    monkeypatch.setattr(source, "studio", lambda: found)
+    monkeypatch.setattr(key, "versions", lambda: "metaworld 3.1.1, mujoco 3.3.0")
+    monkeypatch.setattr(kept, "studio", lambda: found)
     monkeypatch.setattr(orders, "draw_episode", painted)
-    source._key.cache_clear()
+    key.picture_key.cache_clear()
     yield found
-    source._key.cache_clear()
+    key.picture_key.cache_clear()
 
 
 def scenes(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_worlds.metaworld import source, spec
+from spaceclip_worlds.metaworld import key, spec
 from spaceclip_worlds.metaworld.spec import MetaWorldData, default_cache
 from spaceclip_worlds.metaworld.tasks import TEST_TASKS, TRAINING_TASKS
 
@@ -128,8 +128,8 @@ def test_without_metaworld_an_error_names_the_extra(monkeypatch: pytest.MonkeyPa
     def version(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(source.metadata, "version", version)
-    source._versions.cache_clear()
+    monkeypatch.setattr(key.metadata, "version", version)
+    key.versions.cache_clear()
     with pytest.raises(
         ConfigError, match=r"metaworld, which is not installed; pip install 'spaceclip-plugin\[metaworld\]'"
     ):
@@ -139,4 +139,4 @@ def test_without_metaworld_an_error_names_the_extra(monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if Meta-World were installed: opening draws nothing."""
-    monkeypatch.setattr(source, "_versions", lambda: "metaworld 3.1.1, mujoco 3.3.0")
+    monkeypatch.setattr(spec, "versions", lambda: "metaworld 3.1.1, mujoco 3.3.0")
