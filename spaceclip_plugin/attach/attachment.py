@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -21,6 +21,7 @@ from spaceclip_plugin.attach.host_state import eval_twin, run_alone
 from spaceclip_plugin.attach.preparation_match import match_preparation, warn_of_other_images
 from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.recorder import FrameRecorder
+from spaceclip_plugin.attach.steadying import Places, Steadying
 from spaceclip_plugin.attach.tower_match import TowerMatch
 from spaceclip_plugin.attach.verification import VerifyReport, measure
 from spaceclip_plugin.data.preparation import ImagePreparation
@@ -29,6 +30,7 @@ from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, SpaceClipError
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.head.depth_head import checked_size
+from spaceclip_plugin.steady import SteadyDepth
 from spaceclip_plugin.towers import RawFrame, SeenPart, TowerFeatures, TowerSpec
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class DepthAttachment:
         self.head = head
         self.tower_match = tower_match
         self.cameras = order.names
+        self._steadying: Steadying | None = None
         self._geometry = geometry
         self._host = host
         self._recorder = recorder
@@ -150,6 +153,42 @@ class DepthAttachment:
         """
         self._names.tell(self.steps, cameras)
 
+    @property
+    def steady(self) -> SteadyDepth | None:
+        """What makes its depth steady; None: every depth map is of its frame alone."""
+        return None if self._steadying is None else self._steadying.steady
+
+    def keep_steady(self, steady: SteadyDepth | None = None) -> Self:
+        """From here on give depth of video that earlier frames have a say in, see `SteadyDepth`; returns itself.
+
+        Args:
+            steady: what shall do it; None: a new one.
+
+        Raises:
+            HostError: the adapter cannot tell what image its tower took, in which surfaces are found again.
+        """
+        if not self._recorder.tower.adapter.gives_pixels:
+            raise HostError(
+                f"the adapter {self.tower.adapter!r} gives no image of the tower to follow; read it unsteadied"
+            )
+        self._steadying = Steadying(steady or SteadyDepth(), self.head, self.cameras)
+        self._recorder.pixels = True
+        return self
+
+    def place(self, places: Any) -> None:
+        """Tell before this step's `read` where cameras were when the policy saw their images, for steady depth.
+
+        Args:
+            places: (4, 4) camera to world of the only camera, or by name those that are known: rigid, in metres, of
+                camera axes x right, y down, z forward. Of the others motion is taken from their images.
+
+        Raises:
+            ConfigError: a place that is not rigid, a camera that is not there, or depth is not steady.
+        """
+        if self._steadying is None:
+            raise ConfigError("where cameras are is of use to steady depth alone; call keep_steady() first")
+        self._steadying.tell(places)
+
     def read(self, output_size: tuple[int, int] | None = None) -> list[DepthMap]:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
 
@@ -170,7 +209,7 @@ class DepthAttachment:
         """
         decoded = self._each(self._decoder(output_size))
         try:
-            return self._handed_out(decoded, self._names.given)
+            return self._handed_out(decoded, self._names.given, self._told_places())
         finally:  # what cannot be handed out is lost: the step ends all the same
             self.step()
 
@@ -185,12 +224,12 @@ class DepthAttachment:
             CaptureError: a tap failed while the host ran.
             ConfigError: an impossible output size.
         """
-        decode_one, given = self._decoder(output_size), self._names.given
+        decode_one, given, places = self._decoder(output_size), self._names.given, self._told_places()
         frames = self._taken()
         self.step()
 
         def work() -> list[DepthMap]:
-            return self._handed_out([decode_one(frame) for frame in frames], given, frames)
+            return self._handed_out([decode_one(frame) for frame in frames], given, places, frames)
 
         return work
 
@@ -319,7 +358,11 @@ class DepthAttachment:
             self._warned = True
             _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
         head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._geometry.mappings.anchor
-        return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor)
+        tap = None if self._steadying is None else self._steadying.look_tap
+        return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor, look_tap=tap)
+
+    def _told_places(self) -> Places:
+        return {} if self._steadying is None else self._steadying.take()
 
     def _taken(self) -> list[RawFrame]:
         frames = self._recorder.take()
@@ -327,7 +370,9 @@ class DepthAttachment:
             raise CaptureError(f"the host no longer holds the {self.tower}: what replaced it has no taps; attach again")
         return frames
 
-    def _handed_out(self, decoded: Sequence[Decoded], given: Given, frames: Sequence[RawFrame] = ()) -> list[DepthMap]:
+    def _handed_out(
+        self, decoded: Sequence[Decoded], given: Given, places: Places, frames: Sequence[RawFrame] = ()
+    ) -> list[DepthMap]:
         """Depth maps under their cameras' names, of ages that move on; the newest that show something become latest.
 
         `frames` are those that the host may have written over meanwhile, as it goes on while they are read.
@@ -338,5 +383,10 @@ class DepthAttachment:
         ]
         for frame in frames:
             self._recorder.check_complete(frame)
+        if self._steadying is not None:
+            maps = [
+                depth if one.blank else self._steadying.applied(depth, one.look, places)
+                for depth, one in zip(maps, decoded, strict=True)
+            ]
         self._latest.add([depth for depth, one in zip(maps, decoded, strict=True) if not one.blank])
         return maps

@@ -16,6 +16,7 @@ from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.depth.padding import Borders, blank_and_borders
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.head import DepthHead
+from spaceclip_plugin.steady import Look
 from spaceclip_plugin.towers import RawFrame, SeenPart, TowerFeatures
 
 
@@ -30,6 +31,7 @@ class Decoded:
     mapping: ImageMapping | Literal["host"] | None  # see `RawFrame.mapping`
     lens: Intrinsics | Literal["host"] | None  # see `RawFrame.lens`
     features: TowerFeatures | None  # for a head that tells how familiar images are
+    look: Look | None  # where depth of earlier frames is to be found again
 
 
 def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
@@ -51,6 +53,7 @@ def decode(
     *,
     reader: int,  # identity of the thread that took the frame
     anchor: Anchor | None,  # where images lie in their padding, if the padding that they show is asked for
+    look_tap: int | None,  # hidden state of the looks, if those are asked for
 ) -> Decoded:
     """Run the head, in eval mode, on a frame."""
     device = next(head.parameters()).device
@@ -93,6 +96,7 @@ def decode(
         frame.mapping,
         frame.lens,
         None if head.familiarity is None else features,
+        None if look_tap is None or features.pixels is None else Look.of(features.pixels, features.hidden[look_tap]),
     )
 
 

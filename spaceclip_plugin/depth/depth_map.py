@@ -28,6 +28,7 @@ from spaceclip_plugin.depth.camera import (
 from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.interval import interval_of
+from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 
 KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
@@ -73,6 +74,7 @@ class DepthMap(DepthExports):
             head than this one; near 0 it knows nothing of the kind. None where the head cannot tell.
         empty: (B, H, W) float32 probability that nothing is there at any range, such as sky; pixels above a half are
             not `valid`. None where the head does not tell, and gives depth wherever it looked.
+        steady: what earlier frames did for the depth of each image (`SteadyDepth`); empty where it is the frame's own.
 
     Raises:
         ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
@@ -94,6 +96,7 @@ class DepthMap(DepthExports):
     focal_length: FocalLength | None = None
     familiarity: Tensor | None = None
     empty: Tensor | None = None
+    steady: tuple[Steadiness, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.depth_m.shape)
@@ -191,6 +194,7 @@ class DepthMap(DepthExports):
             image_sizes=None,
             intrinsics=None if self.intrinsics is None else self.intrinsics.cropped(0, 0, image_hw),
             familiarity=None if self.familiarity is None else self.familiarity[index : index + 1],
+            steady=self.steady[index : index + 1],
             **self._each(lambda values: values[own]),
         )
 
@@ -242,6 +246,10 @@ class DepthMap(DepthExports):
     def with_familiarity(self, familiarity: Tensor, uncertainty_m: Tensor | None) -> DepthMap:
         """The same depth of images as familiar (B,) as said, and so uncertain (B, H, W) metres."""
         return self._with(familiarity=familiarity, uncertainty_m=uncertainty_m)
+
+    def steadied(self, depth_m: Tensor, uncertainty_m: Tensor | None, steady: tuple[Steadiness, ...]) -> DepthMap:
+        """The same images' depth as earlier frames have made it, in metres and as uncertain, (B, H, W) each."""
+        return self._with(depth_m=depth_m, uncertainty_m=uncertainty_m, steady=steady)
 
     def with_intrinsics(self, intrinsics: IntrinsicsLike) -> DepthMap:
         """The same depth in metres of the camera with these intrinsics, which `points` then need no more.

@@ -1,0 +1,147 @@
+"""Depth of one frame on the grid, and its fusion with what earlier frames gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, max_pool2d
+
+from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.depth.strangeness import strange_sd
+
+_LEAST_LOCAL_SD = 0.05  # in ln depth
+_UNTOLD_LOCAL_SD, SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
+_CORRELATED = 8.0
+"""Frames that are worth one: a head errs alike in views that are alike, so that a hundred frames do not tell ten times
+as much as one."""
+_OWN_SHARE = 1.0  # of the head's local variance that no number of frames takes away
+_DRIFT_VARIANCE = 0.02**2  # of what is carried from frame to frame
+_HALF = 0.5
+_LEAST_M = 1e-6
+_GATE = 2.0  # standard deviations
+_FEWEST = 0.02  # share of cells that tell of the offset
+_EDGE, _EDGE_SDS = 0.1, 1.5  # in ln depth, and in standard deviations, between neighbours that are two surfaces
+
+
+@dataclass(frozen=True, eq=False)
+class GridDepth:
+    """Depth of one frame on the grid (h, w).
+
+    Attributes:
+        log_depth: mean over each cell.
+        variance: of its local error, in ln depth.
+        known: bool, whether at least half of the cell is valid, and it shows one surface.
+        shown: bool, whether at least half of it is valid: padding tells nothing of motion either.
+        scale_variance: that all cells have in common, in ln depth.
+    """
+
+    log_depth: Tensor
+    variance: Tensor
+    known: Tensor
+    shown: Tensor
+    scale_variance: Tensor  # ()
+
+    @classmethod
+    def of(cls, depth: DepthMap, grid_hw: tuple[int, int]) -> GridDepth:
+        """That of a map of one image."""
+        valid = depth.valid[0].to(depth.depth_m)
+        metres = depth.depth_m[0] * valid
+        maps = [valid, metres, metres.square()]
+        if depth.uncertainty_m is not None:
+            maps.append((depth.uncertainty_m[0] * valid).square())
+        share, mean, square, *variance_m = adaptive_avg_pool2d(torch.stack(maps)[None], grid_hw)[0]
+        log_depth = (mean / share.clamp_min(_LEAST_M)).clamp_min(_LEAST_M).log()
+        strange = square.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity)[0].square()
+        if variance_m:
+            own = (variance_m[0] / square.clamp_min(1e-12) - strange).clamp_min(0)
+            of_scale = (own / 2).clamp_max(SCENE_SD**2)
+            local, common = (own - of_scale).clamp_min(_LEAST_LOCAL_SD**2), of_scale.median()
+        else:
+            local, common = torch.full_like(mean, _UNTOLD_LOCAL_SD**2), mean.new_tensor(SCENE_SD**2)
+        shown = share >= _HALF
+        return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange + common)
+
+    def scaled(self, log_factor: float) -> GridDepth:
+        """The same, larger by that factor."""
+        return replace(self, log_depth=self.log_depth + log_factor)
+
+
+def _smooth(log_depth: Tensor, variance: Tensor) -> Tensor:
+    """(h, w) bool, which cells show one surface: neighbours differ by no more than a head errs between them."""
+    both = torch.stack([log_depth, -log_depth])
+    spread = max_pool2d(both[None], 3, stride=1, padding=1)[0].sum(dim=0)
+    return spread < (_EDGE_SDS * variance.sqrt()).clamp_min(_EDGE)
+
+
+@dataclass(frozen=True, eq=False)
+class FusedDepth:
+    """What all frames since the last new beginning say, on the grid of the newest: (h, w) each."""
+
+    log_depth: Tensor
+    variance: Tensor
+    known: Tensor
+
+    @classmethod
+    def alone(cls, frame: GridDepth) -> FusedDepth:
+        """A new beginning."""
+        return cls(frame.log_depth, frame.variance, frame.known)
+
+    def scaled(self, log_factor: float) -> FusedDepth:
+        """The same, larger by that factor."""
+        return replace(self, log_depth=self.log_depth + log_factor)
+
+
+def fused(earlier: FusedDepth, frame: GridDepth, offset: Tensor | float) -> tuple[FusedDepth, Tensor]:
+    """Both together, and (h, w) bool where the earlier frames had a say.
+
+    Args:
+        earlier: carried to where the frame sees it, known only where it shows the same surface.
+        frame: the present one.
+        offset: by which it is larger, in ln depth.
+    """
+    brought = frame.log_depth - offset
+    prior = earlier.variance + _DRIFT_VARIANCE
+    off = brought - earlier.log_depth
+    agree = off.square() < _GATE**2 * (prior + frame.variance)
+    both = earlier.known & frame.known & agree
+    gain = prior / (prior + _CORRELATED * frame.variance)
+    log_depth = torch.where(both, earlier.log_depth + gain * off, brought)
+    variance = torch.where(both, (1 - gain) * prior, frame.variance)
+    return FusedDepth(log_depth, variance, frame.known), both
+
+
+def offset_of(earlier: FusedDepth, frame: GridDepth) -> float | None:
+    """By which a frame is larger than what is carried, in ln depth: the median over cells that both know.
+
+    None where next to none is known by both.
+    """
+    both = earlier.known & frame.known
+    off = (frame.log_depth - earlier.log_depth)[both]
+    return float(off.median()) if len(off) >= _FEWEST * both.numel() else None
+
+
+def refined(
+    depth: DepthMap, frame: GridDepth, whole: FusedDepth, still: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(H, W) ln depth of the frame as all frames say, edges its own, and the variance of its local error.
+
+    Args:
+        depth: of one image.
+        frame: the same on the grid.
+        whole: what all frames say, on the grid.
+        still: (H, W) what this gave for the frame before, at the present scale, and (h, w) bool, where nothing moved:
+            there every pixel goes on from what it was.
+    """
+    change = torch.where(frame.known, whole.log_depth - frame.log_depth, 0.0)
+    local = torch.maximum(torch.minimum(whole.variance, frame.variance), _OWN_SHARE * frame.variance)
+    size = (depth.depth_m.shape[1], depth.depth_m.shape[2])
+    maps = interpolate(torch.stack([change, local])[None], size=size, mode="bilinear")[0]
+    log_depth = depth.depth_m[0].clamp_min(_LEAST_M).log() + maps[0]
+    if still is not None:
+        off = log_depth - still[0]
+        here = interpolate(still[1][None, None].to(off), size=size, mode="nearest-exact")[0, 0] > 0
+        here &= off.square() < _GATE**2 * maps[1]
+        log_depth = torch.where(here, still[0] + off / _CORRELATED, log_depth)
+    return log_depth, maps[1]

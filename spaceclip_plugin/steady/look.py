@@ -1,0 +1,82 @@
+"""How a frame looked, on a small grid: all that is kept of its image to find its surfaces again in the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+from spaceclip_plugin.errors import ConfigError
+
+CELLS = 56
+"""Cells along the longer side of the grid that frames are compared and depth is fused on."""
+_TOKENS = 16  # of a look along the longer side, at most: matching takes the fourth power of it
+_CHANNELS = 192  # of a look, at most: more of them match no better
+
+
+def grid_of(image_hw: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the grid of images of that size: `CELLS` along the longer side, cells about square."""
+    return _limited(image_hw, CELLS, image_hw)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """How the images of one image call looked, on small grids.
+
+    Attributes:
+        grey: (B, h, w) float32, mean of the colours as the tower took them, on `grid_of` the image's size.
+        tokens: (B, C, r, c) float32, hidden states of the image's patches without their mean, of length 1.
+
+    Example:
+        >>> look = Look.of(torch.randn(2, 3, 224, 224), torch.randn(2, 768, 14, 14))
+        >>> look.grey.shape, look.tokens.shape
+        (torch.Size([2, 56, 56]), torch.Size([2, 192, 14, 14]))
+    """
+
+    grey: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor, hidden: Tensor) -> Look:
+        """The look of images, copied off what the host may write over.
+
+        Args:
+            pixels: (B, 3, H, W) images as the tower took them.
+            hidden: (B, C, r, c) hidden states of their patches, best from the middle of the tower.
+
+        Raises:
+            ConfigError: they are not of the same images.
+        """
+        if pixels.ndim != 4 or hidden.ndim != 4 or len(pixels) != len(hidden):
+            raise ConfigError(
+                f"a look is of images (B, 3, H, W) and their hidden states (B, C, h, w), got {tuple(pixels.shape)} and "
+                f"{tuple(hidden.shape)}"
+            )
+        grid_hw = grid_of((pixels.shape[2], pixels.shape[3]))
+        grey = adaptive_avg_pool2d(pixels.detach().float().mean(dim=1, keepdim=True), grid_hw)[:, 0]
+        few = hidden.detach()[:, :: -(-hidden.shape[1] // _CHANNELS)].float()
+        tokens = adaptive_avg_pool2d(few, _limited((few.shape[2], few.shape[3]), _TOKENS))
+        return cls(grey, normalize(tokens - tokens.mean(dim=(2, 3), keepdim=True), dim=1))
+
+    def __getitem__(self, index: int) -> Look:
+        """The look of one image, as a batch of one."""
+        return Look(self.grey[index : index + 1], self.tokens[index : index + 1])
+
+    def is_finite(self) -> bool:
+        """Whether no cell holds NaN or infinity."""
+        return bool((self.grey.sum() + self.tokens.sum()).isfinite())
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """(h, w) of the grid of cells."""
+        return self.grey.shape[1], self.grey.shape[2]
+
+
+def _limited(hw: tuple[int, int], longest: int, like: tuple[int, int] | None = None) -> tuple[int, int]:
+    """`hw` with `longest` for its longer side where that is longer, or in any case where it is to be `like` a size."""
+    longer = max(hw)
+    if like is None and longer <= longest:
+        return hw
+    height, width = (max(1, round(side * longest / longer)) for side in hw)
+    return height, width

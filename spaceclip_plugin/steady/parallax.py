@@ -1,0 +1,84 @@
+"""Which scale of depth fits what a camera saw on its way: near things pass faster, by how far they are in metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
+from spaceclip_plugin.steady.matching import sampled, window_mean
+from spaceclip_plugin.steady.motion import Motion, Rays
+
+_DETAIL = 5  # cells; what is smoother than that shows no parallax
+_LEAST_DETAIL = 1e-6  # of normalised pixels
+_EVERY = 2  # cells from one that is asked to the next, along each axis
+_NEAREST = 0.05  # of a cell's depth
+_LEAST_IN_VIEW = 0.1  # of the cells that are asked, for a scale to be judged
+_FAR_AWAY = -8.0  # ln scale at which nothing has parallax
+_SHOWN = 0.88  # of the mismatch without parallax: what parallax must leave of it, to tell anything
+_THIS_WAY = 0.97  # of the mismatch of the reverse motion, likewise
+_WRONG = 1.1  # times the mismatch of the reverse motion, or of none, from which on the one that was told is wrong
+
+
+def detail_of(grey: Tensor) -> Tensor:
+    """(1, h, w) grey without its local mean."""
+    return grey - window_mean(grey, _DETAIL)
+
+
+@dataclass(frozen=True, eq=False)
+class Parallax:
+    """What two images tell of the scale of depth, if the camera moved as it was told.
+
+    Attributes:
+        mismatch: (S,) how ill they fit at each scale, from 0 to 1; None where they tell nothing of it.
+        doubt: why the motion cannot be the one that was told; None where it can.
+    """
+
+    mismatch: Tensor | None
+    doubt: str | None = None
+
+    @classmethod
+    def seen(
+        cls, details: tuple[Tensor, Tensor], rays: Rays, log_depth: Tensor, back: Told, log_scales: Tensor
+    ) -> Parallax:
+        """Compare two images.
+
+        Args:
+            details: (1, h, w) each, of the present and of the earlier image; see `detail_of`.
+            rays: of both.
+            log_depth: (h, w) of the present one.
+            back: out of its frame into the earlier one.
+            log_scales: (S,) logarithms of the factors that depth may be too large by.
+        """
+        asked = torch.cat([log_scales, log_scales.new_tensor([_FAR_AWAY])])
+        *of_scales, far = _mismatch(details, rays, log_depth, back.onward, asked).tolist()
+        least = min(of_scales)
+        reverse = float(_mismatch(details, rays, log_depth, back.reverse, log_scales).min())
+        if least > _WRONG * reverse:
+            return cls(None, OTHER_WAY)
+        if least > _WRONG * far:
+            return cls(None, OTHERWISE)
+        inside = least < min(of_scales[0], of_scales[-1])
+        tells = inside and least < _SHOWN * far and least < _THIS_WAY * reverse
+        return cls(torch.tensor(of_scales, dtype=torch.float64) if tells else None)
+
+
+def _mismatch(
+    details: tuple[Tensor, Tensor], rays: Rays, log_depth: Tensor, back: Motion, log_scales: Tensor
+) -> Tensor:
+    """(S,) how ill images fit if depth is each of those factors too large: from 0 to 1.
+
+    If depth is right, what a cell shows is found in the earlier image where the motion brings it.
+    """
+    new_detail, old_detail = details
+    few = (..., slice(None, None, _EVERY), slice(None, None, _EVERY))
+    depth_m = (log_depth[few] - log_scales[:, None, None]).exp()
+    points = back.points(rays.rays[few], depth_m)
+    old, inside = sampled(old_detail, rays.places(points, _NEAREST * depth_m))
+    off = (old[0] - new_detail[0][few]).abs()
+    off = off / (new_detail.abs().median().clamp_min(_LEAST_DETAIL) + off)  # what is far off, is not further off
+    count = inside.sum(dim=(1, 2))
+    mean = (off * inside).sum(dim=(1, 2)) / count.clamp_min(1)
+    return torch.where(count >= _LEAST_IN_VIEW * inside[0].numel(), mean, 1.0)

@@ -1,0 +1,73 @@
+"""What is believed of the factor that the depth of a camera is too large by, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+STEPS = 31
+_WIDEST = 1.5  # in ln scale: factors of a fifth to four and a half
+_MEMORY = 0.95  # of evidence, for what comes after: elsewhere a head errs otherwise
+_SYSTEMATIC = 0.1  # sd of ln scale that no amount of evidence takes away: depth is off in more than scale
+_ALIKE = 0.1  # sd of ln scale between cameras of one rig
+
+
+class ScaleBelief:
+    """What images have told of the factor that depth is too large by.
+
+    Attributes:
+        evidence: (S,) float64 ln likelihood of the factors of `log_scales`, up to a constant.
+        offset: of the middle of those.
+        pieces: how many pieces of evidence there were.
+    """
+
+    def __init__(self) -> None:
+        self.evidence = torch.zeros(STEPS, dtype=torch.float64)
+        self.offset = 0.0
+        self.pieces = 0
+
+    @property
+    def log_scales(self) -> Tensor:
+        """(S,) float64 logarithms of the factors that are asked about."""
+        return torch.linspace(-_WIDEST, _WIDEST, STEPS, dtype=torch.float64) + self.offset
+
+    def shift(self, log_factor: float) -> None:
+        """Depth has been made larger by that factor: it is too large by that much more."""
+        self.offset += log_factor
+        if abs(self.offset) > _WIDEST / 3:
+            self._recentre()
+
+    def learn(self, log_likelihood: Tensor) -> None:
+        """Take what images say of `log_scales`, (S,) up to a constant."""
+        told = log_likelihood.detach().cpu().double()
+        self.evidence = self.evidence * _MEMORY + (told - told.max())
+        self.pieces += 1
+
+    def moments(self, prior_sd: float, others: Iterable[ScaleBelief] = ()) -> tuple[float, float]:
+        """Mean and standard deviation of the log factor, if without evidence it were 0 give or take `prior_sd`.
+
+        `others` are of other cameras of the rig, which err alike, give or take a tenth.
+        """
+        told = [self._told(0.0), *(other._told(_ALIKE) for other in others)]
+        certainty = 1 / prior_sd**2 + sum(1 / variance for _, variance in told)
+        return sum(mean / variance for mean, variance in told) / certainty, certainty**-0.5
+
+    def _told(self, apart_sd: float) -> tuple[float, float]:
+        """Mean and variance by the evidence alone, for a camera whose scale is that far from this one's."""
+        if not self.pieces:
+            return 0.0, math.inf
+        grid, density = self.log_scales, self.evidence.softmax(dim=0)
+        mean = float(density @ grid)
+        return mean, float(density @ (grid - mean).square()) + _SYSTEMATIC**2 + apart_sd**2
+
+    def _recentre(self) -> None:
+        """About 0 again, so that it holds the factors that may be."""
+        grid = self.log_scales
+        self.offset = 0.0
+        place = (self.log_scales - grid[0]) / (grid[1] - grid[0])
+        below = place.floor().clamp(0, STEPS - 2).long()
+        part = (place - below).clamp(0, 1)
+        self.evidence = self.evidence[below] * (1 - part) + self.evidence[below + 1] * part

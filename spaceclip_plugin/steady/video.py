@@ -1,0 +1,224 @@
+"""One camera's video: what is kept of its frames, and how the newest goes on from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import Self
+
+from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.steady.following import Found, Pair, Told
+from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth, fused, offset_of, refined
+from spaceclip_plugin.steady.look import Look
+from spaceclip_plugin.steady.motion import Rays
+from spaceclip_plugin.steady.parallax import Parallax, detail_of
+from spaceclip_plugin.steady.scale_belief import STEPS, ScaleBelief
+
+CAMERA = "another camera, lens or image size"
+PAUSED = "the stream paused, or went back"
+CUT = "the image changed at once"
+NO_DEPTH = "there is too little depth to go on from"
+
+_SLOWEST = 0.1  # weight of a new frame's scale, after many
+_WEIGHT = 30.0  # of what images say of the scale, in ln likelihood by unit of mismatch
+_KEY_BASELINE, _KEY_TURN = 0.02, 0.35  # of the depth; radians: how far a camera must have moved to tell of the scale
+_LEAST_BASELINE = 0.005  # of the depth; a camera that only turned tells nothing of it
+_PROOFS = 4
+_LONGEST_PAUSE = 300  # host steps
+_LEAST_SCALE_VARIANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A frame of a video, before anything earlier has a say in it.
+
+    Attributes:
+        depth: of one image, as the head gives it.
+        look: of that image.
+        place: where the camera was, (4, 4) camera to world; None: not known.
+        grid: its depth on the look's grid.
+        rays: of the grid; None where the camera's lens is not known.
+    """
+
+    depth: DepthMap
+    look: Look
+    place: Tensor | None
+    grid: GridDepth
+    rays: Rays | None
+
+    @classmethod
+    def of(cls, depth: DepthMap, look: Look, place: Tensor | None) -> Self:
+        """That of a map of one image."""
+        rays = None if depth.intrinsics is None else Rays.of(depth.intrinsics, look.grid_hw, look.grey)
+        return cls(depth, look, place, GridDepth.of(depth, look.grid_hw), rays)
+
+    @property
+    def camera(self) -> str:
+        """All that must not change within a video, in words."""
+        depth = self.depth
+        return repr((depth.image_hw, tuple(depth.depth_m.shape), self.look.grid_hw, depth.intrinsics, depth.mapping))
+
+    @property
+    def prior_sd(self) -> float:
+        """Standard deviation of the scale of the head's depth, in ln depth, before anyone else tells of it."""
+        return math.sqrt(float(self.grid.scale_variance.clamp_min(_LEAST_SCALE_VARIANCE)))
+
+
+@dataclass(eq=False)
+class Video:
+    """What is kept of one camera's video; it is of one scale, that of its head's depth on the whole.
+
+    Attributes:
+        camera: see `View.camera`.
+        step: host step of the newest frame.
+        look: of the newest frame.
+        place: of its camera, where that is known.
+        whole: what all frames say, where the newest sees it.
+        fine: (H, W) ln depth that was given for the newest.
+        local: (H, W) variance of its local error, in ln depth.
+        frames: since it began.
+        carried: share of the newest that earlier ones had a say in.
+        belief: of the factor that `whole` is too large by.
+        key: detail and place of the frame that later ones are compared with, to learn of the scale.
+        doubt: why places are not believed; None where they are.
+        owed: how many of them images must bear out first.
+    """
+
+    camera: str
+    step: int
+    look: Look
+    place: Tensor | None
+    whole: FusedDepth
+    fine: Tensor
+    local: Tensor
+    frames: int = 1
+    carried: float = 0.0
+    belief: ScaleBelief = field(default_factory=ScaleBelief)
+    key: tuple[Tensor, Tensor] | None = None
+    doubt: str | None = None
+    owed: int = 0
+
+    @classmethod
+    def begun(cls, view: View, belief: ScaleBelief | None = None) -> Self:
+        """A video of one frame, and what is known of the scale from elsewhere."""
+        whole = FusedDepth.alone(view.grid)
+        fine, local = refined(view.depth, view.grid, whole)
+        kept = ScaleBelief() if belief is None else belief
+        video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine, local, belief=kept)
+        video._learn_scale(view.rays)
+        return video
+
+    def scale(self, view: View, others: Iterable[ScaleBelief]) -> tuple[float, float]:
+        """Mean and standard deviation of the ln factor that its depth is too large by."""
+        return self.belief.moments(view.prior_sd, others)
+
+    def go_on(self, view: View, others: Iterable[ScaleBelief]) -> tuple[str | None, str | None]:
+        """Take the next frame, or return why it cannot and stay as it is; and why the camera's place is doubted.
+
+        Args:
+            view: of the frame.
+            others: what other cameras of the rig have learnt of the scale.
+        """
+        if view.camera != self.camera:
+            return CAMERA, None
+        if not 0 <= view.depth.step - self.step <= _LONGEST_PAUSE:
+            return PAUSED, None
+        found = self._found(view, self.scale(view, others)[0])
+        if found is None:
+            return CUT, None
+        offset = offset_of(found.earlier, view.grid)
+        if offset is None:
+            return NO_DEPTH, None
+        self.frames += 1
+        toward = max(1 / self.frames, _SLOWEST) * offset  # averaged over frames: none of them is the measure
+        self.belief.shift(toward)
+        self.whole, both = fused(found.earlier.scaled(toward), view.grid, offset - toward)
+        self.carried = float(both.float().mean())
+        self.fine, self.local = refined(view.depth, view.grid, self.whole, (self.fine + toward, found.still))
+        self.look, self.step, self.place = view.look, view.depth.step, view.place
+        if found.doubt is not None:
+            self._disbelieve(found.doubt)
+        self._learn_scale(view.rays)
+        return None, None if view.place is None else self.doubt
+
+    def _found(self, view: View, log_scale: float) -> Found | None:
+        """Its depth as the next frame sees it, looked for in metres as far as they are known."""
+        pair = Pair(self.look, view.look, self.whole.scaled(-log_scale), view.grid.scaled(-log_scale), view.rays)
+        told = None
+        if self.place is not None and view.place is not None and self.doubt is None:
+            told = Told.by_places(self.place, view.place, view.look.grey)
+        found = pair.follow(told)
+        return None if found is None else replace(found, earlier=found.earlier.scaled(log_scale))
+
+    def _learn_scale(self, rays: Rays | None) -> None:
+        """Compare with the key frame where the camera has moved far enough from it; which also tells a wrong motion."""
+        if self.place is None or rays is None:
+            return
+        detail = detail_of(self.look.grey)
+        if self.key is not None:
+            key_detail, key_place = self.key
+            back = Told.by_places(self.place, key_place, detail)
+            baseline = float(back.onward.translation_m.norm() / self.whole.log_depth.median().exp())
+            if baseline < _KEY_BASELINE and back.onward.angle() < _KEY_TURN:
+                return
+            if baseline >= _LEAST_BASELINE:
+                scales = self.belief.log_scales.to(detail)
+                seen = Parallax.seen((detail, key_detail), rays, self.whole.log_depth, back, scales)
+                if seen.doubt is not None:
+                    self._disbelieve(seen.doubt)
+                elif seen.mismatch is not None:
+                    self.owed = max(0, self.owed - 1)
+                    if self.owed == 0:
+                        self.doubt = None
+                        self.belief.learn(-_WEIGHT * seen.mismatch)
+        self.key = (detail, self.place)
+
+    def _disbelieve(self, doubt: str) -> None:
+        """Use places no more until images bear several out; and forget the scale, which came from such places."""
+        self.doubt, self.owed, self.belief = doubt, _PROOFS, ScaleBelief()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Strings, numbers and tensors by name."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        state |= {"grey": self.look.grey, "tokens": self.look.tokens, "evidence": self.belief.evidence}
+        state |= {name: getattr(self.whole, name) for name in _OF_WHOLE}
+        state |= {"offset": self.belief.offset, "pieces": self.belief.pieces}
+        if self.key is not None:
+            state |= {"key_detail": self.key[0], "key_place": self.key[1]}
+        return {name: value for name, value in state.items() if value is not None}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The video of a `state_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        (height, width), evidence = tensors["grey"].shape[1:], tensors["evidence"]
+        grids = [tensors[name] for name in _OF_WHOLE]
+        if any(grid.shape != (height, width) for grid in grids) or evidence.shape != (STEPS,):
+            raise ValueError("its tensors are not of one grid")
+        belief = ScaleBelief()
+        belief.evidence, belief.offset, belief.pieces = evidence, float(state["offset"]), int(state["pieces"])
+        plain = {name: state[name] for name in _PLAIN if name not in _MAY_LACK}
+        key = (tensors["key_detail"], tensors["key_place"]) if "key_detail" in tensors else None
+        look = Look(tensors["grey"], tensors["tokens"])
+        return cls(
+            **plain,
+            place=tensors.get("place"),
+            doubt=state.get("doubt"),
+            look=look,
+            whole=FusedDepth(*grids),
+            belief=belief,
+            key=key,
+        )
+
+
+_PLAIN = ("camera", "step", "place", "fine", "local", "frames", "carried", "doubt", "owed")
+_MAY_LACK = ("place", "doubt")
+_OF_WHOLE = ("log_depth", "variance", "known")
