@@ -8,6 +8,7 @@ from spaceclip_plugin.evaluation.prediction import predict
 from spaceclip_plugin.evaluation.protocol import Protocol
 from spaceclip_plugin.evaluation.protocols import PROTOCOLS, get_protocol
 from spaceclip_plugin.evaluation.report import ReportFolder
+from spaceclip_plugin.evaluation.video import VideoMetrics, video_metrics
 
 __all__ = [
     "PROTOCOLS",
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Protocol",
     "ReportFolder",
+    "VideoMetrics",
     "calibrate",
     "depth_metrics",
     "edge_metrics",
@@ -24,4 +26,5 @@ __all__ = [
     "get_protocol",
     "mean_metrics",
     "predict",
+    "video_metrics",
 ]
