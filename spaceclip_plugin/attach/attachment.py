@@ -165,12 +165,15 @@ class DepthAttachment:
             steady: what shall do it; None: a new one.
 
         Raises:
+            ConfigError: frames wait for a read, of whose images nothing was kept.
             HostError: the adapter cannot tell what image its tower took, in which surfaces are found again.
         """
         if not self._recorder.tower.adapter.gives_pixels:
             raise HostError(
                 f"the adapter {self.tower.adapter!r} gives no image of the tower to follow; read it unsteadied"
             )
+        if self.unread:
+            raise ConfigError(f"{self.unread} frame(s) wait for a read: read or skip them before depth is to be steady")
         self._steadying = Steadying(steady or SteadyDepth(), self.head, self.cameras)
         self._recorder.pixels = True
         return self

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth
+from spaceclip_plugin.steady.grid import cell_centres, nearby_extremes, sampled
 from spaceclip_plugin.steady.look import Look
-from spaceclip_plugin.steady.matching import agreement, cell_centres, matched_places, sampled
+from spaceclip_plugin.steady.matching import agreement, matched_places
 from spaceclip_plugin.steady.motion import Motion, Rays, carried, places_before
 from spaceclip_plugin.steady.motion_seen import motion_seen
 
@@ -40,10 +41,10 @@ class Told:
     reverse: Motion
 
     @classmethod
-    def by_places(cls, before: Tensor, now: Tensor, like: Tensor) -> Told:
+    def by_places(cls, before: Tensor, now: Tensor) -> Told:
         """From two places, (4, 4) camera to world each."""
-        inverses = torch.linalg.inv(before.double()), torch.linalg.inv(now.double())
-        return cls(Motion.between(before, now, like), Motion.between(*inverses, like))
+        old, new = before.numpy(), now.numpy()
+        return cls(Motion.of(np.linalg.inv(new) @ old), Motion.of(new @ np.linalg.inv(old)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +134,11 @@ class Pair:
 
 
 def _found(earlier: FusedDepth, places: Tensor, alike: Tensor) -> Found:
-    moved = (places - cell_centres((alike.shape[0], alike.shape[1]), alike)).norm(dim=0)
-    still = (moved <= _STILL) & (alike >= 1 - _LEAST_UNLIKE)
-    restless = max_pool2d((~still)[None, None].to(alike), 3, stride=1, padding=1)[0, 0]
+    moved = (places - cell_centres((alike.shape[0], alike.shape[1]))).square().sum(dim=0)
+    still = (moved <= _STILL**2) & (alike >= 1 - _LEAST_UNLIKE)
+    still_about, _ = nearby_extremes(still.to(alike))
     agreeing = (alike > _SAME).sum() / (~alike.isnan()).sum().clamp_min(1)
-    return Found(earlier, restless == 0, float(agreeing))
+    return Found(earlier, still_about > 0, float(agreeing))
 
 
 def _same(alike: Tensor) -> Tensor:

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.strangeness import strange_sd
+from spaceclip_plugin.steady.grid import cell_means, nearby_extremes
 
 _LEAST_LOCAL_SD = 0.05  # in ln depth
 _UNTOLD_LOCAL_SD, SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
 _CORRELATED = 8.0
 """Frames that are worth one: a head errs alike in views that are alike, so that a hundred frames do not tell ten times
 as much as one."""
-_OWN_SHARE = 1.0  # of the head's local variance that no number of frames takes away
 _DRIFT_VARIANCE = 0.02**2  # of what is carried from frame to frame
 _HALF = 0.5
 _LEAST_M = 1e-6
@@ -48,14 +48,15 @@ class GridDepth:
         """That of a map of one image."""
         valid = depth.valid[0].to(depth.depth_m)
         metres = depth.depth_m[0] * valid
-        maps = [valid, metres, metres.square()]
+        maps = [valid, metres]
         if depth.uncertainty_m is not None:
             maps.append((depth.uncertainty_m[0] * valid).square())
-        share, mean, square, *variance_m = adaptive_avg_pool2d(torch.stack(maps)[None], grid_hw)[0]
-        log_depth = (mean / share.clamp_min(_LEAST_M)).clamp_min(_LEAST_M).log()
-        strange = square.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity)[0].square()
+        share, mean, *variance_m = cell_means(torch.stack(maps), grid_hw).cpu()
+        mean = (mean / share.clamp_min(_LEAST_M)).clamp_min(_LEAST_M)
+        log_depth = mean.log()
+        strange = mean.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity.cpu())[0].square()
         if variance_m:
-            own = (variance_m[0] / square.clamp_min(1e-12) - strange).clamp_min(0)
+            own = (variance_m[0] / share.clamp_min(_LEAST_M) / mean.square() - strange).clamp_min(0)
             of_scale = (own / 2).clamp_max(SCENE_SD**2)
             local, common = (own - of_scale).clamp_min(_LEAST_LOCAL_SD**2), of_scale.median()
         else:
@@ -70,9 +71,8 @@ class GridDepth:
 
 def _smooth(log_depth: Tensor, variance: Tensor) -> Tensor:
     """(h, w) bool, which cells show one surface: neighbours differ by no more than a head errs between them."""
-    both = torch.stack([log_depth, -log_depth])
-    spread = max_pool2d(both[None], 3, stride=1, padding=1)[0].sum(dim=0)
-    return spread < (_EDGE_SDS * variance.sqrt()).clamp_min(_EDGE)
+    smallest, largest = nearby_extremes(log_depth)
+    return largest - smallest < (_EDGE_SDS * variance.sqrt()).clamp_min(_EDGE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,36 +112,50 @@ def fused(earlier: FusedDepth, frame: GridDepth, offset: Tensor | float) -> tupl
     return FusedDepth(log_depth, variance, frame.known), both
 
 
-def offset_of(earlier: FusedDepth, frame: GridDepth) -> float | None:
+def offset_of(earlier: FusedDepth, frame: GridDepth | FusedDepth) -> float | None:
     """By which a frame is larger than what is carried, in ln depth: the median over cells that both know.
 
     None where next to none is known by both.
     """
     both = earlier.known & frame.known
-    off = (frame.log_depth - earlier.log_depth)[both]
-    return float(off.median()) if len(off) >= _FEWEST * both.numel() else None
+    if float(both.float().mean()) < _FEWEST:
+        return None
+    return float(torch.where(both, frame.log_depth - earlier.log_depth, torch.nan).nanmedian())
 
 
 def refined(
-    depth: DepthMap, frame: GridDepth, whole: FusedDepth, still: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """(H, W) ln depth of the frame as all frames say, edges its own, and the variance of its local error.
+    depth: DepthMap, frame: GridDepth, whole: FusedDepth, before: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """(H, W) metres of a frame as all frames say, at their scale; edges are the frame's own.
 
     Args:
         depth: of one image.
         frame: the same on the grid.
         whole: what all frames say, on the grid.
-        still: (H, W) what this gave for the frame before, at the present scale, and (h, w) bool, where nothing moved:
-            there every pixel goes on from what it was.
+        before: (H, W) metres that this gave for the frame before, at the same scale, and (h, w) bool, where nothing has
+            moved: there every pixel goes on from what it was.
     """
-    change = torch.where(frame.known, whole.log_depth - frame.log_depth, 0.0)
-    local = torch.maximum(torch.minimum(whole.variance, frame.variance), _OWN_SHARE * frame.variance)
-    size = (depth.depth_m.shape[1], depth.depth_m.shape[2])
-    maps = interpolate(torch.stack([change, local])[None], size=size, mode="bilinear")[0]
-    log_depth = depth.depth_m[0].clamp_min(_LEAST_M).log() + maps[0]
-    if still is not None:
-        off = log_depth - still[0]
-        here = interpolate(still[1][None, None].to(off), size=size, mode="nearest-exact")[0, 0] > 0
-        here &= off.square() < _GATE**2 * maps[1]
-        log_depth = torch.where(here, still[0] + off / _CORRELATED, log_depth)
-    return log_depth, maps[1]
+    factor = torch.where(frame.known, (whole.log_depth - frame.log_depth).exp(), 1.0)
+    local = depth.depth_m[0]
+    size = (local.shape[0], local.shape[1])
+    refined_m = local * interpolate(factor.to(local.device)[None, None], size=size, mode="bilinear")[0, 0]
+    if before is None:
+        return refined_m
+    before_m, still = before
+    tolerance = torch.where(still, _GATE * frame.variance.sqrt(), 0.0)
+    tolerance = interpolate(tolerance.to(local.device)[None, None], size=size, mode="nearest-exact")[0, 0]
+    off_m = refined_m - before_m
+    return torch.where(off_m.abs() < tolerance * before_m, before_m + off_m / _CORRELATED, refined_m)
+
+
+def uncertainty_of(depth: DepthMap, depth_m: Tensor, frame: GridDepth, scale_sd: float) -> Tensor | None:
+    """(H, W) metres of standard deviation of what a frame's depth became; None where its head tells none.
+
+    Of the head's own uncertainty the scale's share is replaced by what is left unknown of the scale; its local error is
+    as large as ever, for a head errs alike in frames that are alike.
+    """
+    if depth.uncertainty_m is None:
+        return None
+    relative = depth.uncertainty_m[0] / depth.depth_m[0].clamp_min(_LEAST_M)
+    local = (relative.square() - float(frame.scale_variance)).clamp_min(_LEAST_LOCAL_SD**2)
+    return depth_m * (local + scale_sd**2).sqrt()

@@ -8,16 +8,10 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.steady.grid import cell_means, grid_of
 
-CELLS = 56
-"""Cells along the longer side of the grid that frames are compared and depth is fused on."""
 _TOKENS = 16  # of a look along the longer side, at most: matching takes the fourth power of it
 _CHANNELS = 192  # of a look, at most: more of them match no better
-
-
-def grid_of(image_hw: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the grid of images of that size: `CELLS` along the longer side, cells about square."""
-    return _limited(image_hw, CELLS, image_hw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +48,17 @@ class Look:
                 f"{tuple(hidden.shape)}"
             )
         grid_hw = grid_of((pixels.shape[2], pixels.shape[3]))
-        grey = adaptive_avg_pool2d(pixels.detach().float().mean(dim=1, keepdim=True), grid_hw)[:, 0]
-        few = hidden.detach()[:, :: -(-hidden.shape[1] // _CHANNELS)].float()
-        tokens = adaptive_avg_pool2d(few, _limited((few.shape[2], few.shape[3]), _TOKENS))
+        cells = cell_means(pixels.detach().flatten(0, 1).float(), grid_hw)
+        grey = cells.reshape(*pixels.shape[:2], *grid_hw).mean(dim=1)
+        tokens = hidden.detach()[:, :: -(-hidden.shape[1] // _CHANNELS)].float()
+        if (longer := max(hidden.shape[2:])) > _TOKENS:
+            rows, columns = (max(1, round(side * _TOKENS / longer)) for side in hidden.shape[2:])
+            tokens = adaptive_avg_pool2d(tokens, (rows, columns))
         return cls(grey, normalize(tokens - tokens.mean(dim=(2, 3), keepdim=True), dim=1))
+
+    def cpu(self) -> Look:
+        """The same, where frames are compared: a few thousand numbers, which no device is worth asking for."""
+        return Look(self.grey.cpu(), self.tokens.cpu())
 
     def __getitem__(self, index: int) -> Look:
         """The look of one image, as a batch of one."""
@@ -71,12 +72,3 @@ class Look:
     def grid_hw(self) -> tuple[int, int]:
         """(h, w) of the grid of cells."""
         return self.grey.shape[1], self.grey.shape[2]
-
-
-def _limited(hw: tuple[int, int], longest: int, like: tuple[int, int] | None = None) -> tuple[int, int]:
-    """`hw` with `longest` for its longer side where that is longer, or in any case where it is to be `like` a size."""
-    longer = max(hw)
-    if like is None and longer <= longest:
-        return hw
-    height, width = (max(1, round(side * longest / longer)) for side in hw)
-    return height, width

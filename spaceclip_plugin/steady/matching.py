@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+from torch.nn.functional import interpolate, pad
 
+from spaceclip_plugin.steady.grid import cell_centres, sampled, window_mean
 from spaceclip_plugin.steady.look import Look
 
 _SHARPNESS = 25.0  # of the mean over the best match's neighbours
@@ -21,26 +22,9 @@ _NOISE = 2e-3  # variance of grey within a window that is no contrast
 _AGREEMENT_WINDOW = 5
 
 
-def cell_centres(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
-    """(2, h, w) places of the cells themselves."""
-    rows, columns = (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5 for count in grid_hw)
-    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"))
-
-
-def sampled(maps: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """(C, …) maps (C, h, w) at places (2, …) between their cells, and which of them lie inside, bool."""
-    height, width = maps.shape[1:]
-    size = torch.tensor([width, height], device=maps.device, dtype=maps.dtype).reshape(2, *[1] * (places.ndim - 1))
-    scaled = places / size * 2 - 1
-    inside = (scaled.abs() < 1).all(dim=0)
-    grid = scaled.reshape(1, 2, 1, -1).permute(0, 2, 3, 1)
-    values = grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return values.reshape(len(maps), *places.shape[1:]), inside
-
-
 def matched_places(new: Look, old: Look) -> Tensor:
     """Where each cell of the new look was in the old one, whatever moved: (2, h, w)."""
-    return cell_centres(new.grid_hw, new.grey) + _refined(new.grey, old.grey, _coarse_motion(new, old))
+    return cell_centres(new.grid_hw) + _refined(new.grey, old.grey, _coarse_motion(new, old))
 
 
 def agreement(new_grey: Tensor, old_grey: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +88,7 @@ def _median_of_neighbours(motion: Tensor) -> Tensor:
     padded = pad(motion[None], (1, 1, 1, 1), mode="replicate")[0]
     rows, columns = motion.shape[1:]
     shifted = [padded[:, down : down + rows, right : right + columns] for down in range(3) for right in range(3)]
-    return torch.stack(shifted).median(dim=0).values
+    return torch.stack(shifted).sort(dim=0).values[len(shifted) // 2]
 
 
 def _refined(new_grey: Tensor, old_grey: Tensor, motion: Tensor) -> Tensor:
@@ -115,7 +99,7 @@ def _refined(new_grey: Tensor, old_grey: Tensor, motion: Tensor) -> Tensor:
     moments = window_mean(torch.cat([across * across, across * down, down * down, new_grey]), _WINDOW)
     xx, xy, yy = moments[0] + _FLAT, moments[1], moments[2] + _FLAT
     brighter, determinant = new_grey - moments[3:], xx * yy - xy * xy
-    centres = cell_centres((new_grey.shape[1], new_grey.shape[2]), new_grey)
+    centres = cell_centres((new_grey.shape[1], new_grey.shape[2]))
     for _ in range(_ROUNDS):
         old, inside = sampled(old_grey, centres + motion)
         off = (old - window_mean(old, _WINDOW) - brighter) * inside
@@ -124,9 +108,3 @@ def _refined(new_grey: Tensor, old_grey: Tensor, motion: Tensor) -> Tensor:
         step = step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
         motion = window_mean(motion + step, 3)
     return motion
-
-
-def window_mean(maps: Tensor, side: int) -> Tensor:
-    """(C, h, w) means of windows about each cell, of what of them lies inside; along one axis after the other."""
-    across = avg_pool2d(maps[None], (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
-    return avg_pool2d(across, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False)[0]

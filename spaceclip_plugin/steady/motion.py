@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from typing_extensions import Self
 
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.steady.fusion import FusedDepth
-from spaceclip_plugin.steady.matching import cell_centres
+from spaceclip_plugin.steady.grid import cell_centres, window_mean
 
 _NEAREST = 0.05  # of the scene's depth; what comes nearer to the camera than that is not looked for
 _HOLE = 0.3  # share of a cell's neighbours that something came to lie on, from which on it is a hole between them
+
+
+_Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +35,14 @@ class Rays:
     rays: Tensor
 
     @classmethod
-    def of(cls, camera: Intrinsics, grid_hw: tuple[int, int], like: Tensor) -> Rays:
+    @lru_cache(maxsize=32)  # of a video they stay the same
+    def of(cls, camera: Intrinsics, grid_hw: tuple[int, int]) -> Self:
         """Those of a camera, of its whole image."""
-        rays = cls(camera.resized(grid_hw), like)
-        return cls(rays.camera, rays.through(cell_centres(grid_hw, like)))
+        centres = cell_centres(grid_hw)
+        rays = cls(camera.resized(grid_hw), centres)
+        return cls(rays.camera, rays.through(centres))
 
-    @property
+    @cached_property
     def log_lengths(self) -> Tensor:
         """(h, w) logarithm of how much longer the way along a ray is than depth, which is along the axis."""
         return self.rays.square().sum(dim=0).log() / 2
@@ -68,10 +76,10 @@ class Motion:
     translation_m: Tensor
 
     @classmethod
-    def between(cls, from_pose: Tensor, to_pose: Tensor, like: Tensor) -> Motion:
-        """Out of the frame of a camera at `from_pose` into that of one at `to_pose`, (4, 4) camera to world each."""
-        matrix = (torch.linalg.inv(to_pose.double()) @ from_pose.double()).to(like)
-        return cls(matrix[:3, :3], matrix[:3, 3])
+    def of(cls, matrix: _Array) -> Self:
+        """That of a rigid matrix (4, 4)."""
+        tensor = torch.from_numpy(np.asarray(matrix, dtype=np.float32))
+        return cls(tensor[:3, :3], tensor[:3, 3])
 
     def angle(self) -> float:
         """How far it turns, in radians."""
@@ -123,7 +131,7 @@ def _without_holes(maps: FusedDepth) -> FusedDepth:
     """Cells that nothing came to lie on take the mean of their neighbours, where enough of those were luckier."""
     there = maps.known.to(maps.log_depth)
     stacked = torch.stack([there, maps.log_depth * there, maps.variance * there])
-    share, deep, variance = avg_pool2d(stacked[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+    share, deep, variance = window_mean(stacked, 3)
     at_least = share.clamp_min(_HOLE)
     return FusedDepth(
         torch.where(maps.known, maps.log_depth, deep / at_least),

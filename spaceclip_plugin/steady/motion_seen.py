@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spaceclip_plugin.steady.matching import cell_centres
+from spaceclip_plugin.steady.grid import cell_centres
 from spaceclip_plugin.steady.motion import Motion, Rays
 
 _EVERY = 2  # cells from one that is asked to the next, along each axis
@@ -13,6 +15,8 @@ _ROUNDS = 5
 _USUAL_FIT, _BEST_FIT = 1.5, 0.3  # times the median; cells, below which all fit alike
 _NEAREST_M = 1e-3
 _DAMPING = (1e-4, 1e-6)  # relative to each parameter's own curvature, and to all
+
+_Array = npt.NDArray[np.float64]
 
 
 def motion_seen(rays: Rays, points: Tensor, known: Tensor) -> tuple[Motion, Tensor]:
@@ -29,38 +33,46 @@ def motion_seen(rays: Rays, points: Tensor, known: Tensor) -> tuple[Motion, Tens
     Returns:
         Out of the earlier frame into the present one, and (h, w) how many cells off it brings each point.
     """
-    few = (slice(None), slice(None, None, _EVERY), slice(None, None, _EVERY))
-    centres = cell_centres((points.shape[1], points.shape[2]), points)
-    target, some, trust = (maps[few].flatten(1) for maps in (centres, points, known[None].to(points)))
-    focal = some.new_tensor([[rays.camera.fx_px], [rays.camera.fy_px]])
-    middle = some.new_tensor([[rays.camera.cx_px], [rays.camera.cy_px]])
-    motion = Motion(torch.eye(3, device=some.device, dtype=some.dtype), some.new_zeros(3))
-    all_alike = torch.eye(6, device=some.device, dtype=some.dtype) * _DAMPING[1]
-    for _ in range(_ROUNDS):
-        x, y, z = motion.rotation @ some + motion.translation_m[:, None]
-        closer = 1 / z.clamp_min(_NEAREST_M)
-        x, y = x * closer, y * closer
-        off = torch.stack([x, y]) * focal + middle - target
-        far = off.norm(dim=0)
-        usual = (_USUAL_FIT * far[trust[0] > 0].median()).clamp_min(_BEST_FIT)
-        weight = trust[0] / (1 + (far / usual).square()).square()
-        nought = torch.zeros_like(x)
-        across = torch.stack([closer, nought, -x * closer, -x * y, 1 + x * x, -y]) * focal[0]
-        down = torch.stack([nought, closer, -y * closer, -1 - y * y, x * y, x]) * focal[1]
-        slopes = torch.cat([across, down], dim=1)
-        weighted = slopes * weight.repeat(2)
-        curvature = weighted @ slopes.T
-        curvature = curvature + _DAMPING[0] * curvature.diag().diag() + all_alike
-        step = -torch.linalg.solve(curvature, weighted @ off.flatten())
-        turn = torch.linalg.matrix_exp(_cross(step[3:]))
-        motion = Motion(turn @ motion.rotation, turn @ motion.translation_m + step[:3])
-    brought = rays.places(motion.rotation @ points.flatten(1) + motion.translation_m[:, None], _NEAREST_M)
-    return motion, (brought.reshape(centres.shape) - centres).norm(dim=0)
+    few = (..., slice(None, None, _EVERY), slice(None, None, _EVERY))
+    centres = cell_centres((points.shape[1], points.shape[2]))
+    asked = known[few].flatten().numpy()
+    target, some = (maps[few].flatten(1).numpy().astype(np.float64)[:, asked] for maps in (centres, points))
+    turn, shift = np.eye(3), np.zeros(3)
+    if asked.any():
+        for _ in range(_ROUNDS):
+            step = _step(rays, turn @ some + shift[:, None], target)
+            turned = _rotation(step[3:])
+            turn, shift = turned @ turn, turned @ shift + step[:3]
+    motion = Motion(torch.from_numpy(turn).to(points), torch.from_numpy(shift).to(points))
+    brought = motion.rotation @ points.flatten(1) + motion.translation_m[:, None]
+    off = rays.places(brought, _NEAREST_M).reshape(centres.shape) - centres
+    return motion, off.square().sum(dim=0).sqrt()
 
 
-def _cross(turn: Tensor) -> Tensor:
-    """(3, 3) matrix of the cross product with a vector."""
-    x, y, z = turn
-    nought = torch.zeros_like(x)
-    rows = [torch.stack(row) for row in ([nought, -z, y], [z, nought, -x], [-y, x, nought])]
-    return torch.stack(rows)
+def _step(rays: Rays, points: _Array, target: _Array) -> _Array:
+    """(6,) how points (3, n) should shift and turn, to come nearer to the places (2, n) that they should be in."""
+    camera = rays.camera
+    closer = 1 / np.maximum(points[2], _NEAREST_M)
+    x, y = points[0] * closer, points[1] * closer
+    off_x = x * camera.fx_px + camera.cx_px - target[0]
+    off_y = y * camera.fy_px + camera.cy_px - target[1]
+    far = np.hypot(off_x, off_y)
+    usual = max(_BEST_FIT, _USUAL_FIT * float(np.median(far)))
+    weight = (1 + (far / usual) ** 2) ** -2
+    none = np.zeros_like(x)
+    slopes_x = np.stack([closer, none, -x * closer, -x * y, 1 + x * x, -y]) * camera.fx_px
+    slopes_y = np.stack([none, closer, -y * closer, -1 - y * y, x * y, x]) * camera.fy_px
+    weighted_x, weighted_y = slopes_x * weight, slopes_y * weight
+    curvature = weighted_x @ slopes_x.T + weighted_y @ slopes_y.T
+    curvature += np.diag(_DAMPING[0] * np.diag(curvature) + _DAMPING[1])
+    step: _Array = -np.linalg.solve(curvature, weighted_x @ off_x + weighted_y @ off_y)
+    return step
+
+
+def _rotation(turn: _Array) -> _Array:
+    """(3, 3), about an axis by its length in radians (Rodrigues)."""
+    angle = float(np.linalg.norm(turn))
+    x, y, z = turn / max(angle, 1e-12)
+    across = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    rotation: _Array = np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) * (across @ across)
+    return rotation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
-from spaceclip_plugin.steady.matching import sampled, window_mean
+from spaceclip_plugin.steady.grid import sampled, window_mean
 from spaceclip_plugin.steady.motion import Motion, Rays
 
 _DETAIL = 5  # cells; what is smoother than that shows no parallax

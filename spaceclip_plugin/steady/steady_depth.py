@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.pose import checked_pose
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.steady.fusion import FusedDepth, offset_of, uncertainty_of
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.scale_belief import ScaleBelief
 from spaceclip_plugin.steady.video import CAMERA, CUT, Video, View
@@ -67,7 +69,7 @@ class SteadyDepth:
         pose = None if place is None else checked_pose(place)
         if len(depth) == 0:
             return depth
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(depth.depth_m.device.type, enabled=False):  # the host's is not for this
             done = [self._updated((depth.camera, at), View.of(depth[at], look[at], pose)) for at in range(len(depth))]
         sds = [one.uncertainty_m for one in done if one.uncertainty_m is not None]
         steady = tuple(told for one in done for told in one.steady)
@@ -109,20 +111,19 @@ class SteadyDepth:
         log_scale, scale_sd = video.scale(view, self._others(name))
         if reset == NOT_FINITE:
             del self._videos[name]
-        return _given(view.depth, video, (log_scale, scale_sd), reset, doubt)
+        return _given(view, video, (log_scale, scale_sd), reset, doubt)
 
     def _others(self, name: _Name) -> list[ScaleBelief]:
         """What the other cameras of the same robot have learnt of the scale."""
         return [one.belief for other, one in self._videos.items() if other[0] != name[0] and other[1] == name[1]]
 
 
-def _given(depth: DepthMap, video: Video, scale: tuple[float, float], reset: str | None, doubt: str | None) -> DepthMap:
+def _given(view: View, video: Video, scale: tuple[float, float], reset: str | None, doubt: str | None) -> DepthMap:
     """The depth of the video's newest frame, in metres."""
     log_scale, scale_sd = scale
-    alone_m = depth.depth_m
-    depth_m = (video.fine - log_scale).exp()[None]
-    sd_m = None if depth.uncertainty_m is None else depth_m * (video.local + scale_sd**2).sqrt()
-    changes = (depth_m.log() - alone_m.log())[depth.valid]
-    change = float(changes.median()) if changes.numel() else 0.0
-    told = Steadiness(alone_m, video.frames, reset, video.carried, change, scale_sd, doubt)
-    return depth.steadied(depth_m, sd_m, (told,))
+    depth_m = video.fine_m * math.exp(-log_scale)
+    sd_m = uncertainty_of(view.depth, depth_m, view.grid, scale_sd)
+    change = offset_of(FusedDepth.alone(view.grid), video.whole)
+    log_change = 0.0 if change is None else change - log_scale
+    told = Steadiness(view.depth.depth_m, video.frames, reset, video.carried, log_change, scale_sd, doubt)
+    return view.depth.steadied(depth_m[None], None if sd_m is None else sd_m[None], (told,))

@@ -53,7 +53,8 @@ class View:
     @classmethod
     def of(cls, depth: DepthMap, look: Look, place: Tensor | None) -> Self:
         """That of a map of one image."""
-        rays = None if depth.intrinsics is None else Rays.of(depth.intrinsics, look.grid_hw, look.grey)
+        look = look.cpu()
+        rays = None if depth.intrinsics is None else Rays.of(depth.intrinsics, look.grid_hw)
         return cls(depth, look, place, GridDepth.of(depth, look.grid_hw), rays)
 
     @property
@@ -78,8 +79,7 @@ class Video:
         look: of the newest frame.
         place: of its camera, where that is known.
         whole: what all frames say, where the newest sees it.
-        fine: (H, W) ln depth that was given for the newest.
-        local: (H, W) variance of its local error, in ln depth.
+        fine_m: (H, W) what was given for the newest.
         frames: since it began.
         carried: share of the newest that earlier ones had a say in.
         belief: of the factor that `whole` is too large by.
@@ -93,8 +93,7 @@ class Video:
     look: Look
     place: Tensor | None
     whole: FusedDepth
-    fine: Tensor
-    local: Tensor
+    fine_m: Tensor
     frames: int = 1
     carried: float = 0.0
     belief: ScaleBelief = field(default_factory=ScaleBelief)
@@ -106,9 +105,9 @@ class Video:
     def begun(cls, view: View, belief: ScaleBelief | None = None) -> Self:
         """A video of one frame, and what is known of the scale from elsewhere."""
         whole = FusedDepth.alone(view.grid)
-        fine, local = refined(view.depth, view.grid, whole)
+        fine_m = refined(view.depth, view.grid, whole)
         kept = ScaleBelief() if belief is None else belief
-        video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine, local, belief=kept)
+        video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine_m, belief=kept)
         video._learn_scale(view.rays)
         return video
 
@@ -138,7 +137,8 @@ class Video:
         self.belief.shift(toward)
         self.whole, both = fused(found.earlier.scaled(toward), view.grid, offset - toward)
         self.carried = float(both.float().mean())
-        self.fine, self.local = refined(view.depth, view.grid, self.whole, (self.fine + toward, found.still))
+        before = (self.fine_m * math.exp(toward), found.still)
+        self.fine_m = refined(view.depth, view.grid, self.whole, before)
         self.look, self.step, self.place = view.look, view.depth.step, view.place
         if found.doubt is not None:
             self._disbelieve(found.doubt)
@@ -150,7 +150,7 @@ class Video:
         pair = Pair(self.look, view.look, self.whole.scaled(-log_scale), view.grid.scaled(-log_scale), view.rays)
         told = None
         if self.place is not None and view.place is not None and self.doubt is None:
-            told = Told.by_places(self.place, view.place, view.look.grey)
+            told = Told.by_places(self.place, view.place)
         found = pair.follow(told)
         return None if found is None else replace(found, earlier=found.earlier.scaled(log_scale))
 
@@ -161,7 +161,7 @@ class Video:
         detail = detail_of(self.look.grey)
         if self.key is not None:
             key_detail, key_place = self.key
-            back = Told.by_places(self.place, key_place, detail)
+            back = Told.by_places(self.place, key_place)
             baseline = float(back.onward.translation_m.norm() / self.whole.log_depth.median().exp())
             if baseline < _KEY_BASELINE and back.onward.angle() < _KEY_TURN:
                 return
@@ -219,6 +219,6 @@ class Video:
         )
 
 
-_PLAIN = ("camera", "step", "place", "fine", "local", "frames", "carried", "doubt", "owed")
+_PLAIN = ("camera", "step", "place", "fine_m", "frames", "carried", "doubt", "owed")
 _MAY_LACK = ("place", "doubt")
 _OF_WHOLE = ("log_depth", "variance", "known")
