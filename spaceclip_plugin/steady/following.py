@@ -30,6 +30,7 @@ _BETTER = 0.1  # share of cells by which images must fit better without the plac
 _FEWEST = 0.08  # share of cells that must be found again for a video to go on
 _FITS = 1.0  # cells that a surface may be off where the camera's motion brings it
 _ON_ONE_SURFACE = 0.99
+_AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
 _STILL = 0.1  # cells
 
 
@@ -98,6 +99,11 @@ class Pair:
 
     def _unaided(self) -> Found | None:
         """By the images alone: as one motion of the camera where most of them shows one, else surface by surface."""
+        at_rest = cell_centres(self.new.grid_hw)
+        alike = self._alike(at_rest)
+        if float((alike >= 1 - _LEAST_UNLIKE).float().mean()) >= _AT_REST * float(self.frame.shown.float().mean()):
+            known = self.whole.known & _same(alike)
+            return _found(FusedDepth(self.whole.log_depth, self.whole.variance, known), at_rest, alike)
         places = matched_places(self.new, self.old)
         alike = self._alike(places)
         # Distance, not depth, is what a camera that turns leaves as it is.

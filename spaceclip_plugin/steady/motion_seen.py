@@ -10,8 +10,8 @@ from torch import Tensor
 from spaceclip_plugin.steady.grid import cell_centres
 from spaceclip_plugin.steady.motion import Motion, Rays
 
-_EVERY = 2  # cells from one that is asked to the next, along each axis
-_ROUNDS = 5
+_EVERY = 3  # cells from one that is asked to the next, along each axis
+_ROUNDS = 4
 _USUAL_FIT, _BEST_FIT = 1.5, 0.3  # times the median; cells, below which all fit alike
 _NEAREST_M = 1e-3
 _DAMPING = (1e-4, 1e-6)  # relative to each parameter's own curvature, and to all

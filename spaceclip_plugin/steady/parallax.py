@@ -13,7 +13,7 @@ from spaceclip_plugin.steady.motion import Motion, Rays
 
 _DETAIL = 5  # cells; what is smoother than that shows no parallax
 _LEAST_DETAIL = 1e-6  # of normalised pixels
-_EVERY = 2  # cells from one that is asked to the next, along each axis
+_EVERY = 3  # cells from one that is asked to the next, along each axis
 _NEAREST = 0.05  # of a cell's depth
 _LEAST_IN_VIEW = 0.1  # of the cells that are asked, for a scale to be judged
 _FAR_AWAY = -8.0  # ln scale at which nothing has parallax
