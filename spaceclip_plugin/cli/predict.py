@@ -114,6 +114,8 @@ def run(args: argparse.Namespace) -> Result:
         recording(recordings, replace=args.overwrite) as record,
         depth_video(clip, args.depth_range, replace=args.overwrite) as video,
     ):
+        if clip is not None and clip.steady:
+            attachment.keep_steady()
         for shot in tqdm(shots.each, total=shots.count, desc="predicting", unit="photo" if clip is None else "frame"):
             try:
                 depth, photo = _predicted(shot, attachment, args)
@@ -139,7 +141,7 @@ def run(args: argparse.Namespace) -> Result:
     }
     if clip is not None and video is not None:
         data["clip"] = said_of_clip(clip, video)
-        lines = [*(lines_of_video(predictions) if of_video else lines), *lines_of_clip(data["clip"])]
+        lines = [*(lines_of_video(predictions) if of_video else lines), *lines_of_clip(data["clip"], predictions)]
     text = "\n".join(lines + [f"{kind}: {path}" for kind, path in recordings.items()])
     return Result(text, data, listed(failed, len(photos)) if failed else None)
 
@@ -167,7 +169,7 @@ def _check_names(
         if path in written:
             raise ConfigError(f"{what} {path} is also what is written for {written[path]}; choose another name")
         written[path] = what
-    read = [Path(path) for path in (args.intrinsics, args.host_weights) if path is not None]
+    read = [Path(path) for path in (args.intrinsics, args.poses, args.host_weights) if path is not None]
     check_apart(written, inputs=[*photos, *read, *files_of_head(args.head)])
     check_free(list(written), overwrite=args.overwrite)
 
@@ -176,6 +178,10 @@ def _predicted(shot: Shot, attachment: DepthAttachment, args: argparse.Namespace
     """The depth of a shot and what it is of; its files are written, each of them whole."""
     photo = shot.read()
     image_hw = (photo.shape[0], photo.shape[1])
-    depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip, intrinsics=shot.camera)
+    # Of a policy's several cameras a clip is one's: its video is followed by the camera's name.
+    name = None if shot.frame is None else next(iter(attachment.cameras), None)
+    if shot.pose is not None:
+        attachment.place({name: shot.pose})
+    depth = predict(attachment, [photo], output_hw=image_hw, flip=args.flip, intrinsics=shot.camera, camera=name)
     write_files(shot, depth, photo, depth_range_m=args.depth_range, replace=args.overwrite)
     return depth, photo

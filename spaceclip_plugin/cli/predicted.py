@@ -15,6 +15,9 @@ from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNFAMILIAR
 
 Said = dict[str, Any]
 
+_STEADY = ("frames", "reset", "carried", "log_scale", "log_scale_sd", "doubt")
+_MAX_NAMED = 12
+
 
 def write_files(
     shot: Shot, depth: DepthMap, photo: Image, *, depth_range_m: tuple[float, float] | None, replace: bool
@@ -44,8 +47,17 @@ def said_of_shot(shot: Shot, depth: DepthMap) -> Said:
         "familiarity": None if depth.familiarity is None else float(depth.familiarity),
         "image_hw": list(depth.depth_m.shape[1:]),
         "intrinsics": camera and {"fx": camera.fx_px, "fy": camera.fy_px, "cx": camera.cx_px, "cy": camera.cy_px},
+        **({} if shot.frame is None else {"steady": _said_of_steady(depth)}),
         "files": {kind: str(file) for kind, file in shot.files.items()},
     }
+
+
+def _said_of_steady(depth: DepthMap) -> Said | None:
+    """What earlier frames did for a frame; None where nobody asked them."""
+    if not depth.steady:
+        return None
+    [steady] = depth.steady
+    return {name: getattr(steady, name) for name in _STEADY}
 
 
 def said_of_clip(clip: Clip, video: DepthVideo) -> Said:
@@ -71,12 +83,26 @@ def lines_of_video(predictions: Sequence[Said]) -> list[str]:
     return lines + [f"  frames: {folder}" for folder in {str(Path(file).parent) for file in whole["files"].values()}]
 
 
-def lines_of_clip(said: Said) -> list[str]:
-    """What people are told of the video that was written."""
+def lines_of_clip(said: Said, predictions: Sequence[Said]) -> list[str]:
+    """What people are told of the video that was written, and of the frames with which steady depth began anew."""
     near_m, far_m = said["depth_range_m"]
     beyond = f"; {said['beyond_range']:.0%} of the pixels lie beyond, see --depth-range"
     colours = f"colours from {near_m:.2f} to {far_m:.2f} m{beyond if said['beyond_range'] >= 0.005 else ''}"
-    return [f"depth video: {said['depth_video']} ({colours})"]
+    lines = [f"depth video: {said['depth_video']} ({colours})"]
+    steady = {one["frame"]: one["steady"] for one in predictions if one["steady"] is not None}
+    for what, key in (("steady depth began anew", "reset"), ("poses were not believed", "doubt")):
+        frames: dict[str, list[int]] = {}
+        for frame, one in steady.items():
+            if one[key] is not None:
+                frames.setdefault(one[key], []).append(frame)
+        lines += [f"{what} at {_frames(numbers)}: {reason}" for reason, numbers in frames.items()]
+    return lines
+
+
+def _frames(numbers: Sequence[int]) -> str:
+    first = ", ".join(map(str, numbers[:_MAX_NAMED]))
+    more = f" and {len(numbers) - _MAX_NAMED} more" if len(numbers) > _MAX_NAMED else ""
+    return f"frame{'s' if len(numbers) > 1 else ''} {first}{more}"
 
 
 def _doubts(prediction: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def recording(paths: Mapping[str, Path], *, replace: bool) -> Iterator[Record]:
         def record(shot: Shot, depth: DepthMap, photo: npt.NDArray[np.uint8]) -> None:
             seconds = next(number) if shot.time_s is None else shot.time_s  # photos: one a second
             if sink is not None:
-                sink.log(depth, shot.camera, image=photo)
+                sink.log(depth, shot.camera, image=photo, pose=shot.pose)
             if writer is not None and shot.camera is not None:
                 writer.write(depth, shot.camera, stamp_ns=round(seconds * _NS_PER_S), image=photo)
 

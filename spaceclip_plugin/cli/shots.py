@@ -16,6 +16,7 @@ from spaceclip_plugin.cli.photos import calibrated_camera, cameras_of_photos, no
 from spaceclip_plugin.data.files.images import PhotoHeader, read_header, read_rgb
 from spaceclip_plugin.depth import DistortedCamera, Intrinsics
 from spaceclip_plugin.depth.camera_file import CameraParameters
+from spaceclip_plugin.depth.poses_file import Matrix
 from spaceclip_plugin.errors import ConfigError, DataError
 
 Image = npt.NDArray[np.uint8]
@@ -33,6 +34,7 @@ class Shot:
     lens: DistortedCamera | None = None  # undistorts the photo; `camera` is then of the undistorted one
     frame: int | None = None  # its place in the clip
     time_s: float | None = None  # since the clip's first frame
+    pose: Matrix | None = None  # (4, 4) camera to world
     image: Image | None = None  # of a video, decoded already
 
     def read(self) -> Image:
@@ -101,24 +103,39 @@ def shots_of(photos: Sequence[Path], naming: Naming, clip: Clip | None, image_hw
         if failed:
             return Shots(0, (), failed)
         shot = Shot(clip.place, clip.place.stem, clip.video.header, {}, cameras.get(clip.place), lens)
-        return Shots(clip.video.frames, _frames_of(clip, clip.video, shot, naming), failed)
+        poses = None if clip.poses is None else clip.poses.of_frames([str(n) for n in range(clip.video.frames)])
+        return Shots(clip.video.frames, _frames_of(clip, clip.video, shot, naming, poses), failed)
+    poses = None if clip is None or clip.poses is None else clip.poses.of_frames([photo.stem for photo in photos])
     shots = []
     for number, photo in enumerate(photos):
-        if photo not in failed:
-            shot = Shot(photo, photo.stem, headers[photo], naming.of_photo(photo), cameras.get(photo), lens)
-            shots.append(shot if clip is None else replace(shot, frame=number, time_s=number / clip.fps))
+        if photo in failed:
+            continue
+        shot = Shot(photo, photo.stem, headers[photo], naming.of_photo(photo), cameras.get(photo), lens)
+        if clip is not None:
+            pose = None if poses is None else poses[number]
+            shot = replace(shot, frame=number, time_s=number / clip.fps, pose=pose)
+        shots.append(shot)
     return Shots(len(shots), shots, failed)
 
 
-def _frames_of(clip: Clip, video: Video, shot: Shot, naming: Naming) -> Iterator[Shot]:
+def _frames_of(clip: Clip, video: Video, shot: Shot, naming: Naming, poses: Matrix | None) -> Iterator[Shot]:
+    number = -1
     for number, frame in enumerate(video.read()):
+        if poses is not None and number >= len(poses):
+            break
         yield replace(
             shot,
             name=f"{clip.place.stem}, {frame.time_s:.2f} s",
             files=naming.of_frame(clip.place, number) if clip.all_frames else {},
             frame=number,
             time_s=frame.time_s,
+            pose=None if poses is None else poses[number],
             image=frame.image,
+        )
+    if poses is not None and number + 1 != len(poses):
+        raise DataError(
+            f"{clip.place}: it says that it has {video.frames} frames, and another number of them can be decoded, so "
+            "that which pose is of which is not known; write the video anew, or its frames as files"
         )
 
 

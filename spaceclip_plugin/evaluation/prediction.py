@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ def predict(
     output_hw: tuple[int, int],
     flip: bool = False,
     intrinsics: Intrinsics | None = None,
+    camera: str | None = None,
 ) -> DepthMap:
     """Metric depth of photos: one run of the tower, or two with flip augmentation.
 
@@ -37,6 +39,7 @@ def predict(
             two saw a pixel, that one's.
         intrinsics: of the photos, all of one camera; depth is then in metres of that camera. None: not known, and
             depth is in metres of the camera that the head assumes.
+        camera: the name under which an attachment that is to keep depth steady follows their video.
 
     Returns:
         depth (B, H, W) in metres at `output_hw`. It has a mapping unless photos are stretched.
@@ -56,10 +59,11 @@ def predict(
         torch.Size([1, 48, 64])
     """
     # A photo does not grow old while others are predicted.
-    plain = _one_run(attachment, images, output_hw, None if flip else intrinsics).relabelled(age=0)
+    run = functools.partial(_one_run, attachment, output_hw=output_hw, camera=camera)
+    plain = run(images, lens=None if flip else intrinsics).relabelled(age=0)
     if not flip:
         return plain
-    mirrored = _one_run(attachment, [image[:, ::-1] for image in images], output_hw, None)
+    mirrored = run([image[:, ::-1] for image in images], lens=None)
     image_hw = (images[0].shape[0], images[0].shape[1])
     seen = seen_pixels(attachment, image_hw, output_hw=output_hw).to(plain.valid.device)
     turned = seen.flip(-1)
@@ -109,8 +113,10 @@ def _mapping(attachment: DepthAttachment, image_hw: tuple[int, int]) -> ImageMap
 def _one_run(
     attachment: DepthAttachment,
     images: Sequence[npt.NDArray[np.uint8]],
+    *,
     output_hw: tuple[int, int],
     lens: Intrinsics | None,
+    camera: str | None,
 ) -> DepthMap:
     pixels = attachment.preparation(images)
     sizes = dict.fromkeys((image.shape[0], image.shape[1]) for image in images)
@@ -122,7 +128,7 @@ def _one_run(
             "those of each size by themselves"
         )
     mapping = found.pop()
-    attachment.refresh(pixels, mapping=mapping, lens=lens)
+    attachment.refresh(pixels, camera=camera, mapping=mapping, lens=lens)
     if mapping is None:
         return attachment.read(output_hw)[-1]
     return over_photo(attachment.read()[-1], output_hw)
