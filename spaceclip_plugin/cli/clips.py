@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +129,6 @@ def _range(text: str) -> tuple[float, float]:
         near, far = (float(word) for word in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected NEAR,FAR in metres, as 0.3,4, got {text!r}") from error
-    if not 0 <= near < far <= _MAX_RANGE_M or math.isnan(far):
+    if not 0 <= near < far <= _MAX_RANGE_M:
         raise argparse.ArgumentTypeError(f"expected 0 <= NEAR < FAR in metres, got {text!r}")
     return near, far
