@@ -28,6 +28,7 @@ what any may lack."""
 _TRUSTED = 0.6  # share of cells in view that must agree for a motion to be believed
 _BETTER = 0.1  # share of cells by which images must fit better without the places that were told, to doubt them
 _FEWEST = 0.08  # share of cells that must be found again for a video to go on
+_SURE, _FEWEST_SURE = 0.6, 0.35  # agreement, and the share of cells in view that reaches it; less is another image
 _FITS = 1.0  # cells that a surface may be off where the camera's motion brings it
 _ON_ONE_SURFACE = 0.99
 _AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
@@ -128,10 +129,7 @@ class Pair:
         seen = carried(rays, self.whole, onward)
         places = places_before(rays, torch.where(seen.known, seen.log_depth, log_depth), onward.inverse())
         alike = self._alike(places)
-        same = seen.known & _same(alike)
-        if float(same.float().mean()) < _FEWEST:
-            return None
-        return _found(FusedDepth(seen.log_depth, seen.variance, same), places, alike)
+        return _found(FusedDepth(seen.log_depth, seen.variance, seen.known & _same(alike)), places, alike)
 
     def _alike(self, places: Tensor) -> Tensor:
         """(h, w) agreement of what is shown with what was at those places; NaN where nothing is shown, or was."""
@@ -139,12 +137,15 @@ class Pair:
         return alike.masked_fill(~(inside & self.frame.shown), torch.nan)
 
 
-def _found(earlier: FusedDepth, places: Tensor, alike: Tensor) -> Found:
+def _found(earlier: FusedDepth, places: Tensor, alike: Tensor) -> Found | None:
+    """What was found at those places; None where it is too little, or what any two images have in common."""
+    in_view = (~alike.isnan()).sum().clamp_min(1)
+    if float((alike > _SURE).sum() / in_view) < _FEWEST_SURE or float(earlier.known.float().mean()) < _FEWEST:
+        return None
     moved = (places - cell_centres((alike.shape[0], alike.shape[1]))).square().sum(dim=0)
     still = (moved <= _STILL**2) & (alike >= 1 - _LEAST_UNLIKE)
     still_about, _ = nearby_extremes(still.to(alike))
-    agreeing = (alike > _SAME).sum() / (~alike.isnan()).sum().clamp_min(1)
-    return Found(earlier, still_about > 0, float(agreeing))
+    return Found(earlier, still_about > 0, float((alike > _SAME).sum() / in_view))
 
 
 def _same(alike: Tensor) -> Tensor:
