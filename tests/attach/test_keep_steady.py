@@ -34,7 +34,8 @@ def test_depth_is_that_of_the_frame_unless_it_is_asked_for(host: nn.Module, imag
     with torch.no_grad(), attach_depth_head(host) as depth:
         host(images[0])
         [alone] = depth.read()
-        assert alone.steady == () and depth.steady is None
+        assert alone.steady == ()
+        assert depth.steady is None
         assert depth.keep_steady() is depth
         host(images[0])
         [first] = depth.read()
@@ -43,7 +44,8 @@ def test_depth_is_that_of_the_frame_unless_it_is_asked_for(host: nn.Module, imag
     assert first.steady[0].reset == FIRST
     torch.testing.assert_close(first.depth_m, alone.depth_m)
     assert (second.steady[0].frames, second.steady[0].reset) == (2, None)
-    assert depth.latest is not None and depth.latest.steady[0].frames == 2
+    assert depth.latest is not None
+    assert depth.latest.steady[0].frames == 2
 
 
 def test_cameras_are_followed_each_and_told_their_places(host: nn.Module, images: list[torch.Tensor]) -> None:
@@ -56,7 +58,8 @@ def test_cameras_are_followed_each_and_told_their_places(host: nn.Module, images
         assert depth.steady is steady
     assert [(one.camera, one.steady[0].frames) for one in (left, right)] == [("left", 3), ("right", 3)]
     of_left, of_right = steady.state_dict()["videos"]
-    assert "place" in of_left and "place" not in of_right
+    assert "place" in of_left
+    assert "place" not in of_right
 
 
 def test_a_place_holds_for_the_next_read_alone(host: nn.Module, images: list[torch.Tensor]) -> None:
@@ -78,7 +81,8 @@ def test_depth_read_in_the_background_is_steady_too(host: nn.Module, images: lis
             depth.place(place(0.03 * index))
             reader.step()
             reader.wait()
-        assert reader.latest is not None and reader.latest.steady[0].frames == 3
+        assert reader.latest is not None
+        assert reader.latest.steady[0].frames == 3
 
 
 def test_the_hosts_outputs_are_the_same_bits(host: nn.Module, images: list[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""A video of a textured corner of a room, whose depth is known, and whose head errs as told: for what follows frames."""
+"""A video of a textured corner of a room, its depth known, from a head that errs as told: for what follows frames."""
 
 from __future__ import annotations
 

@@ -29,19 +29,22 @@ def parallax(now: torch.Tensor, said_before: torch.Tensor, said_now: torch.Tenso
 @pytest.mark.parametrize("now", [place(0.08), place(0.05, pan=0.1), place(0.03, 0.12)])
 def test_parallax_tells_the_factor(now: torch.Tensor, log_factor: float) -> None:
     seen = parallax(now, place(), now, factor=float(torch.tensor(log_factor).exp()))
-    assert seen.doubt is None and seen.mismatch is not None
+    assert seen.doubt is None
+    assert seen.mismatch is not None
     assert float(SCALES[seen.mismatch.argmin()]) == pytest.approx(log_factor, abs=0.11)  # the grid's step
 
 
 def test_a_camera_that_only_turns_tells_nothing() -> None:
     seen = parallax(place(pan=0.1), place(), place(pan=0.1))
-    assert seen.doubt is None and seen.mismatch is None
+    assert seen.doubt is None
+    assert seen.mismatch is None
 
 
 def test_places_the_other_way_round_are_told_by_the_images() -> None:
     now = place(0.1, 0.05, pan=0.05)
     seen = parallax(now, torch.linalg.inv(place()), torch.linalg.inv(now))
-    assert seen.doubt == OTHER_WAY and seen.mismatch is None
+    assert seen.doubt == OTHER_WAY
+    assert seen.mismatch is None
 
 
 def test_millimetres_are_told_by_the_images() -> None:
@@ -49,7 +52,8 @@ def test_millimetres_are_told_by_the_images() -> None:
     thousand = now.clone()
     thousand[:3, 3] *= 1000
     seen = parallax(now, place(), thousand)
-    assert seen.doubt == OTHERWISE and seen.mismatch is None
+    assert seen.doubt == OTHERWISE
+    assert seen.mismatch is None
 
 
 def evidence(belief: ScaleBelief, at: float, sd: float) -> torch.Tensor:

@@ -90,7 +90,8 @@ def test_age_familiarity_and_camera_are_the_frames_own(video: list[RoomFrame]) -
     for step in range(2):
         depth = dataclasses.replace(video[step].seen(step), familiarity=torch.tensor([0.4]), age=3)
         out = steady.update(depth, video[step].look())
-    assert out.familiarity is not None and out.familiarity.tolist() == pytest.approx([0.4])
+    assert out.familiarity is not None
+    assert out.familiarity.tolist() == pytest.approx([0.4])
     assert (out.age, out.camera, out.step, out.intrinsics) == (3, "wrist", 1, depth.intrinsics)
     assert torch.equal(out.valid, depth.valid)
 
@@ -164,7 +165,8 @@ def test_wrong_places_are_doubted_and_do_no_harm(video: list[RoomFrame], how: st
     maps = steadied(video, [wrong(at, how, index) for index, at in enumerate(WAY)])
     found = errors(video, maps)
     doubts = {told(depth).doubt for depth in maps} - {None}
-    assert doubts <= {OTHERWISE, OTHER_WAY} and doubts
+    assert doubts <= {OTHERWISE, OTHER_WAY}
+    assert doubts
     if how == "the other way round":
         assert OTHER_WAY in doubts
     assert jumps(found) < 0.5 * jumps(alone)
@@ -269,7 +271,8 @@ def test_the_same_frames_give_the_same_bits(video: list[RoomFrame]) -> None:
     one, two = (steadied(video, list(WAY)) for _ in range(2))
     for first, second in zip(one, two, strict=True):
         assert torch.equal(first.depth_m, second.depth_m)
-        assert first.uncertainty_m is not None and second.uncertainty_m is not None
+        assert first.uncertainty_m is not None
+        assert second.uncertainty_m is not None
         assert torch.equal(first.uncertainty_m, second.uncertainty_m)
 
 
