@@ -182,8 +182,9 @@ class DepthAttachment:
         """Tell before this step's `read` where cameras were when the policy saw their images, for steady depth.
 
         Args:
-            places: (4, 4) camera to world of the only camera, or by name those that are known: rigid, in metres, of
-                camera axes x right, y down, z forward. Of the others motion is taken from their images.
+            places: (4, 4) camera to world of the only camera, or by name those that are known; (B, 4, 4) where the
+                images of a call are of several robots. Rigid, in metres, of camera axes x right, y down, z forward. Of
+                the others motion is taken from their images.
 
         Raises:
             ConfigError: a place that is not rigid, a camera that is not there, or depth is not steady.

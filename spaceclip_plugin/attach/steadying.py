@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from spaceclip_plugin.depth import DepthMap
-from spaceclip_plugin.depth.pose import checked_pose
+from spaceclip_plugin.depth.pose import checked_poses
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.steady import Look, SteadyDepth
 
-Places = Mapping[str | None, Tensor]
-"""Of the cameras whose places were told: (4, 4) camera to world each; under None that of the only camera."""
+Places = Mapping[str | None, list[Tensor]]
+"""Of the cameras whose places were told: (4, 4) camera to world, of every image of a call or one of all; under None
+those of the only camera."""
 
 
 class Steadying:
@@ -31,7 +32,7 @@ class Steadying:
         self.steady = steady
         self.look_tap = min(head.taps, key=lambda tap: abs(tap - middle))
         self._cameras = tuple(cameras)
-        self._places: dict[str | None, Tensor] = {}
+        self._places: dict[str | None, list[Tensor]] = {}
 
     def tell(self, places: Any) -> None:
         """Keep where cameras are until the next read; see `DepthAttachment.place`."""
@@ -44,7 +45,7 @@ class Steadying:
         for name in places:
             if self._cameras and name not in self._cameras:
                 raise ConfigError(f"no camera is called {name!r}{nearest(str(name), self._cameras)}")
-        self._places = {name: checked_pose(place) for name, place in places.items() if place is not None}
+        self._places = {name: checked_poses(place) for name, place in places.items() if place is not None}
 
     def take(self) -> Places:
         """The places that were told since the last read; of the next frames none are known."""

@@ -36,3 +36,24 @@ def checked_pose(place: Any) -> Tensor:
             f"the identity by {off:.2g}, the determinant of R is {determinant:.3g} and the last row {last.tolist()}"
         )
     return pose
+
+
+def checked_poses(places: Any, count: int | None = None) -> list[Tensor]:
+    """Poses of images, each as `checked_pose` gives it: of one matrix (4, 4) for all, or of (B, 4, 4).
+
+    Args:
+        places: one or several matrices, or a list of those that this gave.
+        count: how many images there are; None: not known yet.
+
+    Raises:
+        ConfigError: see `checked_pose`; or as many as there are no images.
+    """
+    if (isinstance(places, list) and all(isinstance(one, Tensor) for one in places)) or getattr(places, "ndim", 2) == 3:
+        poses = [checked_pose(one) for one in places]
+    else:
+        poses = [checked_pose(places)]
+    if count is None or len(poses) == count:
+        return poses
+    if len(poses) != 1:
+        raise ConfigError(f"{len(poses)} places were told of {count} images; tell one of each, or one of all")
+    return poses * count

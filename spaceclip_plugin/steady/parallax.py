@@ -61,7 +61,7 @@ class Parallax:
         if least > _WRONG * far:
             return cls(None, OTHERWISE)
         inside = least < min(of_scales[0], of_scales[-1])
-        tells = inside and least < _SHOWN * far and least < _THIS_WAY * reverse
+        tells = inside and far < 1 and least < _SHOWN * far and least < _THIS_WAY * reverse
         return cls(torch.tensor(of_scales, dtype=torch.float64) if tells else None)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-STEPS = 31
-_WIDEST = 1.5  # in ln scale: factors of a fifth to four and a half
+STEPS = 49
+_WIDEST = 2.4  # in ln scale: factors of an eleventh to eleven; a head of rooms may see a shelf four times too far
+_WIDE = 1.0  # sd of ln scale, of one who knows next to nothing
 _MEMORY = 0.95  # of evidence, for what comes after: elsewhere a head errs otherwise
 _SYSTEMATIC = 0.1  # sd of ln scale that no amount of evidence takes away: depth is off in more than scale
 _ALIKE = 0.1  # sd of ln scale between cameras of one rig
@@ -56,12 +57,18 @@ class ScaleBelief:
         return sum(mean / variance for mean, variance in told) / certainty, certainty**-0.5
 
     def _told(self, apart_sd: float) -> tuple[float, float]:
-        """Mean and variance by the evidence alone, for a camera whose scale is that far from this one's."""
-        if not self.pieces:
-            return 0.0, math.inf
-        grid, density = self.log_scales, self.evidence.softmax(dim=0)
+        """Mean and variance by the evidence alone, for a camera whose scale is that far from this one's.
+
+        Those of a normal distribution, which with a wide one about 0 comes to what the evidence comes to with it.
+        """
+        grid = self.log_scales
+        density = (self.evidence - (grid / _WIDE).square() / 2).softmax(dim=0)
         mean = float(density @ grid)
-        return mean, float(density @ (grid - mean).square()) + _SYSTEMATIC**2 + apart_sd**2
+        certainty = 1 / float(density @ (grid - mean).square()) - 1 / _WIDE**2 if self.pieces else 0.0
+        if certainty <= 0:
+            return 0.0, math.inf
+        mean *= 1 + 1 / (_WIDE**2 * certainty)
+        return mean, 1 / certainty + _SYSTEMATIC**2 + apart_sd**2
 
     def _recentre(self) -> None:
         """About 0 again, so that it holds the factors that may be."""

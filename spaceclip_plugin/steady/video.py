@@ -26,8 +26,8 @@ NO_DEPTH = "there is too little depth to go on from"
 _SLOWEST = 0.1  # weight of a new frame's scale, after many
 _WEIGHT = 30.0  # of what images say of the scale, in ln likelihood by unit of mismatch
 _KEY_BASELINE, _KEY_TURN = 0.02, 0.35  # of the depth; radians: how far a camera must have moved to tell of the scale
-_LEAST_BASELINE = 0.005  # of the depth; a camera that only turned tells nothing of it
-_PROOFS = 4
+_LEAST_BASELINE, _MOST_TURN = 0.005, 1.0  # likewise: to tell of it at all, and to see the same things still
+_FEW_PROOFS, _PROOFS = 2, 4
 _LONGEST_PAUSE = 300  # host steps
 _LEAST_SCALE_VARIANCE = 1e-4
 
@@ -108,7 +108,8 @@ class Video:
         fine_m = refined(view.depth, view.grid, whole)
         kept = ScaleBelief() if belief is None else belief
         video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine_m, belief=kept)
-        video._learn_scale(view.rays)
+        if view.place is not None:
+            video.key = (detail_of(view.look.grey), view.place)
         return video
 
     def scale(self, view: View, others: Iterable[ScaleBelief]) -> tuple[float, float]:
@@ -126,7 +127,7 @@ class Video:
             return CAMERA, None
         if not 0 <= view.depth.step - self.step <= _LONGEST_PAUSE:
             return PAUSED, None
-        found = self._found(view, self.scale(view, others)[0])
+        found = self._found(view, self._scale_to_look_with(view, others))
         if found is None:
             return CUT, None
         offset = offset_of(found.earlier, view.grid)
@@ -140,9 +141,13 @@ class Video:
         before = (self.fine_m * math.exp(toward), found.still)
         self.fine_m = refined(view.depth, view.grid, self.whole, before)
         self.look, self.step, self.place = view.look, view.depth.step, view.place
-        if found.doubt is not None:
-            self._disbelieve(found.doubt)
-        self._learn_scale(view.rays)
+        seen = self._parallax(view, self.whole.log_depth)
+        if seen is not None and view.place is not None:
+            self._learn(seen)
+            self.key = (detail_of(view.look.grey), view.place)
+        # Where parallax bears places out, images that did not fit them told of the scale, which is known by now.
+        if found.doubt is not None and (seen is None or seen.mismatch is None):
+            self._disbelieve(found.doubt, proofs=_FEW_PROOFS)
         return None, None if view.place is None else self.doubt
 
     def _found(self, view: View, log_scale: float) -> Found | None:
@@ -154,32 +159,44 @@ class Video:
         found = pair.follow(told)
         return None if found is None else replace(found, earlier=found.earlier.scaled(log_scale))
 
-    def _learn_scale(self, rays: Rays | None) -> None:
-        """Compare with the key frame where the camera has moved far enough from it; which also tells a wrong motion."""
-        if self.place is None or rays is None:
-            return
-        detail = detail_of(self.look.grey)
-        if self.key is not None:
-            key_detail, key_place = self.key
-            back = Told.by_places(self.place, key_place)
-            baseline = float(back.onward.translation_m.norm() / self.whole.log_depth.median().exp())
-            if baseline < _KEY_BASELINE and back.onward.angle() < _KEY_TURN:
-                return
-            if baseline >= _LEAST_BASELINE:
-                scales = self.belief.log_scales.to(detail)
-                seen = Parallax.seen((detail, key_detail), rays, self.whole.log_depth, back, scales)
-                if seen.doubt is not None:
-                    self._disbelieve(seen.doubt)
-                elif seen.mismatch is not None:
-                    self.owed = max(0, self.owed - 1)
-                    if self.owed == 0:
-                        self.doubt = None
-                        self.belief.learn(-_WEIGHT * seen.mismatch)
-        self.key = (detail, self.place)
+    def _scale_to_look_with(self, view: View, others: Iterable[ScaleBelief]) -> float:
+        """ln factor that its depth is taken to be too large by; before anything is known, by what this frame shows."""
+        if self.belief.pieces == 0 and self.doubt is None:
+            seen = self._parallax(view, view.grid.log_depth)
+            if seen is not None and seen.mismatch is not None:
+                first = ScaleBelief()
+                first.learn(-_WEIGHT * seen.mismatch)
+                return first.moments(view.prior_sd, others)[0]
+        return self.scale(view, others)[0]
 
-    def _disbelieve(self, doubt: str) -> None:
+    def _parallax(self, view: View, log_depth: Tensor) -> Parallax | None:
+        """What the frame and the key frame tell of the scale and of the places; None where they are of one place."""
+        if self.key is None or view.place is None or view.rays is None:
+            return None
+        key_detail, key_place = self.key
+        back = Told.by_places(view.place, key_place)
+        baseline = float(back.onward.translation_m.norm() / (log_depth.median() - self.scale(view, ())[0]).exp())
+        turn = back.onward.angle()
+        if baseline < _KEY_BASELINE and turn < _KEY_TURN:
+            return None
+        if baseline < _LEAST_BASELINE or turn > _MOST_TURN:
+            return Parallax(None)
+        details = detail_of(view.look.grey), key_detail
+        return Parallax.seen(details, view.rays, log_depth, back, self.belief.log_scales.to(log_depth))
+
+    def _learn(self, seen: Parallax) -> None:
+        """Believe of the scale, and of the places, what parallax told."""
+        if seen.doubt is not None:
+            self._disbelieve(seen.doubt, proofs=_PROOFS)
+        elif seen.mismatch is not None:
+            self.owed = max(0, self.owed - 1)
+            if self.owed == 0:
+                self.doubt = None
+                self.belief.learn(-_WEIGHT * seen.mismatch)
+
+    def _disbelieve(self, doubt: str, *, proofs: int) -> None:
         """Use places no more until images bear several out; and forget the scale, which came from such places."""
-        self.doubt, self.owed, self.belief = doubt, _PROOFS, ScaleBelief()
+        self.doubt, self.owed, self.belief = doubt, max(self.owed, proofs), ScaleBelief()
 
     def state_dict(self) -> dict[str, Any]:
         """Strings, numbers and tensors by name."""

@@ -259,6 +259,22 @@ def test_each_image_of_a_batch_is_a_video_of_its_own(video: list[RoomFrame]) -> 
         assert told(whole[index]).frames == 3
 
 
+def test_each_image_of_a_batch_has_a_place_of_its_own(video: list[RoomFrame]) -> None:
+    steady, frame = SteadyDepth(), video[0]
+    one, look = frame.seen(0), frame.look()
+    both = dataclasses.replace(
+        one, **{name: getattr(one, name).repeat(2, 1, 1) for name in ("depth_m", "valid", "uncertainty_m")}
+    )
+    looks = Look(look.grey.repeat(2, 1, 1), look.tokens.repeat(2, 1, 1, 1))
+    steady.update(both, looks, torch.stack([WAY[0], WAY[1]]))
+    assert [torch.equal(kept["place"], at) for kept, at in zip(steady.state_dict()["videos"], WAY, strict=False)] == [
+        True,
+        True,
+    ]
+    with pytest.raises(ConfigError, match="3 places"):
+        steady.update(both, looks, torch.stack([WAY[0]] * 3))
+
+
 def test_a_look_of_other_images_is_refused(video: list[RoomFrame]) -> None:
     look = video[0].look()
     with pytest.raises(ConfigError, match="2 looks"):
