@@ -98,20 +98,20 @@ def measured(args: argparse.Namespace, record: dict[str, Any]) -> None:
         parts = {clip: seen}
         if clip == HOLOLENS and not head.startswith("embedded"):
             parts |= {name: seen.part(which) for name, which in HALVES.items()}
-        whole = not any(entry["clip"] == clip and entry["head"] == head for entry in record["clips"])
+        known = {entry["head"] for entry in record["clips"] if entry["clip"] == clip}
         for name, part in parts.items():
             for stride in STRIDES:
                 some = part.part(slice(None, None, stride))
                 here = about | {"clip": name, "stride": stride, "frames": len(some)}
                 record["clips"].append(here | {"ways": figures(some)})
                 print(json.dumps(record["clips"][-1]), flush=True)
-                if name == clip and whole:
+                if name == clip and not known:
                     record["bad_places"].append(here | {"kinds": with_bad_places(some)})
         for places in (False, True):
             found = where_things_moved(seen, places=places, frames=AFTER)
             if found is not None:
                 record["moved"].append(about | {"places": places, "after": found[0], "frames": found[1]})
-        if whole:
+        if head not in known:
             first_seed[clip, head] = seen
             record["cuts"] += cuts(clip, head, first_seed)
         write_json(args.record, record)

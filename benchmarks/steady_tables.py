@@ -145,17 +145,16 @@ def _targets(record: dict[str, Any]) -> str:
 def _bad(record: dict[str, Any]) -> str:
     alone = {(e["clip"], e["head"], e["seed"], e["stride"]): e["ways"][ALONE] for e in record["clips"]}
     lines = [
-        "| places | AbsRel over per frame, lowest to highest | flicker over per frame | frames that were doubted, of | "
+        "| places | AbsRel over per frame, lowest to highest | frames that were doubted, of | "
         "for the images' motion | for being the other way round | began anew |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
     ]
     for kind in BAD:
         found = [(entry, entry["kinds"][kind]) for entry in record["bad_places"]]
         own = [alone[entry["clip"], entry["head"], entry["seed"], entry["stride"]] for entry, _ in found]
         cells = [kind]
-        for name in ("abs_rel", "flicker"):
-            ratios = [one[name] / mine[name] for (_, one), mine in zip(found, own, strict=True)]
-            cells.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+        ratios = [one["abs_rel"] / mine["abs_rel"] for (_, one), mine in zip(found, own, strict=True)]
+        cells.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
         doubts = [one["doubts"] for _, one in found]
         other_way = sum(said.get(OTHER_WAY, 0) for said in doubts)
         total = sum(sum(said.values()) for said in doubts)

@@ -14,6 +14,7 @@ from steady_clips import Seen
 from torch import Tensor
 
 from spaceclip_plugin import DepthMap
+from spaceclip_plugin.evaluation import depth_metrics
 from spaceclip_plugin.steady import SteadyDepth
 
 CONSTANT, ALONE, RUNNING = "constant", "per_frame", "running_mean"
@@ -122,11 +123,15 @@ BAD: dict[str, Callable[[Tensor], Places]] = {
 
 
 def with_bad_places(seen: Seen) -> dict[str, dict[str, Any]]:
-    """Figures of steady depth that is told wrong places, of every kind."""
+    """AbsRel of steady depth that is told wrong places, of every kind, and what it said."""
     found = {}
     for kind, spoilt in BAD.items():
         depths = steadied(seen, spoilt(seen.places))
-        found[kind] = _scored(seen, [depth.depth_m[0] for depth in depths]) | said(depths)
+        errors = [
+            depth_metrics(depth.depth_m[0], truth, valid=valid).abs_rel
+            for depth, truth, valid in zip(depths, seen.truth_m, seen.valid, strict=True)
+        ]
+        found[kind] = {"abs_rel": round(statistics.fmean(errors), 5)} | said(depths)
     return found
 
 

@@ -134,7 +134,7 @@ def entry(abs_rel: float, flicker: float, covered: float = 0.9, **about: Any) ->
 )
 def test_a_target_is_met_or_is_not(changes: dict[str, float], missed: set[str]) -> None:
     good = entry(0.9, 0.2, clip="rendered")
-    wrong = {"kinds": {kind: {"abs_rel": 0.2, "flicker": 0.1, "doubts": {}, "resets": {}} for kind in steady_ways.BAD}}
+    wrong = {"kinds": {kind: {"abs_rel": 0.2, "doubts": {}, "resets": {}} for kind in steady_ways.BAD}}
     record = {
         "clips": [good, entry(**({"abs_rel": 0.9, "flicker": 0.2} | changes))],
         "bad_places": [good | wrong],

@@ -27,6 +27,7 @@ TABLES = [
     ("preset-cost", "preset_cost", "table"),
     ("robot-timing", "robot_timing", "table"),
     ("scale-filter", "scale_filter", "table"),
+    ("steady", "steady", "table"),
     ("trusted-training", "trusted_training", "table"),
     ("true-metres", "true_metres", "table"),
     ("version-matrix", "version_matrix", "table"),
