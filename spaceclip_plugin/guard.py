@@ -377,16 +377,18 @@ class NewestDepth:
         # Ages are counted here from now on: those of an attachment's depth would count the same steps once more.
         newest = [depth.relabelled(age=int(depth.age)) for depth in found if depth.step == last]
         images = [depth[i] for depth in newest for i in range(len(depth))]
-        alike = [image.camera for image in images] == [image.camera for image in self.images]
-        if alike:
-            again = [
-                torch.equal(image.depth_m, old.depth_m) and torch.equal(image.valid, old.valid)
-                for image, old in zip(images, self.images, strict=True)
-            ]
-            self.repeats = tuple(count + 1 if same else 0 for same, count in zip(again, self.repeats, strict=True))
+        if [image.camera for image in images] == [image.camera for image in self.images]:
+            pairs = zip(images, self.images, self.repeats, strict=True)
+            self.repeats = tuple(count + 1 if _is_again(image, old) else 0 for image, old, count in pairs)
         else:
             self.repeats = (0,) * len(images)
         self.images = tuple(images)
+
+
+def _is_again(image: DepthMap, old: DepthMap) -> bool:
+    """Whether it is the very same depth; where it is steady, by what frames alone say: the same image moves all."""
+    one, other = (each.steady[0].alone_m if each.steady else each.depth_m for each in (image, old))
+    return torch.equal(one, other) and torch.equal(image.valid, old.valid)
 
 
 def _gravest(decisions: Sequence[GuardDecision]) -> GuardDecision:

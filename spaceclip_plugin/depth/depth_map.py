@@ -28,7 +28,7 @@ from spaceclip_plugin.depth.camera import (
 from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.interval import interval_of
-from spaceclip_plugin.depth.steadiness import Steadiness
+from spaceclip_plugin.depth.steadiness import Steadiness, with_alone
 from spaceclip_plugin.errors import ConfigError
 
 KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
@@ -285,8 +285,8 @@ class DepthMap(DepthExports):
         lens = self._with(intrinsics=camera, focal_length=camera.focal_length)
         if scale == 1.0:
             return lens
-        sd_m = self.uncertainty_m
-        return lens._with(depth_m=self.depth_m * scale, uncertainty_m=None if sd_m is None else sd_m * scale)
+        sd_m = None if self.uncertainty_m is None else self.uncertainty_m * scale
+        return lens.steadied(self.depth_m * scale, sd_m, with_alone(self.steady, lambda alone_m: alone_m * scale))
 
     def in_camera(self, mapping: ImageMapping | None = None, *, size: tuple[int, int] | None = None) -> DepthMap:
         """The same depth over the camera's image, whatever the host did to it before its tower.
@@ -318,7 +318,6 @@ class DepthMap(DepthExports):
         places = mapping.places(mapping.camera_hw if size is None else size, self.depth_m)
         smooth = places.on_one_surface(self.depth_m, known)
         valid = places.nearest(known) & places.shown
-        sd_m = self.uncertainty_m
         focal_length = self.focal_length
         if focal_length is not None:  # of the same rays, over the sides of another image
             focal_length = mapping.to_camera(Intrinsics.from_focal_length(focal_length, self.image_hw)).focal_length
@@ -326,8 +325,9 @@ class DepthMap(DepthExports):
             self,
             depth_m=places.either(self.depth_m, smooth) * valid,
             valid=valid,
-            uncertainty_m=None if sd_m is None else places.either(sd_m, smooth) * valid,
+            uncertainty_m=None if self.uncertainty_m is None else places.either(self.uncertainty_m, smooth) * valid,
             empty=None if self.empty is None else places.nearest(self.empty) * places.shown,
+            steady=with_alone(self.steady, lambda alone_m: places.either(alone_m, smooth) * valid),
             image_hw=mapping.camera_hw,
             mapping=ImageMapping.stretched(mapping.camera_hw, mapping.camera_hw),
             intrinsics=None if self.intrinsics is None else mapping.to_camera(self.intrinsics),

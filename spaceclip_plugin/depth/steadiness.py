@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -36,3 +38,11 @@ class Steadiness:
     log_scale: float
     log_scale_sd: float
     doubt: str | None = None
+
+
+def with_alone(steady: Sequence[Steadiness], change: Callable[[Tensor], Tensor]) -> tuple[Steadiness, ...]:
+    """The same of every image where its map was changed, and so is what the frames alone say, (B, H, W) metres."""
+    if not steady:
+        return ()
+    alone_m = change(torch.cat([one.alone_m for one in steady]))
+    return tuple(replace(one, alone_m=alone_m[at : at + 1]) for at, one in enumerate(steady))

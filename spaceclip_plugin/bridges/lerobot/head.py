@@ -100,7 +100,7 @@ class HeadStep:
 
     def _forget(self) -> None:
         if self._link is not None and self._link.alive:
-            self._link.forget()
+            self._link.start_over()
 
     def _linked(self) -> DepthLink:
         if self._link is not None and self._link.alive:

@@ -17,6 +17,7 @@ from spaceclip_plugin.bridges.lerobot.declared_cameras import camera_names
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry, Preparation
 from spaceclip_plugin.bridges.lerobot.lenses import PolicyLenses
 from spaceclip_plugin.bridges.lerobot.policy import guessed_policy
+from spaceclip_plugin.bridges.lerobot.steadying import SteadyRobots
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
 from spaceclip_plugin.guard import NewestDepth
@@ -56,11 +57,13 @@ class DepthLink:
         self._digest = module_digest(head)
         self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
-        self._open, self._robots, self._warned = False, 0, False
+        self._open, self._robots = False, 0
+        self._warned: set[str] = set()
         self.cameras = camera_names(policy)  # by the key of their images in a batch
         self.names_images = bool(self._attachment.cameras)  # each image call is of one camera, and bears its name
         self.refreshed = False  # whether depth is, at every host step
         self.lenses = PolicyLenses()
+        self._steady: SteadyRobots | None = None
         self.newest: list[NewestDepth] = []  # of each row of a batch, over the camera's image where that is known
         self.rows = 1  # host steps that the last actions take: those of a chunk, else 1
 
@@ -113,6 +116,14 @@ class DepthLink:
         """How many actions the policy makes out of one look at its images, as its configuration says by now."""
         return ActionChunks.of(self.policy)
 
+    def keep_steady(self) -> None:
+        """From here on earlier frames have a say in depth; HostError where the adapter tells no images to follow."""
+        if self._steady is None:
+            self.forget()  # of the images of frames that wait, nothing was kept
+            steady = SteadyRobots(self.lenses)
+            self._attachment.keep_steady(steady)
+            self._steady = steady
+
     def begin_step(self, robots: int, sizes: Mapping[str, tuple[int, int]]) -> None:
         """Begin a host step of so many robots, with images of these (H, W); one that no one ended is ended."""
         if self._open:
@@ -124,6 +135,15 @@ class DepthLink:
         if self.names_images and sizes:
             self._attachment.given([*sizes])  # of missing cameras, image calls alone do not tell which they are
         self._open, self._robots = True, robots
+
+    def place(self, places: Mapping[str, Tensor]) -> None:
+        """Tell where cameras are in this step, (B, 4, 4) camera to world each, for steady depth."""
+        if places and not (self.names_images or self.refreshed):
+            self._warn_once(
+                "where cameras are is told, but not which camera this policy's image calls are of: motion is taken "
+                "from images. fresh=True gives depth by camera"
+            )
+        self._attachment.place(places)
 
     def end_step(self, robots: int, *, rows: int = 1) -> None:
         """End a host step: the depth it left, refreshed or of the policy's own image calls, becomes the newest.
@@ -174,6 +194,12 @@ class DepthLink:
         self._refreshed = None
         with contextlib.suppress(CaptureError):
             self._attachment.skip()
+
+    def start_over(self) -> None:
+        """Another episode begins: nothing was seen."""
+        self.forget()
+        if self._steady is not None:
+            self._steady.reset()
 
     def close(self) -> None:
         """Take the hooks off the policy's tower, and let go of it; nothing can be read any more."""
@@ -238,10 +264,14 @@ class DepthLink:
                 return depth.in_camera(mapping)
             except ConfigError as error:
                 raise HostError(f"the policy's images are not what its configuration says: {error}") from error
-        if not self._warned and depth.valid.any():
-            self._warned = True
-            _logger.warning(
+        if depth.valid.any():
+            self._warn_once(
                 "how this policy makes its tower's images out of its cameras' is not known: the guard judges the "
                 "tower's images, and the depth step gives depth with fresh=True alone"
             )
         return depth
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _logger.warning(message)

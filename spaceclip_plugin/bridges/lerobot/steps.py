@@ -21,6 +21,7 @@ from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
+from spaceclip_plugin.bridges.lerobot.steadying import places_in
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.depth_map import KNOWN
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
@@ -59,6 +60,11 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
     its images without normalisation, so that the depth is bit for bit that of the policy's own run, and a log names
     the function; elsewhere by `data.prepare`, from images in [0, 1].
 
+    With `steady=True` earlier frames of the episode have a say in the depth, robot by robot (`SteadyDepth`), for the
+    guard too; `reset` begins anew, and a scene that changes at once does. Where `observation.camera_to_world.front`,
+    (4, 4) or (B, 4, 4), tells where a camera is (rigid, in metres, axes x right, y down, z forward), and `intrinsics`
+    are given, motion is taken from there, else from images.
+
     Example:
         >>> step = DepthProcessorStep(head, fresh=True)
         >>> step.connect(policy)
@@ -74,6 +80,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         fresh: bool = False,
         allow_untrained: bool = False,
         intrinsics: Mapping[str, Intrinsics | Sequence[float]] | None = None,
+        steady: bool = False,
         policy: nn.Module | None = None,
     ) -> None:
         """Check the settings; the policy is met at the first observation.
@@ -86,6 +93,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             intrinsics: by camera's name, of the camera's own image: `Intrinsics`, or [fx, fy, cx, cy, height, width] as
                 files have them. Depth is then in metres of that camera, for the guard too; without them, in those of
                 the camera that the head assumes.
+            steady: give depth of video that earlier frames have a say in.
             policy: whose tower to read, kept weakly and in no file; None: it is looked for.
 
         Raises:
@@ -95,14 +103,14 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         """
         super().__init__(head, allow_untrained=allow_untrained, intrinsics=intrinsics, policy=policy)
         self.cameras = None if cameras is None else checked_cameras(cameras)
-        self.fresh = _checks.truth("fresh", fresh)
+        self.fresh, self.steady = _checks.truth("fresh", fresh), _checks.truth("steady", steady)
         self._warned = False
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """The observation with depth; the images themselves stay as they are.
 
         Raises:
-            HostError: no policy or several to connect to, or images that cannot be prepared.
+            HostError: no policy or several to connect to, images that cannot be prepared, or places that are none.
         """
         link = self._linked()
         keys = [key for key in (*link.cameras, *observation) if isinstance(observation.get(key), Tensor)]
@@ -119,7 +127,9 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 )
         if images:
             sizes = {name: tuple(observation[key].shape[-2:]) for key, name in link.cameras.items() if key in keys}
-            for key, found in self._depth(link, images, sizes).items():
+            robots = len(next(iter(images.values())))
+            places = places_in(observation, link.cameras.values(), robots=robots) if self.steady else {}
+            for key, found in self._depth(link, images, sizes, places).items():
                 device, none = images[key].device, torch.zeros(1, *images[key].shape[-2:])
                 maps = [none if depth is None else depth.depth_m * depth.valid for depth in found]
                 ages = [-1 if depth is None else depth.age for depth in found]
@@ -142,6 +152,7 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
             "cameras": None if self.cameras is None else [*self.cameras],
             "fresh": self.fresh,
             "allow_untrained": self.allow_untrained,
+            **({"steady": True} if self.steady else {}),  # older versions read the others
             **self._saved_intrinsics(),
         }
 
@@ -151,14 +162,22 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
 
     def _adopt(self, link: DepthLink) -> None:
         link.refreshed = link.refreshed or self.fresh
+        if self.steady:
+            link.keep_steady()
 
     def _depth(
-        self, link: DepthLink, images: Mapping[str, Tensor], sizes: Mapping[str, tuple[int, int]]
+        self,
+        link: DepthLink,
+        images: Mapping[str, Tensor],
+        sizes: Mapping[str, tuple[int, int]],
+        places: Mapping[str, Tensor],
     ) -> dict[str, list[DepthMap | None]]:
         """Of every camera, robot by robot."""
         robots = len(next(iter(images.values())))
         try:
             link.begin_step(robots, sizes)
+            if self.steady:
+                link.place(places)
             if self.fresh:
                 return {key: [*depth] for key, depth in link.refresh(images).items()}
             found = {key: link.newest_of(camera_name(key), image) for key, image in images.items()}
