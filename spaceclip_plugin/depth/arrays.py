@@ -34,6 +34,7 @@ class DepthArrays:
         depth_m: (H, W) float32 metres along the optical axis, 0 where not `valid`.
         valid: (H, W) bool.
         uncertainty_m: (H, W) float32 metres, 0 where not `valid`; None where the head gives none.
+        alone_m: (H, W) float32 metres that this frame alone says, 0 where not `valid`; None where depth is not steady.
         intrinsics: in pixels of `depth_m`; None where none are known.
         points_m: (N, 3) float32 metres in the camera frame, of the N valid pixels, row by row; None without intrinsics.
         photo: (H', W', 3) uint8 RGB; None where none was given.
@@ -46,6 +47,7 @@ class DepthArrays:
     depth_m: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     uncertainty_m: npt.NDArray[np.float32] | None
+    alone_m: npt.NDArray[np.float32] | None
     intrinsics: Intrinsics | None
     points_m: npt.NDArray[np.float32] | None
     photo: npt.NDArray[np.uint8] | None
@@ -88,6 +90,7 @@ class DepthArrays:
             depth_m=_known(depth_map.depth_m, valid),
             valid=valid,
             uncertainty_m=None if depth_map.uncertainty_m is None else _known(depth_map.uncertainty_m, valid),
+            alone_m=_known(depth_map.steady[0].alone_m, valid) if depth_map.steady else None,
             intrinsics=own,
             points_m=points_m,
             photo=photo,

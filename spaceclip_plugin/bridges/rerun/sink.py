@@ -17,6 +17,7 @@ from spaceclip_plugin.depth.camera import IntrinsicsLike
 from spaceclip_plugin.depth.colours import colorize_depth
 from spaceclip_plugin.depth.depth_map import UNFAMILIAR
 from spaceclip_plugin.depth.photo import ImageLike
+from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 
 PoseLike = Tensor | npt.NDArray[np.floating[Any]]
@@ -30,8 +31,10 @@ class RerunSink:
 
     A camera has the entities `image`, `depth` (metres, 0 where invalid), `uncertainty` (metres), `points` (the valid
     ones, in colours of the image, or else of their depth), `age` (host steps), `familiarity` (0 to 1, where the head
-    tells it) and `notes`, of an untrained head and of images unlike those of the training. They lie on the timelines
-    "step" (host steps) and "frame" (image calls). Rerun's pixels are this package's: the first one's corner is (0, 0).
+    tells it) and `notes`, of an untrained head and of images unlike those of the training. Steady depth has
+    `depth_alone` too (metres that the frame alone says), `steady/frames` and `steady/carried` (see `Steadiness`), and
+    notes of what began anew and of places that were not believed. They lie on the timelines "step" (host steps) and
+    "frame" (image calls). Rerun's pixels are this package's: the first one's corner is (0, 0).
 
     Example:
         >>> import tempfile, torch
@@ -128,6 +131,18 @@ class RerunSink:
                 notes.append(f"unlike the training images (familiarity {share:.2f})")
         for note in notes:
             recording.log([camera, "notes"], rr.TextLog(note, level="WARN"))
+        if shown.alone_m is not None:
+            recording.log([camera, "depth_alone"], rr.DepthImage(shown.alone_m, meter=1.0))
+            self._log_steadiness(camera, depth_map.steady[0])
+
+    def _log_steadiness(self, camera: str, steady: Steadiness) -> None:
+        rr, recording = self._rerun, self._recording
+        recording.log([camera, "steady", "frames"], rr.Scalars([float(steady.frames)]))
+        recording.log([camera, "steady", "carried"], rr.Scalars([steady.carried]))
+        if steady.reset is not None:
+            recording.log([camera, "notes"], rr.TextLog(f"steady depth begins anew: {steady.reset}", level="INFO"))
+        if steady.doubt is not None:
+            recording.log([camera, "notes"], rr.TextLog(f"the camera's place: {steady.doubt}", level="WARN"))
 
     def close(self) -> None:
         """Write or send what is left; may be called again."""

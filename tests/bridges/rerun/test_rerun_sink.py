@@ -13,6 +13,7 @@ from spaceclip_plugin.depth.age import HostSteps
 from spaceclip_plugin.depth.camera import Intrinsics
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.depth.image_mapping import ImageMapping
+from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 
 CAMERA = Intrinsics(fx_px=5.0, fy_px=4.5, cx_px=3.25, cy_px=1.75, image_hw=(4, 6))
@@ -25,6 +26,13 @@ def depth_map(*, batch: int = 1, **changed: Any) -> DepthMap:
     valid[:, 0, 0] = False
     settings = {"camera": None, "frame": 0, "image_hw": (4, 6), "trained": True, **changed}
     return DepthMap(depth_m, valid, uncertainty_m=0.1 * depth_m, **settings)
+
+
+def steady_map(reset: str | None, *, frames: int = 1, doubt: str | None = None, **changed: Any) -> DepthMap:
+    """Depth of which the frame alone says twice as much."""
+    depth = depth_map(**changed)
+    told = Steadiness(2 * depth.depth_m, frames, reset, carried=0.25, log_scale=0.0, log_scale_sd=0.1, doubt=doubt)
+    return depth.steadied(depth.depth_m, depth.uncertainty_m, (told,))
 
 
 def photo(height: int = 8, width: int = 12) -> np.ndarray:
@@ -175,6 +183,36 @@ class TestRoundTrip:
         assert [frame for _, frame in notes] == [1]
         assert "familiarity 0.01" in str(notes)
         assert not {"/b/familiarity", "/b/notes"} & recording.entities
+
+    def test_what_a_frame_alone_says_beside_what_all_say(self, file: Path) -> None:
+        depth = steady_map(None)
+        with RerunSink(file) as sink:
+            sink.log(depth)
+        recording = Recording(file)
+        for entity, wanted in (("depth", depth.depth_m), ("depth_alone", 2 * depth.depth_m)):
+            np.testing.assert_array_equal(recording.depth(f"/camera/{entity}"), (wanted * depth.valid)[0])
+
+    def test_both_are_in_metres_of_the_camera(self, file: Path) -> None:
+        depth = steady_map(None, focal_length=(0.5, 0.5))
+        with RerunSink(file) as sink:
+            sink.log(depth, CAMERA)
+        recording = Recording(file)
+        np.testing.assert_allclose(recording.depth("/camera/depth_alone"), 2 * recording.depth("/camera/depth"))
+        assert recording.depth("/camera/depth")[1, 1] != depth.depth_m[0, 1, 1]
+
+    def test_what_began_anew_and_which_place_was_not_believed(self, file: Path) -> None:
+        with RerunSink(file) as sink:
+            sink.log(steady_map("the first frame", frame=1))
+            sink.log(steady_map(None, frame=2, frames=2))
+            sink.log(steady_map(None, frame=3, frames=3, doubt="the images do not move so"))
+        recording = Recording(file)
+        frames = recording.columns["/camera/steady/frames", "Scalars:scalars"]
+        assert {frame: count[0] for (_, frame), count in frames.items()} == {1: 1.0, 2: 2.0, 3: 3.0}
+        assert recording.columns["/camera/steady/carried", "Scalars:scalars"][0, 2] == [0.25]
+        notes = recording.columns["/camera/notes", "TextLog:text"]
+        assert {frame: "first frame" in str(note) for (_, frame), note in notes.items()} == {1: True, 3: False}
+        levels = recording.columns["/camera/notes", "TextLog:level"]
+        assert [*levels.values()] == [["INFO"], ["WARN"]]
 
     def test_the_depth_maps_own_camera_and_none_that_is_only_assumed(self, file: Path) -> None:
         assumed = depth_map(camera="assumed", focal_length=CAMERA.focal_length)
