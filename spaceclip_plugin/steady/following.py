@@ -12,7 +12,7 @@ from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth
 from spaceclip_plugin.steady.grid import cell_centres, nearby_extremes, sampled
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.matching import agreement, matched_places
-from spaceclip_plugin.steady.motion import Motion, Rays, carried, places_before
+from spaceclip_plugin.steady.motion import Motion, Rays, between_cells, carried, places_before
 from spaceclip_plugin.steady.motion_seen import motion_seen
 
 OTHERWISE = "the images do not move as the camera's places say"
@@ -128,6 +128,7 @@ class Pair:
         """Along a motion of the camera; `log_depth` is of cells that nothing was carried to."""
         seen = carried(rays, self.whole, onward)
         places = places_before(rays, torch.where(seen.known, seen.log_depth, log_depth), onward.inverse())
+        seen = between_cells(rays, self.whole, seen, places, onward)
         alike = self._alike(places)
         return _found(FusedDepth(seen.log_depth, seen.variance, seen.known & _same(alike)), places, alike)
 

@@ -14,7 +14,7 @@ from spaceclip_plugin.steady.grid import cell_means, nearby_extremes
 
 _LEAST_LOCAL_SD = 0.05  # in ln depth
 _UNTOLD_LOCAL_SD, SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
-_CORRELATED = 8.0
+_CORRELATED = 5.0
 """Frames that are worth one: a head errs alike in views that are alike, so that a hundred frames do not tell ten times
 as much as one."""
 _DRIFT_VARIANCE = 0.02**2  # of what is carried from frame to frame

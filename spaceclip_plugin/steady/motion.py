@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -13,9 +13,12 @@ from typing_extensions import Self
 
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.steady.fusion import FusedDepth
-from spaceclip_plugin.steady.grid import cell_centres, window_mean
+from spaceclip_plugin.steady.grid import cell_centres, sampled, window_mean
 
 _NEAREST = 0.05  # of the scene's depth; what comes nearer to the camera than that is not looked for
+_ON_ONE_SURFACE = 0.99  # share of what is known about a place
+_HALF_A_CELL = 0.1  # ln depth that half a cell may come to
+_LEAST_M = 1e-6
 _HOLE = 0.3  # share of a cell's neighbours that something came to lie on, from which on it is a hole between them
 
 
@@ -125,6 +128,23 @@ def carried(rays: Rays, earlier: FusedDepth, onward: Motion) -> FusedDepth:
     deep = torch.where(there, nearest[:-1], 1.0).log()
     maps = [values.reshape(height, width) for values in (deep, variance[:-1], there)]
     return _without_holes(FusedDepth(*maps))
+
+
+def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Tensor, onward: Motion) -> FusedDepth:
+    """What was carried, to a part of a cell: read between the cells of the earlier frame, on one surface.
+
+    Depth that lands in a cell is that of a place up to half a cell away, and on a floor that is some per cent.
+
+    Args:
+        rays, earlier, onward: as for `carried`.
+        seen: what that gave.
+        places: (2, h, w) where each cell was in the earlier frame, by what was carried.
+    """
+    (log_depth, known), inside = sampled(torch.stack([earlier.log_depth, earlier.known.to(places)]), places)
+    _, _, z = onward.points(rays.through(places), log_depth.exp())
+    finer = z.clamp_min(_LEAST_M).log()
+    near = inside & (known > _ON_ONE_SURFACE) & ((finer - seen.log_depth).abs() < _HALF_A_CELL)
+    return replace(seen, log_depth=torch.where(near, finer, seen.log_depth))
 
 
 def _without_holes(maps: FusedDepth) -> FusedDepth:
