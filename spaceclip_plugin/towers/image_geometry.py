@@ -12,8 +12,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import nn
+from torch.nn.functional import interpolate
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.depth import ImageMapping
@@ -36,7 +38,8 @@ _RESAMPLING = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-RESAMPLING = tuple(_RESAMPLING)
+_TORCHS = {"torch-bilinear": "bilinear", "torch-bicubic": "bicubic"}
+RESAMPLING = (*_RESAMPLING, *_TORCHS)
 _LARGEST_SIDE_PX = 1 << 16
 _PUBLISHED = "bicubic-squash-1"
 _USERS, _HOSTS = "_spaceclip_image_geometry", "image_geometry"
@@ -53,7 +56,8 @@ class ImageGeometry:
         fill: red, green and blue of the rest of it, from 0 to 255.
         resize: of a crop, what is resized to before: the length of the shorter side, or (height, width), stretched;
             None: the shorter side is the crop's.
-        resampling: Pillow's filter, one of "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos".
+        resampling: Pillow's filter, one of "nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"; or torch's,
+            antialiased on bytes as torchvision does it, "torch-bilinear" or "torch-bicubic": off by a few levels.
         STRETCH: as the published recipe has it, and what is taken where nothing is said.
 
     Raises:
@@ -157,8 +161,7 @@ class ImageGeometry:
         """The tower's image (h, w, 3) of one (H, W, 3), both uint8 RGB."""
         mapping = self.mapping((image.shape[0], image.shape[1]), tower_hw)
         rows, columns = round(mapping.scale_y * image.shape[0]), round(mapping.scale_x * image.shape[1])
-        photo = Image.fromarray(np.ascontiguousarray(image))
-        resized = np.asarray(photo.resize((columns, rows), _RESAMPLING[self.resampling]))
+        resized = self._resized(np.ascontiguousarray(image), (rows, columns))
         top, left = round(mapping.offset_y), round(mapping.offset_x)
         if (top, left, rows, columns) == (0, 0, *tower_hw):
             return resized
@@ -167,6 +170,13 @@ class ImageGeometry:
         part = resized[max(0, -top) : tower_hw[0] - top, max(0, -left) : tower_hw[1] - left]
         laid[max(0, top) : max(0, top) + part.shape[0], max(0, left) : max(0, left) + part.shape[1]] = part
         return laid
+
+    def _resized(self, image: npt.NDArray[np.uint8], hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        if self.resampling in _RESAMPLING:
+            return np.asarray(Image.fromarray(image).resize(hw[::-1], _RESAMPLING[self.resampling]))
+        photo = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+        found = interpolate(photo, hw, mode=_TORCHS[self.resampling], antialias=True)
+        return np.ascontiguousarray(found[0].permute(1, 2, 0).numpy())
 
     def declare(self, host: nn.Module) -> None:
         """Have photos prepared so for every tower of `host`, whatever the host says.

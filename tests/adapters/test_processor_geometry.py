@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_pixels_are_those_of_the_processor(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_torchvisions_processor(name: str, tmp_path: Path) -> None:
+    kind, settings = PROCESSORS[name]
+    found = getattr(transformers, kind if hasattr(transformers, f"{kind}Pil") else f"{kind}Fast", None)
+    if found is None or not importlib.util.find_spec("torchvision"):
+        pytest.skip(f"this transformers has no {kind} that interpolates with torchvision")
+    processor = found(**settings)
+    said = {**processor.to_dict(), "image_processor_type": f"{kind}Fast"}  # as transformers 4 names it
+    host = load_hf(saved(tmp_path, vit(), json.loads(json.dumps(said, default=str))))
+    with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
+        preparation, tower = attachment.preparation, attachment.tower
+    for hw in SIZES:
+        photo = np.random.default_rng(hw[0]).integers(0, 256, (*hw, 3), np.uint8)
+        theirs = torch.as_tensor(processor(photo, return_tensors="pt")["pixel_values"])[0]
+        assert torch.equal(as_bytes(preparation([photo])[0], tower), as_bytes(theirs, tower))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -78,6 +96,10 @@ def test_pixels_are_those_of_the_processor(name: str, tmp_path: Path) -> None:
             ImageGeometry("centre-crop", resize=(36, 36)),
         ),
         ({"size": SIDE, "crop_size": 32, "do_center_crop": True}, ImageGeometry()),
+        (
+            {"image_processor_type": "ViTImageProcessorFast", "size": SIDE, "resample": 2},
+            ImageGeometry(resampling="torch-bilinear"),
+        ),
     ],
 )
 def test_what_a_file_says(settings: dict[str, Any], expected: ImageGeometry | None) -> None:
@@ -95,6 +117,8 @@ def test_what_a_file_says(settings: dict[str, Any], expected: ImageGeometry | No
         ({"size": SIDE, "auto_map": {"AutoImageProcessor": "mine.Own"}}, "auto_map"),
         ({"do_resize": False}, "do_resize"),
         ({"size": SIDE, "resample": "cubic"}, "resample"),
+        ({"image_processor_type": "ViTImageProcessorFast", "size": SIDE, "resample": 1}, "lanczos"),
+        ({"image_processor_type": "ViTImageProcessorFast", "size": SIDE, "resample": 0}, "nearest"),
         ({"size": {"shortest_edge": 32}, "crop_size": 24, "do_center_crop": True}, "24"),
     ],
 )

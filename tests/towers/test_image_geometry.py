@@ -121,6 +121,15 @@ def test_a_stretch_is_pillows_to_the_bit() -> None:
     assert (ImageGeometry.STRETCH.image(photo((101, 57)), TOWER) == np.asarray(resized)).all()
 
 
+@pytest.mark.parametrize("hw", SIZES)
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_torchs_interpolation_lies_where_pillows_does(mode: str, hw: tuple[int, int]) -> None:
+    for geometry in WORDS.values():
+        ours, theirs = (replace(geometry, resampling=name).image(photo(hw), TOWER) for name in (f"torch-{mode}", mode))
+        assert ours.dtype == np.uint8
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
 def test_a_crop_of_what_was_resized_before() -> None:
     assert ImageGeometry("centre-crop", resize=36).mapping((72, 144), (32, 32)) == ImageMapping.centre_cropped(
         (72, 144), (32, 32), resize_short=36

@@ -1,7 +1,9 @@
 """How the image processor beside a transformers checkpoint lays images in the tower's, read from its JSON.
 
 Understood is what many processors have in common: resize, then cut out the middle. Whatever else a file asks for
-(padding, tiles, sizes that depend on the image) is named, and not guessed.
+(padding, tiles, sizes that depend on the image) is named, and not guessed. A file names its class, and that of one
+ending in "Fast" interpolates with torchvision, all others' with Pillow; transformers 5 names neither and may take
+torchvision for a file of Pillow's, whose pixels are then off by a few levels.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ _HARMLESS = {
     "_valid_processor_keys",  # what transformers 4.38 to 4.44 wrote into every file
 }  # fmt: skip
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's numbers
+_TORCHVISIONS = {"bilinear": "torch-bilinear", "bicubic": "torch-bicubic"}  # those that are the same bits in torch
 
 
 def geometry_of_processor(
@@ -57,7 +60,7 @@ def _geometry(values: Mapping[str, Any], tower_hw: tuple[int, int] | None) -> Im
         raise ValueError(f"resample is {number!r}, expected a number of Pillow's, 0 to {len(_RESAMPLING) - 1}")
     crops = bool(settings.get("do_center_crop"))
     size = _size(settings["size"], values, crops=crops)
-    resampling = _RESAMPLING[number]
+    resampling = _resampling(number, values)
     if not crops:
         if isinstance(size, int):
             raise ValueError(
@@ -70,6 +73,17 @@ def _geometry(values: Mapping[str, Any], tower_hw: tuple[int, int] | None) -> Im
     if size == crop_hw and not isinstance(size, int):
         return ImageGeometry(resampling=resampling)
     return ImageGeometry("centre-crop", resize=size, resampling=resampling)
+
+
+def _resampling(number: int, values: Mapping[str, Any]) -> str:
+    """By which library the class of a file interpolates, and how."""
+    name = _RESAMPLING[number]
+    kind = next((str(values[key]) for key in TYPES if values.get(key)), "")
+    if not kind.endswith("Fast"):
+        return name
+    if name not in _TORCHVISIONS:
+        raise ValueError(f"a {kind} interpolates with torchvision, whose {name!r} (resample {number}) is not Pillow's")
+    return _TORCHVISIONS[name]
 
 
 def _size(size: Any, values: Mapping[str, Any], *, crops: bool) -> int | tuple[int, int]:
