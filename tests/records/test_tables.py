@@ -18,6 +18,7 @@ TABLES = [
     ("attacks", "attacks", "table"),
     ("closed-loop", "closed_loop", "table"),
     ("contracts", "version_matrix", "contract_table"),
+    ("deployed", "deployed", "table"),
     ("depth-cost", "depth_cost", "table"),
     ("front-page", "front_page", "table"),
     ("host-overhead", "host_overhead", "table"),

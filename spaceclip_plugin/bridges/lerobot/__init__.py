@@ -9,15 +9,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from spaceclip_plugin.bridges.lerobot.adding import add_depth
     from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData, LeRobotDepth
     from spaceclip_plugin.bridges.lerobot.points import DepthPointStep
-    from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep, add_depth
+    from spaceclip_plugin.bridges.lerobot.steps import DepthGuardStep, DepthProcessorStep
+
+_HOMES = {
+    "DepthGuardStep": "steps",
+    "DepthPointStep": "points",
+    "DepthProcessorStep": "steps",
+    "LeRobotData": "dataset",
+    "LeRobotDepth": "dataset",
+    "add_depth": "adding",
+}
 
 __all__ = ["DepthGuardStep", "DepthPointStep", "DepthProcessorStep", "LeRobotData", "LeRobotDepth", "add_depth"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "points" if name == "DepthPointStep" else "dataset" if name.startswith("LeRobot") else "steps"
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -84,7 +84,7 @@ class HeadStep:
         self.head, self._link = head.eval(), None
 
     def transform_features(self, features: Any) -> Any:
-        """Nothing is announced: what is announced becomes an input of policies, and some crash on one channel."""
+        """As they are: nothing is added."""
         return features
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -49,8 +50,9 @@ class DepthLink:
             head.to(weight.device)
         this = weakref.ref(self)
 
-        def close(_: object) -> None:
-            if (link := this()) is not None:
+        def close(_: object, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+            # Nothing at the end of the process: what closing calls may be gone by then.
+            if not ending() and (link := this()) is not None:
                 link.close()
 
         self._policy = weakref.ref(policy, close)

@@ -14,7 +14,7 @@ from spaceclip_plugin import _checks
 from spaceclip_plugin.attach.declared import checked_cameras
 from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX, PREFIX
 from spaceclip_plugin.bridges.lerobot.lenses import as_lists, checked_intrinsics
-from spaceclip_plugin.bridges.lerobot.steps import LENS_SUFFIX, UNCERTAINTY_SUFFIX
+from spaceclip_plugin.bridges.lerobot.observed import LENS_SUFFIX, UNCERTAINTY_SUFFIX
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.camera import back_project, same_aspect
 from spaceclip_plugin.errors import ConfigError, HostError
@@ -35,7 +35,8 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
     """Adds the 3-D point of a pixel, or of the nearest surface, to the observation.
 
     It reads `observation.images.CAMERA_depth`, (B, 1, H, W), which `DepthProcessorStep`, a depth camera or a data set
-    of `spaceclip annotate` gives, and adds (B, 5) float32: x right, y down, z forward in metres of the camera's frame,
+    of `spaceclip annotate` gives, (B, T, 1, H, W) where a policy is trained on several times, and adds (B, 5) or
+    (B, T, 5) float32: x right, y down, z forward in metres of the camera's frame,
     whether the point is known (1 or 0; x, y and z are 0 where it is not), and the standard deviation of its depth in
     metres where `observation.images.CAMERA_depth_uncertainty` tells it, else -1. dx, dy, dz from one point to
     another of the same camera are the differences of two such features.
@@ -105,15 +106,16 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
         """
         name = PREFIX + self.camera + DEPTH_SUFFIX
         depth = observation.get(name)
-        if not isinstance(depth, Tensor) or depth.ndim != 4 or depth.shape[1] != 1:
+        if not isinstance(depth, Tensor) or depth.ndim not in (4, 5) or depth.shape[-3] != 1:
             given = tuple(depth.shape) if isinstance(depth, Tensor) else type(depth).__name__
             raise HostError(
-                f"expected depth (B, 1, H, W) under {name}, got {given}; put this step behind the one that gives depth"
+                f"expected depth (B, 1, H, W) under {name}, got {given}; put this step behind the one that gives "
+                "depth, and train policies on a data set that has it (`spaceclip annotate`)"
             )
         hw = (depth.shape[-2], depth.shape[-1])
         if not same_aspect(hw, self.intrinsics.image_hw):
             raise HostError(f"{name} is {hw} (H, W), the intrinsics are of an image of {self.intrinsics.image_hw}")
-        depth_m = depth[:, 0].float() / _UNITS_PER_METRE[self.unit]
+        depth_m = depth.flatten(0, -4)[:, 0].float() / _UNITS_PER_METRE[self.unit]
         depth_m = depth_m.where(torch.isfinite(depth_m) & (depth_m > 0), torch.zeros_like(depth_m))
         lens = observation.get(PREFIX + self.camera + LENS_SUFFIX)
         if isinstance(lens, Tensor) and bool((~lens.to(depth_m.device) & (depth_m > 0).flatten(1).any(1)).any()):
@@ -123,10 +125,11 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
             )
         deviation = observation.get(PREFIX + self.camera + UNCERTAINTY_SUFFIX)
         if isinstance(deviation, Tensor):
-            deviation_m = deviation[:, 0].to(depth_m) / _UNITS_PER_METRE[self.unit]
+            deviation_m = deviation.flatten(0, -4)[:, 0].to(depth_m) / _UNITS_PER_METRE[self.unit]
         else:
             deviation_m = torch.full_like(depth_m, -1.0)
         points = torch.stack([self._point(*of_one) for of_one in zip(depth_m, deviation_m, strict=True)])
+        points = points.unflatten(0, depth.shape[:-3])
         return {**observation, self.key: self._joined(observation.get(self.key), points)}
 
     def transform_features(
@@ -152,9 +155,9 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
     def _joined(self, state: object, points: Tensor) -> Tensor:
         if self.key != STATE:
             return points
-        if not isinstance(state, Tensor) or state.ndim != 2 or len(state) != len(points):
+        if not isinstance(state, Tensor) or state.shape[:-1] != points.shape[:-1]:
             raise HostError(f"expected a state (B, N) of {len(points)} robot(s) under {STATE} to add the point to")
-        return torch.cat([state, points.to(state)], dim=1)
+        return torch.cat([state, points.to(state)], dim=-1)
 
     def _point(self, depth_m: Tensor, deviation_m: Tensor) -> Tensor:
         """(5,) of one robot's depth (H, W), 0 where unknown, and its standard deviation."""

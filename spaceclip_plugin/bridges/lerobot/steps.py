@@ -13,25 +13,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lerobot.processor import ObservationProcessorStep, PolicyActionProcessorStep, ProcessorStepRegistry
+from lerobot.processor import (
+    ObservationProcessorStep,
+    PolicyActionProcessorStep,
+    ProcessorStepRegistry,
+    TransitionKey,
+)
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthMap, _checks
 from spaceclip_plugin.attach.declared import camera_name, checked_cameras
 from spaceclip_plugin.bridges.lerobot.actions import ActionsSent, as_chunk
+from spaceclip_plugin.bridges.lerobot.format import DEPTH_SUFFIX
 from spaceclip_plugin.bridges.lerobot.head import HeadLike, HeadStep
 from spaceclip_plugin.bridges.lerobot.link import DepthLink
+from spaceclip_plugin.bridges.lerobot.observed import (
+    AGE_SUFFIX,
+    FAMILIARITY_SUFFIX,
+    LENS_SUFFIX,
+    UNCERTAINTY_SUFFIX,
+    with_depth,
+)
 from spaceclip_plugin.bridges.lerobot.steadying import places_in
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.depth.depth_map import KNOWN
-from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.errors import CaptureError, HostError
 from spaceclip_plugin.guard import DepthGuard, GuardDecision, GuardLimits
 from spaceclip_plugin.head.decoder import predicts_uncertainty
 
-DEPTH_SUFFIX, AGE_SUFFIX, UNCERTAINTY_SUFFIX = "_depth", "_depth_age", "_depth_uncertainty"
-LENS_SUFFIX, FAMILIARITY_SUFFIX = "_depth_lens_known", "_depth_familiarity"
-
-_BEFORE = "normalizer_processor"
 _logger = logging.getLogger(__name__)
 
 
@@ -51,8 +60,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
       are those of the camera (see `intrinsics`); and `observation.images.front_depth_familiarity`: (B,) float32, see
       `DepthMap.familiarity`, -1 where there is no depth yet.
 
-    Policies take the inputs of their config, and these are none of them. Where it cannot be told which camera an image
-    is of or where its pixels lie in it, or the depth cannot be read, there is none, and a log says so.
+    Policies take the inputs of their config, and these are none of them. A batch of recorded data, which holds the
+    actions to learn, passes as it is: nobody acts on it, and `lerobot-train` keeps the step and its head. Where it
+    cannot be told which camera an image is of or where its pixels lie in it, or the depth cannot be read, there is
+    none, and a log says so.
 
     With `fresh=False` it tells what the tower saw last, one step ago or more: a policy that queues actions looks once
     per chunk. With `fresh=True` it runs the tower alone on the present images, at every step, which costs one run of
@@ -106,6 +117,10 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
         self.fresh, self.steady = _checks.truth("fresh", fresh), _checks.truth("steady", steady)
         self._warned = False
 
+    def __call__(self, transition: Any) -> Any:
+        """The transition with depth in its observation; as it is where it holds recorded actions."""
+        return transition if transition.get(TransitionKey.ACTION) is not None else super().__call__(transition)
+
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         """The observation with depth; the images themselves stay as they are.
 
@@ -144,6 +159,15 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
                 if self.head.config.familiarity is not None:
                     observation[key + FAMILIARITY_SUFFIX] = torch.tensor([*map(_familiarity, found)], device=device)
         return observation
+
+    def transform_features(self, features: Any) -> Any:
+        """The features with all that is added to each camera's image.
+
+        LeRobot's loops make a policy's inputs of a data set's or an environment's features, and a data set's of what
+        the robot's own pipelines announce: what a policy's preprocessor announces becomes no input of a policy.
+        """
+        uncertainty = predicts_uncertainty(self.head.decoder)
+        return with_depth(features, self.head.config, uncertainty=uncertainty, cameras=self.cameras)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments as JSON, the head as its config."""
@@ -347,54 +371,3 @@ class DepthGuardStep(HeadStep, PolicyActionProcessorStep):  # type: ignore[misc]
                 oldest, limits.oldest_allowed, f"{rows} were given at once" if rows > 1 else "they came one by one",
             )  # fmt: skip
         return along
-
-
-def add_depth(
-    preprocessor: Any,
-    postprocessor: Any,
-    depth: DepthProcessorStep,
-    guard: DepthGuardStep | None = None,
-    *,
-    policy: nn.Module | None = None,
-) -> None:
-    """Put the depth step before a preprocessor's normalizer and a guard step at a postprocessor's end.
-
-    Both pipelines are changed in place; neither is changed where an error is raised.
-
-    Args:
-        preprocessor, postprocessor: of one policy, as `make_pre_post_processors` gives them.
-        depth: the step that adds depth; where the guard names no cameras, it must have those that are named here.
-        guard: the step that guards actions, with the same head; None: they are not guarded.
-        policy: to connect both to, which checks that the guard's `max_age` makes sense for it; None: they look for it
-            at their first call, warn which they took, and check then.
-
-    Raises:
-        ConfigError: the pipelines have such a step already, or see `DepthGuardStep` on a policy that acts on one look
-            for longer than the guard's default age.
-        HostError: the preprocessor has no normalizer, or see `connect`.
-
-    Example:
-        >>> depth = DepthProcessorStep(head, fresh=True)
-        >>> guard = DepthGuardStep(head, actions="velocity")
-        >>> add_depth(preprocessor, postprocessor, depth, guard, policy=policy)
-        >>> [type(step).__name__ for step in (*preprocessor.steps, *postprocessor.steps) if step in (depth, guard)]
-        ['DepthProcessorStep', 'DepthGuardStep']
-    """
-    before, behind = [*preprocessor.steps], [*postprocessor.steps]
-    if any(isinstance(step, HeadStep) for step in before + behind):
-        raise ConfigError("these pipelines have a depth or guard step already; make them anew")
-    places = [i for i, step in enumerate(before) if getattr(type(step), "_registry_name", None) == _BEFORE]
-    if not places:
-        raise HostError(
-            f"the preprocessor has no {_BEFORE!r} to put depth before: insert DepthProcessorStep by hand, behind every "
-            "step that takes all of observation.images for cameras, or use DepthGuardStep alone"
-        )
-    before.insert(places[0], depth)
-    if guard is not None:
-        limits = guard.guard.limits
-        guard.guard = DepthGuard(dataclasses.replace(limits, cameras=limits.cameras or depth.cameras or ()))
-        behind.append(guard)
-    if policy is not None:
-        for step in (depth,) if guard is None else (depth, guard):
-            step.connect(policy)
-    preprocessor.steps, postprocessor.steps = before, behind

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from own_commands import installed
 from transformers.utils import logging
 
 
@@ -17,3 +18,9 @@ def _quiet_loading() -> Iterator[None]:
     yield
     logging.set_verbosity(verbosity)
     logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a process of LeRobot's own commands."""
+    return installed(tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("build"))

@@ -88,6 +88,19 @@ def test_the_state_is_longer_where_that_is_said() -> None:
         step(key="observation.state").observation({f"{FRONT}_depth": scene()})
 
 
+def test_policies_are_trained_on_several_times() -> None:
+    given = {
+        f"{FRONT}_depth": scene(),
+        f"{FRONT}_depth_uncertainty": scene() / 10,
+        "observation.state": torch.ones(2, 3),
+    }
+    times = {name: value[:, None] for name, value in given.items()}
+    for key in (POINT, "observation.state"):
+        one, other = (step(key=key).observation(dict(each))[key] for each in (given, times))
+        assert other.shape == (2, 1, one.shape[-1])
+        assert torch.equal(other[:, 0], one)
+
+
 def test_features_are_announced() -> None:
     state = PolicyFeature(type=FeatureType.STATE, shape=(3,))
     features = {PipelineFeatureType.OBSERVATION: {"observation.state": state}, PipelineFeatureType.ACTION: {}}

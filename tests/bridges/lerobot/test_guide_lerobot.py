@@ -19,7 +19,7 @@ from recorded_sets import photo_and_depth, record_measured
 from row_policies import SMOLVLA
 from step_world import head_for, pipelines
 
-from spaceclip_plugin.bridges.lerobot import dataset, points, steps
+from spaceclip_plugin.bridges.lerobot import adding, dataset, points, steps
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "spaceclip_plugin" / "bridges" / "lerobot" / "README.md"
@@ -53,7 +53,9 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "my_policy")
 
 
-@pytest.mark.parametrize("module", [steps, points, dataset], ids=["steps", "points", "dataset"])
+@pytest.mark.parametrize(
+    "module", [steps, adding, points, dataset], ids=lambda module: module.__name__.rpartition(".")[2]
+)
 def test_examples_of_the_door(module: Any) -> None:
     """On a live policy, which an example cannot build in a line."""
     policy = SMOLVLA.seeded()

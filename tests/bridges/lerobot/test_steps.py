@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
@@ -287,11 +286,6 @@ class TestDepthStep:
         assert int(step.observation(dict(batch))[f"{TOP}_depth_age"]) == 1
         step.reset()
         assert int(step.observation(dict(batch))[f"{TOP}_depth_age"]) == -1
-
-    def test_depth_is_no_input_of_a_policy(self, policy: Any) -> None:
-        features = {"observation": dict(policy.config.input_features)}
-        for step in (DepthProcessorStep(head_for(policy)), DepthGuardStep(head_for(policy), actions="velocity")):
-            assert step.transform_features(copy.deepcopy(features)) == features
 
 
 class TestRefusals:

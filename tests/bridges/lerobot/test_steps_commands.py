@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_commands import run
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = (ROOT / "adapters" / "lerobot_policy_spaceclip", ROOT / "examples" / "lerobot_env_rover")
 EXAMPLE = ROOT / "examples" / "lerobot_depth_guard.py"
 NEEDS_DATASETS = "lerobot-eval needs datasets, which LeRobot's extra `dataset` brings"
 
@@ -47,34 +44,6 @@ for name in ("passing", "stopping"):
     sys.argv = ["lerobot-eval", *(value.replace("NAME", name) for value in given)]
     main()
 """
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Both packages installed as a user would, offline, into a folder of their own; the project as in development."""
-    site, built = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("build")
-    left_out = shutil.ignore_patterns("__pycache__")
-    sources = [shutil.copytree(package, built / package.name, ignore=left_out) for package in PACKAGES]
-    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    install = [sys.executable, "-m", "pip", "install", *offline, "--target", str(site), *map(str, sources)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "adapters", site)))
-    return {
-        **os.environ,
-        "PYTHONPATH": paths,
-        "PYTHONWARNINGS": "ignore",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def run(environment: dict[str, str], *argv: str, folder: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *argv], env=environment, capture_output=True, text=True, check=False, cwd=folder
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
