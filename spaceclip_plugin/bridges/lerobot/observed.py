@@ -51,5 +51,5 @@ def with_depth(
 
 
 def _is_photo(key: str, feature: Any) -> bool:
-    shape = getattr(feature, "shape", ())
+    shape: tuple[int, ...] = getattr(feature, "shape", ())
     return key.startswith(PREFIX) and len(shape) == 3 and shape[0] == _CHANNELS

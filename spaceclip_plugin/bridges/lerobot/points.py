@@ -129,7 +129,7 @@ class DepthPointStep(ObservationProcessorStep):  # type: ignore[misc]  # lerobot
         else:
             deviation_m = torch.full_like(depth_m, -1.0)
         points = torch.stack([self._point(*of_one) for of_one in zip(depth_m, deviation_m, strict=True)])
-        points = points.unflatten(0, depth.shape[:-3])
+        points = points.reshape(*depth.shape[:-3], len(POINT_NAMES))
         return {**observation, self.key: self._joined(observation.get(self.key), points)}
 
     def transform_features(
