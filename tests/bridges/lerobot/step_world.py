@@ -31,6 +31,8 @@ LENIENT = DepthGuard(GuardLimits(stop_below_m=0.0, slow_below_m=0.0, max_age=100
 """Lets everything pass that has depth."""
 
 TOP, WRIST = CAMERAS
+LONG = 50
+"""Actions of a long chunk, as SmolVLA's are."""
 
 
 def head_for(policy: Any, *, seed: int = 3, trained: bool = True, **options: Any) -> DepthHead:
@@ -108,3 +110,10 @@ def shown(tiny: TinyPolicy, photo: np.ndarray) -> dict[str, Any]:
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         image = (image - mean[:, None, None]) / std[:, None, None]
     return {**tiny.batch(1), **dict.fromkeys(CAMERAS, image)}
+
+
+def long_chunks(policy: Any, *, steps: Any = LONG, **settings: Any) -> Any:
+    """The policy, as if it had been made with chunks of that length."""
+    for name, value in {"n_action_steps": steps, "chunk_size": LONG, **settings}.items():
+        setattr(policy.config, name, value)
+    return policy

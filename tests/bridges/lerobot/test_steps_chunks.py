@@ -19,13 +19,12 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 
 from packed_policies import XVLA
 from row_policies import PI0, PI05, SMOLVLA
-from step_world import LENIENT, TOP, act, add_both, guard, head_for, images_of, pipelines
+from step_world import LENIENT, LONG, TOP, act, add_both, guard, head_for, images_of, long_chunks, pipelines
 from tiny_policies import POLICIES
 from tiny_policy import ACTIONS, CAMERA_HW, CHUNK, STATE, TinyPolicy, observation
 
 from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
 
-LONG = 50
 each_policy = pytest.mark.parametrize(
     "tiny", [tiny for tiny in (PI0, PI05, SMOLVLA, XVLA) if tiny in POLICIES], ids=lambda tiny: tiny.name
 )
@@ -42,13 +41,6 @@ def guarding(policy: Any, settings: DepthGuard = LENIENT, *, actions: str = "vel
     step = DepthGuardStep(head_for(policy), actions=actions, guard=settings, **options)
     step.connect(policy)
     return step
-
-
-def long_chunks(policy: Any, *, steps: Any = LONG, **settings: Any) -> Any:
-    """The policy, as if it had been made with chunks of that length."""
-    for name, value in {"n_action_steps": steps, "chunk_size": LONG, **settings}.items():
-        setattr(policy.config, name, value)
-    return policy
 
 
 class TestAtOnce:

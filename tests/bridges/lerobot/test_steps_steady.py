@@ -19,8 +19,7 @@ pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment
 from heads_that_tell import telling
 from packed_policies import XVLA
 from row_policies import SMOLVLA
-from step_world import LENIENT, TOP, WRIST, act, add_both, guard, head_for, images_of, loaded, pipelines
-from test_steps_chunks import long_chunks
+from step_world import LENIENT, TOP, WRIST, act, add_both, guard, head_for, images_of, loaded, long_chunks, pipelines
 from tiny_policy import CAMERA_HW, CHUNK, observation
 
 from spaceclip_plugin.bridges.lerobot import DepthGuardStep, DepthProcessorStep
