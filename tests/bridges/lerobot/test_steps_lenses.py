@@ -48,10 +48,17 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         stand_in: Any = ModuleType("lerobot.processor")
         stand_in.ObservationProcessorStep = stand_in.PolicyActionProcessorStep = type("Step", (), {})
         stand_in.ProcessorStepRegistry = SimpleNamespace(register=lambda _name: lambda kind: kind)
-        monkeypatch.setitem(sys.modules, "lerobot", ModuleType("lerobot"))
-        monkeypatch.setitem(sys.modules, "lerobot.processor", stand_in)
+        stand_in.TransitionKey = SimpleNamespace(ACTION="action")
+        types: Any = ModuleType("lerobot.configs.types")
+        types.FeatureType = types.PipelineFeatureType = types.PolicyFeature = SimpleNamespace
+        absent = {"lerobot": ModuleType("lerobot"), "lerobot.configs": ModuleType("lerobot.configs")}
+        for name, module in {**absent, "lerobot.configs.types": types, "lerobot.processor": stand_in}.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        before = set(sys.modules)
         yield importlib.import_module(STEPS)
-        del sys.modules[STEPS]
+        for name in set(sys.modules) - before:  # what was imported with the stand-ins holds on to them
+            if name.startswith("spaceclip_plugin.bridges.lerobot"):
+                del sys.modules[name]
     else:
         yield importlib.import_module(STEPS)
 
