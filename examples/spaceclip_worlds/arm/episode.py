@@ -11,27 +11,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthMap, Intrinsics, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation, locate_block
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
-from spaceclip_worlds.arm.scene import BLOCK_HALF_M
-from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
+from spaceclip_worlds.arm.scene import BLOCK_HALF_M, FOVY_RAD
+from spaceclip_worlds.arm.world import IMAGE_HW, TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 from spaceclip_worlds.render.scene import Vector
 
-TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT = "true", "aligned", "predicted", "table", "constant"
-DEPTHS = (TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT)
-"""Where depth comes from: the world, a head with or without alignment to the table, the table as if nothing stood on
-it, or one number for each camera."""
+TRUE, ALIGNED, PREDICTED, STEADY = "true", "aligned", "predicted", "steady"
+TABLE, CONSTANT = "table", "constant"
+DEPTHS = (TRUE, ALIGNED, PREDICTED, STEADY, TABLE, CONSTANT)
+"""Where depth comes from: the world; a head, with or without alignment to the table, or steadied by where the joints
+say that the wrist's camera was; the table as if nothing stood on it; or one number for each camera."""
 REACHED_M = 0.03
 """The block is reached when its centre is no farther than this from the middle between the fingertips."""
 LIFTED_M = 0.08
 """The block is lifted when it is higher by this in the end."""
 _TYPICAL_M = {TABLE_CAMERA: 0.9, WRIST_CAMERA: 0.38}
 _LOOK_FROM_M, _APPROACH_M, _RAISE_M = 0.2, 0.12, 0.15
+# Where the wrist looks from on its way down to the last look, over the estimate and above it: parallax tells the scale.
+_ON_THE_WAY_M = ((0.06, 0.0, 0.28), (0.04, 0.05, 0.26), (-0.04, 0.05, 0.24), (-0.05, -0.03, 0.22))
+MOST_LOOKS = 2 + len(_ON_THE_WAY_M)
 _BELOW_CENTRE_M = 0.005
 _LOWEST_TOOL_M = 0.012
 
@@ -66,7 +70,7 @@ class ArmScore:
 
     Attributes:
         depth: where depth came from, one of `DEPTHS`.
-        looks: 1 from beside the table, 2 with another from the wrist.
+        looks: 1 from beside the table, 2 with another from the wrist, more with others on its way there.
         seeds: number of episodes.
         reached, lifted, collisions, missed: how many; missed ones neither reached the block nor touched something else.
         median_error_m: of the block's centre; infinite where it mostly was not found.
@@ -90,22 +94,25 @@ def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
     Args:
         seed: of the episode.
         see: depth of a picture.
-        looks: 1: from beside the table; 2: then from the wrist above the first estimate, which is nearer.
+        looks: 1: from beside the table; 2: then from the wrist above the first estimate, which is nearer; up to
+            `MOST_LOOKS`: with others on its way there, where depth may learn from them.
 
     Raises:
         ConfigError: another number of looks, or MuJoCo is missing or cannot draw.
     """
-    checks.whole("looks", looks, 1, 2)
+    checks.whole("looks", looks, 1, MOST_LOOKS)
     with ArmWorld(seed) as world:
         first = world.observe(TABLE_CAMERA)
         place = locate_block(first, see(first, TABLE_CAMERA), half_m=BLOCK_HALF_M)
         if place is None:
             return Attempt(seed, False, math.inf, False, False, False)
-        if looks == 2:
-            if world.move_to(_above(place, _LOOK_FROM_M)):
+        above = (*_ON_THE_WAY_M[MOST_LOOKS - looks :], (0.0, 0.0, _LOOK_FROM_M)) if looks > 1 else ()
+        for x_m, y_m, up_m in above:
+            x, y, z = _above(place, up_m)
+            if world.move_to((x + x_m, y + y_m, z)):
                 return Attempt(seed, True, math.dist(place, world.block_m), False, False, True)
-            second = world.observe(WRIST_CAMERA)
-            place = locate_block(second, see(second, WRIST_CAMERA), half_m=BLOCK_HALF_M) or place
+            seen = world.observe(WRIST_CAMERA)
+            place = locate_block(seen, see(seen, WRIST_CAMERA), half_m=BLOCK_HALF_M) or place
         error_m = math.dist(place, world.block_m)
         collided = world.move_to(_above(place, _APPROACH_M)) or world.move_to(_above(place, -_BELOW_CENTRE_M))
         if collided:
@@ -122,7 +129,8 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
 
     Args:
         depth: one of `DEPTHS`.
-        policy, attachment: for "predicted" and "aligned": a host, and the head attached to it.
+        policy, attachment: for "predicted", "aligned" and "steady": a host, and the head attached to it, for "steady"
+            as `attached` does it.
 
     Raises:
         ConfigError: another word, or a predicted depth without policy and attachment.
@@ -137,12 +145,28 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
     if policy is None or attachment is None:
         raise ConfigError(f"{depth} depth comes from a head: give the policy, and the attachment that reads it")
 
+    def steadied(seen: Observation, camera: str) -> DepthMap:
+        if camera == TABLE_CAMERA and attachment.steady is not None:
+            attachment.steady.reset()  # with a look from there an attempt begins
+        attachment.given([camera])
+        attachment.place({camera: seen.camera.pose()})
+        policy.select_action([seen.image])
+        return attachment.read()[-1]
+
     def predicted(seen: Observation, camera: str) -> DepthMap:
         policy.select_action([seen.image])
         frame = attachment.read()[-1]
         return aligned_to_table(frame, seen) if depth == ALIGNED else frame
 
-    return predicted
+    return steadied if depth == STEADY else predicted
+
+
+def attached(policy: ArmPolicy, depth: str) -> DepthAttachment:
+    """The embedded head on a policy, for one of the sources of depth that come from it."""
+    if depth != STEADY:
+        return attach_depth_head(policy, load_arm_head())
+    lens = Intrinsics.from_fovy(FOVY_RAD, IMAGE_HW)
+    return attach_depth_head(policy, load_arm_head(), cameras={TABLE_CAMERA: lens, WRIST_CAMERA: lens}).keep_steady()
 
 
 def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmScore:
@@ -159,9 +183,9 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmS
     started = time.perf_counter()
     with ExitStack() as stack:
         policy = attachment = None
-        if depth in (PREDICTED, ALIGNED):
+        if depth in (PREDICTED, ALIGNED, STEADY):
             policy = load_arm_policy()
-            attachment = stack.enter_context(attach_depth_head(policy, load_arm_head()))
+            attachment = stack.enter_context(attached(policy, depth))
         see = source_of(depth, policy, attachment)
         attempts = [attempt(seed, see, looks=looks) for seed in seeds]
     if not attempts:

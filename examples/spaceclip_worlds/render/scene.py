@@ -167,6 +167,12 @@ class Camera:
         upright = np.stack([right, np.cross(forward, right), forward], axis=1)
         return cls(position_m, upright @ rotation_about((0.0, 0.0, 1.0), roll_rad), fovy_rad)
 
+    def pose(self) -> npt.NDArray[np.float64]:
+        """(4, 4) camera to world: the rotation and the optical centre above the row 0 0 0 1."""
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = self.rotation, self.position_m
+        return pose
+
     def depth_of(self, point_m: Vector) -> float:
         """Metres from the camera to a point along the optical axis; negative behind the camera."""
         return float(np.dot(self.rotation[:, 2], np.subtract(point_m, self.position_m)))

@@ -12,7 +12,7 @@ from spaceclip_worlds.checks import whole
 from spaceclip_worlds.clip import FRAME_S, ClipFrame
 from spaceclip_worlds.orbit import Orbit, Pose
 from spaceclip_worlds.render.raycaster import render
-from spaceclip_worlds.render.scene import Camera, Primitive, Scene, rotation_about
+from spaceclip_worlds.render.scene import Primitive, Scene, rotation_about
 from spaceclip_worlds.render.tabletop import random_tabletop
 
 _LONGEST = 1000
@@ -63,7 +63,7 @@ class TabletopClip:
         """Render them, in the order of time."""
         generator = np.random.default_rng(self.seed)
         scene = _scene(generator)
-        orbit = Orbit.over(_pose(scene.camera), _table_top_m(scene), generator=generator)
+        orbit = Orbit.over(scene.camera.pose(), _table_top_m(scene), generator=generator)
         lifted = _in_the_middle(scene, orbit.pose(0))
         return tuple(self._frame(scene, orbit, lifted, number) for number in range(self.length))
 
@@ -77,12 +77,6 @@ class TabletopClip:
         seen = render(now, (self.height_px, self.width_px))
         moved = seen.primitive == lifted
         return ClipFrame(seen.image, seen.depth_m, moved, seen.intrinsics, pose, number * FRAME_S)
-
-
-def _pose(camera: Camera) -> Pose:
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = camera.rotation, camera.position_m
-    return pose
 
 
 def _table_top_m(scene: Scene) -> float:

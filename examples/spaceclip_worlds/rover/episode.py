@@ -87,6 +87,7 @@ def drive(
         depth: "predicted", "true", or "none", which leaves the filter out.
         policy: the driver; the embedded one if None.
         attachment: a head on that policy, for predicted depth; the embedded one is attached for this drive if None.
+            Where it keeps depth steady, it is told where odometry says that the camera is.
         options: of the filter.
 
     Raises:
@@ -102,8 +103,13 @@ def drive(
     with ExitStack() as stack:
         if depth == PREDICTED and attachment is None:
             attachment = stack.enter_context(attach_depth_head(policy, load_head()))
+        steady = None if attachment is None else attachment.steady
+        if steady is not None:
+            steady.reset()
         while world.outcome is None:
             seen = world.observe()
+            if attachment is not None and steady is not None:
+                attachment.place(seen.camera.pose())
             action = policy.select_action(seen)
             if depth != NONE:
                 frame = _newest(attachment) if depth == PREDICTED else true_depth(seen)

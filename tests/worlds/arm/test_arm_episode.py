@@ -10,9 +10,22 @@ import pytest
 
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_worlds.arm.episode import ALIGNED, CONSTANT, TABLE, TRUE, attempt, score, source_of
+from spaceclip_worlds.arm.episode import (
+    ALIGNED,
+    CONSTANT,
+    MOST_LOOKS,
+    STEADY,
+    TABLE,
+    TRUE,
+    attached,
+    attempt,
+    score,
+    source_of,
+)
 from spaceclip_worlds.arm.known_table import aligned_to_table
 from spaceclip_worlds.arm.observation import Observation
+from spaceclip_worlds.arm.policy import load_arm_policy
+from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 drawn = pytest.mark.usefixtures("drawing")
@@ -88,13 +101,37 @@ def test_predicted_depth_reaches_what_none_does_not() -> None:
     assert predicted.median_error_m < 0.06 < none.median_error_m
 
 
+@pytest.mark.slow
+@drawn
+def test_looks_on_the_way_tell_the_scale_where_the_joints_say_from_where() -> None:
+    policy = load_arm_policy()
+    with attached(policy, STEADY) as attachment:
+        see, told = source_of(STEADY, policy, attachment), []
+
+        def noting(seen: Observation, camera: str) -> DepthMap:
+            depth = see(seen, camera)
+            told.append((camera, depth.steady[0]))
+            return depth
+
+        for seed in (10_008, 10_009):
+            attempt(seed, noting, looks=MOST_LOOKS)
+    frames = [steady.frames for camera, steady in told if camera == WRIST_CAMERA]
+    assert frames == 2 * [*range(1, MOST_LOOKS)]
+    assert [steady.reset for camera, steady in told if camera == TABLE_CAMERA] == 2 * ["the first frame"]
+    sure = [steady.log_scale_sd for _, steady in told]
+    assert sure[MOST_LOOKS - 1] < 0.8 * sure[0]
+    assert not any(steady.doubt for _, steady in told)
+
+
 def test_wrong_words_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"depth.*did you mean 'true'"):
         source_of("tru")
     with pytest.raises(ConfigError, match="give the policy"):
         source_of(ALIGNED)
+    with pytest.raises(ConfigError, match="give the policy"):
+        source_of(STEADY)
     with pytest.raises(ConfigError, match="looks"):
-        attempt(0, source_of(TRUE), looks=3)
+        attempt(0, source_of(TRUE), looks=MOST_LOOKS + 1)
     with pytest.raises(ConfigError, match="at least one seed"):
         score([], TRUE)
 

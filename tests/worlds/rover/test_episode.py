@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.errors import CheckpointError, ConfigError
 from spaceclip_worlds.rover.embedded import HEAD_FOLDER, POLICY_FILE, WEIGHTS, load_head, load_policy, save_policy
 from spaceclip_worlds.rover.episode import drive, score
-from spaceclip_worlds.rover.world import Outcome
+from spaceclip_worlds.rover.world import Outcome, RoverWorld
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "safety_filter.py"
 SEEDS = (7000, 7001, 7002)
@@ -48,6 +49,22 @@ def test_a_drive_starts_without_memories(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(policy, "reset", lambda: forgotten.append(True))
     drive(SEEDS[0], "none", policy=policy)
     assert forgotten == [True]
+
+
+def test_steady_depth_is_told_where_odometry_says_the_camera_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spaceclip_worlds.rover.world.TIMEOUT_S", 1.0)
+    policy, told, frames = load_policy(), [], []
+    lens = RoverWorld(SEEDS[0]).observe().intrinsics
+    with attach_depth_head(policy, load_head(), cameras={"front": lens}) as attachment:
+        place = attachment.keep_steady().place
+        monkeypatch.setattr(attachment, "place", lambda pose: (told.append(pose), place(pose)))
+        for _ in range(2):
+            steps = drive(SEEDS[0], policy=policy, attachment=attachment).steps
+            assert attachment.latest is not None
+            frames.append(attachment.latest.steady[0].frames)
+            assert attachment.latest.steady[0].doubt is None
+    assert frames == [steps, steps]
+    assert len({pose.tobytes() for pose in told}) == steps
 
 
 def test_another_word_for_depth_is_refused() -> None:
