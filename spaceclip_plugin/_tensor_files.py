@@ -52,6 +52,11 @@ class Header:
     kinds: dict[str, TensorKind]
 
 
+def whole_note(note: Mapping[str, Any], tensors: str) -> str:
+    """All of a note, and the digest of the tensors."""
+    return f"{tensors}{json.dumps(dict(note), sort_keys=True)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class NotedTensors:
     """One kind of files: tensors and a note, as JSON in the one metadata entry `entry`.
@@ -59,8 +64,8 @@ class NotedTensors:
 
     entry: str
     keys: tuple[str, ...]  # of the note, in their order, "sha256" among them
-    signed: Callable[[Mapping[str, Any], str], str]  # from note and digest of the tensors: the text that is hashed
     max_header_bytes: int
+    signed: Callable[[Mapping[str, Any], str], str] = whole_note  # from note and tensors' digest: the text to be hashed
 
     def digest(self, note: Mapping[str, Any], named: Iterable[tuple[str, Tensor]]) -> str:
         """SHA-256 (hex) of a note and tensors, in any order."""
@@ -90,6 +95,13 @@ class NotedTensors:
             )
         kinds = {name: _kind_in_header(path, name, entry) for name, entry in header.items()}
         return Header(note, note.pop(_SHA256), kinds)
+
+    def read(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The note and copies of all tensors. CheckpointError: not such a file, or not as it was written."""
+        header, tensors = self.read_header(path), load_tensors(path)
+        if header.sha256 != self.digest(header.note, tensors.items()):
+            raise CheckpointError(f"{str(path)!r} is damaged: its content is not what was written")
+        return header.note, tensors
 
     def _parsed(self, path: Path) -> dict[str, Any]:
         try:

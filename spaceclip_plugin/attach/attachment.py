@@ -161,6 +161,8 @@ class DepthAttachment:
     def keep_steady(self, steady: SteadyDepth | None = None) -> Self:
         """From here on give depth of video that earlier frames have a say in, see `SteadyDepth`; returns itself.
 
+        Calls of images of several sizes stay what their frames give, and a warning says so.
+
         Args:
             steady: what shall do it; None: a new one.
 

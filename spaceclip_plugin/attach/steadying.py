@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.steady import Look, SteadyDepth
 
-Places = Mapping[str | None, list[Tensor]]
-"""Of the cameras whose places were told: (4, 4) camera to world, of every image of a call or one of all; under None
+_logger = logging.getLogger(__name__)
+
+Places = Mapping[str | None, Tensor]
+"""Of the cameras whose places were told: (B, 4, 4) camera to world, of every image of a call or one of all; under None
 those of the only camera."""
 
 
@@ -32,7 +35,8 @@ class Steadying:
         self.steady = steady
         self.look_tap = min(head.taps, key=lambda tap: abs(tap - middle))
         self._cameras = tuple(cameras)
-        self._places: dict[str | None, list[Tensor]] = {}
+        self._places: dict[str | None, Tensor] = {}
+        self._warned = False
 
     def tell(self, places: Any) -> None:
         """Keep where cameras are until the next read; see `DepthAttachment.place`."""
@@ -57,5 +61,11 @@ class Steadying:
         if look is None:
             raise CaptureError("the adapter gave no image of the tower to follow; read it unsteadied")
         if depth.image_sizes is not None:
+            if not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "images of several sizes in one call are not followed: their depth is that of each frame alone "
+                    "(DepthMap.steady is empty)"
+                )
             return depth
         return self.steady.update(depth, look, places.get(depth.camera))

@@ -38,22 +38,23 @@ def checked_pose(place: Any) -> Tensor:
     return pose
 
 
-def checked_poses(places: Any, count: int | None = None) -> list[Tensor]:
-    """Poses of images, each as `checked_pose` gives it: of one matrix (4, 4) for all, or of (B, 4, 4).
-
-    Args:
-        places: one or several matrices, or a list of those that this gave.
-        count: how many images there are; None: not known yet.
+def checked_poses(places: Any) -> Tensor:
+    """Poses of the images of one call, (B, 4, 4) float64 on the CPU, each as `checked_pose` gives it; (4, 4) is one.
 
     Raises:
-        ConfigError: see `checked_pose`; or as many as there are no images.
+        ConfigError: see `checked_pose`.
     """
-    if (isinstance(places, list) and all(isinstance(one, Tensor) for one in places)) or getattr(places, "ndim", 2) == 3:
-        poses = [checked_pose(one) for one in places]
-    else:
-        poses = [checked_pose(places)]
-    if count is None or len(poses) == count:
-        return poses
-    if len(poses) != 1:
+    several = places if getattr(places, "ndim", 2) == 3 else [places]
+    return torch.stack([checked_pose(place) for place in several])
+
+
+def poses_of_images(places: Any, count: int) -> Tensor:
+    """`checked_poses` of so many images, (count, 4, 4): one each, or one of all.
+
+    Raises:
+        ConfigError: see `checked_pose`; or they are neither one nor as many as images.
+    """
+    poses = checked_poses(places)
+    if len(poses) not in (1, count):
         raise ConfigError(f"{len(poses)} places were told of {count} images; tell one of each, or one of all")
-    return poses * count
+    return poses.expand(count, 4, 4)

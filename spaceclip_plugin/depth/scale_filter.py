@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import real, shown
 from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN, DepthMap
+from spaceclip_plugin.depth.error_shares import error_shares
 from spaceclip_plugin.depth.exports import check_single
 from spaceclip_plugin.depth.robust_fit import largest_cluster
 from spaceclip_plugin.depth.scale_evidence import Evidence, KnownDepth
@@ -222,16 +223,12 @@ class ScaleFilter:
             )
 
     def _shares(self, depth_m: Tensor, sd_m: Tensor | None, strange_sd: float) -> tuple[Tensor, Tensor]:
-        """Standard deviation of the head's local error in log depth, and the variance that is the scene's scale's.
-
-        A head's uncertainty holds both: what is the scale's is taken for half of the variance at most, after what
-        a strange image adds to it, which is all the scale's.
-        """
+        """Standard deviation of the head's local error in log depth, and the variance that is the scene's scale's."""
         if sd_m is None:
             return torch.full_like(depth_m, _LOCAL_SD), torch.full_like(depth_m, self._scene_sd**2)
-        variance = ((sd_m / depth_m.clamp_min(1e-6)).square() - strange_sd**2).clamp_min(0.0)
-        of_scale = (variance / 2).clamp_max(self._scene_sd**2)
-        return (variance - of_scale).sqrt().clamp_min(_LEAST_LOCAL_SD), of_scale
+        variance = (sd_m / depth_m.clamp_min(1e-6)).square()
+        local, of_scale = error_shares(variance, strange_sd=strange_sd, scene_sd=self._scene_sd)
+        return local.sqrt().clamp_min(_LEAST_LOCAL_SD), of_scale
 
     def _samples_of(self, depth: DepthMap, known: KnownDepth) -> Tensor:
         """A row for every pixel with known depth, (N, columns) float64."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth
-from spaceclip_plugin.steady.grid import cell_centres, nearby_extremes, sampled
+from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, cell_centres, nearby_extremes, sampled
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.matching import agreement, matched_places
 from spaceclip_plugin.steady.motion import Motion, Rays, between_cells, carried, places_before
@@ -30,7 +30,6 @@ _BETTER = 0.1  # share of cells by which images must fit better without the plac
 _FEWEST = 0.08  # share of cells that must be found again for a video to go on
 _SURE, _FEWEST_SURE = 0.6, 0.35  # agreement, and the share of cells in view that reaches it; less is another image
 _FITS = 1.0  # cells that a surface may be off where the camera's motion brings it
-_ON_ONE_SURFACE = 0.99
 _AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
 _STILL = 0.1  # cells
 
@@ -112,7 +111,7 @@ class Pair:
         whole = self.whole
         maps = torch.stack([whole.log_depth, whole.log_depth + longer, whole.variance, whole.known.to(alike)])
         (log_depth, log_length, variance, known), inside = sampled(maps, places)
-        same = inside & _same(alike) & (known > _ON_ONE_SURFACE)
+        same = inside & _same(alike) & (known > ON_ONE_SURFACE)
         count = same.sum()
         if float(count) < _FEWEST * same.numel():
             return None

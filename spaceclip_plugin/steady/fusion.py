@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.depth.error_shares import error_shares
 from spaceclip_plugin.depth.strangeness import strange_sd
 from spaceclip_plugin.steady.grid import cell_means, nearby_extremes
 
 _LEAST_LOCAL_SD = 0.05  # in ln depth
-_UNTOLD_LOCAL_SD, SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
+_UNTOLD_LOCAL_SD, _SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
 _CORRELATED = 5.0
 """Frames that are worth one: a head errs alike in views that are alike, so that a hundred frames do not tell ten times
 as much as one."""
@@ -30,7 +31,7 @@ class GridDepth:
     """Depth of one frame on the grid (h, w).
 
     Attributes:
-        log_depth: mean over each cell.
+        log_depth: ln metres, of the mean over each cell.
         variance: of its local error, in ln depth.
         known: bool, whether at least half of the cell is valid, and it shows one surface.
         shown: bool, whether at least half of it is valid: padding tells nothing of motion either.
@@ -54,15 +55,15 @@ class GridDepth:
         share, mean, *variance_m = cell_means(torch.stack(maps), grid_hw).cpu()
         mean = (mean / share.clamp_min(_LEAST_M)).clamp_min(_LEAST_M)
         log_depth = mean.log()
-        strange = mean.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity.cpu())[0].square()
+        strange = mean.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity.cpu())[0]
         if variance_m:
-            own = (variance_m[0] / share.clamp_min(_LEAST_M) / mean.square() - strange).clamp_min(0)
-            of_scale = (own / 2).clamp_max(SCENE_SD**2)
-            local, common = (own - of_scale).clamp_min(_LEAST_LOCAL_SD**2), of_scale.median()
+            variance = variance_m[0] / share.clamp_min(_LEAST_M) / mean.square()
+            local, of_scale = error_shares(variance, strange_sd=strange, scene_sd=_SCENE_SD)
+            local, common = local.clamp_min(_LEAST_LOCAL_SD**2), of_scale.median()
         else:
-            local, common = torch.full_like(mean, _UNTOLD_LOCAL_SD**2), mean.new_tensor(SCENE_SD**2)
+            local, common = torch.full_like(mean, _UNTOLD_LOCAL_SD**2), mean.new_tensor(_SCENE_SD**2)
         shown = share >= _HALF
-        return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange + common)
+        return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange.square() + common)
 
     def scaled(self, log_factor: float) -> GridDepth:
         """The same, larger by that factor."""
@@ -77,7 +78,13 @@ def _smooth(log_depth: Tensor, variance: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class FusedDepth:
-    """What all frames since the last new beginning say, on the grid of the newest: (h, w) each."""
+    """What all frames since the last new beginning say, on the grid of the newest: (h, w) each.
+
+    Attributes:
+        log_depth: ln metres.
+        variance: of its local error, in ln depth.
+        known: bool, whether that is depth of one surface.
+    """
 
     log_depth: Tensor
     variance: Tensor
@@ -141,7 +148,7 @@ def refined(
     refined_m = local * interpolate(factor.to(local.device)[None, None], size=size, mode="bilinear")[0, 0]
     if before is None:
         return refined_m
-    before_m, still = before
+    before_m, still = before[0].to(local), before[1]  # what was saved on another device goes on here
     tolerance = torch.where(still, _GATE * frame.variance.sqrt(), 0.0)
     tolerance = interpolate(tolerance.to(local.device)[None, None], size=size, mode="nearest-exact")[0, 0]
     off_m = refined_m - before_m

@@ -10,6 +10,8 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, grid_sample
 
 CELLS = 56
 """Cells along the longer side of a grid."""
+ON_ONE_SURFACE = 0.99
+"""Share of what a place between cells is read from that must be known, for it to be read."""
 
 
 def grid_of(image_hw: tuple[int, int]) -> tuple[int, int]:

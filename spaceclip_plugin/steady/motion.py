@@ -13,14 +13,12 @@ from typing_extensions import Self
 
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.steady.fusion import FusedDepth
-from spaceclip_plugin.steady.grid import cell_centres, sampled, window_mean
+from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, cell_centres, sampled, window_mean
 
 _NEAREST = 0.05  # of the scene's depth; what comes nearer to the camera than that is not looked for
-_ON_ONE_SURFACE = 0.99  # share of what is known about a place
 _HALF_A_CELL = 0.1  # ln depth that half a cell may come to
 _LEAST_M = 1e-6
 _HOLE = 0.3  # share of a cell's neighbours that something came to lie on, from which on it is a hole between them
-
 
 _Array = npt.NDArray[np.float64]
 
@@ -98,10 +96,13 @@ class Motion:
         return turned * depth_m + self.translation_m.reshape(3, *[1] * depth_m.ndim)
 
 
-def places_before(rays: Rays, log_depth: Tensor, back: Motion) -> Tensor:
-    """(2, h, w) where cells at that depth (h, w) were in the earlier frame; `back` leads into it."""
+def places_before(rays: Rays, log_depth: Tensor, back: Motion, *, every: int = 1) -> Tensor:
+    """(2, …) where cells at depth (…, h, w), in ln metres, were in the earlier frame; `back` leads into it.
+
+    `log_depth` is of every so many of the rays' cells along each axis, from the first.
+    """
     depth_m = log_depth.exp()
-    return rays.places(back.points(rays.rays, depth_m), _NEAREST * depth_m)
+    return rays.places(back.points(rays.rays[:, ::every, ::every], depth_m), _NEAREST * depth_m)
 
 
 def carried(rays: Rays, earlier: FusedDepth, onward: Motion) -> FusedDepth:
@@ -143,7 +144,7 @@ def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Ten
     (log_depth, known), inside = sampled(torch.stack([earlier.log_depth, earlier.known.to(places)]), places)
     _, _, z = onward.points(rays.through(places), log_depth.exp())
     finer = z.clamp_min(_LEAST_M).log()
-    near = inside & (known > _ON_ONE_SURFACE) & ((finer - seen.log_depth).abs() < _HALF_A_CELL)
+    near = inside & (known > ON_ONE_SURFACE) & ((finer - seen.log_depth).abs() < _HALF_A_CELL)
     return replace(seen, log_depth=torch.where(near, finer, seen.log_depth))
 
 

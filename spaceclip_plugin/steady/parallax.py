@@ -9,12 +9,11 @@ from torch import Tensor
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
 from spaceclip_plugin.steady.grid import sampled, window_mean
-from spaceclip_plugin.steady.motion import Motion, Rays
+from spaceclip_plugin.steady.motion import Motion, Rays, places_before
 
 _DETAIL = 5  # cells; what is smoother than that shows no parallax
 _LEAST_DETAIL = 1e-6  # of normalised pixels
 _EVERY = 3  # cells from one that is asked to the next, along each axis
-_NEAREST = 0.05  # of a cell's depth
 _LEAST_IN_VIEW = 0.1  # of the cells that are asked, for a scale to be judged
 _FAR_AWAY = -8.0  # ln scale at which nothing has parallax
 _SHOWN = 0.88  # of the mismatch without parallax: what parallax must leave of it, to tell anything
@@ -73,11 +72,9 @@ def _mismatch(
     If depth is right, what a cell shows is found in the earlier image where the motion brings it.
     """
     new_detail, old_detail = details
-    few = (..., slice(None, None, _EVERY), slice(None, None, _EVERY))
-    depth_m = (log_depth[few] - log_scales[:, None, None]).exp()
-    points = back.points(rays.rays[few], depth_m)
-    old, inside = sampled(old_detail, rays.places(points, _NEAREST * depth_m))
-    off = (old[0] - new_detail[0][few]).abs()
+    asked = log_depth[::_EVERY, ::_EVERY] - log_scales[:, None, None]
+    old, inside = sampled(old_detail, places_before(rays, asked, back, every=_EVERY))
+    off = (old[0] - new_detail[0, ::_EVERY, ::_EVERY]).abs()
     off = off / (new_detail.abs().median().clamp_min(_LEAST_DETAIL) + off)  # what is far off, is not further off
     count = inside.sum(dim=(1, 2))
     mean = (off * inside).sum(dim=(1, 2)) / count.clamp_min(1)

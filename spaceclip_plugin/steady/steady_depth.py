@@ -10,7 +10,7 @@ import torch
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.depth import DepthMap
-from spaceclip_plugin.depth.pose import checked_poses
+from spaceclip_plugin.depth.pose import poses_of_images
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.steady.fusion import FusedDepth, offset_of, uncertainty_of
@@ -67,13 +67,12 @@ class SteadyDepth:
         if depth.image_sizes is not None or len(look.grey) != len(depth):
             sizes = "several sizes" if depth.image_sizes is not None else f"{len(depth)}, and {len(look.grey)} looks"
             raise ConfigError(f"steady depth is of images of one size with a look of each, got images of {sizes}")
-        places = [None] * len(depth) if place is None else checked_poses(place, len(depth))
+        places = [None] * len(depth) if place is None else [*poses_of_images(place, len(depth))]
         if len(depth) == 0:
             return depth
         with torch.no_grad(), torch.autocast(depth.depth_m.device.type, enabled=False):  # the host's is not for this
-            done = [
-                self._updated((depth.camera, at), View.of(depth[at], look[at], places[at])) for at in range(len(depth))
-            ]
+            views = [View.of(depth[at], look[at], place) for at, place in enumerate(places)]
+            done = [self._updated((depth.camera, at), view) for at, view in enumerate(views)]
         sds = [one.uncertainty_m for one in done if one.uncertainty_m is not None]
         steady = tuple(told for one in done for told in one.steady)
         return depth.steadied(torch.cat([one.depth_m for one in done]), torch.cat(sds) if sds else None, steady)

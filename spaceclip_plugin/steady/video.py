@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -63,6 +64,11 @@ class View:
         depth = self.depth
         return repr((depth.image_hw, tuple(depth.depth_m.shape), self.look.grid_hw, depth.intrinsics, depth.mapping))
 
+    @cached_property
+    def detail(self) -> Tensor:
+        """(1, h, w) its image without its local mean, which parallax is looked for in."""
+        return detail_of(self.look.grey)
+
     @property
     def prior_sd(self) -> float:
         """Standard deviation of the scale of the head's depth, in ln depth, before anyone else tells of it."""
@@ -109,7 +115,7 @@ class Video:
         kept = ScaleBelief() if belief is None else belief
         video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine_m, belief=kept)
         if view.place is not None:
-            video.key = (detail_of(view.look.grey), view.place)
+            video.key = (view.detail, view.place)
         return video
 
     def scale(self, view: View, others: Iterable[ScaleBelief]) -> tuple[float, float]:
@@ -144,7 +150,7 @@ class Video:
         seen = self._parallax(view, self.whole.log_depth)
         if seen is not None and view.place is not None:
             self._learn(seen)
-            self.key = (detail_of(view.look.grey), view.place)
+            self.key = (view.detail, view.place)
         # Where parallax bears places out, images that did not fit them told of the scale, which is known by now.
         if found.doubt is not None and (seen is None or seen.mismatch is None):
             self._disbelieve(found.doubt, proofs=_FEW_PROOFS)
@@ -181,7 +187,7 @@ class Video:
             return None
         if baseline < _LEAST_BASELINE or turn > _MOST_TURN:
             return Parallax(None)
-        details = detail_of(view.look.grey), key_detail
+        details = view.detail, key_detail
         return Parallax.seen(details, view.rays, log_depth, back, self.belief.log_scales.to(log_depth))
 
     def _learn(self, seen: Parallax) -> None:

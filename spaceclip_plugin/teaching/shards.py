@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from spaceclip_plugin.errors import CheckpointError, TrainingError
 _SHARDS = NotedTensors(
     entry="spaceclip_taught",
     keys=("key", "start", "names", "clips", "fingerprints", "sha256"),
-    signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=100_000_000,
 )
 _WORDS = ShardWords(

@@ -10,8 +10,8 @@ import torch
 import transformers
 from families import HOSTS
 from fresh_heads import fresh_head
+from packed_vlms import merged_patches
 from tiny_hosts import PATCH, WIDTH, TinyHost
-from tiny_vlms import merged_patches
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, attach_depth_head

@@ -139,6 +139,11 @@ _HAS_PALIGEMMA = hasattr(transformers, "PaliGemmaConfig")
 _IMAGE_TOKENS = 1 if Version(transformers.__version__) < Version("4.46") else 16
 
 
+def known(name: str, *hosts: TinyHost) -> tuple[TinyHost, ...]:
+    """The hosts, where the installed transformers has their class."""
+    return hosts if hasattr(transformers, name) else ()
+
+
 def hf_path(base: str) -> str:
     """Where the tower of a vision model is: the model itself from transformers 5.6 on, before that an inner module."""
     return base if _FLAT else f"{base}.vision_model".lstrip(".")

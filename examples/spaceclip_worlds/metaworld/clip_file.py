@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from spaceclip_plugin import Intrinsics
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin._tensor_files import NotedTensors, load_tensors
+from spaceclip_plugin._tensor_files import NotedTensors
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_worlds.clip import ClipFrame
 from spaceclip_worlds.metaworld.packing import (
@@ -26,7 +25,6 @@ from spaceclip_worlds.metaworld.packing import (
 _FILES = NotedTensors(
     entry="spaceclip_metaworld_clip",
     keys=("shows", "focal_px", "sha256"),
-    signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=1_000_000,
 )
 
@@ -61,13 +59,10 @@ def read_clip(path: Path, *, shows: str) -> tuple[ClipFrame, ...]:
     Raises:
         CheckpointError: there is no such file, it is damaged, or it shows something else.
     """
-    header = _FILES.read_header(path)
-    tensors = load_tensors(path)
-    if header.sha256 != _FILES.digest(header.note, tensors.items()):
-        raise CheckpointError(f"{str(path)!r} is damaged: its content is not what was written")
-    if header.note["shows"] != shows:
-        raise CheckpointError(f"{str(path)!r} shows {header.note['shows']!r}, expected {shows!r}; it was renamed")
-    focal_px = float(header.note["focal_px"])
+    note, tensors = _FILES.read(path)
+    if note["shows"] != shows:
+        raise CheckpointError(f"{str(path)!r} shows {note['shows']!r}, expected {shows!r}; it was renamed")
+    focal_px = float(note["focal_px"])
     poses, times_s = tensors["camera_to_world"].numpy(), tensors["time_s"].tolist()
     frames = []
     for number, (pose, time_s) in enumerate(zip(poses, times_s, strict=True)):

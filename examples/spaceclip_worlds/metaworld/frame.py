@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from spaceclip_plugin import Intrinsics
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin._tensor_files import NotedTensors, load_tensors
+from spaceclip_plugin._tensor_files import NotedTensors
 from spaceclip_plugin.errors import CheckpointError
 from spaceclip_worlds.metaworld.cameras import Pose
 from spaceclip_worlds.metaworld.packing import packed_depth, packed_image, unpacked_depth, unpacked_image
@@ -41,7 +40,6 @@ class Frame:
 _FILES = NotedTensors(
     entry="spaceclip_metaworld_frame",
     keys=("shows", "camera", "focal_px", "camera_to_world", "sha256"),
-    signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=100_000,
 )
 
@@ -74,15 +72,12 @@ def read_frame(path: Path, *, shows: str) -> Frame:
     Raises:
         CheckpointError: there is no such file, it is damaged, or it shows something else.
     """
-    header = _FILES.read_header(path)
-    tensors = load_tensors(path)
-    if header.sha256 != _FILES.digest(header.note, tensors.items()):
-        raise CheckpointError(f"{str(path)!r} is damaged: its content is not what was written")
-    if header.note["shows"] != shows:
-        raise CheckpointError(f"{str(path)!r} shows {header.note['shows']!r}, expected {shows!r}; it was renamed")
+    note, tensors = _FILES.read(path)
+    if note["shows"] != shows:
+        raise CheckpointError(f"{str(path)!r} shows {note['shows']!r}, expected {shows!r}; it was renamed")
     image = unpacked_image(tensors["png"])
     depth_m = unpacked_depth(tensors["depth"], (image.shape[0], image.shape[1]))
-    return _frame(image, depth_m, header.note)
+    return _frame(image, depth_m, note)
 
 
 def _frame(image: npt.NDArray[np.uint8], depth_m: npt.NDArray[np.float32], note: Mapping[str, Any]) -> Frame:

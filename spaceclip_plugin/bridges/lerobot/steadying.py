@@ -6,12 +6,11 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spaceclip_plugin import DepthMap
 from spaceclip_plugin.bridges.lerobot.lenses import PolicyLenses
-from spaceclip_plugin.depth.pose import checked_poses
+from spaceclip_plugin.depth.pose import poses_of_images
 from spaceclip_plugin.errors import ConfigError, HostError, nearest
 from spaceclip_plugin.steady import Look, SteadyDepth
 
@@ -57,7 +56,7 @@ def places_in(observation: Mapping[str, Any], cameras: Collection[str], *, robot
                 f"{key} is of no camera of this policy{nearest(name, cameras)}; its cameras: {', '.join(cameras)}"
             )
         try:
-            found[name] = torch.stack(checked_poses(observation[key], robots))
+            found[name] = poses_of_images(observation[key], robots)
         except ConfigError as error:
             raise HostError(f"{key}: {error}") from error
     return found

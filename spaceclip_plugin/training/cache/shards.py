@@ -3,7 +3,6 @@ Its `hidden.NNN` is (n, V, h, w, C), which reads back as the channels-last layou
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ _PIXELS = "pixels"
 _SHARDS = NotedTensors(
     entry="spaceclip_shard",
     keys=("key", "start", "names", "image_hw", "sha256"),
-    signed=lambda note, tensors: f"{tensors}{json.dumps(dict(note), sort_keys=True)}",
     max_header_bytes=100_000_000,
 )
 _WORDS = ShardWords(

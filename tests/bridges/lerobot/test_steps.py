@@ -37,18 +37,6 @@ one_call_per_camera = each_of(PI0, PI05, PI0_FAST, SMOLVLA)
 each_freshness = pytest.mark.parametrize("fresh", [False, True], ids=["last", "fresh"])
 
 
-@pytest.fixture(scope="module")
-def built() -> Any:
-    return SMOLVLA.seeded()
-
-
-@pytest.fixture
-def policy(built: Any) -> Any:
-    """The same one for all, at the start of an episode and read by no step."""
-    built.reset()
-    return built
-
-
 class TestDepthStep:
     @one_call_per_camera
     @each_freshness

@@ -30,18 +30,6 @@ each_policy = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def built() -> Any:
-    return SMOLVLA.seeded()
-
-
-@pytest.fixture
-def policy(built: Any) -> Any:
-    """The same one for all, at the start of an episode and read by no step."""
-    built.reset()
-    return built
-
-
 def step_for(policy: Any, settings: DepthGuard = LENIENT, *, actions: str = "velocity", **options: Any) -> Any:
     step = DepthGuardStep(head_for(policy), actions=actions, guard=settings, **options)
     step.connect(policy)

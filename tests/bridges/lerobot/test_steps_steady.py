@@ -75,18 +75,6 @@ class Loop:
         return told
 
 
-@pytest.fixture(scope="module")
-def built() -> Any:
-    return SMOLVLA.seeded()
-
-
-@pytest.fixture
-def policy(built: Any) -> Any:
-    """The same one for all, at the start of an episode and read by no step."""
-    built.reset()
-    return built
-
-
 class TestEpisodes:
     def test_every_look_counts_and_an_episode_begins_anew(self, policy: Any) -> None:
         loop = Loop(policy, fresh=True)

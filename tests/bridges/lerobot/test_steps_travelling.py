@@ -14,23 +14,10 @@ from spaceclip_plugin.guard import DepthGuard, GuardLimits
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
-from row_policies import SMOLVLA
 from step_world import TOP, act, add_both, guard, head_for, images_of, loaded, pipelines
 from tiny_policy import observation
 
 from spaceclip_plugin.bridges.lerobot import DepthProcessorStep
-
-
-@pytest.fixture(scope="module")
-def built() -> Any:
-    return SMOLVLA.seeded()
-
-
-@pytest.fixture
-def policy(built: Any) -> Any:
-    """The same one for all, at the start of an episode and read by no step."""
-    built.reset()
-    return built
 
 
 class TestTravelling:
