@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -31,6 +32,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "DINOv2's middle of more": ("BitImageProcessor", {**CROP, "size": {"shortest_edge": 37}}),
     "DeiT's middle of a stretch": ("DeiTImageProcessor", {"size": {"height": 36, "width": 36}, "crop_size": SIDE}),
 }
+AUTO = importlib.import_module("transformers.models.auto.image_processing_auto")
+STATED = {"size": SIDE, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 SIZES = [(48, 64), (64, 48), (33, 40), (101, 57), (32, 32)]
 
 
@@ -43,41 +46,56 @@ def saved(folder: Path, model: Any, processor: Any) -> str:
     return str(folder)
 
 
-def made(name: str, settings: dict[str, Any]) -> Any:
-    """Pillow's of the processors: those of torchvision are off by a level here and there."""
-    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+def made(name: str, settings: dict[str, Any], *, by: str) -> Any:
+    """A processor of the class that interpolates with Pillow, or of torchvision's."""
+    new = hasattr(transformers, f"{name}Pil")
+    names = {"Pillow": f"{name}Pil" if new else name, "torchvision": name if new else f"{name}Fast"}
+    kind = getattr(transformers, names[by], None)
+    if kind is None or (by == "torchvision" and not importlib.util.find_spec("torchvision")):
+        pytest.skip(f"this transformers has no {name} that interpolates with {by}")
     return kind(**settings)
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_pixels_are_those_of_the_processor(name: str, tmp_path: Path) -> None:
-    processor = made(*PROCESSORS[name])
-    host = load_hf(saved(tmp_path, vit(), processor))
+def check_pixels(folder: str) -> None:
+    """Photos for the host in a folder, against what transformers' own call makes of them."""
+    host, processor = load_hf(folder), transformers.AutoImageProcessor.from_pretrained(folder)
     with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
         preparation, tower = attachment.preparation, attachment.tower
     for hw in SIZES:
         photo = np.random.default_rng(hw[0]).integers(0, 256, (*hw, 3), np.uint8)
         ours = preparation([photo])[0]
-        theirs = torch.as_tensor(np.asarray(processor(photo, return_tensors="np")["pixel_values"]))[0]
+        theirs = torch.as_tensor(processor(photo, return_tensors="pt")["pixel_values"])[0]
         assert torch.equal(as_bytes(ours, tower), as_bytes(theirs, tower))
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("by", ["Pillow", "torchvision"])
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_pixels_are_those_of_torchvisions_processor(name: str, tmp_path: Path) -> None:
+def test_pixels_are_those_of_the_processor_that_transformers_loads(name: str, by: str, tmp_path: Path) -> None:
+    check_pixels(saved(tmp_path, vit(), made(*PROCESSORS[name], by=by)))
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_torchvisions_processor_as_transformers_4_names_it(name: str, tmp_path: Path) -> None:
     kind, settings = PROCESSORS[name]
-    found = getattr(transformers, kind if hasattr(transformers, f"{kind}Pil") else f"{kind}Fast", None)
-    if found is None or not importlib.util.find_spec("torchvision"):
-        pytest.skip(f"this transformers has no {kind} that interpolates with torchvision")
-    processor = found(**settings)
-    said = {**processor.to_dict(), "image_processor_type": f"{kind}Fast"}  # as transformers 4 names it
-    host = load_hf(saved(tmp_path, vit(), json.loads(json.dumps(said, default=str))))
-    with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
-        preparation, tower = attachment.preparation, attachment.tower
-    for hw in SIZES:
-        photo = np.random.default_rng(hw[0]).integers(0, 256, (*hw, 3), np.uint8)
-        theirs = torch.as_tensor(processor(photo, return_tensors="pt")["pixel_values"])[0]
-        assert torch.equal(as_bytes(preparation([photo])[0], tower), as_bytes(theirs, tower))
+    said = {**made(kind, settings, by="torchvision").to_dict(), "image_processor_type": f"{kind}Fast"}
+    check_pixels(saved(tmp_path, vit(), json.loads(json.dumps(said, default=str))))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_interpolates_is_the_installed_transformers_choice(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file, in a place with torchvision and in one without."""
+    if not hasattr(transformers, "ViTImageProcessorPil"):
+        pytest.skip("before transformers 5 the file's class says what interpolates")
+    folder = saved(tmp_path, vit(), {"image_processor_type": "ViTImageProcessor"} | STATED if named else STATED)
+    for found in (True, False):
+        monkeypatch.setattr(AUTO, "is_torchvision_available", lambda found=found: found)
+        check_pixels(folder)
+        host = load_hf(folder)
+        with attach_depth_head(host, DepthHead.for_tower(host)) as attachment:
+            assert ("torch" in attachment.preparation.name) == found
 
 
 @pytest.mark.parametrize(
@@ -96,13 +114,13 @@ def test_pixels_are_those_of_torchvisions_processor(name: str, tmp_path: Path) -
             ImageGeometry("centre-crop", resize=(36, 36)),
         ),
         ({"size": SIDE, "crop_size": 32, "do_center_crop": True}, ImageGeometry()),
-        (
-            {"image_processor_type": "ViTImageProcessorFast", "size": SIDE, "resample": 2},
-            ImageGeometry(resampling="torch-bilinear"),
-        ),
     ],
 )
-def test_what_a_file_says(settings: dict[str, Any], expected: ImageGeometry | None) -> None:
+def test_what_a_file_says(
+    settings: dict[str, Any], expected: ImageGeometry | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no torchvision."""
+    monkeypatch.setattr(AUTO, "is_torchvision_available", lambda: False, raising=False)
     assert geometry_of_processor(settings, source="here", tower_hw=(32, 32)) == expected
 
 

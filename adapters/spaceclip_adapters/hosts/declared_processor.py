@@ -47,7 +47,9 @@ def declare_processor(
         if found is None:
             return
         values, source = found
-        geometry = geometry_of_processor(values, source=source, tower_hw=_declared_size(config))
+        geometry = geometry_of_processor(
+            values, source=source, tower_hw=_declared_size(config), model_type=config.model_type
+        )
         if geometry is not None:
             say_host_geometry(model, geometry)
         statistics = statistics_of_processor(values, source=source)

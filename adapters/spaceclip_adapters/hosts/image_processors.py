@@ -1,14 +1,18 @@
 """What the image processor beside a transformers checkpoint does to images, read from its JSON.
 
 `preprocessor_config.json` is an image processor's own file; `processor_config.json` nests it under `image_processor`
-(composite processors, transformers 5). Of both only numbers are used: nothing in them is run.
+(composite processors, transformers 5). Of both only transformers' own classes and numbers are used: nothing in them
+is run.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,25 +116,51 @@ def class_defaults(
     """What the class of a processor takes for those settings that its file leaves out, made with what is given."""
     name = next((values[key] for key in TYPES if isinstance(values.get(key), str)), None)
     absent = [key for key in settings if values.get(key) is None]
-    made = _made(name, given or {}) if name is not None and absent else None
+    made = None
+    if name is not None and absent:
+        kind = name.replace("FeatureExtractor", "ImageProcessor")
+        made = loaded_processor({TYPES[0]: kind, **(given or {})})
     return {key: value for key in absent if (value := getattr(made, key, None)) is not None}
 
 
-def _made(name: str, given: Mapping[str, Any]) -> object | None:
-    """An image processor of transformers' own with its defaults; None where this transformers has none of the name."""
-    import transformers
-    from transformers.image_processing_utils import ImageProcessingMixin  # type: ignore[attr-defined]  # where 4.40 has it
+def loaded_processor(values: Mapping[str, Any], *, model_type: str | None = None) -> object | None:
+    """The image processor that transformers' `AutoImageProcessor` makes of a file with these settings.
 
-    stem = name.removesuffix("FeatureExtractor").removesuffix("ImageProcessor").removesuffix("ImageProcessorFast")
-    for candidate in (f"{stem}ImageProcessorPil", f"{stem}ImageProcessor", name):
-        kind = getattr(transformers, candidate, None)
-        if isinstance(kind, type) and issubclass(kind, ImageProcessingMixin):
-            try:
-                made: object = kind(**given)
-            except (ImportError, TypeError, ValueError):  # a backend is not installed, or it has no defaults
-                continue
-            return made
-    return None
+    Its class and what it interpolates with differ between versions of transformers, and with the libraries beside it.
+
+    Args:
+        values: of the file.
+        model_type: of the model beside it, by which transformers finds the class where the file names none.
+
+    Returns:
+        The processor; None where this transformers makes none of them. Code that a file names is not run.
+    """
+    from transformers import AutoImageProcessor
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in ((FILES[1], dict(values)), ("config.json", {"model_type": model_type})):
+            (Path(folder) / name).write_text(json.dumps(content), encoding="utf-8")
+        try:
+            with _without_advice():
+                made: object = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        except (ImportError, OSError, TypeError, ValueError, KeyError, AttributeError):
+            return None  # no such class or model, a library is not installed, or settings that it does not take
+    return made
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Transformers 4 advises at every processor of Pillow's to take another, which is not the question here."""
+    chatter = logging.getLogger("transformers.models.auto.image_processing_auto")
+
+    def none(_: logging.LogRecord) -> bool:
+        return False
+
+    chatter.addFilter(none)
+    try:
+        yield
+    finally:
+        chatter.removeFilter(none)
 
 
 def _number(value: object, name: str, source: str) -> float:

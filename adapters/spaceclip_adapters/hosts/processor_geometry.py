@@ -1,9 +1,8 @@
 """How the image processor beside a transformers checkpoint lays images in the tower's, read from its JSON.
 
 Understood is what many processors have in common: resize, then cut out the middle. Whatever else a file asks for
-(padding, tiles, sizes that depend on the image) is named, and not guessed. A file names its class, and that of one
-ending in "Fast" interpolates with torchvision, all others' with Pillow; transformers 5 names neither and may take
-torchvision for a file of Pillow's, whose pixels are then off by a few levels.
+(padding, tiles, sizes that depend on the image) is named, and not guessed. Whether Pillow or torchvision interpolates,
+off by a few levels, is not in the file: the installed transformers is asked what it makes of it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spaceclip_adapters.hosts.image_processors import TYPES, class_defaults
+from spaceclip_adapters.hosts.image_processors import TYPES, class_defaults, loaded_processor
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.towers import ImageGeometry
 from spaceclip_plugin.towers.image_geometry import UnknownGeometry
@@ -28,7 +27,7 @@ _TORCHVISIONS = {"bilinear": "torch-bilinear", "bicubic": "torch-bicubic"}  # th
 
 
 def geometry_of_processor(
-    values: Mapping[str, Any], *, source: str, tower_hw: tuple[int, int] | None
+    values: Mapping[str, Any], *, source: str, tower_hw: tuple[int, int] | None, model_type: str | None = None
 ) -> ImageGeometry | UnknownGeometry | None:
     """What the settings of a processor amount to; None where they say nothing of sizes.
 
@@ -36,15 +35,18 @@ def geometry_of_processor(
         values: as its file has them; what it leaves out is its class's.
         source: where they stand, for messages.
         tower_hw: (H, W) that the config declares for the tower; None where it declares none.
+        model_type: of that config, see `loaded_processor`.
     """
     try:
-        found = _geometry(values, tower_hw)
+        found = _geometry(values, tower_hw, model_type)
     except (ConfigError, ValueError) as error:
         return UnknownGeometry(f"{source}: {error}")
     return found
 
 
-def _geometry(values: Mapping[str, Any], tower_hw: tuple[int, int] | None) -> ImageGeometry | None:
+def _geometry(
+    values: Mapping[str, Any], tower_hw: tuple[int, int] | None, model_type: str | None
+) -> ImageGeometry | None:
     odd = sorted(key for key, value in values.items() if key not in _HARMLESS and value)
     if odd:
         raise ValueError(f"it says {', '.join(odd)}, which is not resizing and cutting out the middle")
@@ -60,7 +62,7 @@ def _geometry(values: Mapping[str, Any], tower_hw: tuple[int, int] | None) -> Im
         raise ValueError(f"resample is {number!r}, expected a number of Pillow's, 0 to {len(_RESAMPLING) - 1}")
     crops = bool(settings.get("do_center_crop"))
     size = _size(settings["size"], values, crops=crops)
-    resampling = _resampling(number, values)
+    resampling = _resampling(number, values, model_type)
     if not crops:
         if isinstance(size, int):
             raise ValueError(
@@ -75,14 +77,19 @@ def _geometry(values: Mapping[str, Any], tower_hw: tuple[int, int] | None) -> Im
     return ImageGeometry("centre-crop", resize=size, resampling=resampling)
 
 
-def _resampling(number: int, values: Mapping[str, Any]) -> str:
-    """By which library the class of a file interpolates, and how."""
+def _resampling(number: int, values: Mapping[str, Any], model_type: str | None) -> str:
+    """By which library the processor that transformers makes of a file interpolates, and how."""
     name = _RESAMPLING[number]
-    kind = next((str(values[key]) for key in TYPES if values.get(key)), "")
-    if not kind.endswith("Fast"):
+    kind = next((str(values[key]) for key in TYPES if values.get(key)), f"processor of {model_type}")
+    processor = loaded_processor(values, model_type=model_type)
+    by_name = kind if processor is None else type(processor).__name__  # as transformers 4 names torchvision's
+    if getattr(processor, "backend", None) != "torchvision" and not by_name.endswith("Fast"):
         return name
     if name not in _TORCHVISIONS:
-        raise ValueError(f"a {kind} interpolates with torchvision, whose {name!r} (resample {number}) is not Pillow's")
+        raise ValueError(
+            f"this transformers makes a {kind} of it that interpolates with torchvision, whose {name!r} (resample "
+            f"{number}) is not Pillow's"
+        )
     return _TORCHVISIONS[name]
 
 
