@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from spaceclip_plugin.data.files.pairs import RAY
 from spaceclip_plugin.data.sources.depth_list import ListData
 from spaceclip_plugin.data.sources.image_folder import FolderData
 from spaceclip_plugin.data.sources.mixture import parts_of
-from spaceclip_plugin.data.sources.spec import RecordingSpec
+from spaceclip_plugin.data.sources.spec import is_recording
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.shared import ReadingConfig
 
@@ -26,7 +26,20 @@ PHOTOS_HELP = (
     "photos that need no depth: folder:DIR (photos in DIR/rgb or DIR), lerobot:ID-or-DIR, or a list of lines `rgb "
     "[depth or None] [focal]`; depth that they have gives the scale"
 )
-_LISTS, _FILES, _RECORDINGS = (ListData,), (ListData, FolderData), (RecordingSpec,)
+_OF_RECORDINGS = "is for LeRobot data sets, and what was taught of them"
+
+
+def _is_list(spec: SourceSpec) -> bool:
+    return isinstance(spec, ListData)
+
+
+def _is_files(spec: SourceSpec) -> bool:
+    return isinstance(spec, (ListData, FolderData))
+
+
+def _has_cameras(spec: SourceSpec) -> bool:
+    """Of taught photos the camera is settled."""
+    return is_recording(spec) and any(field.name == "camera" for field in dataclasses.fields(spec))
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +58,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--stride",
         type=int,
         metavar="N",
-        help="every how many frames of LeRobot data sets one is taken (default: all of them, in training about two a "
-        "second)",
+        help="every how many frames of LeRobot data sets, or photos taught of them, one is taken (default: all, in "
+        "training about two a second)",
     )
-    group.add_argument("--episodes", metavar="N-M,…", help="which of LeRobot data sets: 0-39,45 (default: all of them)")
+    group.add_argument(
+        "--episodes",
+        metavar="N-M,…",
+        help="which of LeRobot data sets, or taught of them: 0-39,45 (default: all of them)",
+    )
 
 
 def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[SourceSpec]:
@@ -57,24 +74,19 @@ def as_flagged(specs: Sequence[SourceSpec], args: argparse.Namespace) -> list[So
     if unit is not None and not any(getattr(spec, "units_per_metre", 1.0) is None for spec in specs):
         raise ConfigError(f"--units-per-metre {unit:g} is for lists and folders without a unit of their own, {nothing}")
     changed = list(specs)
-    flags: tuple[tuple[object, str, tuple[type[Any], ...], dict[str, Any]], ...] = (
-        (args.ray_distance, "--ray-distance is for the depth of lists and folders", _FILES, {"distance": RAY}),
-        (args.root, f"--root {str(args.root)!r} is for the paths in a list", _LISTS, {"root": str(args.root)}),
-        (args.camera, f"--camera {args.camera} is for LeRobot data sets", _RECORDINGS, {"camera": args.camera}),
-        (args.stride, f"--stride {args.stride} is for LeRobot data sets", _RECORDINGS, {"stride": args.stride}),
-        (
-            args.episodes,
-            f"--episodes {args.episodes} is for LeRobot data sets",
-            _RECORDINGS,
-            {"episodes": args.episodes},
-        ),
+    flags: tuple[tuple[object, str, Callable[[SourceSpec], bool], dict[str, Any]], ...] = (
+        (args.ray_distance, "--ray-distance is for the depth of lists and folders", _is_files, {"distance": RAY}),
+        (args.root, f"--root {str(args.root)!r} is for the paths in a list", _is_list, {"root": str(args.root)}),
+        (args.camera, f"--camera {args.camera} is for LeRobot data sets", _has_cameras, {"camera": args.camera}),
+        (args.stride, f"--stride {args.stride} {_OF_RECORDINGS}", is_recording, {"stride": args.stride}),
+        (args.episodes, f"--episodes {args.episodes} {_OF_RECORDINGS}", is_recording, {"episodes": args.episodes}),
     )
-    for given, purpose, kinds, change in flags:
+    for given, purpose, takes, change in flags:
         if given is None:
             continue
-        if not any(isinstance(spec, kinds) for spec in specs):
+        if not any(map(takes, specs)):
             raise ConfigError(f"{purpose}, {nothing}")
-        changed = [dataclasses.replace(one, **change) if isinstance(one, kinds) else one for one in changed]
+        changed = [dataclasses.replace(one, **change) if takes(one) else one for one in changed]
     return changed
 
 

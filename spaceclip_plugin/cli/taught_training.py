@@ -18,7 +18,7 @@ from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.cli.hosts import device_called
 from spaceclip_plugin.data import SourceSpec
 from spaceclip_plugin.data.sources.registry import source_mapping
-from spaceclip_plugin.data.sources.spec import RecordingSpec
+from spaceclip_plugin.data.sources.spec import is_recording
 from spaceclip_plugin.teaching import DepthTeacher, TaughtData, TeachOptions, load_teacher, teach
 from spaceclip_plugin.teaching.record import RECORD_NAME
 from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
@@ -41,9 +41,7 @@ class RunTeaching:
 
     def validation(self) -> tuple[WeightedSource, ...]:
         """The validation data, in which only recordings that tell no depth are taught."""
-        return self._taught(
-            self._config.validation, lambda source: isinstance(source, RecordingSpec) and not source.tells_depth()
-        )
+        return self._taught(self._config.validation, lambda source: is_recording(source) and not source.tells_depth())
 
     def _taught(
         self, parts: Sequence[WeightedSource], lacks_depth: Callable[[SourceSpec], bool]

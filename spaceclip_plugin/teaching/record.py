@@ -12,6 +12,7 @@ from spaceclip_plugin import __version__
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin._digest import code_digest
 from spaceclip_plugin._files import read_json_object, write_json
+from spaceclip_plugin.data import SourceSpec, parse_source
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError, TrainingError
 from spaceclip_plugin.teaching.keeping import Keeping
 from spaceclip_plugin.teaching.scale import ClipScale, scale_from_mapping
@@ -86,6 +87,20 @@ class TaughtRecord:
         return self.images - len(self.left_out)
 
     @property
+    def photos(self) -> SourceSpec:
+        """Which photos were taught; DataError where no installed package has data of that kind."""
+        try:
+            return parse_source(dict(self.source))
+        except ConfigError as error:
+            raise DataError(f"the photos that were taught cannot be named: {error}") from error
+
+    @property
+    def episodes(self) -> list[int]:
+        """Numbers of the episodes whose depth is kept, sorted; empty where a photo is of none."""
+        numbers = [episode_of(scale.clip) for scale in self.clips]
+        return [] if None in numbers else sorted(number for number in numbers if number is not None)
+
+    @property
     def cards(self) -> list[dict[str, Any]]:
         """Everyone who taught, for the records of what was learnt."""
         return [card.to_mapping() for card in (self.teacher, self.second) if card is not None]
@@ -135,6 +150,12 @@ class TaughtRecord:
                 f"{path}: damaged ({error}). Remove this file alone and give the same command again: the teacher's "
                 "depth beside it is not made again"
             ) from error
+
+
+def episode_of(clip: str) -> int | None:
+    """3 of "episode 3", as clips of recordings are called; None of another clip."""
+    name, _, number = clip.partition(" ")
+    return int(number) if name == "episode" and number.isascii() and number.isdigit() else None
 
 
 def _parsed(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,24 +13,38 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import Self
 
+from spaceclip_plugin._checks import whole
 from spaceclip_plugin._digest import sha256_of
-from spaceclip_plugin.data import DepthSample, DepthSource, parse_source
+from spaceclip_plugin.data import DepthSample, DepthSource
 from spaceclip_plugin.data.sample import fingerprint, photo_of
-from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, open_photos
+from spaceclip_plugin.data.sources.episodes import in_ranges, numbers_of, split_episodes
+from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, is_recording, open_photos
 from spaceclip_plugin.errors import ConfigError, DataError, TrainingError
 from spaceclip_plugin.teaching.keeping import read_mask
-from spaceclip_plugin.teaching.record import TaughtRecord
+from spaceclip_plugin.teaching.record import TaughtRecord, episode_of
 from spaceclip_plugin.teaching.shards import TaughtPhoto, TaughtShard
 from spaceclip_plugin.teaching.views import photo_intrinsics
 from spaceclip_plugin.training.data_camera import TellsCamera
 
 MASK_NAME = "mask.png"
 _OPEN_SHARDS = 64
+_MAX_STRIDE = 10**9
 
 
 @dataclass(frozen=True)
 class TaughtData(PathSpec):
     """A folder of `spaceclip teach` as a config or a command line names it; see `TaughtDepth`.
+
+    What was taught of recordings counts as recordings: it is thinned, and split by episodes, as these are.
+
+    Attributes:
+        path: the folder.
+        stride: every how many of the photos that were taught one is taken. None: each of them; a training run takes
+            about two a second of what was recorded.
+        episodes: of recordings, numbers and ranges with both ends, such as "0-39,45"; None is all of them.
+
+    Raises:
+        ConfigError: a value that cannot be.
 
     Example:
         >>> TaughtData("runs/taught/kitchen").title
@@ -38,21 +53,74 @@ class TaughtData(PathSpec):
 
     kind: ClassVar[str] = "taught"
     path: str
+    stride: int | None = None
+    episodes: str | None = None
 
     def __post_init__(self) -> None:
         checked_path("path of taught depth", self.path)
+        if self.stride is not None:
+            whole("stride", self.stride, 1, _MAX_STRIDE)
+        if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
+            object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
+        numbers_of(self.episodes)
 
     def resolved(self, base: Path) -> Self:
         """With `path` made absolute, starting from `base`."""
         return dataclasses.replace(self, path=absolute(self.path, base))
 
+    @property
+    def camera(self) -> str | None:
+        """Of the recordings that were taught; None: the only camera's, or they are none."""
+        taught = self._record.photos
+        return taught.camera if is_recording(taught) else None
+
+    def recorded(self) -> bool:
+        """Whether the photos are of recordings, in numbered episodes.
+
+        Raises:
+            DataError: see `open`.
+        """
+        record = self._record
+        return is_recording(record.photos) and bool(record.episodes)
+
+    def tells_depth(self) -> bool:
+        """A teacher gave it."""
+        return True
+
+    def thinned(self) -> Self:
+        """With the stride that leaves about two of the recorded frames a second, unless it has one.
+
+        Raises:
+            DataError: see `open`, or the recordings cannot be opened.
+        """
+        taught = self._record.photos
+        if self.stride is not None or not is_recording(taught):
+            return self
+        wanted = dataclasses.replace(taught, stride=None).thinned().stride or 1
+        return dataclasses.replace(self, stride=max(1, round(wanted / (taught.stride or 1))))
+
+    def split(self, share: float) -> tuple[Self, Self]:
+        """In two by episodes, as the recordings themselves are split.
+
+        Raises:
+            DataError: there is one episode only, or see `open`.
+        """
+        numbers = numbers_of(self.episodes) or self._record.episodes
+        learnt, judged = split_episodes(numbers, share, where=self.path)
+        return dataclasses.replace(self, episodes=learnt), dataclasses.replace(self, episodes=judged)
+
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> TaughtDepth:
         """The photos with their taught depth, which is in metres; those that were left out then are left out now.
 
         Raises:
-            DataError: there is none, it is not complete or damaged, or its photos are not where they were.
+            DataError: there is none, it is not complete or damaged, its photos are not where they were, or there are
+                none of these episodes.
         """
-        return TaughtDepth(Path(self.path))
+        return TaughtDepth(Path(self.path), stride=self.stride or 1, episodes=numbers_of(self.episodes))
+
+    @property
+    def _record(self) -> TaughtRecord:
+        return TaughtRecord.read(Path(self.path))
 
 
 class TaughtDepth:
@@ -82,8 +150,13 @@ class TaughtDepth:
         (4, 6)
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open the photos' source and the record; no shard is read.
+    def __init__(self, folder: Path, *, stride: int = 1, episodes: Sequence[int] | None = None) -> None:
+        """Open the photos' source and the record; shards are read where episodes are asked for.
+
+        Args:
+            folder: of `teach`.
+            stride: every how many photos one is taken.
+            episodes: their numbers; None: all photos, of episodes or none.
 
         Raises:
             DataError: see `TaughtData.open`.
@@ -91,8 +164,6 @@ class TaughtDepth:
         self.place = str(folder)
         self.record = TaughtRecord.read(folder)
         self._source = self._photos(folder)
-        left_out = set(self.record.left_out)
-        self._indices = [index for index in range(self.record.images) if index not in left_out]
         self._scales = {clip.clip: clip for clip in self.record.clips}
         self._mask = None
         if self.record.mask is not None:
@@ -101,6 +172,11 @@ class TaughtDepth:
                 raise DataError(f"{folder / MASK_NAME} is not the mask that was given; teach again with the right one")
         self._starts = [int(shard["start"]) for shard in self.record.shards]
         self._open: OrderedDict[int, TaughtShard] = OrderedDict()
+        chosen = range(self.record.images) if episodes is None else self._of_episodes(set(episodes))
+        left_out = set(self.record.left_out)
+        self._indices = [index for index in chosen[::stride] if index not in left_out]
+        if not self._indices:
+            raise DataError(f"{folder}: of these photos none has taught depth; take more episodes, or a lower stride")
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -153,8 +229,9 @@ class TaughtDepth:
         """The source of the photos."""
         reading = self.record.reading
         try:
-            spec = parse_source(dict(self.record.source))
-            source = open_photos(spec, units_per_metre=reading["units_per_metre"], skip_bad=reading["skip_bad"])
+            source = open_photos(
+                self.record.photos, units_per_metre=reading["units_per_metre"], skip_bad=reading["skip_bad"]
+            )
         except (ConfigError, DataError, KeyError) as error:
             raise DataError(
                 f"{folder}: the photos that were taught cannot be opened: {error}. If they lie elsewhere now, correct "
@@ -167,22 +244,40 @@ class TaughtDepth:
             )
         return source
 
+    def _of_episodes(self, wanted: set[int]) -> list[int]:
+        """The photos of these episodes, by number."""
+        numbers = [episode_of(clip) for at in range(len(self._starts)) for clip in self._shard(at).clips]
+        if unknown := wanted - set(numbers):
+            raise DataError(
+                f"{self.place}: of episode {min(unknown)} nothing was taught; there are "
+                f"{in_ranges(sorted({number for number in numbers if number is not None})) or 'no episodes'}"
+            )
+        return [index for index, number in enumerate(numbers) if number in wanted]
+
     def _photo(self, number: int) -> TaughtPhoto:
         """What was kept of photo `number` of the source."""
         at = bisect.bisect_right(self._starts, number) - 1
-        shard = self._open.pop(at, None)
+        shard = self._shard(at)
         try:
-            if shard is None:
-                told = self.record.shards[at]
-                shard = TaughtShard(Path(self.place) / told["file"], key=self.record.key)
-                if shard.sha256 != told["sha256"] or shard.start != self._starts[at]:
-                    raise TrainingError(f"{told['file']} is not the file that was written; teach again")
-                while len(self._open) >= _OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            self._open[at] = shard  # the newest is last
             return shard.photo(number - shard.start)
         except (TrainingError, IndexError) as error:
             raise DataError(f"{self.place}: {error}") from error
+
+    def _shard(self, at: int) -> TaughtShard:
+        """A file of the folder, opened."""
+        shard = self._open.pop(at, None)
+        if shard is None:
+            told = self.record.shards[at]
+            try:
+                shard = TaughtShard(Path(self.place) / told["file"], key=self.record.key)
+                if shard.sha256 != told["sha256"] or shard.start != self._starts[at]:
+                    raise TrainingError(f"{told['file']} is not the file that was written; teach again")
+            except TrainingError as error:
+                raise DataError(f"{self.place}: {error}") from error
+            while len(self._open) >= _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open[at] = shard  # the newest is last
+        return shard
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": OrderedDict()}  # a worker opens files of its own

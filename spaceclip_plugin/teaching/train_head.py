@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from spaceclip_plugin.data import DepthSource, SourceSpec, parse_source
-from spaceclip_plugin.data.sources.spec import RecordingSpec
+from spaceclip_plugin.data.sources.spec import is_recording
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.evaluation import Protocol, get_protocol
 from spaceclip_plugin.teaching.taught import TaughtDepth
@@ -33,15 +33,16 @@ def train_head(
 ) -> TrainingResult:
     """Train the default head on a live policy, which stays as it is, and leave it in `out/head`.
 
-    As `spaceclip train` does: of a LeRobot data set about two frames a second are taken, and a tenth of the episodes is
-    held out where no validation data is given. What else can be said of a run, `DepthTrainer` takes.
+    As `spaceclip train` does: of a LeRobot data set, or what was taught of one, about two frames a second are taken,
+    and a tenth of the episodes is held out where no validation data is given. What else can be said of a run,
+    `DepthTrainer` takes.
 
     Args:
         policy: the frozen host, on the device to train on.
         data: to learn from: samples, or as `parse_source` takes it, "lerobot:lab/kitchen"; of several cameras one is
             chosen by `LeRobotData("lab/kitchen", camera="front")`.
         out: folder of the run, made if absent.
-        validation: what the best epoch is chosen on; None only for a LeRobot data set.
+        validation: what the best epoch is chosen on; None only for a LeRobot data set, or what was taught of one.
         teacher: gives the training data its depth, whatever it has: a teacher, or its name as `load_teacher` takes it.
             Validation data keeps its own, unless it is a LeRobot data set without.
         protocol: how depth is read and scored; None: over the whole image.
@@ -64,15 +65,18 @@ def train_head(
     """
     learnt, judged = _thinned(data), None if validation is None else _thinned(validation)
     if judged is None:
-        if not isinstance(learnt, RecordingSpec):
-            raise ConfigError("only LeRobot data sets are split by themselves; give validation= beside this data")
+        if not is_recording(learnt):
+            raise ConfigError(
+                "only LeRobot data sets, and what was taught of them, are split by themselves; give validation= beside "
+                "this data"
+            )
         learnt, judged = held_out(learnt)
     device = next(policy.parameters()).device
     protocol = get_protocol("whole-image") if protocol is None else protocol
     asked = load_teacher(teacher, device=device) if isinstance(teacher, str) else teacher
     trainer = DepthTrainer(policy, recipe=Recipe() if recipe is None else recipe, protocol=protocol)
     reading = _Reading(protocol, asked, device, Path(out) / CACHE_NAME)
-    lacking = isinstance(judged, RecordingSpec) and not judged.tells_depth()
+    lacking = is_recording(judged) and not judged.tells_depth()
     validation = reading.taught(judged, "validation") if lacking else reading.opened(judged)
     train = reading.opened(learnt) if asked is None else reading.taught(learnt, "train")
     details = {

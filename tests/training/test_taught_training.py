@@ -105,7 +105,7 @@ def test_a_teacher_is_loaded_once(
     places: Path, asked: list[WallTeacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For training data of several sources, and for validation data where that has no depth."""
-    monkeypatch.setattr(taught_training, "RecordingSpec", FolderData)
+    monkeypatch.setattr(taught_training, "is_recording", lambda spec: isinstance(spec, FolderData))
     monkeypatch.setattr(FolderData, "tells_depth", lambda spec: False, raising=False)
     save_photos(tmp_path / "hall", 2)
     assert train(places, "--data", "folder:kitchen", "--data", "folder:hall", "--teacher", "wall:1") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,16 @@ from lerobot_stand_in import EPISODE, FRAMES_PER_SECOND, StandIn, save
 from PIL import Image
 from small_world import tiny_host
 from train_flags import arguments_of, listed
+from wall_teacher import WallTeacher, save_photos
 
 import spaceclip_plugin
 from spaceclip_plugin.bridges.lerobot.dataset import LeRobotData
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.cli.train_config import new_run, resumed_run
+from spaceclip_plugin.data.sources.image_folder import FolderData
+from spaceclip_plugin.data.sources.registry import source_kinds
 from spaceclip_plugin.errors import ConfigError, DataError
+from spaceclip_plugin.teaching import TaughtData, TeachOptions, teach
 from spaceclip_plugin.training.config.run_config import RunConfig, WeightedSource
 
 EPISODES = 10
@@ -97,6 +102,77 @@ class TestSettings:
 
     def test_other_data_beside_them_needs_validation_data(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert_usage(["--data", "lerobot:kitchen", "--data", "scenes:2"], "--val missing", capsys)
+
+
+@pytest.fixture
+def lessons(kitchen: Path) -> Path:
+    """What was taught of every frame of the recordings, the brighter the farther."""
+    shutil.rmtree(kitchen)
+    images = np.random.default_rng(0).integers(60, 200, (EPISODES * EPISODE, 32, 32, 3), dtype=np.uint8)
+    save(kitchen, images, images[..., 0] * 20.0)
+    folder = kitchen.parent / "lessons"
+    teach(LeRobotData("kitchen", "front"), WallTeacher(), folder, options=TeachOptions(progress=False))
+    return folder
+
+
+@pytest.mark.usefixtures("lessons")
+@pytest.mark.skipif("taught" not in source_kinds(), reason="the package was installed before it had taught")
+class TestTaught:
+    """What was taught of recordings is split, thinned and told of as they are."""
+
+    def test_split_and_stride_are_those_of_the_recordings(self) -> None:
+        config, own = config_of("--data", "taught:lessons"), config_of("--data", "lerobot:kitchen")
+        for mine, theirs in ((config.data, own.data), (config.validation, own.validation)):
+            assert taught_of(mine) == TaughtData("lessons", spec_of(theirs).stride, spec_of(theirs).episodes)
+        assert config.protocol == own.protocol == "whole-image"
+        again = config_of("--data", "taught:lessons", "--episodes", "2-5", "--stride", "1")
+        assert [(taught_of(part).episodes, taught_of(part).stride) for part in (again.data, again.validation)] == [
+            ("2-3,5", 1), ("4", 1),
+        ]  # fmt: skip
+
+    def test_parts_are_the_photos_of_their_episodes(self) -> None:
+        whole = TaughtData("lessons").open(units_per_metre=1.0)
+        parts = [part.open(units_per_metre=1.0) for part in TaughtData("lessons").split(0.1)]
+        clips = [[source[i].clip for i in range(len(source))] for source in (*parts, whole)]
+        assert clips[1] == ["episode 5"] * EPISODE
+        assert clips[0] == [clip for clip in clips[2] if clip != "episode 5"]
+        assert len(TaughtData("lessons", stride=KEPT).open(units_per_metre=1.0)) == len(whole) // KEPT
+
+    def test_a_stride_of_the_teaching_counts(self) -> None:
+        spec = LeRobotData("kitchen", "front", stride=KEPT)
+        teach(spec, WallTeacher(), Path("fewer"), options=TeachOptions(progress=False))
+        assert TaughtData("fewer").thinned().stride == 1
+
+    def test_what_cannot_be_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"of episode 12 nothing was taught; there are 0-9"):
+            TaughtData("lessons", episodes="0,12").open(units_per_metre=1.0)
+        with pytest.raises(ConfigError, match="--camera wrist is for LeRobot data sets"):
+            config_of("--data", "taught:lessons", "--camera", "wrist")
+        with pytest.raises(DataError, match="one episode cannot be split"):
+            config_of("--data", "taught:lessons", "--episodes", "3")
+
+    def test_photos_of_no_episodes_need_validation_data(self, capsys: pytest.CaptureFixture[str]) -> None:
+        save_photos(Path("hall"))
+        teach(FolderData("hall"), WallTeacher(), Path("hall-lessons"), options=TeachOptions(progress=False))
+        assert_usage(["--data", "taught:hall-lessons"], "--val missing", capsys)
+        config = config_of("--data", "taught:hall-lessons", "--val", "taught:hall-lessons")
+        assert (taught_of(config.data), config.protocol) == (TaughtData("hall-lessons"), RunConfig().protocol)
+
+    @pytest.mark.slow
+    def test_record_and_card_name_the_episodes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["train", *SHORT, "--data", "taught:lessons", "--out", "run"]) == 0, capsys.readouterr().err
+        record = json.loads(Path("run/run.json").read_text())
+        [judged] = record["details"]["recordings"]["validation"]
+        assert judged == {"title": "lessons", "camera": "front", "stride": KEPT, "episodes": "5"}
+        assert (record["train_images"], record["validation_images"]) == (9 * EPISODE // KEPT, EPISODE // KEPT)
+        assert record["details"]["validated_on"] == "a teacher's depth"
+        assert "No depth was measured for validation" in Path("run/README.md").read_text()
+
+
+def taught_of(parts: tuple[WeightedSource, ...]) -> TaughtData:
+    [part] = parts
+    assert isinstance(part.source, TaughtData)
+    return part.source
 
 
 def assert_usage(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,7 +142,8 @@ def loaded_processor(values: Mapping[str, Any], *, model_type: str | None = None
             (Path(folder) / name).write_text(json.dumps(content), encoding="utf-8")
         try:
             with _without_advice():
-                made: object = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+                load: Any = AutoImageProcessor.from_pretrained
+                made: object = load(folder, trust_remote_code=False)
         except (ImportError, OSError, TypeError, ValueError, KeyError, AttributeError):
             return None  # no such class or model, a library is not installed, or settings that it does not take
     return made

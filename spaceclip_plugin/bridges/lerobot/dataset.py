@@ -8,7 +8,6 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from typing_extensions import Self
 
-from spaceclip_plugin._checks import choice, shown, text, whole
+from spaceclip_plugin._checks import choice, text, whole
 from spaceclip_plugin._files import read_json_object
 from spaceclip_plugin.bridges.lerobot.format import (
     DEPTH_SUFFIX,
@@ -29,6 +28,7 @@ from spaceclip_plugin.bridges.lerobot.format import (
 )
 from spaceclip_plugin.data import DepthSample, SelectiveSource
 from spaceclip_plugin.data.files.pairs import AXIS, RAY, checked_distance, sizes_agree
+from spaceclip_plugin.data.sources.episodes import numbers_of, split_episodes
 from spaceclip_plugin.data.sources.spec import PathSpec, absolute, checked_path, last_name
 from spaceclip_plugin.errors import CheckpointError, ConfigError, DataError
 
@@ -37,7 +37,6 @@ MEASURED, PREDICTED = "measured", "predicted"
 
 _MAX_STRIDE = 10**9
 _KEPT_PER_SECOND = 2
-_RANGE = "[0-9]{1,6}(-[0-9]{1,6})?"
 _INSTALL = 'pip install "lerobot[dataset]>=0.6"'
 
 # What opening or reading damaged data through lerobot and Arrow ends in, and what two packages below it add to that.
@@ -88,7 +87,7 @@ class LeRobotData(PathSpec):
         choice("depth", self.depth, (MEASURED, PREDICTED))
         if isinstance(self.episodes, int) and not isinstance(self.episodes, bool):
             object.__setattr__(self, "episodes", str(self.episodes))  # a lone episode is a number in YAML
-        _numbers(self.episodes)
+        numbers_of(self.episodes)
 
     @property
     def title(self) -> str:
@@ -101,13 +100,17 @@ class LeRobotData(PathSpec):
             return self
         return dataclasses.replace(self, path=absolute(self.path, base))
 
+    def recorded(self) -> bool:
+        """It is."""
+        return True
+
     def tells_depth(self) -> bool:
         """Whether the camera has depth.
 
         Raises:
             DataError: there is no such camera, or see `open`.
         """
-        dataset = opened(self.path, _numbers(self.episodes))
+        dataset = opened(self.path, numbers_of(self.episodes))
         return has_depth(dataset, camera_key(dataset, self.camera, need_depth=False))
 
     def thinned(self) -> Self:
@@ -118,7 +121,7 @@ class LeRobotData(PathSpec):
         """
         if self.stride is not None:
             return self
-        frames_per_second = float(opened(self.path, _numbers(self.episodes)).fps)
+        frames_per_second = float(opened(self.path, numbers_of(self.episodes)).fps)
         return dataclasses.replace(self, stride=max(1, round(frames_per_second / _KEPT_PER_SECOND)))
 
     def split(self, share: float) -> tuple[Self, Self]:
@@ -127,17 +130,11 @@ class LeRobotData(PathSpec):
         Raises:
             DataError: there is one episode only, or see `open`.
         """
-        dataset = opened(self.path, _numbers(self.episodes))
-        numbers = _numbers(self.episodes) or list(range(dataset.meta.total_episodes))
-        if len(numbers) < 2:
-            raise DataError(
-                f"{self.path}: one episode cannot be split into some to learn from and some to validate on; give "
-                "other data for validation, or more episodes"
-            )
-        count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
-        held = {numbers[(2 * i + 1) * len(numbers) // (2 * count)] for i in range(count)}
-        kept = [number for number in numbers if number not in held]
-        learnt, judged = (dataclasses.replace(self, episodes=_in_ranges(part)) for part in (kept, sorted(held)))
+        dataset = opened(self.path, numbers_of(self.episodes))
+        numbers = numbers_of(self.episodes) or list(range(dataset.meta.total_episodes))
+        learnt, judged = (
+            dataclasses.replace(self, episodes=part) for part in split_episodes(numbers, share, where=self.path)
+        )
         return learnt, judged
 
     def open(self, *, units_per_metre: float, skip_bad: bool = False) -> LeRobotDepth:
@@ -154,7 +151,7 @@ class LeRobotData(PathSpec):
         return self._opened(need_depth=False, skip_bad=skip_bad)
 
     def _opened(self, *, need_depth: bool, skip_bad: bool) -> LeRobotDepth:
-        dataset = opened(self.path, _numbers(self.episodes))
+        dataset = opened(self.path, numbers_of(self.episodes))
         return LeRobotDepth(
             dataset,
             camera=self.camera,
@@ -258,32 +255,6 @@ class LeRobotDepth(SelectiveSource[int, str]):
 def _is_id(path: str) -> bool:
     """Whether a path is that of a data set on the Hub: OWNER/NAME, and no folder."""
     return re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", path) is not None and not os.path.isdir(path)
-
-
-def _numbers(episodes: object) -> list[int] | None:
-    """The numbers that "0-39,45" stands for."""
-    if episodes is None:
-        return None
-    if not isinstance(episodes, str) or re.fullmatch(f"{_RANGE}(,{_RANGE})*", episodes) is None:
-        raise ConfigError(f"episodes must be numbers and ranges, such as 0-39,45, got {shown(episodes)}")
-    numbers: set[int] = set()
-    for part in episodes.split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) < int(first):
-            raise ConfigError(f"episodes: the range {part} ends before it starts; write the lower number first")
-        numbers.update(range(int(first), int(last or first) + 1))
-    return sorted(numbers)
-
-
-def _in_ranges(numbers: Sequence[int]) -> str:
-    """Sorted numbers as `episodes` has them: "0-39,45"."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def unreadable() -> tuple[type[Exception], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 from typing_extensions import Self
 
@@ -69,7 +69,10 @@ class PhotoSpec(Protocol):
 
 @runtime_checkable
 class RecordingSpec(SourceSpec, Protocol):
-    """A `SourceSpec` of a robot's recordings: many frames a second that hardly differ, in episodes."""
+    """A `SourceSpec` of a robot's recordings: many frames a second that hardly differ, in episodes.
+
+    A kind that has other data, too, says so in `recorded`; `is_recording` asks.
+    """
 
     @property
     def camera(self) -> str | None:
@@ -82,6 +85,9 @@ class RecordingSpec(SourceSpec, Protocol):
     @property
     def episodes(self) -> str | None:
         """Which, such as "0-39,45"; None: all of them."""
+
+    def recorded(self) -> bool:
+        """Whether this data is such recordings; DataError where it cannot be opened."""
 
     def tells_depth(self) -> bool:
         """Whether depth was recorded beside the frames; DataError where the data cannot be opened."""
@@ -101,6 +107,11 @@ class RecordingSpec(SourceSpec, Protocol):
         Raises:
             DataError: the data cannot be opened, or has fewer than two episodes.
         """
+
+
+def is_recording(spec: object) -> TypeGuard[RecordingSpec]:
+    """Whether data is of a robot's recordings; DataError where that is in files that cannot be opened."""
+    return isinstance(spec, RecordingSpec) and spec.recorded()
 
 
 def open_photos(spec: SourceSpec, *, units_per_metre: float, skip_bad: bool = False) -> DepthSource:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spaceclip_plugin.data import SourceSpec
-from spaceclip_plugin.data.sources.spec import RecordingSpec
+from spaceclip_plugin.data.sources.spec import RecordingSpec, is_recording
 from spaceclip_plugin.training.config.run_config import SOURCES_OF_A_RUN, RunConfig, WeightedSource
 
 HELD_OUT = 0.1
@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 def of_recordings(parts: Sequence[WeightedSource]) -> bool:
     """Whether there is data, and all of it is recordings."""
-    return bool(parts) and all(isinstance(part.source, RecordingSpec) for part in parts)
+    return bool(parts) and all(is_recording(part.source) for part in parts)
 
 
 def with_recordings(config: RunConfig) -> RunConfig:
@@ -47,7 +47,7 @@ def with_recordings(config: RunConfig) -> RunConfig:
 
 def thinned(spec: SourceSpec) -> SourceSpec:
     """The data, if it is a recording without a stride with one that leaves about two frames a second."""
-    if not isinstance(spec, RecordingSpec) or spec.stride is not None:
+    if not is_recording(spec) or spec.stride is not None:
         return spec
     fewer = spec.thinned()
     _logger.info("%s: one frame in %d is taken, about two a second; a stride says otherwise", spec.title, fewer.stride)
@@ -67,7 +67,7 @@ def told_of_recordings(data: Mapping[str, Sequence[object]]) -> dict[str, list[d
         name: [
             {"title": spec.title, "camera": spec.camera, "stride": spec.stride, "episodes": spec.episodes}
             for spec in specs
-            if isinstance(spec, RecordingSpec)
+            if is_recording(spec)
         ]
         for name, specs in data.items()
     }
