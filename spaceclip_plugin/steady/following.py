@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth
-from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, cell_centres, nearby_extremes, sampled
+from spaceclip_plugin.steady.grid import (
+    ON_ONE_SURFACE,
+    Cells,
+    Mask,
+    all_nearby,
+    as_cells,
+    cell_centres,
+    median,
+    sampled,
+)
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.matching import agreement, matched_places
 from spaceclip_plugin.steady.motion import Motion, Rays, between_cells, carried, places_before
@@ -33,6 +41,9 @@ _FITS = 1.0  # cells that a surface may be off where the camera's motion brings 
 _AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
 _STILL = 0.1  # cells
 
+Place = npt.NDArray[np.float64]
+"""Where a camera was, (4, 4) camera to world."""
+
 
 @dataclass(frozen=True, eq=False)
 class Told:
@@ -42,10 +53,9 @@ class Told:
     reverse: Motion
 
     @classmethod
-    def by_places(cls, before: Tensor, now: Tensor) -> Told:
+    def by_places(cls, before: Place, now: Place) -> Told:
         """From two places, (4, 4) camera to world each."""
-        old, new = before.numpy(), now.numpy()
-        return cls(Motion.of(np.linalg.inv(new) @ old), Motion.of(new @ np.linalg.inv(old)))
+        return cls(Motion.of(np.linalg.inv(now) @ before), Motion.of(now @ np.linalg.inv(before)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +70,7 @@ class Found:
     """
 
     earlier: FusedDepth
-    still: Tensor
+    still: Mask
     agreeing: float
     doubt: str | None = None
 
@@ -101,54 +111,56 @@ class Pair:
         """By the images alone: as one motion of the camera where most of them shows one, else surface by surface."""
         at_rest = cell_centres(self.new.grid_hw)
         alike = self._alike(at_rest)
-        if float((alike >= 1 - _LEAST_UNLIKE).float().mean()) >= _AT_REST * float(self.frame.shown.float().mean()):
+        if np.count_nonzero(alike >= 1 - _LEAST_UNLIKE) >= _AT_REST * np.count_nonzero(self.frame.shown):
             known = self.whole.known & _same(alike)
             return _found(FusedDepth(self.whole.log_depth, self.whole.variance, known), at_rest, alike)
         places = matched_places(self.new, self.old)
         alike = self._alike(places)
         # Distance, not depth, is what a camera that turns leaves as it is.
-        longer = torch.zeros_like(alike) if self.rays is None else self.rays.log_lengths
+        longer = np.zeros_like(alike) if self.rays is None else self.rays.log_lengths
         whole = self.whole
-        maps = torch.stack([whole.log_depth, whole.log_depth + longer, whole.variance, whole.known.to(alike)])
+        maps = np.stack([whole.log_depth, whole.log_depth + longer, whole.variance, whole.known.astype(np.float32)])
         (log_depth, log_length, variance, known), inside = sampled(maps, places)
         same = inside & _same(alike) & (known > ON_ONE_SURFACE)
-        count = same.sum()
-        if float(count) < _FEWEST * same.numel():
+        count = np.count_nonzero(same)
+        if count < _FEWEST * same.size:
             return None
         if self.rays is not None:
-            onward, off = motion_seen(self.rays, self.rays.through(places) * log_depth.exp(), same)
-            if float((same & (off < _FITS)).sum() / count) >= _TRUSTED:
+            onward, off = motion_seen(self.rays, self.rays.through(places) * np.exp(log_depth), same)
+            if np.count_nonzero(same & (off < _FITS)) >= _TRUSTED * count:
                 found = self._moved(self.rays, onward, log_depth)
                 if found is not None:
                     return found
         return _found(FusedDepth(log_length - longer, variance, same), places, alike)
 
-    def _moved(self, rays: Rays, onward: Motion, log_depth: Tensor) -> Found | None:
+    def _moved(self, rays: Rays, onward: Motion, log_depth: Cells) -> Found | None:
         """Along a motion of the camera; `log_depth` is of cells that nothing was carried to."""
         seen = carried(rays, self.whole, onward)
-        places = places_before(rays, torch.where(seen.known, seen.log_depth, log_depth), onward.inverse())
+        places = places_before(rays, np.where(seen.known, seen.log_depth, log_depth), onward.inverse())
         seen = between_cells(rays, self.whole, seen, places, onward)
         alike = self._alike(places)
         return _found(FusedDepth(seen.log_depth, seen.variance, seen.known & _same(alike)), places, alike)
 
-    def _alike(self, places: Tensor) -> Tensor:
+    def _alike(self, places: Cells) -> Cells:
         """(h, w) agreement of what is shown with what was at those places; NaN where nothing is shown, or was."""
-        alike, inside = agreement(self.new.grey, self.old.grey, places)
-        return alike.masked_fill(~(inside & self.frame.shown), torch.nan)
+        alike, inside = agreement(as_cells(self.new.grey), as_cells(self.old.grey), places)
+        alike[~(inside & self.frame.shown)] = np.nan
+        return alike
 
 
-def _found(earlier: FusedDepth, places: Tensor, alike: Tensor) -> Found | None:
+def _found(earlier: FusedDepth, places: Cells, alike: Cells) -> Found | None:
     """What was found at those places; None where it is too little, or what any two images have in common."""
-    in_view = (~alike.isnan()).sum().clamp_min(1)
-    if float((alike > _SURE).sum() / in_view) < _FEWEST_SURE or float(earlier.known.float().mean()) < _FEWEST:
+    in_view = max(1, alike.size - np.count_nonzero(np.isnan(alike)))
+    sure, known = np.count_nonzero(alike > _SURE), np.count_nonzero(earlier.known)
+    if sure < _FEWEST_SURE * in_view or known < _FEWEST * alike.size:
         return None
-    moved = (places - cell_centres((alike.shape[0], alike.shape[1]))).square().sum(dim=0)
-    still = (moved <= _STILL**2) & (alike >= 1 - _LEAST_UNLIKE)
-    still_about, _ = nearby_extremes(still.to(alike))
-    return Found(earlier, still_about > 0, float((alike > _SAME).sum() / in_view))
+    across, down = places - cell_centres((alike.shape[0], alike.shape[1]))
+    still = (across * across + down * down <= _STILL**2) & (alike >= 1 - _LEAST_UNLIKE)
+    return Found(earlier, all_nearby(still), float(np.count_nonzero(alike > _SAME) / in_view))
 
 
-def _same(alike: Tensor) -> Tensor:
+def _same(alike: Cells) -> Mask:
     """(h, w) bool, which cells show what they showed: the more alike most of them are, the more is asked of each."""
     unlike = 1 - alike
-    return unlike < (_UNUSUAL * unlike.nanmedian()).clamp(_LEAST_UNLIKE, 1 - _SAME)
+    usual = median(unlike[~np.isnan(unlike)])
+    return unlike < min(max(_UNUSUAL * usual, _LEAST_UNLIKE), 1 - _SAME)

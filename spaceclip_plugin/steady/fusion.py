@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -11,7 +12,7 @@ from torch.nn.functional import interpolate
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.error_shares import error_shares
 from spaceclip_plugin.depth.strangeness import strange_sd
-from spaceclip_plugin.steady.grid import cell_means, nearby_extremes
+from spaceclip_plugin.steady.grid import Cells, Mask, as_cells, cell_means, median, nearby_extremes
 
 _LEAST_LOCAL_SD = 0.05  # in ln depth
 _UNTOLD_LOCAL_SD, _SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
@@ -38,42 +39,42 @@ class GridDepth:
         scale_variance: that all cells have in common, in ln depth.
     """
 
-    log_depth: Tensor
-    variance: Tensor
-    known: Tensor
-    shown: Tensor
-    scale_variance: Tensor  # ()
+    log_depth: Cells
+    variance: Cells
+    known: Mask
+    shown: Mask
+    scale_variance: float
 
     @classmethod
     def of(cls, depth: DepthMap, grid_hw: tuple[int, int]) -> GridDepth:
         """That of a map of one image."""
         valid = depth.valid[0].to(depth.depth_m)
-        metres = depth.depth_m[0] * valid
-        maps = [valid, metres]
+        maps = [valid, depth.depth_m[0] * valid]
         if depth.uncertainty_m is not None:
-            maps.append((depth.uncertainty_m[0] * valid).square())
-        share, mean, *variance_m = cell_means(torch.stack(maps), grid_hw).cpu()
-        mean = (mean / share.clamp_min(_LEAST_M)).clamp_min(_LEAST_M)
-        log_depth = mean.log()
-        strange = mean.new_zeros(()) if depth.familiarity is None else strange_sd(depth.familiarity.cpu())[0]
+            maps.append((depth.uncertainty_m[0] * valid).square_())
+        share, mean, *variance_m = as_cells(cell_means(torch.stack(maps), grid_hw))
+        at_least = np.maximum(share, _LEAST_M)
+        mean = np.maximum(mean / at_least, _LEAST_M)
+        log_depth = np.log(mean)
+        strange = 0.0 if depth.familiarity is None else float(strange_sd(depth.familiarity.cpu())[0])
         if variance_m:
-            variance = variance_m[0] / share.clamp_min(_LEAST_M) / mean.square()
-            local, of_scale = error_shares(variance, strange_sd=strange, scene_sd=_SCENE_SD)
-            local, common = local.clamp_min(_LEAST_LOCAL_SD**2), of_scale.median()
+            variance = torch.from_numpy(variance_m[0] / at_least / (mean * mean))
+            shares = error_shares(variance, strange_sd=strange, scene_sd=_SCENE_SD)
+            local, common = np.maximum(as_cells(shares[0]), _LEAST_LOCAL_SD**2), median(as_cells(shares[1]))
         else:
-            local, common = torch.full_like(mean, _UNTOLD_LOCAL_SD**2), mean.new_tensor(_SCENE_SD**2)
+            local, common = np.full_like(mean, _UNTOLD_LOCAL_SD**2), _SCENE_SD**2
         shown = share >= _HALF
-        return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange.square() + common)
+        return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange**2 + common)
 
     def scaled(self, log_factor: float) -> GridDepth:
         """The same, larger by that factor."""
         return replace(self, log_depth=self.log_depth + log_factor)
 
 
-def _smooth(log_depth: Tensor, variance: Tensor) -> Tensor:
+def _smooth(log_depth: Cells, variance: Cells) -> Mask:
     """(h, w) bool, which cells show one surface: neighbours differ by no more than a head errs between them."""
     smallest, largest = nearby_extremes(log_depth)
-    return largest - smallest < (_EDGE_SDS * variance.sqrt()).clamp_min(_EDGE)
+    return largest - smallest < np.maximum(_EDGE_SDS * np.sqrt(variance), _EDGE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +87,9 @@ class FusedDepth:
         known: bool, whether that is depth of one surface.
     """
 
-    log_depth: Tensor
-    variance: Tensor
-    known: Tensor
+    log_depth: Cells
+    variance: Cells
+    known: Mask
 
     @classmethod
     def alone(cls, frame: GridDepth) -> FusedDepth:
@@ -100,7 +101,7 @@ class FusedDepth:
         return replace(self, log_depth=self.log_depth + log_factor)
 
 
-def fused(earlier: FusedDepth, frame: GridDepth, offset: Tensor | float) -> tuple[FusedDepth, Tensor]:
+def fused(earlier: FusedDepth, frame: GridDepth, offset: float) -> tuple[FusedDepth, Mask]:
     """Both together, and (h, w) bool where the earlier frames had a say.
 
     Args:
@@ -111,11 +112,10 @@ def fused(earlier: FusedDepth, frame: GridDepth, offset: Tensor | float) -> tupl
     brought = frame.log_depth - offset
     prior = earlier.variance + _DRIFT_VARIANCE
     off = brought - earlier.log_depth
-    agree = off.square() < _GATE**2 * (prior + frame.variance)
-    both = earlier.known & frame.known & agree
+    both = earlier.known & frame.known & (off * off < _GATE**2 * (prior + frame.variance))
     gain = prior / (prior + _CORRELATED * frame.variance)
-    log_depth = torch.where(both, earlier.log_depth + gain * off, brought)
-    variance = torch.where(both, (1 - gain) * prior, frame.variance)
+    log_depth = np.where(both, earlier.log_depth + gain * off, brought)
+    variance = np.where(both, (1 - gain) * prior, frame.variance)
     return FusedDepth(log_depth, variance, frame.known), both
 
 
@@ -125,14 +125,12 @@ def offset_of(earlier: FusedDepth, frame: GridDepth | FusedDepth) -> float | Non
     None where next to none is known by both.
     """
     both = earlier.known & frame.known
-    if float(both.float().mean()) < _FEWEST:
+    if np.count_nonzero(both) < _FEWEST * both.size:
         return None
-    return float(torch.where(both, frame.log_depth - earlier.log_depth, torch.nan).nanmedian())
+    return median((frame.log_depth - earlier.log_depth)[both])
 
 
-def refined(
-    depth: DepthMap, frame: GridDepth, whole: FusedDepth, before: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def refined(depth: DepthMap, frame: GridDepth, whole: FusedDepth, before: tuple[Tensor, Mask] | None = None) -> Tensor:
     """(H, W) metres of a frame as all frames say, at their scale; edges are the frame's own.
 
     Args:
@@ -142,17 +140,23 @@ def refined(
         before: (H, W) metres that this gave for the frame before, at the same scale, and (h, w) bool, where nothing has
             moved: there every pixel goes on from what it was.
     """
-    factor = torch.where(frame.known, (whole.log_depth - frame.log_depth).exp(), 1.0)
     local = depth.depth_m[0]
-    size = (local.shape[0], local.shape[1])
-    refined_m = local * interpolate(factor.to(local.device)[None, None], size=size, mode="bilinear")[0, 0]
-    if before is None:
+    factor = np.where(frame.known, np.exp(whole.log_depth - frame.log_depth), np.float32(1))
+    refined_m = _at_pixels(factor, local, "bilinear").mul_(local)
+    if before is None or not before[1].any():
         return refined_m
-    before_m, still = before[0].to(local), before[1]  # what was saved on another device goes on here
-    tolerance = torch.where(still, _GATE * frame.variance.sqrt(), 0.0)
-    tolerance = interpolate(tolerance.to(local.device)[None, None], size=size, mode="nearest-exact")[0, 0]
+    before_m = before[0].to(local)  # what was saved on another device goes on here
+    tolerance = np.where(before[1], _GATE * np.sqrt(frame.variance), np.float32(0))
+    within_m = _at_pixels(tolerance, local, "nearest-exact").mul_(before_m)
     off_m = refined_m - before_m
-    return torch.where(off_m.abs() < tolerance * before_m, before_m + off_m / _CORRELATED, refined_m)
+    goes_on = off_m.abs() < within_m
+    return torch.where(goes_on, off_m.div_(_CORRELATED).add_(before_m), refined_m)
+
+
+def _at_pixels(cells: Cells, like: Tensor, mode: str) -> Tensor:
+    """(H, W) what a grid has at the pixels of a map, on its device."""
+    size = (like.shape[0], like.shape[1])
+    return interpolate(torch.from_numpy(cells).to(like.device)[None, None], size=size, mode=mode)[0, 0]
 
 
 def uncertainty_of(depth: DepthMap, depth_m: Tensor, frame: GridDepth, scale_sd: float) -> Tensor | None:
@@ -164,5 +168,5 @@ def uncertainty_of(depth: DepthMap, depth_m: Tensor, frame: GridDepth, scale_sd:
     if depth.uncertainty_m is None:
         return None
     relative = depth.uncertainty_m[0] / depth.depth_m[0].clamp_min(_LEAST_M)
-    local = (relative.square() - float(frame.scale_variance)).clamp_min(_LEAST_LOCAL_SD**2)
-    return depth_m * (local + scale_sd**2).sqrt()
+    local = relative.square_().sub_(frame.scale_variance).clamp_min_(_LEAST_LOCAL_SD**2)
+    return local.add_(scale_sd**2).sqrt_().mul_(depth_m)

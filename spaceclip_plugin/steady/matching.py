@@ -6,11 +6,21 @@ first is at (0.5, 0.5).
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from dataclasses import dataclass
+from functools import lru_cache
 
-from spaceclip_plugin.steady.grid import cell_centres, sampled, window_mean
+import numpy as np
+
+from spaceclip_plugin.steady.grid import (
+    Cells,
+    Mask,
+    as_cells,
+    cell_centres,
+    linear_between,
+    median,
+    sampled,
+    window_mean,
+)
 from spaceclip_plugin.steady.look import Look
 
 _SHARPNESS = 25.0  # of the mean over the best match's neighbours
@@ -22,89 +32,127 @@ _NOISE = 2e-3  # variance of grey within a window that is no contrast
 _AGREEMENT_WINDOW = 5
 
 
-def matched_places(new: Look, old: Look) -> Tensor:
+def matched_places(new: Look, old: Look) -> Cells:
     """Where each cell of the new look was in the old one, whatever moved: (2, h, w)."""
-    return cell_centres(new.grid_hw) + _refined(new.grey, old.grey, _coarse_motion(new, old))
+    return cell_centres(new.grid_hw) + _refined(as_cells(new.grey), as_cells(old.grey), _coarse_motion(new, old))
 
 
-def agreement(new_grey: Tensor, old_grey: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def agreement(new_grey: Cells, old_grey: Cells, places: Cells) -> tuple[Cells, Mask]:
     """How alike cells (1, h, w) look to what lies at those places of an earlier look, and which of those lie inside.
 
     The correlation of small windows, from -1 to 1, with as much noise as makes two flat ones alike; the less, the more
     they differ in brightness, measured by the contrast of the whole image.
     """
     old, inside = sampled(old_grey, places)
-    stacked = torch.cat([new_grey, old, new_grey * new_grey, old * old, new_grey * old])
+    stacked = np.concatenate([new_grey, old, new_grey * new_grey, old * old, new_grey * old])
     new_mean, old_mean, new_square, old_square, product = window_mean(stacked, _AGREEMENT_WINDOW)
-    new_variance = (new_square - new_mean * new_mean).clamp_min(0) + _NOISE
-    old_variance = (old_square - old_mean * old_mean).clamp_min(0) + _NOISE
-    alike = (product - new_mean * old_mean + _NOISE) / (new_variance * old_variance).sqrt()
+    new_variance = np.maximum(new_square - new_mean * new_mean, 0) + _NOISE
+    old_variance = np.maximum(old_square - old_mean * old_mean, 0) + _NOISE
+    alike = (product - new_mean * old_mean + _NOISE) / np.sqrt(new_variance * old_variance)
     off = new_mean - old_mean
-    off = off - off.median()  # exposure
-    return alike * torch.exp(-off.square() / new_grey.var().clamp_min(_NOISE)), inside
+    off -= median(off)  # exposure
+    contrast = max(float(new_grey.var(ddof=1)), _NOISE)
+    return alike * np.exp(off * off / -contrast), inside
 
 
-def _coarse_motion(new: Look, old: Look) -> Tensor:
+def _coarse_motion(new: Look, old: Look) -> Cells:
     """(2, h, w) in cells, from every token to the one it looks like, together with its neighbours."""
     (rows, columns), (height, width) = new.tokens.shape[2:], new.grid_hw
-    count = rows * columns
-    alike = new.tokens[0].flatten(1).T @ old.tokens[0].flatten(1)
-    alike = _with_neighbours(alike.reshape(rows, columns, rows, columns)).reshape(count, count)
-    best = alike.argmax(dim=1)
-    row, column = (axis.flatten() for axis in _indices(rows, columns, alike.device))
-    near = ((row - row[best][:, None]).abs() <= 1) & ((column - column[best][:, None]).abs() <= 1)
-    weights = (alike * _SHARPNESS).masked_fill(~near, -torch.inf).softmax(dim=1)
-    motion = torch.stack([weights @ column.to(alike) - column, weights @ row.to(alike) - row])
+    tokens = _Tokens.of(rows, columns)
+    alike = tokens.with_neighbours(as_cells(new.tokens[0].flatten(1).T @ old.tokens[0].flatten(1)))
+    best = alike.argmax(axis=1)
+    near, there = tokens.neighbours[best], tokens.has_neighbours[best]
+    likeness = np.take_along_axis(alike, near, axis=1) * np.float32(_SHARPNESS)
+    weights = np.exp(likeness - likeness.max(axis=1, keepdims=True)) * there
+    weights /= weights.sum(axis=1, keepdims=True)
+    motion = (weights * tokens.places[:, near]).sum(axis=2) - tokens.places
     motion = _median_of_neighbours(motion.reshape(2, rows, columns))
-    cells = torch.tensor([width / columns, height / rows], device=motion.device, dtype=motion.dtype)
-    return interpolate((motion * cells[:, None, None])[None], size=(height, width), mode="bilinear")[0]
+    motion *= np.array([width / columns, height / rows], dtype=np.float32)[:, None, None]
+    fine: Cells = linear_between(height, rows) @ motion @ linear_between(width, columns).T
+    return fine
 
 
-def _indices(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
-    return row, column
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """A grid of n tokens, row by row, and which of them are neighbours.
+
+    Attributes:
+        places: (2, n) float32 column and row of each.
+        neighbours: (n, 9) each and its neighbours; where there is none, the nearest that there is.
+        has_neighbours: (n, 9) bool, where there is one.
+        steps: down and to the right: how many tokens one step is; (n, n) float32, 1 where two tokens both have one a
+            step back; and how many pairs there are of them: here, a step back and a step on.
+    """
+
+    places: Cells
+    neighbours: np.ndarray
+    has_neighbours: Mask
+    steps: list[tuple[int, Cells, Cells]]
+
+    @classmethod
+    @lru_cache(maxsize=4)
+    def of(cls, rows: int, columns: int) -> _Tokens:
+        """That grid."""
+        row, column = (axis.ravel() for axis in np.indices((rows, columns)))
+        down, right = (axis.ravel() - 1 for axis in np.indices((3, 3)))
+        beside = row[:, None] + down, column[:, None] + right
+        inside = beside[0].clip(0, rows - 1), beside[1].clip(0, columns - 1)
+        steps = []
+        for step, axis in ((columns, row), (1, column)):
+            back, on = (np.outer(there, there).astype(np.float32) for there in (axis > 0, axis < axis.max()))
+            steps.append((step, back, 1 + back + on))
+        return cls(
+            np.stack([column, row]).astype(np.float32),
+            inside[0] * columns + inside[1],
+            (inside[0] == beside[0]) & (inside[1] == beside[1]),
+            steps,
+        )
+
+    def with_neighbours(self, alike: Cells) -> Cells:
+        """(n, n) likeness of tokens, with a share of that of their neighbours to the neighbours of the other."""
+        for step, back, terms in self.steps:
+            both_back = back[step:, step:]
+            total = alike.copy()
+            total[step:, step:] += alike[:-step, :-step] * both_back
+            total[:-step, :-step] += alike[step:, step:] * both_back
+            alike = total / terms
+        return alike
 
 
-def _with_neighbours(alike: Tensor) -> Tensor:
-    """(r, c, r, c) likeness of tokens, with a share of that of their neighbours to the neighbours of the other."""
-    return _along(_along(alike, 0), 1)
-
-
-def _along(alike: Tensor, axis: int) -> Tensor:
-    """Mean of likeness one step on, here and one step back, of both tokens along that axis."""
-    count = alike.shape[axis]
-    total = alike.clone()
-    for ahead, behind in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
-        to, of = (tuple(step if at % 2 == axis else slice(None) for at in range(4)) for step in (ahead, behind))
-        total[to] += alike[of]
-    ends = torch.ones(count, device=alike.device, dtype=alike.dtype)
-    ends[-1] = 0.0  # no step on from there; none back from the first
-    terms = 1 + torch.outer(ends, ends) + torch.outer(ends.flip(0), ends.flip(0))
-    return total / terms.reshape([count if at % 2 == axis else 1 for at in range(4)])
-
-
-def _median_of_neighbours(motion: Tensor) -> Tensor:
+def _median_of_neighbours(motion: Cells) -> Cells:
     """Motion (2, r, c) without what a single token alone says."""
-    padded = pad(motion[None], (1, 1, 1, 1), mode="replicate")[0]
+    padded = _with_border(motion)
     rows, columns = motion.shape[1:]
     shifted = [padded[:, down : down + rows, right : right + columns] for down in range(3) for right in range(3)]
-    return torch.stack(shifted).sort(dim=0).values[len(shifted) // 2]
+    middle = len(shifted) // 2
+    usual: Cells = np.partition(np.stack(shifted), middle, axis=0)[middle]
+    return usual
 
 
-def _refined(new_grey: Tensor, old_grey: Tensor, motion: Tensor) -> Tensor:
+def _with_border(maps: Cells) -> Cells:
+    """(C, h + 2, w + 2) maps whose outermost cells are repeated."""
+    _, height, width = maps.shape
+    padded = np.empty((len(maps), height + 2, width + 2), dtype=maps.dtype)
+    padded[:, 1:-1, 1:-1] = maps
+    padded[:, 0, 1:-1], padded[:, -1, 1:-1] = maps[:, 0], maps[:, -1]
+    padded[:, :, 0], padded[:, :, -1] = padded[:, :, 1], padded[:, :, -2]
+    return padded
+
+
+def _refined(new_grey: Cells, old_grey: Cells, motion: Cells) -> Cells:
     """Motion to a part of a cell, by the image's gradient (Lucas and Kanade, 1981), windows as bright as each other."""
-    padded = pad(new_grey[None], (1, 1, 1, 1), mode="replicate")[0]
+    padded = _with_border(new_grey)
     across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    moments = window_mean(torch.cat([across * across, across * down, down * down, new_grey]), _WINDOW)
+    slopes = np.concatenate([across, down])
+    moments = window_mean(np.concatenate([across * across, across * down, down * down, new_grey]), _WINDOW)
     xx, xy, yy = moments[0] + _FLAT, moments[1], moments[2] + _FLAT
     brighter, determinant = new_grey - moments[3:], xx * yy - xy * xy
     centres = cell_centres((new_grey.shape[1], new_grey.shape[2]))
     for _ in range(_ROUNDS):
         old, inside = sampled(old_grey, centres + motion)
         off = (old - window_mean(old, _WINDOW) - brighter) * inside
-        x, y = window_mean(torch.cat([across * off, down * off]), _WINDOW)
-        step = torch.stack([xy * y - yy * x, xy * x - xx * y]) / determinant
-        step = step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
-        motion = window_mean(motion + step, 3)
+        x, y = window_mean(slopes * off, _WINDOW)
+        step = np.stack([xy * y - yy * x, xy * x - xx * y]) / determinant
+        motion = window_mean(motion + step.clip(-_LONGEST_STEP, _LONGEST_STEP), 3)
     return motion

@@ -7,13 +7,11 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.steady.fusion import FusedDepth
-from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, cell_centres, sampled, window_mean
+from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, Cells, cell_centres, sampled, window_mean
 
 _NEAREST = 0.05  # of the scene's depth; what comes nearer to the camera than that is not looked for
 _HALF_A_CELL = 0.1  # ln depth that half a cell may come to
@@ -33,7 +31,7 @@ class Rays:
     """
 
     camera: Intrinsics
-    rays: Tensor
+    rays: Cells
 
     @classmethod
     @lru_cache(maxsize=32)  # of a video they stay the same
@@ -44,24 +42,27 @@ class Rays:
         return cls(rays.camera, rays.through(centres))
 
     @cached_property
-    def log_lengths(self) -> Tensor:
+    def log_lengths(self) -> Cells:
         """(h, w) logarithm of how much longer the way along a ray is than depth, which is along the axis."""
-        return self.rays.square().sum(dim=0).log() / 2
+        lengths: Cells = np.log((self.rays * self.rays).sum(axis=0)) / 2
+        return lengths
 
-    def through(self, places: Tensor) -> Tensor:
+    def through(self, places: Cells) -> Cells:
         """(3, …) directions through places (2, …) of the grid, with z = 1."""
-        x = (places[0] - self.camera.cx_px) / self.camera.fx_px
-        y = (places[1] - self.camera.cy_px) / self.camera.fy_px
-        return torch.stack([x, y, torch.ones_like(x)])
+        directions = np.ones((3, *places.shape[1:]), dtype=np.float32)
+        directions[0] = (places[0] - self.camera.cx_px) / self.camera.fx_px
+        directions[1] = (places[1] - self.camera.cy_px) / self.camera.fy_px
+        return directions
 
-    def places(self, points: Tensor, nearest: Tensor | float) -> Tensor:
+    def places(self, points: Cells, nearest: npt.NDArray[np.floating] | float) -> Cells:
         """(2, …) places of points (3, …) in the grid; those nearer than `nearest` are brought there."""
-        x, y, z = points
-        z = z.clamp_min(nearest)
-        return torch.stack([
-            x / z * self.camera.fx_px + self.camera.cx_px,
-            y / z * self.camera.fy_px + self.camera.cy_px,
-        ])  # fmt: skip
+        places: Cells = points[:2] / np.maximum(points[2], nearest)
+        for along, (focal_px, centre_px) in zip(
+            places, ((self.camera.fx_px, self.camera.cx_px), (self.camera.fy_px, self.camera.cy_px)), strict=True
+        ):
+            along *= focal_px
+            along += centre_px
+        return places
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,35 +74,37 @@ class Motion:
         translation_m: (3,) float32.
     """
 
-    rotation: Tensor
-    translation_m: Tensor
+    rotation: Cells
+    translation_m: Cells
 
     @classmethod
     def of(cls, matrix: _Array) -> Self:
         """That of a rigid matrix (4, 4)."""
-        tensor = torch.from_numpy(np.asarray(matrix, dtype=np.float32))
-        return cls(tensor[:3, :3], tensor[:3, 3])
+        single = matrix.astype(np.float32)
+        return cls(single[:3, :3], single[:3, 3])
 
     def angle(self) -> float:
         """How far it turns, in radians."""
-        return float(((self.rotation.trace() - 1) / 2).clamp(-1, 1).acos())
+        return float(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1)))
 
     def inverse(self) -> Motion:
         """The way back."""
         return Motion(self.rotation.T, -self.rotation.T @ self.translation_m)
 
-    def points(self, rays: Tensor, depth_m: Tensor) -> Tensor:
+    def points(self, rays: Cells, depth_m: Cells) -> Cells:
         """(3, …) points at depth (…) along rays (3, h, w), in the other frame."""
-        turned = (self.rotation @ rays.flatten(1)).reshape(3, *[1] * (depth_m.ndim - 2), *rays.shape[1:])
-        return turned * depth_m + self.translation_m.reshape(3, *[1] * depth_m.ndim)
+        turned = (self.rotation @ rays.reshape(3, -1)).reshape(3, *[1] * (depth_m.ndim - 2), *rays.shape[1:])
+        points = turned * depth_m
+        points += self.translation_m.reshape(3, *[1] * depth_m.ndim)
+        return points
 
 
-def places_before(rays: Rays, log_depth: Tensor, back: Motion, *, every: int = 1) -> Tensor:
+def places_before(rays: Rays, log_depth: Cells, back: Motion, *, every: int = 1) -> Cells:
     """(2, …) where cells at depth (…, h, w), in ln metres, were in the earlier frame; `back` leads into it.
 
     `log_depth` is of every so many of the rays' cells along each axis, from the first.
     """
-    depth_m = log_depth.exp()
+    depth_m = np.exp(log_depth)
     return rays.places(back.points(rays.rays[:, ::every, ::every], depth_m), _NEAREST * depth_m)
 
 
@@ -114,24 +117,26 @@ def carried(rays: Rays, earlier: FusedDepth, onward: Motion) -> FusedDepth:
         onward: out of its frame into the present one.
     """
     height, width = earlier.log_depth.shape
-    depth_m = earlier.log_depth.exp()
-    points = onward.points(rays.rays, depth_m)
-    columns, rows = rays.places(points, _NEAREST * depth_m).floor().long()
-    lands = earlier.known & (points[2] > _NEAREST * depth_m)
+    depth_m = np.exp(earlier.log_depth)
+    points, least_m = onward.points(rays.rays, depth_m), _NEAREST * depth_m
+    columns, rows = np.floor(rays.places(points, least_m))
+    lands = earlier.known & (points[2] > least_m)
     lands &= (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     # A cell beyond the last takes what lands nowhere. Minima and maxima hang on no order: always the same bits.
-    target = torch.where(lands, rows * width + columns, height * width).flatten()
-    depth = points[2].flatten()
-    nearest = depth.new_full((height * width + 1,), torch.inf).scatter_reduce(0, target, depth, "amin")
-    of_nearest = torch.where(depth == nearest[target], earlier.variance.flatten(), 0.0)
-    variance = depth.new_zeros(height * width + 1).scatter_reduce(0, target, of_nearest, "amax")
-    there = nearest[:-1].isfinite()
-    deep = torch.where(there, nearest[:-1], 1.0).log()
-    maps = [values.reshape(height, width) for values in (deep, variance[:-1], there)]
-    return _without_holes(FusedDepth(*maps))
+    target = np.where(lands, rows * width + columns, height * width).astype(np.intp).ravel()
+    depth = points[2].ravel()
+    nearest = np.full(height * width + 1, np.inf, dtype=np.float32)
+    np.minimum.at(nearest, target, depth)
+    of_nearest = np.where(depth == nearest[target], earlier.variance.ravel(), np.float32(0))
+    variance = np.zeros_like(nearest)
+    np.maximum.at(variance, target, of_nearest)
+    there = np.isfinite(nearest[:-1])
+    deep = np.log(np.where(there, nearest[:-1], np.float32(1)))
+    shape = (height, width)
+    return _without_holes(FusedDepth(deep.reshape(shape), variance[:-1].reshape(shape), there.reshape(shape)))
 
 
-def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Tensor, onward: Motion) -> FusedDepth:
+def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Cells, onward: Motion) -> FusedDepth:
     """What was carried, to a part of a cell: read between the cells of the earlier frame, on one surface.
 
     Depth that lands in a cell is that of a place up to half a cell away, and on a floor that is some per cent.
@@ -141,21 +146,20 @@ def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Ten
         seen: what that gave.
         places: (2, h, w) where each cell was in the earlier frame, by what was carried.
     """
-    (log_depth, known), inside = sampled(torch.stack([earlier.log_depth, earlier.known.to(places)]), places)
-    _, _, z = onward.points(rays.through(places), log_depth.exp())
-    finer = z.clamp_min(_LEAST_M).log()
-    near = inside & (known > ON_ONE_SURFACE) & ((finer - seen.log_depth).abs() < _HALF_A_CELL)
-    return replace(seen, log_depth=torch.where(near, finer, seen.log_depth))
+    (log_depth, known), inside = sampled(np.stack([earlier.log_depth, earlier.known.astype(np.float32)]), places)
+    z = onward.points(rays.through(places), np.exp(log_depth))[2]
+    finer = np.log(np.maximum(z, _LEAST_M))
+    near = inside & (known > ON_ONE_SURFACE) & (np.abs(finer - seen.log_depth) < _HALF_A_CELL)
+    return replace(seen, log_depth=np.where(near, finer, seen.log_depth))
 
 
 def _without_holes(maps: FusedDepth) -> FusedDepth:
     """Cells that nothing came to lie on take the mean of their neighbours, where enough of those were luckier."""
-    there = maps.known.to(maps.log_depth)
-    stacked = torch.stack([there, maps.log_depth * there, maps.variance * there])
-    share, deep, variance = window_mean(stacked, 3)
-    at_least = share.clamp_min(_HOLE)
+    there = maps.known.astype(np.float32)
+    share, deep, variance = window_mean(np.stack([there, maps.log_depth * there, maps.variance * there]), 3)
+    at_least = np.maximum(share, _HOLE)
     return FusedDepth(
-        torch.where(maps.known, maps.log_depth, deep / at_least),
-        torch.where(maps.known, maps.variance, variance / at_least),
+        np.where(maps.known, maps.log_depth, deep / at_least),
+        np.where(maps.known, maps.variance, variance / at_least),
         maps.known | (share > _HOLE),
     )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from spaceclip_plugin.steady.grid import cell_centres
+from spaceclip_plugin.steady.grid import Cells, Mask, cell_centres, median
 from spaceclip_plugin.steady.motion import Motion, Rays
 
 _EVERY = 3  # cells from one that is asked to the next, along each axis
@@ -19,7 +17,7 @@ _DAMPING = (1e-4, 1e-6)  # relative to each parameter's own curvature, and to al
 _Array = npt.NDArray[np.float64]
 
 
-def motion_seen(rays: Rays, points: Tensor, known: Tensor) -> tuple[Motion, Tensor]:
+def motion_seen(rays: Rays, points: Cells, known: Mask) -> tuple[Motion, Cells]:
     """The motion that brings points of the earlier frame to the cells that show them now.
 
     The rounds of Gauss and Newton, reweighted: what moves on its own fits no motion of the camera and loses its say.
@@ -35,18 +33,18 @@ def motion_seen(rays: Rays, points: Tensor, known: Tensor) -> tuple[Motion, Tens
     """
     few = (..., slice(None, None, _EVERY), slice(None, None, _EVERY))
     centres = cell_centres((points.shape[1], points.shape[2]))
-    asked = known[few].flatten().numpy()
-    target, some = (maps[few].flatten(1).numpy().astype(np.float64)[:, asked] for maps in (centres, points))
+    asked = known[few]
+    target, some = (maps[few][:, asked].astype(np.float64) for maps in (centres, points))
     turn, shift = np.eye(3), np.zeros(3)
     if asked.any():
         for _ in range(_ROUNDS):
             step = _step(rays, turn @ some + shift[:, None], target)
             turned = _rotation(step[3:])
             turn, shift = turned @ turn, turned @ shift + step[:3]
-    motion = Motion(torch.from_numpy(turn).to(points), torch.from_numpy(shift).to(points))
-    brought = motion.rotation @ points.flatten(1) + motion.translation_m[:, None]
-    off = rays.places(brought, _NEAREST_M).reshape(centres.shape) - centres
-    return motion, off.square().sum(dim=0).sqrt()
+    motion = Motion(turn.astype(np.float32), shift.astype(np.float32))
+    brought = motion.rotation @ points.reshape(3, -1) + motion.translation_m[:, None]
+    off_x, off_y = rays.places(brought, _NEAREST_M).reshape(centres.shape) - centres
+    return motion, np.hypot(off_x, off_y)
 
 
 def _step(rays: Rays, points: _Array, target: _Array) -> _Array:
@@ -57,11 +55,11 @@ def _step(rays: Rays, points: _Array, target: _Array) -> _Array:
     off_x = x * camera.fx_px + camera.cx_px - target[0]
     off_y = y * camera.fy_px + camera.cy_px - target[1]
     far = np.hypot(off_x, off_y)
-    usual = max(_BEST_FIT, _USUAL_FIT * float(np.median(far)))
-    weight = (1 + (far / usual) ** 2) ** -2
-    none = np.zeros_like(x)
-    slopes_x = np.stack([closer, none, -x * closer, -x * y, 1 + x * x, -y]) * camera.fx_px
-    slopes_y = np.stack([none, closer, -y * closer, -1 - y * y, x * y, x]) * camera.fy_px
+    usual = max(_BEST_FIT, _USUAL_FIT * median(far))
+    weight = 1 / (1 + (far / usual) ** 2) ** 2
+    none, xy = np.zeros_like(x), x * y
+    slopes_x = np.stack([closer, none, -x * closer, -xy, 1 + x * x, -y]) * camera.fx_px
+    slopes_y = np.stack([none, closer, -y * closer, -1 - y * y, xy, x]) * camera.fy_px
     weighted_x, weighted_y = slopes_x * weight, slopes_y * weight
     curvature = weighted_x @ slopes_x.T + weighted_y @ slopes_y.T
     curvature += np.diag(_DAMPING[0] * np.diag(curvature) + _DAMPING[1])

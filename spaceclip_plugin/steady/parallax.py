@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
-from spaceclip_plugin.steady.grid import sampled, window_mean
+from spaceclip_plugin.steady.grid import Cells, median, sampled, window_mean
 from spaceclip_plugin.steady.motion import Motion, Rays, places_before
 
 _DETAIL = 5  # cells; what is smoother than that shows no parallax
@@ -20,8 +20,10 @@ _SHOWN = 0.88  # of the mismatch without parallax: what parallax must leave of i
 _THIS_WAY = 0.97  # of the mismatch of the reverse motion, likewise
 _WRONG = 1.1  # times the mismatch of the reverse motion, or of none, from which on the one that was told is wrong
 
+_Array = npt.NDArray[np.float64]
 
-def detail_of(grey: Tensor) -> Tensor:
+
+def detail_of(grey: Cells) -> Cells:
     """(1, h, w) grey without its local mean."""
     return grey - window_mean(grey, _DETAIL)
 
@@ -35,12 +37,12 @@ class Parallax:
         doubt: why the motion cannot be the one that was told; None where it can.
     """
 
-    mismatch: Tensor | None
+    mismatch: _Array | None
     doubt: str | None = None
 
     @classmethod
     def seen(
-        cls, details: tuple[Tensor, Tensor], rays: Rays, log_depth: Tensor, back: Told, log_scales: Tensor
+        cls, details: tuple[Cells, Cells], rays: Rays, log_depth: Cells, back: Told, log_scales: _Array
     ) -> Parallax:
         """Compare two images.
 
@@ -51,22 +53,20 @@ class Parallax:
             back: out of its frame into the earlier one.
             log_scales: (S,) logarithms of the factors that depth may be too large by.
         """
-        asked = torch.cat([log_scales, log_scales.new_tensor([_FAR_AWAY])])
+        asked = np.append(log_scales, _FAR_AWAY).astype(np.float32)
         *of_scales, far = _mismatch(details, rays, log_depth, back.onward, asked).tolist()
         least = min(of_scales)
-        reverse = float(_mismatch(details, rays, log_depth, back.reverse, log_scales).min())
+        reverse = float(_mismatch(details, rays, log_depth, back.reverse, asked[:-1]).min())
         if least > _WRONG * reverse:
             return cls(None, OTHER_WAY)
         if least > _WRONG * far:
             return cls(None, OTHERWISE)
         inside = least < min(of_scales[0], of_scales[-1])
         tells = inside and far < 1 and least < _SHOWN * far and least < _THIS_WAY * reverse
-        return cls(torch.tensor(of_scales, dtype=torch.float64) if tells else None)
+        return cls(np.array(of_scales) if tells else None)
 
 
-def _mismatch(
-    details: tuple[Tensor, Tensor], rays: Rays, log_depth: Tensor, back: Motion, log_scales: Tensor
-) -> Tensor:
+def _mismatch(details: tuple[Cells, Cells], rays: Rays, log_depth: Cells, back: Motion, log_scales: Cells) -> Cells:
     """(S,) how ill images fit if depth is each of those factors too large: from 0 to 1.
 
     If depth is right, what a cell shows is found in the earlier image where the motion brings it.
@@ -74,8 +74,8 @@ def _mismatch(
     new_detail, old_detail = details
     asked = log_depth[::_EVERY, ::_EVERY] - log_scales[:, None, None]
     old, inside = sampled(old_detail, places_before(rays, asked, back, every=_EVERY))
-    off = (old[0] - new_detail[0, ::_EVERY, ::_EVERY]).abs()
-    off = off / (new_detail.abs().median().clamp_min(_LEAST_DETAIL) + off)  # what is far off, is not further off
-    count = inside.sum(dim=(1, 2))
-    mean = (off * inside).sum(dim=(1, 2)) / count.clamp_min(1)
-    return torch.where(count >= _LEAST_IN_VIEW * inside[0].numel(), mean, 1.0)
+    off = np.abs(old[0] - new_detail[0, ::_EVERY, ::_EVERY])
+    off /= max(median(np.abs(new_detail)), _LEAST_DETAIL) + off  # what is far off, is not further off
+    count = inside.sum(axis=(1, 2))
+    mean = (off * inside).sum(axis=(1, 2)) / np.maximum(count, 1)
+    return np.where(count >= _LEAST_IN_VIEW * inside[0].size, mean, 1.0).astype(np.float32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 STEPS = 49
 _WIDEST = 2.4  # in ln scale: factors of an eleventh to eleven; a head of rooms may see a shelf four times too far
@@ -14,6 +14,9 @@ _WIDE = 1.0  # sd of ln scale, of one who knows next to nothing
 _MEMORY = 0.95  # of evidence, for what comes after: elsewhere a head errs otherwise
 _SYSTEMATIC = 0.1  # sd of ln scale that no amount of evidence takes away: depth is off in more than scale
 _ALIKE = 0.1  # sd of ln scale between cameras of one rig
+
+_Array = npt.NDArray[np.float64]
+_ABOUT_ZERO: _Array = np.linspace(-_WIDEST, _WIDEST, STEPS)
 
 
 class ScaleBelief:
@@ -26,14 +29,14 @@ class ScaleBelief:
     """
 
     def __init__(self) -> None:
-        self.evidence = torch.zeros(STEPS, dtype=torch.float64)
+        self.evidence = np.zeros(STEPS)
         self.offset = 0.0
         self.pieces = 0
 
     @property
-    def log_scales(self) -> Tensor:
+    def log_scales(self) -> _Array:
         """(S,) float64 logarithms of the factors that are asked about."""
-        return torch.linspace(-_WIDEST, _WIDEST, STEPS, dtype=torch.float64) + self.offset
+        return _ABOUT_ZERO + self.offset
 
     def shift(self, log_factor: float) -> None:
         """Depth has been made larger by that factor: it is too large by that much more."""
@@ -41,10 +44,9 @@ class ScaleBelief:
         if abs(self.offset) > _WIDEST / 3:
             self._recentre()
 
-    def learn(self, log_likelihood: Tensor) -> None:
+    def learn(self, log_likelihood: _Array) -> None:
         """Take what images say of `log_scales`, (S,) up to a constant."""
-        told = log_likelihood.detach().cpu().double()
-        self.evidence = self.evidence * _MEMORY + (told - told.max())
+        self.evidence = self.evidence * _MEMORY + (log_likelihood - log_likelihood.max())
         self.pieces += 1
 
     def moments(self, prior_sd: float, others: Iterable[ScaleBelief] = ()) -> tuple[float, float]:
@@ -61,10 +63,14 @@ class ScaleBelief:
 
         Those of a normal distribution, which with a wide one about 0 comes to what the evidence comes to with it.
         """
+        if not self.pieces:
+            return 0.0, math.inf
         grid = self.log_scales
-        density = (self.evidence - (grid / _WIDE).square() / 2).softmax(dim=0)
+        likelihood = self.evidence - (grid / _WIDE) ** 2 / 2
+        density = np.exp(likelihood - likelihood.max())
+        density /= density.sum()
         mean = float(density @ grid)
-        certainty = 1 / float(density @ (grid - mean).square()) - 1 / _WIDE**2 if self.pieces else 0.0
+        certainty = 1 / float(density @ (grid - mean) ** 2) - 1 / _WIDE**2
         if certainty <= 0:
             return 0.0, math.inf
         mean *= 1 + 1 / (_WIDE**2 * certainty)
@@ -75,6 +81,6 @@ class ScaleBelief:
         grid = self.log_scales
         self.offset = 0.0
         place = (self.log_scales - grid[0]) / (grid[1] - grid[0])
-        below = place.floor().clamp(0, STEPS - 2).long()
-        part = (place - below).clamp(0, 1)
+        below = np.floor(place).clip(0, STEPS - 2).astype(np.intp)
+        part = (place - below).clip(0, 1)
         self.evidence = self.evidence[below] * (1 - part) + self.evidence[below + 1] * part

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from spaceclip_plugin._checks import shown
@@ -67,10 +68,11 @@ class SteadyDepth:
         if depth.image_sizes is not None or len(look.grey) != len(depth):
             sizes = "several sizes" if depth.image_sizes is not None else f"{len(depth)}, and {len(look.grey)} looks"
             raise ConfigError(f"steady depth is of images of one size with a look of each, got images of {sizes}")
-        places = [None] * len(depth) if place is None else [*poses_of_images(place, len(depth))]
+        places = [None] * len(depth) if place is None else [*poses_of_images(place, len(depth)).numpy()]
         if len(depth) == 0:
             return depth
-        with torch.no_grad(), torch.autocast(depth.depth_m.device.type, enabled=False):  # the host's is not for this
+        # The host's autocast is not for this; and what is not known may be infinite on the way.
+        with torch.no_grad(), torch.autocast(depth.depth_m.device.type, enabled=False), np.errstate(all="ignore"):
             views = [View.of(depth[at], look[at], place) for at, place in enumerate(places)]
             done = [self._updated((depth.camera, at), view) for at, view in enumerate(views)]
         sds = [one.uncertainty_m for one in done if one.uncertainty_m is not None]

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from spaceclip_plugin.depth import DepthMap
-from spaceclip_plugin.steady.following import Found, Pair, Told
+from spaceclip_plugin.steady.following import Found, Pair, Place, Told
 from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth, fused, offset_of, refined
+from spaceclip_plugin.steady.grid import Cells, as_cells, median
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.motion import Rays
 from spaceclip_plugin.steady.parallax import Parallax, detail_of
@@ -47,12 +50,12 @@ class View:
 
     depth: DepthMap
     look: Look
-    place: Tensor | None
+    place: Place | None
     grid: GridDepth
     rays: Rays | None
 
     @classmethod
-    def of(cls, depth: DepthMap, look: Look, place: Tensor | None) -> Self:
+    def of(cls, depth: DepthMap, look: Look, place: Place | None) -> Self:
         """That of a map of one image."""
         look = look.cpu()
         rays = None if depth.intrinsics is None else Rays.of(depth.intrinsics, look.grid_hw)
@@ -65,14 +68,14 @@ class View:
         return repr((depth.image_hw, tuple(depth.depth_m.shape), self.look.grid_hw, depth.intrinsics, depth.mapping))
 
     @cached_property
-    def detail(self) -> Tensor:
+    def detail(self) -> Cells:
         """(1, h, w) its image without its local mean, which parallax is looked for in."""
-        return detail_of(self.look.grey)
+        return detail_of(as_cells(self.look.grey))
 
     @property
     def prior_sd(self) -> float:
         """Standard deviation of the scale of the head's depth, in ln depth, before anyone else tells of it."""
-        return math.sqrt(float(self.grid.scale_variance.clamp_min(_LEAST_SCALE_VARIANCE)))
+        return math.sqrt(max(self.grid.scale_variance, _LEAST_SCALE_VARIANCE))
 
 
 @dataclass(eq=False)
@@ -97,13 +100,13 @@ class Video:
     camera: str
     step: int
     look: Look
-    place: Tensor | None
+    place: Place | None
     whole: FusedDepth
     fine_m: Tensor
     frames: int = 1
     carried: float = 0.0
     belief: ScaleBelief = field(default_factory=ScaleBelief)
-    key: tuple[Tensor, Tensor] | None = None
+    key: tuple[Cells, Place] | None = None
     doubt: str | None = None
     owed: int = 0
 
@@ -143,7 +146,7 @@ class Video:
         toward = max(1 / self.frames, _SLOWEST) * offset  # averaged over frames: none of them is the measure
         self.belief.shift(toward)
         self.whole, both = fused(found.earlier.scaled(toward), view.grid, offset - toward)
-        self.carried = float(both.float().mean())
+        self.carried = float(np.count_nonzero(both) / both.size)
         before = (self.fine_m * math.exp(toward), found.still)
         self.fine_m = refined(view.depth, view.grid, self.whole, before)
         self.look, self.step, self.place = view.look, view.depth.step, view.place
@@ -175,20 +178,21 @@ class Video:
                 return first.moments(view.prior_sd, others)[0]
         return self.scale(view, others)[0]
 
-    def _parallax(self, view: View, log_depth: Tensor) -> Parallax | None:
+    def _parallax(self, view: View, log_depth: Cells) -> Parallax | None:
         """What the frame and the key frame tell of the scale and of the places; None where they are of one place."""
         if self.key is None or view.place is None or view.rays is None:
             return None
         key_detail, key_place = self.key
         back = Told.by_places(view.place, key_place)
-        baseline = float(back.onward.translation_m.norm() / (log_depth.median() - self.scale(view, ())[0]).exp())
+        depth_m = math.exp(median(log_depth) - self.scale(view, ())[0])
+        baseline = float(np.linalg.norm(back.onward.translation_m)) / depth_m
         turn = back.onward.angle()
         if baseline < _KEY_BASELINE and turn < _KEY_TURN:
             return None
         if baseline < _LEAST_BASELINE or turn > _MOST_TURN:
             return Parallax(None)
         details = view.detail, key_detail
-        return Parallax.seen(details, view.rays, log_depth, back, self.belief.log_scales.to(log_depth))
+        return Parallax.seen(details, view.rays, log_depth, back, self.belief.log_scales)
 
     def _learn(self, seen: Parallax) -> None:
         """Believe of the scale, and of the places, what parallax told."""
@@ -207,11 +211,13 @@ class Video:
     def state_dict(self) -> dict[str, Any]:
         """Strings, numbers and tensors by name."""
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
-        state |= {"grey": self.look.grey, "tokens": self.look.tokens, "evidence": self.belief.evidence}
-        state |= {name: getattr(self.whole, name) for name in _OF_WHOLE}
-        state |= {"offset": self.belief.offset, "pieces": self.belief.pieces}
+        state |= {"grey": self.look.grey, "tokens": self.look.tokens}
+        arrays: dict[str, Any] = {"place": self.place, "evidence": self.belief.evidence}
+        arrays |= {name: getattr(self.whole, name) for name in _OF_WHOLE}
         if self.key is not None:
-            state |= {"key_detail": self.key[0], "key_place": self.key[1]}
+            arrays["key_detail"], arrays["key_place"] = self.key
+        state |= {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
+        state |= {"offset": self.belief.offset, "pieces": self.belief.pieces}
         return {name: value for name, value in state.items() if value is not None}
 
     @classmethod
@@ -221,27 +227,24 @@ class Video:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        (height, width), evidence = tensors["grey"].shape[1:], tensors["evidence"]
-        grids = [tensors[name] for name in _OF_WHOLE]
+        arrays: dict[str, Any] = {name: as_cells(value) for name, value in state.items() if isinstance(value, Tensor)}
+        (height, width), evidence = arrays["grey"].shape[1:], arrays["evidence"]
+        grids = [arrays[name] for name in _OF_WHOLE]
         if any(grid.shape != (height, width) for grid in grids) or evidence.shape != (STEPS,):
             raise ValueError("its tensors are not of one grid")
         belief = ScaleBelief()
         belief.evidence, belief.offset, belief.pieces = evidence, float(state["offset"]), int(state["pieces"])
-        plain = {name: state[name] for name in _PLAIN if name not in _MAY_LACK}
-        key = (tensors["key_detail"], tensors["key_place"]) if "key_detail" in tensors else None
-        look = Look(tensors["grey"], tensors["tokens"])
         return cls(
-            **plain,
-            place=tensors.get("place"),
+            **{name: state[name] for name in _PLAIN if name not in _MAY_LACK},
+            place=arrays.get("place"),
             doubt=state.get("doubt"),
-            look=look,
+            look=Look(state["grey"], state["tokens"]),
             whole=FusedDepth(*grids),
             belief=belief,
-            key=key,
+            key=(arrays["key_detail"], arrays["key_place"]) if "key_detail" in arrays else None,
         )
 
 
-_PLAIN = ("camera", "step", "place", "fine_m", "frames", "carried", "doubt", "owed")
-_MAY_LACK = ("place", "doubt")
+_PLAIN = ("camera", "step", "fine_m", "frames", "carried", "doubt", "owed")
+_MAY_LACK = ("doubt",)
 _OF_WHOLE = ("log_depth", "variance", "known")

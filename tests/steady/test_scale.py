@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from stand_ins.room_video import CAMERA, place, room
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
-from spaceclip_plugin.steady.grid import cell_means
+from spaceclip_plugin.steady.grid import as_cells, cell_means
 from spaceclip_plugin.steady.motion import Rays
 from spaceclip_plugin.steady.parallax import Parallax, detail_of
 from spaceclip_plugin.steady.scale_belief import ScaleBelief
@@ -20,9 +22,10 @@ SCALES = ScaleBelief().log_scales
 def parallax(now: torch.Tensor, said_before: torch.Tensor, said_now: torch.Tensor, *, factor: float = 1.0) -> Parallax:
     """What is seen of a camera that went from `place()` to `now`, and is said to have gone elsewhere."""
     old, new = room(place()), room(now)
-    details = detail_of(new.look().grey), detail_of(old.look().grey)
-    log_depth = cell_means((new.depth_m * factor)[None], GRID)[0].log()
-    return Parallax.seen(details, RAYS, log_depth, Told.by_places(said_now, said_before), SCALES.float())
+    details = detail_of(as_cells(new.look().grey)), detail_of(as_cells(old.look().grey))
+    log_depth = as_cells(cell_means((new.depth_m * factor)[None], GRID)[0].log())
+    back = Told.by_places(said_now.numpy(), said_before.numpy())
+    return Parallax.seen(details, RAYS, log_depth, back, SCALES)
 
 
 @pytest.mark.parametrize("log_factor", [-0.5, 0.0, 0.3, 0.8])
@@ -56,8 +59,8 @@ def test_millimetres_are_told_by_the_images() -> None:
     assert seen.mismatch is None
 
 
-def evidence(belief: ScaleBelief, at: float, sd: float) -> torch.Tensor:
-    return -((belief.log_scales - at) / sd).square() / 2
+def evidence(belief: ScaleBelief, at: float, sd: float) -> npt.NDArray[np.float64]:
+    return -(((belief.log_scales - at) / sd) ** 2) / 2
 
 
 def test_without_evidence_it_is_the_prior() -> None:
