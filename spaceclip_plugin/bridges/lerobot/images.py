@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from spaceclip_plugin.attach.declared import declared_cameras
+from spaceclip_plugin.attach.declared import PolicyCameras, declared_cameras
+from spaceclip_plugin.attach.preparations import told_preparation
 from spaceclip_plugin.bridges.lerobot.families import family_of
 from spaceclip_plugin.bridges.lerobot.own_preparation import OwnPreparation
-from spaceclip_plugin.data.preparation import DeclaredPreparation
+from spaceclip_plugin.data.preparation import DeclaredPreparation, ImagePreparation
 from spaceclip_plugin.depth import ImageMapping
-from spaceclip_plugin.errors import CaptureError, HostError
+from spaceclip_plugin.errors import CaptureError, ConfigError, HostError
+from spaceclip_plugin.head.config import DepthHeadConfig
 from spaceclip_plugin.towers import ImageGeometry, TowerSpec
+from spaceclip_plugin.towers.adapter import lineage
+from spaceclip_plugin.towers.image_geometry import said_by_user
 
 _logger = logging.getLogger(__name__)
 
@@ -62,29 +67,50 @@ class CameraGeometry:
 
 
 class Preparation:
-    """What shows a policy's images to its tower when it is run alone: its `own` method, or the published stretch."""
+    """What shows a policy's images to its tower when it is run alone.
 
-    def __init__(self, policy: nn.Module, spec: TowerSpec) -> None:
-        self._stretch = DeclaredPreparation(ImageGeometry.STRETCH, spec)
-        self._own = OwnPreparation.of(policy)
+    As a user declares (`ImageGeometry`), else by the policy's `own` method, else as the head's images were prepared:
+    the published stretch, where it does not tell.
+    """
+
+    def __init__(self, policy: nn.Module, spec: TowerSpec, head: DepthHeadConfig) -> None:
+        holders = [*lineage(policy, spec.path)]
+        self._own = OwnPreparation.of(policy) if said_by_user(holders) is None else None
+        told = None if self._own is not None else told_preparation(holders, spec, None)
+        self._laid: ImagePreparation = told or DeclaredPreparation(_as_learnt(head), spec)  # where there is no own
+
+    def told(self, declared: PolicyCameras | None) -> PolicyCameras | None:
+        """What the policy declares, with this in the place of a method that is not its own."""
+        if declared is None or self._own is not None:
+            return declared
+        return dataclasses.replace(declared, preparation=self._laid)
 
     def __call__(self, key: str, image: Tensor, mapping: ImageMapping | None) -> Tensor:
         """The image (B, 3, H, W) under a key of the batch as (B, 3, h, w), as the policy shows it to its tower.
 
         HostError where it cannot be prepared, or lies elsewhere than `mapping` says; CaptureError where not finite.
         """
-        return self._stretched(key, image) if self._own is None else self._own.shown(key, image, mapping)
+        return _shown(self._laid, key, image) if self._own is None else self._own.shown(key, image, mapping)
 
     def mapping(self, geometry: CameraGeometry, camera: str, camera_hw: tuple[int, int]) -> ImageMapping | None:
         """From the camera's image, of that size, to what this makes of it; None where that is not known."""
-        return self._stretch.mapping(camera_hw) if self._own is None else geometry.measured(camera)
+        return self._laid.mapping(camera_hw) if self._own is None else geometry.measured(camera)
 
-    def _stretched(self, key: str, image: Tensor) -> Tensor:
-        if not torch.isfinite(image).all():
-            raise CaptureError(f"{key} holds NaN or infinity; depth from it would mean nothing")
-        if not image.is_floating_point() or image.amin() < 0 or image.amax() > 1:
-            raise HostError(
-                f"{key} must hold floating-point images in [0, 1], to be prepared for the {self._stretch.spec}; put "
-                "the depth step before whatever normalises images, or use fresh=False"
-            )
-        return self._stretch([photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image])
+
+def _as_learnt(head: DepthHeadConfig) -> ImageGeometry:
+    """How the head's images were prepared, where words can say it; else the published stretch."""
+    try:
+        return ImageGeometry.STRETCH if head.preparation is None else ImageGeometry.parse(head.preparation)
+    except ConfigError:
+        return ImageGeometry.STRETCH
+
+
+def _shown(preparation: ImagePreparation, key: str, image: Tensor) -> Tensor:
+    if not torch.isfinite(image).all():
+        raise CaptureError(f"{key} holds NaN or infinity; depth from it would mean nothing")
+    if not image.is_floating_point() or image.amin() < 0 or image.amax() > 1:
+        raise HostError(
+            f"{key} must hold floating-point images in [0, 1], to be prepared for the policy's tower "
+            f"({preparation.name}); put the depth step before whatever normalises images, or use fresh=False"
+        )
+    return preparation([photo.permute(1, 2, 0).mul(255).round().byte().cpu().numpy() for photo in image])

@@ -42,8 +42,9 @@ class DepthLink:
         self._geometry = CameraGeometry(policy, [*lineage(policy, spec.path)])
         # Attached below the policy, which an attachment would keep alive otherwise.
         child, _, tower = spec.path.partition(".")
+        self._prepare = Preparation(policy, spec, head.config)
         self._attachment = attach_depth_head(
-            policy.get_submodule(child), head, tower=tower, cameras=self._geometry.declared
+            policy.get_submodule(child), head, tower=tower, cameras=self._prepare.told(self._geometry.declared)
         )
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
@@ -57,7 +58,6 @@ class DepthLink:
 
         self._policy = weakref.ref(policy, close)
         self._digest = module_digest(head)
-        self._prepare = Preparation(policy, spec)
         self._refreshed: list[DepthMap] | None = None
         self._open, self._robots = False, 0
         self._warned: set[str] = set()

@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from spaceclip_plugin import attach_depth_head
+from spaceclip_plugin.data.preparation import DeclaredPreparation
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.errors import HostError
+from spaceclip_plugin.towers import ImageGeometry
 
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 from lerobot.configs.types import FeatureType, PolicyFeature
 from packed_policies import XVLA
 from row_policies import MULTI_TASK_DIT, PI0, SMOLVLA
-from step_world import TOP, WRIST, act, guard, head_for, images_of, padding_of
+from step_world import TOP, WRIST, act, guard, head_for, images_of, known_m, padding_of
 from tiny_policies import POLICIES
 from tiny_policy import CAMERAS, TinyPolicy
 
@@ -235,6 +238,65 @@ class TestDepthStep:
             step.action(act(policy, MULTI_TASK_DIT.batch(1)))
         assert sum("is not known" in record.getMessage() for record in caplog.records) == 1
         assert step.decisions[0].reaction == "pass"
+
+
+WORDS = pytest.mark.parametrize("words", ["stretch", "letterbox:centre", "letterbox:top-left", "centre-crop:56"])
+
+
+class TestDeclaredPreparation:
+    """Fresh depth is of images as a user declares them for the policy, else of those that the head learnt on."""
+
+    @WORDS
+    @pytest.mark.parametrize("tiny", [SMOLVLA, pytest.param(MULTI_TASK_DIT, marks=needs_dit)], ids=lambda one: one.name)
+    def test_a_users_word_holds(self, tiny: TinyPolicy, words: str, caplog: pytest.LogCaptureFixture) -> None:
+        if tiny is SMOLVLA and words == "centre-crop:56":
+            words = "centre-crop:72"  # its tower's image is larger
+        policy = tiny.seeded()
+        head = learnt_on(policy, words)
+        ImageGeometry.parse(words).declare(policy)
+        assert torch.equal(fresh_depth(policy, head), depth_of_prepared(policy, head, words))
+        assert "prepared otherwise" not in caplog.text
+
+    @WORDS
+    @needs_dit
+    def test_else_the_heads_where_the_policys_is_not_known(self, words: str) -> None:
+        policy = MULTI_TASK_DIT.seeded()
+        head = learnt_on(policy, words)
+        assert torch.equal(fresh_depth(policy, head), depth_of_prepared(policy, head, words))
+
+    def test_a_policys_own_goes_before_the_heads(self, caplog: pytest.LogCaptureFixture) -> None:
+        policy = SMOLVLA.seeded()
+        own = fresh_depth(policy, learnt_on(policy, "letterbox:bottom-right"))
+        assert "prepared otherwise" not in caplog.text
+        assert torch.equal(fresh_depth(SMOLVLA.seeded(), learnt_on(policy, "stretch")), own)
+        assert "prepared otherwise" in caplog.text
+
+
+def learnt_on(policy: Any, words: str) -> Any:
+    head = head_for(policy)
+    head.config = dataclasses.replace(head.config, preparation=words)
+    return head
+
+
+def fresh_depth(policy: Any, head: Any) -> Tensor:
+    step = DepthProcessorStep(head, fresh=True)
+    step.connect(policy)
+    [shown] = step.observation({TOP: picture_of_noise()})[f"{TOP}_depth"]
+    return shown
+
+
+def depth_of_prepared(policy: Any, head: Any, words: str) -> Tensor:
+    """What the head says of the photo, prepared so, over the photo."""
+    photo = picture_of_noise()[0].mul(255).round().byte().permute(1, 2, 0).numpy()
+    with attach_depth_head(policy, head) as attachment:
+        preparation = DeclaredPreparation(ImageGeometry.parse(words), attachment.tower)
+        mapping = preparation.mapping((photo.shape[0], photo.shape[1]))
+        attachment.refresh(preparation([photo]), mapping=mapping)
+        return known_m(attachment.read()[0].in_camera())
+
+
+def picture_of_noise() -> Tensor:
+    return torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(7)).mul(255).round() / 255
 
 
 class TestTheOwnPreparation:
