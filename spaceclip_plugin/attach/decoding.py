@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from spaceclip_plugin.attach.recorder import FrameRecorder
+from spaceclip_plugin.attach.streams import wait_for
 from spaceclip_plugin.depth import DepthMap, ImageMapping, Intrinsics
 from spaceclip_plugin.depth.image_mapping import Anchor
 from spaceclip_plugin.depth.padding import Borders, blank_and_borders
+from spaceclip_plugin.depth.values import is_captured
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.steady import Look
@@ -37,11 +39,13 @@ class Decoded:
 def frame_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
     """The tapped hidden states of a frame as patch maps, its context and pixels; CaptureError where one is no good."""
     recorder.check_complete(frame)
+    wait_for(frame)
     tower = recorder.tower
     features = tower.adapter.features(frame, tower)
     if recorder.pixels:
         features = replace(features, pixels=tower.adapter.pixels(frame, tower))
-    _check_finite(features, recorder.taps, frame.index)
+    if not is_captured(features.hidden[recorder.taps[0]].device):
+        _check_finite(features, recorder.taps, frame.index)
     return features
 
 
@@ -83,7 +87,9 @@ def decode(
         focal_length=head.config.focal_length,
         empty=None if output.empty is None else output.empty.float(),
     )
-    told: list[list[int]] = []  # one question to the device, and none where nobody needs the answer
+    told: list[list[int]] = []  # one question to the device, and none where nobody needs the answer or may ask
+    if is_captured(device):
+        blank = borders = None
     if blank is not None and (borders is not None or frame.thread == reader):
         told = (blank[:, None].long() if borders is None else torch.cat([blank[:, None].long(), borders], 1)).tolist()
     # Another thread's step may still be going on: which of its cameras this is, no one can tell.

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin._checks import integer
 from spaceclip_plugin.attach.attachment import DepthAttachment
+from spaceclip_plugin.attach.streams import finish
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.errors import ConfigError, SpaceClipError
 from spaceclip_plugin.head.depth_head import checked_size
@@ -184,6 +185,8 @@ class _Worker(threading.Thread):
             error: Exception | None = None
             try:
                 maps = work()
+                for depth in maps:
+                    finish(depth.depth_m)
             except Exception as caught:  # whatever it is, it is raised in the host's thread, by `finished`
                 error = caught
             del work  # or the activations would live on until the next

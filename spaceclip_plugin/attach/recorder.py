@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from spaceclip_plugin._checks import integer
 from spaceclip_plugin.attach import compiled_code
 from spaceclip_plugin.attach.compiled_code import is_compiling
+from spaceclip_plugin.attach.streams import running_stream
 from spaceclip_plugin.attach.taps import BeginTap, EndTap, InputTap, OutputTap, Tap, first_tensor, has_taps
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.towers import ImageCall, RawFrame, Tower
@@ -226,10 +227,12 @@ class FrameRecorder:
         call = self.tower.adapter.image_call(self.tower, args, kwargs)
         if call.layout is not None:
             call = replace(call, layout=call.layout.clone())  # a few numbers, which the caller may use again
+        stream = running_stream(call.taken)
         call = self._kept_call(call)
         thread = threading.get_ident()
         threading.current_thread()  # makes a thread that Python did not start known to threading.enumerate
-        frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=_version(call.taken))
+        version = _version(call.taken)
+        frame = RawFrame(next(self._calls), call, self.step, thread, pixels_version=version, stream=stream)
         self._running.frame = self._newest[thread] = frame
         self._frames.append(frame)
         waiting = tuple(self._frames)  # other threads add theirs meanwhile: of these, and no others, some go

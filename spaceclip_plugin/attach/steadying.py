@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.pose import checked_poses
+from spaceclip_plugin.depth.values import is_captured
 from spaceclip_plugin.errors import CaptureError, ConfigError, nearest
 from spaceclip_plugin.head import DepthHead
 from spaceclip_plugin.steady import Look, SteadyDepth
@@ -60,6 +61,10 @@ class Steadying:
         """A depth map as all frames of its camera say."""
         if look is None:
             raise CaptureError("the adapter gave no image of the tower to follow; read it unsteadied")
+        if is_captured(depth.depth_m.device):
+            raise CaptureError(
+                "steady depth is kept outside of CUDA graphs: read an attachment that is not steady there"
+            )
         if depth.image_sizes is not None:
             if not self._warned:
                 self._warned = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from spaceclip_plugin.depth.exports import DepthExports
 from spaceclip_plugin.depth.image_mapping import ImageMapping
 from spaceclip_plugin.depth.interval import interval_of
 from spaceclip_plugin.depth.steadiness import Steadiness, with_alone
+from spaceclip_plugin.depth.values import check_values
 from spaceclip_plugin.errors import ConfigError
 
 KNOWN, ASSUMED, UNKNOWN = "known", "assumed", "unknown"
@@ -123,24 +123,10 @@ class DepthMap(DepthExports):
             raise ConfigError(
                 f"metres of a lens {self.focal_length} are not those of {self.intrinsics}: with_intrinsics"
             )
-        self._check_values()
+        others = [values for values in (self.uncertainty_m, self.empty) if values is not None]
+        check_values(self.depth_m, others, self.valid)
         if self.mapping is not None:
             self._take(self.mapping)
-
-    def _check_values(self) -> None:
-        maps = [values for values in (self.depth_m, self.uncertainty_m, self.empty) if values is not None]
-        # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
-        extremes = [extreme for values in maps if len(values) for extreme in values.aminmax()]
-        if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
-            return
-        sane = torch.isfinite(self.depth_m) & ((self.depth_m >= 0) | ~self.valid)
-        for values in maps[1:]:
-            sane &= torch.isfinite(values) & (values >= 0)
-        if not sane.all():
-            raise ConfigError(
-                f"{int((~sane).sum())} of {sane.numel()} pixels are NaN or infinite, or negative where valid; "
-                "mark pixels without depth in `valid` and give them depth 0"
-            )
 
     def _take(self, mapping: ImageMapping) -> None:
         """Make that the mapping, and empty its padding; of a new object only."""

@@ -187,6 +187,7 @@ class RawFrame:
         context: raw output of the context source.
         versions: what was kept, with its number of in-place changes at that moment; inference tensors count none.
         pixels_version: the same number of the call's pixels or patches, None where it is not known.
+        stream: that a GPU ran the tower on, where it is known.
         camera: name of the camera of the call, where whoever made it said so.
         mapping: how the images were made out of the camera's, where whoever made the call said so; "host": as the host
             makes them.
@@ -209,6 +210,7 @@ class RawFrame:
     context: Tensor | None = None
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
     pixels_version: int | None = None
+    stream: torch.cuda.Stream | None = None
     camera: str | None = None
     mapping: ImageMapping | Literal["host"] | None = "host"
     lens: Intrinsics | Literal["host"] | None = "host"
@@ -231,14 +233,18 @@ class RawFrame:
     def held_bytes(self) -> int:
         """Bytes of memory this frame keeps alive; a storage behind several views counts once. Nothing is read of it."""
         held: dict[int, int] = {}
-        for tensor in (*self.hidden.values(), self.context, self.call.taken, self.call.layout):
-            if tensor is not None:
-                try:
-                    storage = tensor.untyped_storage()
-                    held[storage._cdata] = storage.nbytes()
-                except (RuntimeError, NotImplementedError):  # a layout without a storage
-                    held[id(tensor)] = tensor.nbytes
+        for tensor in self.held():
+            try:
+                storage = tensor.untyped_storage()
+                held[storage._cdata] = storage.nbytes()
+            except (RuntimeError, NotImplementedError):  # a layout without a storage
+                held[id(tensor)] = tensor.nbytes
         return sum(held.values())
+
+    def held(self) -> list[Tensor]:
+        """Every tensor that it keeps alive."""
+        held = (*self.hidden.values(), self.context, self.call.taken, self.call.layout)
+        return [tensor for tensor in held if tensor is not None]
 
     def overwritten(self) -> bool:
         """Whether the host changed kept activations in place; inference tensors show it by sharing memory alone."""
