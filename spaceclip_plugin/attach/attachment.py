@@ -199,6 +199,7 @@ class DepthAttachment:
         """Decode the frames since the last read, oldest first: one DepthMap per image call. Each is given once.
 
         A read ends the host step: read once per step, or call `step` where you do not, and ages and names are right.
+        Captured in a CUDA graph with the host, it gives maps that every replay fills anew, and checks no value.
 
         Args:
             output_size: (H, W) of the depth; the size of the image the tower saw if None.
