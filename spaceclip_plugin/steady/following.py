@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,12 @@ from spaceclip_plugin.steady.grid import (
     Cells,
     Mask,
     all_nearby,
-    as_cells,
     cell_centres,
     median,
     sampled,
 )
-from spaceclip_plugin.steady.look import Look
-from spaceclip_plugin.steady.matching import agreement, matched_places
+from spaceclip_plugin.steady.likeness import Image, Pattern, agreement
+from spaceclip_plugin.steady.matching import matched_places
 from spaceclip_plugin.steady.motion import Motion, Rays, between_cells, carried, places_before
 from spaceclip_plugin.steady.motion_seen import motion_seen
 
@@ -49,13 +49,20 @@ Place = npt.NDArray[np.float64]
 class Told:
     """The camera's motion since the frame before, by places that were told, and if those were the other way round."""
 
-    onward: Motion
-    reverse: Motion
+    before: Place
+    now: Place
 
-    @classmethod
-    def by_places(cls, before: Place, now: Place) -> Told:
-        """From two places, (4, 4) camera to world each."""
-        return cls(Motion.of(np.linalg.inv(now) @ before), Motion.of(now @ np.linalg.inv(before)))
+    @cached_property
+    def onward(self) -> Motion:
+        """As it was told."""
+        turned = self.now[:3, :3].T
+        return Motion.of(turned @ self.before[:3, :3], turned @ (self.before[:3, 3] - self.now[:3, 3]))
+
+    @cached_property
+    def reverse(self) -> Motion:
+        """If the places are world to camera."""
+        rotation = self.now[:3, :3] @ self.before[:3, :3].T
+        return Motion.of(rotation, self.now[:3, 3] - rotation @ self.before[:3, 3])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +87,14 @@ class Pair:
     """Two frames of one camera, the earlier one's depth fused.
 
     Attributes:
-        old, new: their looks.
+        old, new: their images.
         whole: depth of the earlier, in metres as far as they are known.
         frame: depth of the present one, at the same scale.
         rays: of both; None where the camera's lens is not known.
     """
 
-    old: Look
-    new: Look
+    old: Image
+    new: Image
     whole: FusedDepth
     frame: GridDepth
     rays: Rays | None
@@ -110,17 +117,18 @@ class Pair:
     def _unaided(self) -> Found | None:
         """By the images alone: as one motion of the camera where most of them shows one, else surface by surface."""
         at_rest = cell_centres(self.new.grid_hw)
-        alike = self._alike(at_rest)
+        alike = agreement(self.new.pattern, self.old.pattern)
+        alike[~self.frame.shown] = np.nan
         if np.count_nonzero(alike >= 1 - _LEAST_UNLIKE) >= _AT_REST * np.count_nonzero(self.frame.shown):
             known = self.whole.known & _same(alike)
             return _found(FusedDepth(self.whole.log_depth, self.whole.variance, known), at_rest, alike)
         places = matched_places(self.new, self.old)
-        alike = self._alike(places)
         # Distance, not depth, is what a camera that turns leaves as it is.
         longer = np.zeros_like(alike) if self.rays is None else self.rays.log_lengths
         whole = self.whole
-        maps = np.stack([whole.log_depth, whole.log_depth + longer, whole.variance, whole.known.astype(np.float32)])
-        (log_depth, log_length, variance, known), inside = sampled(maps, places)
+        maps = [self.old.grey[0], whole.log_depth, whole.log_depth + longer, whole.variance, whole.known]
+        (grey, log_depth, log_length, variance, known), inside = sampled(np.array(maps, dtype=np.float32), places)
+        alike = self._alike(grey, inside)
         same = inside & _same(alike) & (known > ON_ONE_SURFACE)
         count = np.count_nonzero(same)
         if count < _FEWEST * same.size:
@@ -137,13 +145,15 @@ class Pair:
         """Along a motion of the camera; `log_depth` is of cells that nothing was carried to."""
         seen = carried(rays, self.whole, onward)
         places = places_before(rays, np.where(seen.known, seen.log_depth, log_depth), onward.inverse())
-        seen = between_cells(rays, self.whole, seen, places, onward)
-        alike = self._alike(places)
+        maps = np.array([self.old.grey[0], self.whole.log_depth, self.whole.known], dtype=np.float32)
+        (grey, *earlier), inside = sampled(maps, places)
+        seen = between_cells(rays, (earlier[0], earlier[1]), seen, places, onward)
+        alike = self._alike(grey, inside)
         return _found(FusedDepth(seen.log_depth, seen.variance, seen.known & _same(alike)), places, alike)
 
-    def _alike(self, places: Cells) -> Cells:
-        """(h, w) agreement of what is shown with what was at those places; NaN where nothing is shown, or was."""
-        alike, inside = agreement(as_cells(self.new.grey), as_cells(self.old.grey), places)
+    def _alike(self, old_grey: Cells, inside: Mask) -> Cells:
+        """(h, w) agreement of what is shown with what was; NaN where that was not in view, or nothing is shown."""
+        alike = agreement(self.new.pattern, Pattern.of(old_grey[None]))
         alike[~(inside & self.frame.shown)] = np.nan
         return alike
 

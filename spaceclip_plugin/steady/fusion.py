@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.error_shares import error_shares
-from spaceclip_plugin.depth.strangeness import strange_sd
-from spaceclip_plugin.steady.grid import Cells, Mask, as_cells, cell_means, median, nearby_extremes
+from spaceclip_plugin.steady.grid import Cells, Mask, median, nearby_extremes
+from spaceclip_plugin.steady.pixels import PixelDepth, calmed
 
 _LEAST_LOCAL_SD = 0.05  # in ln depth
 _UNTOLD_LOCAL_SD, _SCENE_SD = 0.15, 0.2  # of a head that tells no uncertainty; of its scale in one scene
@@ -46,23 +42,16 @@ class GridDepth:
     scale_variance: float
 
     @classmethod
-    def of(cls, depth: DepthMap, grid_hw: tuple[int, int]) -> GridDepth:
-        """That of a map of one image."""
-        valid = depth.valid[0].to(depth.depth_m)
-        maps = [valid, depth.depth_m[0] * valid]
-        if depth.uncertainty_m is not None:
-            maps.append((depth.uncertainty_m[0] * valid).square_())
-        share, mean, *variance_m = as_cells(cell_means(torch.stack(maps), grid_hw))
-        at_least = np.maximum(share, _LEAST_M)
-        mean = np.maximum(mean / at_least, _LEAST_M)
-        log_depth = np.log(mean)
-        strange = 0.0 if depth.familiarity is None else float(strange_sd(depth.familiarity.cpu())[0])
-        if variance_m:
-            variance = torch.from_numpy(variance_m[0] / at_least / (mean * mean))
-            shares = error_shares(variance, strange_sd=strange, scene_sd=_SCENE_SD)
-            local, common = np.maximum(as_cells(shares[0]), _LEAST_LOCAL_SD**2), median(as_cells(shares[1]))
+    def of(cls, pixels: PixelDepth, grid_hw: tuple[int, int]) -> GridDepth:
+        """That of an image."""
+        share, mean_m, variance_m = pixels.cell_means(grid_hw)
+        mean_m = np.maximum(mean_m, _LEAST_M)
+        log_depth, strange = np.log(mean_m), pixels.strange_sd
+        if variance_m is None:
+            local, common = np.full_like(mean_m, _UNTOLD_LOCAL_SD**2), _SCENE_SD**2
         else:
-            local, common = np.full_like(mean, _UNTOLD_LOCAL_SD**2), _SCENE_SD**2
+            local, of_scale = error_shares(variance_m / (mean_m * mean_m), strange_sd=strange, scene_sd=_SCENE_SD)
+            local, common = np.maximum(local, _LEAST_LOCAL_SD**2), median(of_scale)
         shown = share >= _HALF
         return cls(log_depth, local, shown & _smooth(log_depth, local), shown, strange**2 + common)
 
@@ -130,43 +119,27 @@ def offset_of(earlier: FusedDepth, frame: GridDepth | FusedDepth) -> float | Non
     return median((frame.log_depth - earlier.log_depth)[both])
 
 
-def refined(depth: DepthMap, frame: GridDepth, whole: FusedDepth, before: tuple[Tensor, Mask] | None = None) -> Tensor:
+def refined(pixels: PixelDepth, frame: GridDepth, whole: FusedDepth, before: tuple[Cells, Mask] | None = None) -> Cells:
     """(H, W) metres of a frame as all frames say, at their scale; edges are the frame's own.
 
     Args:
-        depth: of one image.
+        pixels: of the frame.
         frame: the same on the grid.
         whole: what all frames say, on the grid.
         before: (H, W) metres that this gave for the frame before, at the same scale, and (h, w) bool, where nothing has
             moved: there every pixel goes on from what it was.
     """
-    local = depth.depth_m[0]
-    factor = np.where(frame.known, np.exp(whole.log_depth - frame.log_depth), np.float32(1))
-    refined_m = _at_pixels(factor, local, "bilinear").mul_(local)
-    if before is None or not before[1].any():
+    refined_m = pixels.times(np.where(frame.known, np.exp(whole.log_depth - frame.log_depth), np.float32(1)))
+    if before is None:
         return refined_m
-    before_m = before[0].to(local)  # what was saved on another device goes on here
-    tolerance = np.where(before[1], _GATE * np.sqrt(frame.variance), np.float32(0))
-    within_m = _at_pixels(tolerance, local, "nearest-exact").mul_(before_m)
-    off_m = refined_m - before_m
-    goes_on = off_m.abs() < within_m
-    return torch.where(goes_on, off_m.div_(_CORRELATED).add_(before_m), refined_m)
+    before_m, still = before
+    return calmed(refined_m, before_m, _GATE * np.sqrt(frame.variance) * still, 1 / _CORRELATED)
 
 
-def _at_pixels(cells: Cells, like: Tensor, mode: str) -> Tensor:
-    """(H, W) what a grid has at the pixels of a map, on its device."""
-    size = (like.shape[0], like.shape[1])
-    return interpolate(torch.from_numpy(cells).to(like.device)[None, None], size=size, mode=mode)[0, 0]
-
-
-def uncertainty_of(depth: DepthMap, depth_m: Tensor, frame: GridDepth, scale_sd: float) -> Tensor | None:
+def uncertainty_of(pixels: PixelDepth, depth_m: Cells, frame: GridDepth, scale_sd: float) -> Cells | None:
     """(H, W) metres of standard deviation of what a frame's depth became; None where its head tells none.
 
     Of the head's own uncertainty the scale's share is replaced by what is left unknown of the scale; its local error is
     as large as ever, for a head errs alike in frames that are alike.
     """
-    if depth.uncertainty_m is None:
-        return None
-    relative = depth.uncertainty_m[0] / depth.depth_m[0].clamp_min(_LEAST_M)
-    local = relative.square_().sub_(frame.scale_variance).clamp_min_(_LEAST_LOCAL_SD**2)
-    return local.add_(scale_sd**2).sqrt_().mul_(depth_m)
+    return pixels.uncertainty_of(depth_m, less=frame.scale_variance, more=scale_sd**2, least=_LEAST_LOCAL_SD**2)

@@ -6,13 +6,12 @@ Grids are arrays of numpy: on a few thousand numbers an operation of numpy takes
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, grid_sample
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 CELLS = 56
 """Cells along the longer side of a grid."""
@@ -21,6 +20,7 @@ ON_ONE_SURFACE = 0.99
 
 Cells = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+_Indices = npt.NDArray[np.intp]
 
 
 def grid_of(image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -38,10 +38,9 @@ def cell_means(maps: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     return adaptive_avg_pool2d(maps[None], grid_hw)[0]
 
 
-def as_cells(maps: Tensor) -> Cells:
+def as_array(values: Tensor) -> Any:
     """The same as an array, of whatever device; shares memory where it can."""
-    cells: Cells = maps.detach().cpu().numpy()
-    return cells
+    return values.numpy(force=True)
 
 
 @lru_cache(maxsize=16)
@@ -54,14 +53,45 @@ def cell_centres(grid_hw: tuple[int, int]) -> Cells:
 def sampled(maps: Cells, places: Cells) -> tuple[Cells, Mask]:
     """(C, …) maps (C, h, w) at places (2, …) between their cells, and which of them lie inside, bool."""
     height, width = maps.shape[1:]
-    size = np.array([width, height], dtype=np.float32).reshape(2, *[1] * (places.ndim - 1))
-    scaled = places / size * 2 - 1
-    off_x, off_y = np.abs(scaled)
-    grid = torch.from_numpy(scaled.reshape(1, 2, 1, -1)).permute(0, 2, 3, 1)
-    values: Cells = grid_sample(
-        torch.from_numpy(maps)[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    ).numpy()
-    return values.reshape(len(maps), *places.shape[1:]), (off_x < 1) & (off_y < 1)
+    x, y = places - 0.5
+    inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+    x, y = (np.minimum(np.fmax(at, 0), last) for at, last in ((x, width - 1), (y, height - 1)))
+    left, top = np.minimum(np.floor(x), max(width - 2, 0)), np.minimum(np.floor(y), max(height - 2, 0))
+    x -= left
+    y -= top
+    first = (top * width + left).astype(np.intp)
+    right, down = min(width - 1, 1), min(height - 1, 1) * width
+    corners = np.empty((4, len(maps), *first.shape), dtype=np.float32)
+    for at, index in enumerate((first, first + right, first + down, first + (down + right))):
+        for found, values in zip(corners[at], maps.reshape(len(maps), -1), strict=True):
+            found[...] = values[index]
+    above, below = _between(corners[0], corners[1], x), _between(corners[2], corners[3], x)
+    return _between(above, below, y), inside
+
+
+def _between(values: Cells, others: Cells, part: Cells) -> Cells:
+    """That part of the way from one to the other; takes the room of the other."""
+    others -= values
+    others *= part
+    others += values
+    return others
+
+
+def spread(values: Cells, size: tuple[int, int]) -> Cells:
+    """(C, H, W) maps of that size of maps (C, h, w), linear between their cells."""
+    for axis, count in ((2, size[1]), (1, size[0])):
+        first, second, part = _neighbours(count, values.shape[axis])
+        part = part if axis == 2 else part[:, None]
+        values = _between(values.take(first, axis), values.take(second, axis), part)
+    return values
+
+
+@lru_cache(maxsize=16)
+def _neighbours(count: int, of: int) -> tuple[_Indices, _Indices, Cells]:
+    """(count,) between which of so many cells each of that many lies, and what part of the way along."""
+    at = np.clip((np.arange(count) + 0.5) * of / count - 0.5, 0, of - 1)
+    first = np.minimum(np.floor(at), max(of - 2, 0)).astype(np.intp)
+    return first, np.minimum(first + 1, of - 1), (at - first).astype(np.float32)
 
 
 def window_mean(maps: Cells, side: int) -> Cells:
@@ -107,12 +137,3 @@ def _means_along(count: int, side: int) -> Cells:
     near = (np.abs(at[:, None] - at) <= side // 2).astype(np.float32)
     means: Cells = near / near.sum(axis=1, keepdims=True)
     return means
-
-
-@lru_cache(maxsize=16)
-def linear_between(count: int, of: int) -> Cells:
-    """(count, of) float32, whose product with `of` values is `count` between them, as `interpolate` has them."""
-    at = np.maximum((np.arange(count) + 0.5) * of / count - 0.5, 0.0)
-    weights = 1 - np.abs(np.minimum(at, of - 1)[:, None] - np.arange(of))
-    found: Cells = np.maximum(weights, 0.0).astype(np.float32)
-    return found

@@ -56,17 +56,9 @@ class Look:
             tokens = adaptive_avg_pool2d(tokens, (rows, columns))
         return cls(grey, normalize(tokens - tokens.mean(dim=(2, 3), keepdim=True), dim=1))
 
-    def cpu(self) -> Look:
-        """The same, where frames are compared: a few thousand numbers, which no device is worth asking for."""
-        return Look(self.grey.cpu(), self.tokens.cpu())
-
     def __getitem__(self, index: int) -> Look:
         """The look of one image, as a batch of one."""
         return Look(self.grey[index : index + 1], self.tokens[index : index + 1])
-
-    def is_finite(self) -> bool:
-        """Whether no cell holds NaN or infinity."""
-        return bool((self.grey.sum() + self.tokens.sum()).isfinite())
 
     @property
     def grid_hw(self) -> tuple[int, int]:

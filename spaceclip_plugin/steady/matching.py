@@ -10,66 +10,48 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from spaceclip_plugin.steady.grid import (
     Cells,
     Mask,
-    as_cells,
+    as_array,
     cell_centres,
-    linear_between,
-    median,
     sampled,
+    spread,
     window_mean,
 )
-from spaceclip_plugin.steady.look import Look
+from spaceclip_plugin.steady.likeness import Image
 
 _SHARPNESS = 25.0  # of the mean over the best match's neighbours
 _WINDOW = 9  # cells that move together, in the refinement
 _ROUNDS = 3
 _LONGEST_STEP = 1.5  # cells in a round
 _FLAT = 1e-3  # square contrast a cell, of normalised pixels, below which nothing is refined
-_NOISE = 2e-3  # variance of grey within a window that is no contrast
-_AGREEMENT_WINDOW = 5
 
 
-def matched_places(new: Look, old: Look) -> Cells:
-    """Where each cell of the new look was in the old one, whatever moved: (2, h, w)."""
-    return cell_centres(new.grid_hw) + _refined(as_cells(new.grey), as_cells(old.grey), _coarse_motion(new, old))
+def matched_places(new: Image, old: Image) -> Cells:
+    """Where each cell of the new image was in the old one, whatever moved: (2, h, w)."""
+    return cell_centres(new.grid_hw) + _refined(new.grey, old.grey, _coarse_motion(new, old))
 
 
-def agreement(new_grey: Cells, old_grey: Cells, places: Cells) -> tuple[Cells, Mask]:
-    """How alike cells (1, h, w) look to what lies at those places of an earlier look, and which of those lie inside.
-
-    The correlation of small windows, from -1 to 1, with as much noise as makes two flat ones alike; the less, the more
-    they differ in brightness, measured by the contrast of the whole image.
-    """
-    old, inside = sampled(old_grey, places)
-    stacked = np.concatenate([new_grey, old, new_grey * new_grey, old * old, new_grey * old])
-    new_mean, old_mean, new_square, old_square, product = window_mean(stacked, _AGREEMENT_WINDOW)
-    new_variance = np.maximum(new_square - new_mean * new_mean, 0) + _NOISE
-    old_variance = np.maximum(old_square - old_mean * old_mean, 0) + _NOISE
-    alike = (product - new_mean * old_mean + _NOISE) / np.sqrt(new_variance * old_variance)
-    off = new_mean - old_mean
-    off -= median(off)  # exposure
-    contrast = max(float(new_grey.var(ddof=1)), _NOISE)
-    return alike * np.exp(off * off / -contrast), inside
-
-
-def _coarse_motion(new: Look, old: Look) -> Cells:
+def _coarse_motion(new: Image, old: Image) -> Cells:
     """(2, h, w) in cells, from every token to the one it looks like, together with its neighbours."""
-    (rows, columns), (height, width) = new.tokens.shape[2:], new.grid_hw
-    tokens = _Tokens.of(rows, columns)
-    alike = tokens.with_neighbours(as_cells(new.tokens[0].flatten(1).T @ old.tokens[0].flatten(1)))
+    (rows, columns), (height, width) = new.tokens.shape[1:], new.grid_hw
+    grid = _Tokens.of(rows, columns)
+    of_new, of_old = (torch.from_numpy(image.tokens.reshape(len(image.tokens), -1)) for image in (new, old))
+    with torch.autocast("cpu", enabled=False):  # the host's is not for this
+        alike = grid.with_neighbours(as_array(of_new.T @ of_old))
     best = alike.argmax(axis=1)
-    near, there = tokens.neighbours[best], tokens.has_neighbours[best]
-    likeness = np.take_along_axis(alike, near, axis=1) * np.float32(_SHARPNESS)
+    near, there = grid.neighbours[best], grid.has_neighbours[best]
+    likeness = alike.ravel()[near + grid.first_of_row] * _SHARPNESS
     weights = np.exp(likeness - likeness.max(axis=1, keepdims=True)) * there
     weights /= weights.sum(axis=1, keepdims=True)
-    motion = (weights * tokens.places[:, near]).sum(axis=2) - tokens.places
+    motion = (weights * grid.places[:, near]).sum(axis=2) - grid.places
     motion = _median_of_neighbours(motion.reshape(2, rows, columns))
     motion *= np.array([width / columns, height / rows], dtype=np.float32)[:, None, None]
-    fine: Cells = linear_between(height, rows) @ motion @ linear_between(width, columns).T
-    return fine
+    return spread(motion, (height, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +62,15 @@ class _Tokens:
         places: (2, n) float32 column and row of each.
         neighbours: (n, 9) each and its neighbours; where there is none, the nearest that there is.
         has_neighbours: (n, 9) bool, where there is one.
+        first_of_row: (n, 1) where each one's row begins in a matrix (n, n).
         steps: down and to the right: how many tokens one step is; (n, n) float32, 1 where two tokens both have one a
             step back; and how many pairs there are of them: here, a step back and a step on.
     """
 
     places: Cells
-    neighbours: np.ndarray
+    neighbours: npt.NDArray[np.intp]
     has_neighbours: Mask
+    first_of_row: npt.NDArray[np.intp]
     steps: list[tuple[int, Cells, Cells]]
 
     @classmethod
@@ -105,6 +89,7 @@ class _Tokens:
             np.stack([column, row]).astype(np.float32),
             inside[0] * columns + inside[1],
             (inside[0] == beside[0]) & (inside[1] == beside[1]),
+            np.arange(rows * columns)[:, None] * (rows * columns),
             steps,
         )
 
@@ -153,6 +138,7 @@ def _refined(new_grey: Cells, old_grey: Cells, motion: Cells) -> Cells:
         old, inside = sampled(old_grey, centres + motion)
         off = (old - window_mean(old, _WINDOW) - brighter) * inside
         x, y = window_mean(slopes * off, _WINDOW)
-        step = np.stack([xy * y - yy * x, xy * x - xx * y]) / determinant
-        motion = window_mean(motion + step.clip(-_LONGEST_STEP, _LONGEST_STEP), 3)
+        step = np.stack([xy * y - yy * x, xy * x - xx * y])
+        step /= determinant
+        motion = window_mean(motion + np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP), 3)
     return motion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -11,7 +12,7 @@ from typing_extensions import Self
 
 from spaceclip_plugin.depth import Intrinsics
 from spaceclip_plugin.steady.fusion import FusedDepth
-from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, Cells, cell_centres, sampled, window_mean
+from spaceclip_plugin.steady.grid import ON_ONE_SURFACE, Cells, cell_centres, window_mean
 
 _NEAREST = 0.05  # of the scene's depth; what comes nearer to the camera than that is not looked for
 _HALF_A_CELL = 0.1  # ln depth that half a cell may come to
@@ -78,14 +79,13 @@ class Motion:
     translation_m: Cells
 
     @classmethod
-    def of(cls, matrix: _Array) -> Self:
-        """That of a rigid matrix (4, 4)."""
-        single = matrix.astype(np.float32)
-        return cls(single[:3, :3], single[:3, 3])
+    def of(cls, rotation: _Array, translation_m: _Array) -> Self:
+        """The same in single precision."""
+        return cls(rotation.astype(np.float32), translation_m.astype(np.float32))
 
     def angle(self) -> float:
         """How far it turns, in radians."""
-        return float(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1)))
+        return math.acos(max(-1.0, min(1.0, (float(self.rotation.trace()) - 1) / 2)))
 
     def inverse(self) -> Motion:
         """The way back."""
@@ -97,6 +97,12 @@ class Motion:
         points = turned * depth_m
         points += self.translation_m.reshape(3, *[1] * depth_m.ndim)
         return points
+
+    def depths(self, rays: Cells, depth_m: Cells) -> Cells:
+        """(h, w) depth in the other frame of points at depth (h, w) along rays (3, h, w)."""
+        turned = (self.rotation[2:] @ rays.reshape(3, -1)).reshape(depth_m.shape)
+        depths: Cells = turned * depth_m + self.translation_m[2]
+        return depths
 
 
 def places_before(rays: Rays, log_depth: Cells, back: Motion, *, every: int = 1) -> Cells:
@@ -130,26 +136,28 @@ def carried(rays: Rays, earlier: FusedDepth, onward: Motion) -> FusedDepth:
     of_nearest = np.where(depth == nearest[target], earlier.variance.ravel(), np.float32(0))
     variance = np.zeros_like(nearest)
     np.maximum.at(variance, target, of_nearest)
-    there = np.isfinite(nearest[:-1])
+    there = nearest[:-1] < np.inf
     deep = np.log(np.where(there, nearest[:-1], np.float32(1)))
     shape = (height, width)
     return _without_holes(FusedDepth(deep.reshape(shape), variance[:-1].reshape(shape), there.reshape(shape)))
 
 
-def between_cells(rays: Rays, earlier: FusedDepth, seen: FusedDepth, places: Cells, onward: Motion) -> FusedDepth:
+def between_cells(
+    rays: Rays, earlier: tuple[Cells, Cells], seen: FusedDepth, places: Cells, onward: Motion
+) -> FusedDepth:
     """What was carried, to a part of a cell: read between the cells of the earlier frame, on one surface.
 
     Depth that lands in a cell is that of a place up to half a cell away, and on a floor that is some per cent.
 
     Args:
-        rays, earlier, onward: as for `carried`.
-        seen: what that gave.
+        rays, onward: as for `carried`.
+        earlier: (h, w) ln depth of the earlier frame at those places, and the share that is known of what that is of.
+        seen: what was carried.
         places: (2, h, w) where each cell was in the earlier frame, by what was carried.
     """
-    (log_depth, known), inside = sampled(np.stack([earlier.log_depth, earlier.known.astype(np.float32)]), places)
-    z = onward.points(rays.through(places), np.exp(log_depth))[2]
-    finer = np.log(np.maximum(z, _LEAST_M))
-    near = inside & (known > ON_ONE_SURFACE) & (np.abs(finer - seen.log_depth) < _HALF_A_CELL)
+    log_depth, known = earlier
+    finer = np.log(np.maximum(onward.depths(rays.through(places), np.exp(log_depth)), _LEAST_M))
+    near = (known > ON_ONE_SURFACE) & (np.abs(finer - seen.log_depth) < _HALF_A_CELL)
     return replace(seen, log_depth=np.where(near, finer, seen.log_depth))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,36 +43,42 @@ def motion_seen(rays: Rays, points: Cells, known: Mask) -> tuple[Motion, Cells]:
             step = _step(rays, turn @ some + shift[:, None], target)
             turned = _rotation(step[3:])
             turn, shift = turned @ turn, turned @ shift + step[:3]
-    motion = Motion(turn.astype(np.float32), shift.astype(np.float32))
+    motion = Motion.of(turn, shift)
     brought = motion.rotation @ points.reshape(3, -1) + motion.translation_m[:, None]
     off_x, off_y = rays.places(brought, _NEAREST_M).reshape(centres.shape) - centres
-    return motion, np.hypot(off_x, off_y)
+    return motion, np.sqrt(off_x * off_x + off_y * off_y)
 
 
 def _step(rays: Rays, points: _Array, target: _Array) -> _Array:
     """(6,) how points (3, n) should shift and turn, to come nearer to the places (2, n) that they should be in."""
     camera = rays.camera
     closer = 1 / np.maximum(points[2], _NEAREST_M)
-    x, y = points[0] * closer, points[1] * closer
-    off_x = x * camera.fx_px + camera.cx_px - target[0]
-    off_y = y * camera.fy_px + camera.cy_px - target[1]
-    far = np.hypot(off_x, off_y)
+    x, y = points[:2] * closer
+    off = np.stack([x * camera.fx_px + camera.cx_px, y * camera.fy_px + camera.cy_px]) - target
+    far = np.sqrt((off * off).sum(axis=0))
     usual = max(_BEST_FIT, _USUAL_FIT * median(far))
     weight = 1 / (1 + (far / usual) ** 2) ** 2
-    none, xy = np.zeros_like(x), x * y
-    slopes_x = np.stack([closer, none, -x * closer, -xy, 1 + x * x, -y]) * camera.fx_px
-    slopes_y = np.stack([none, closer, -y * closer, -1 - y * y, xy, x]) * camera.fy_px
-    weighted_x, weighted_y = slopes_x * weight, slopes_y * weight
-    curvature = weighted_x @ slopes_x.T + weighted_y @ slopes_y.T
-    curvature += np.diag(_DAMPING[0] * np.diag(curvature) + _DAMPING[1])
-    step: _Array = -np.linalg.solve(curvature, weighted_x @ off_x + weighted_y @ off_y)
+    slopes = np.zeros((6, *off.shape))
+    slopes[0, 0] = slopes[1, 1] = closer
+    slopes[2] = -closer * (x, y)
+    slopes[3, 1], slopes[4, 0] = -1 - y * y, 1 + x * x
+    slopes[4, 1] = x * y
+    slopes[3, 0] = -slopes[4, 1]
+    slopes[5] = -y, x
+    slopes *= np.array([[camera.fx_px], [camera.fy_px]])
+    weighted, slopes = (slopes * weight).reshape(6, -1), slopes.reshape(6, -1)
+    curvature = weighted @ slopes.T
+    diagonal = curvature.reshape(-1)[::7]
+    diagonal *= 1 + _DAMPING[0]
+    diagonal += _DAMPING[1]
+    step: _Array = -np.linalg.solve(curvature, weighted @ off.reshape(-1))
     return step
 
 
 def _rotation(turn: _Array) -> _Array:
     """(3, 3), about an axis by its length in radians (Rodrigues)."""
-    angle = float(np.linalg.norm(turn))
+    angle = math.hypot(*turn)
     x, y, z = turn / max(angle, 1e-12)
     across = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    rotation: _Array = np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) * (across @ across)
+    rotation: _Array = np.eye(3) + math.sin(angle) * across + (1 - math.cos(angle)) * (across @ across)
     return rotation

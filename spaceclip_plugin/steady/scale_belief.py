@@ -66,11 +66,12 @@ class ScaleBelief:
         if not self.pieces:
             return 0.0, math.inf
         grid = self.log_scales
-        likelihood = self.evidence - (grid / _WIDE) ** 2 / 2
+        likelihood = self.evidence - grid * grid / (2 * _WIDE**2)
         density = np.exp(likelihood - likelihood.max())
         density /= density.sum()
-        mean = float(density @ grid)
-        certainty = 1 / float(density @ (grid - mean) ** 2) - 1 / _WIDE**2
+        mean = float((density * grid).sum())
+        off = grid - mean
+        certainty = 1 / float((density * off * off).sum()) - 1 / _WIDE**2
         if certainty <= 0:
             return 0.0, math.inf
         mean *= 1 + 1 / (_WIDE**2 * certainty)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.depth import DepthMap
@@ -15,6 +16,7 @@ from spaceclip_plugin.depth.pose import poses_of_images
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.steady.fusion import FusedDepth, offset_of, uncertainty_of
+from spaceclip_plugin.steady.grid import Cells
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.scale_belief import ScaleBelief
 from spaceclip_plugin.steady.video import CAMERA, CUT, Video, View
@@ -68,16 +70,15 @@ class SteadyDepth:
         if depth.image_sizes is not None or len(look.grey) != len(depth):
             sizes = "several sizes" if depth.image_sizes is not None else f"{len(depth)}, and {len(look.grey)} looks"
             raise ConfigError(f"steady depth is of images of one size with a look of each, got images of {sizes}")
-        places = [None] * len(depth) if place is None else [*poses_of_images(place, len(depth)).numpy()]
+        given = [None] * len(depth) if place is None else poses_of_images(place, len(depth)).numpy()
         if len(depth) == 0:
             return depth
-        # The host's autocast is not for this; and what is not known may be infinite on the way.
-        with torch.no_grad(), torch.autocast(depth.depth_m.device.type, enabled=False), np.errstate(all="ignore"):
-            views = [View.of(depth[at], look[at], place) for at, place in enumerate(places)]
-            done = [self._updated((depth.camera, at), view) for at, view in enumerate(views)]
-        sds = [one.uncertainty_m for one in done if one.uncertainty_m is not None]
-        steady = tuple(told for one in done for told in one.steady)
-        return depth.steadied(torch.cat([one.depth_m for one in done]), torch.cat(sds) if sds else None, steady)
+        with np.errstate(all="ignore"):  # what is not known may be infinite on the way
+            views = zip(View.several(depth, look, given), depth.depth_m[:, None], strict=True)
+            done = [self._updated((depth.camera, at), *view) for at, view in enumerate(views)]
+        metres, sds, told = zip(*done, strict=True)
+        sd_m = None if depth.uncertainty_m is None else _as_map(sds, depth)
+        return depth.steadied(_as_map(metres, depth), sd_m, told)
 
     def reset(self, camera: str | None = None) -> None:
         """Forget a camera's frames, or all cameras': in a new place, or at the beginning of an episode."""
@@ -100,9 +101,10 @@ class SteadyDepth:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"a state is a SteadyDepth's state_dict(), got {shown(state)} ({error!r})") from error
 
-    def _updated(self, name: _Name, view: View) -> DepthMap:
+    def _updated(self, name: _Name, view: View, alone_m: Tensor) -> tuple[Cells, Cells | None, Steadiness]:
+        """What an image's depth and its uncertainty become, (H, W) metres each, and what is told of that."""
         video, doubt = self._videos.get(name), None
-        if not view.look.is_finite():
+        if not view.image.is_finite():
             reset: str | None = NOT_FINITE
         elif video is None:
             reset = FIRST
@@ -115,19 +117,18 @@ class SteadyDepth:
         log_scale, scale_sd = video.scale(view, self._others(name))
         if reset == NOT_FINITE:
             del self._videos[name]
-        return _given(view, video, (log_scale, scale_sd), reset, doubt)
+        depth_m = video.fine_m * np.float32(math.exp(-log_scale))
+        sd_m = uncertainty_of(view.pixels, depth_m, view.grid, scale_sd)
+        change = offset_of(FusedDepth.alone(view.grid), video.whole)
+        log_change = 0.0 if change is None else change - log_scale
+        return depth_m, sd_m, Steadiness(alone_m, video.frames, reset, video.carried, log_change, scale_sd, doubt)
 
     def _others(self, name: _Name) -> list[ScaleBelief]:
         """What the other cameras of the same robot have learnt of the scale."""
         return [one.belief for other, one in self._videos.items() if other[0] != name[0] and other[1] == name[1]]
 
 
-def _given(view: View, video: Video, scale: tuple[float, float], reset: str | None, doubt: str | None) -> DepthMap:
-    """The depth of the video's newest frame, in metres."""
-    log_scale, scale_sd = scale
-    depth_m = video.fine_m * math.exp(-log_scale)
-    sd_m = uncertainty_of(view.depth, depth_m, view.grid, scale_sd)
-    change = offset_of(FusedDepth.alone(view.grid), video.whole)
-    log_change = 0.0 if change is None else change - log_scale
-    told = Steadiness(view.depth.depth_m, video.frames, reset, video.carried, log_change, scale_sd, doubt)
-    return view.depth.steadied(depth_m[None], None if sd_m is None else sd_m[None], (told,))
+def _as_map(values: Sequence[Cells], depth: DepthMap) -> Tensor:
+    """(B, H, W) of an array each, where a map is."""
+    stacked = values[0][None] if len(values) == 1 else np.stack(values)
+    return torch.from_numpy(stacked).to(depth.depth_m.device)

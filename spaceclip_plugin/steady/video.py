@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from typing_extensions import Self
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.steady.following import Found, Pair, Place, Told
 from spaceclip_plugin.steady.fusion import FusedDepth, GridDepth, fused, offset_of, refined
-from spaceclip_plugin.steady.grid import Cells, as_cells, median
+from spaceclip_plugin.steady.grid import Cells, as_array, median
+from spaceclip_plugin.steady.likeness import Image
 from spaceclip_plugin.steady.look import Look
 from spaceclip_plugin.steady.motion import Rays
 from spaceclip_plugin.steady.parallax import Parallax, detail_of
+from spaceclip_plugin.steady.pixels import PixelDepth
 from spaceclip_plugin.steady.scale_belief import STEPS, ScaleBelief
 
 CAMERA = "another camera, lens or image size"
@@ -41,41 +43,46 @@ class View:
     """A frame of a video, before anything earlier has a say in it.
 
     Attributes:
-        depth: of one image, as the head gives it.
-        look: of that image.
+        camera: all that must not change within a video, in words.
+        step: host step in which it was taken.
+        image: what is seen.
         place: where the camera was, (4, 4) camera to world; None: not known.
-        grid: its depth on the look's grid.
+        pixels: its depth, as the head gives it.
+        grid: the same on the image's grid.
         rays: of the grid; None where the camera's lens is not known.
     """
 
-    depth: DepthMap
-    look: Look
+    camera: str
+    step: int
+    image: Image
     place: Place | None
+    pixels: PixelDepth
     grid: GridDepth
     rays: Rays | None
 
     @classmethod
-    def of(cls, depth: DepthMap, look: Look, place: Place | None) -> Self:
-        """That of a map of one image."""
-        look = look.cpu()
-        rays = None if depth.intrinsics is None else Rays.of(depth.intrinsics, look.grid_hw)
-        return cls(depth, look, place, GridDepth.of(depth, look.grid_hw), rays)
-
-    @property
-    def camera(self) -> str:
-        """All that must not change within a video, in words."""
-        depth = self.depth
-        return repr((depth.image_hw, tuple(depth.depth_m.shape), self.look.grid_hw, depth.intrinsics, depth.mapping))
+    def several(cls, depth: DepthMap, look: Look, places: Iterable[Place | None]) -> Iterator[Self]:
+        """Those of a map, a look and a place of each image."""
+        grid_hw, lens = look.grid_hw, depth.intrinsics
+        camera = _in_words(depth.image_hw, tuple(depth.depth_m.shape[1:]), grid_hw, lens, depth.mapping)
+        rays = None if lens is None else Rays.of(lens, grid_hw)
+        for image, place, pixels in zip(Image.several(look), places, PixelDepth.several(depth), strict=True):
+            yield cls(camera, depth.step, image, place, pixels, GridDepth.of(pixels, grid_hw), rays)
 
     @cached_property
     def detail(self) -> Cells:
         """(1, h, w) its image without its local mean, which parallax is looked for in."""
-        return detail_of(as_cells(self.look.grey))
+        return detail_of(self.image.pattern.grey)
 
     @property
     def prior_sd(self) -> float:
         """Standard deviation of the scale of the head's depth, in ln depth, before anyone else tells of it."""
         return math.sqrt(max(self.grid.scale_variance, _LEAST_SCALE_VARIANCE))
+
+
+@lru_cache(maxsize=32)
+def _in_words(*of_camera: Hashable) -> str:
+    return repr(of_camera)
 
 
 @dataclass(eq=False)
@@ -85,7 +92,7 @@ class Video:
     Attributes:
         camera: see `View.camera`.
         step: host step of the newest frame.
-        look: of the newest frame.
+        image: of the newest frame.
         place: of its camera, where that is known.
         whole: what all frames say, where the newest sees it.
         fine_m: (H, W) what was given for the newest.
@@ -99,10 +106,10 @@ class Video:
 
     camera: str
     step: int
-    look: Look
+    image: Image
     place: Place | None
     whole: FusedDepth
-    fine_m: Tensor
+    fine_m: Cells
     frames: int = 1
     carried: float = 0.0
     belief: ScaleBelief = field(default_factory=ScaleBelief)
@@ -114,9 +121,9 @@ class Video:
     def begun(cls, view: View, belief: ScaleBelief | None = None) -> Self:
         """A video of one frame, and what is known of the scale from elsewhere."""
         whole = FusedDepth.alone(view.grid)
-        fine_m = refined(view.depth, view.grid, whole)
+        fine_m = refined(view.pixels, view.grid, whole)
         kept = ScaleBelief() if belief is None else belief
-        video = cls(view.camera, view.depth.step, view.look, view.place, whole, fine_m, belief=kept)
+        video = cls(view.camera, view.step, view.image, view.place, whole, fine_m, belief=kept)
         if view.place is not None:
             video.key = (view.detail, view.place)
         return video
@@ -134,7 +141,7 @@ class Video:
         """
         if view.camera != self.camera:
             return CAMERA, None
-        if not 0 <= view.depth.step - self.step <= _LONGEST_PAUSE:
+        if not 0 <= view.step - self.step <= _LONGEST_PAUSE:
             return PAUSED, None
         found = self._found(view, self._scale_to_look_with(view, others))
         if found is None:
@@ -147,9 +154,9 @@ class Video:
         self.belief.shift(toward)
         self.whole, both = fused(found.earlier.scaled(toward), view.grid, offset - toward)
         self.carried = float(np.count_nonzero(both) / both.size)
-        before = (self.fine_m * math.exp(toward), found.still)
-        self.fine_m = refined(view.depth, view.grid, self.whole, before)
-        self.look, self.step, self.place = view.look, view.depth.step, view.place
+        before = (self.fine_m * math.exp(toward), found.still) if found.still.any() else None
+        self.fine_m = refined(view.pixels, view.grid, self.whole, before)
+        self.image, self.step, self.place = view.image, view.step, view.place
         seen = self._parallax(view, self.whole.log_depth)
         if seen is not None and view.place is not None:
             self._learn(seen)
@@ -161,10 +168,10 @@ class Video:
 
     def _found(self, view: View, log_scale: float) -> Found | None:
         """Its depth as the next frame sees it, looked for in metres as far as they are known."""
-        pair = Pair(self.look, view.look, self.whole.scaled(-log_scale), view.grid.scaled(-log_scale), view.rays)
+        pair = Pair(self.image, view.image, self.whole.scaled(-log_scale), view.grid.scaled(-log_scale), view.rays)
         told = None
         if self.place is not None and view.place is not None and self.doubt is None:
-            told = Told.by_places(self.place, view.place)
+            told = Told(self.place, view.place)
         found = pair.follow(told)
         return None if found is None else replace(found, earlier=found.earlier.scaled(log_scale))
 
@@ -183,9 +190,9 @@ class Video:
         if self.key is None or view.place is None or view.rays is None:
             return None
         key_detail, key_place = self.key
-        back = Told.by_places(view.place, key_place)
+        back = Told(view.place, key_place)
         depth_m = math.exp(median(log_depth) - self.scale(view, ())[0])
-        baseline = float(np.linalg.norm(back.onward.translation_m)) / depth_m
+        baseline = math.hypot(*back.onward.translation_m.tolist()) / depth_m
         turn = back.onward.angle()
         if baseline < _KEY_BASELINE and turn < _KEY_TURN:
             return None
@@ -211,8 +218,13 @@ class Video:
     def state_dict(self) -> dict[str, Any]:
         """Strings, numbers and tensors by name."""
         state: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
-        state |= {"grey": self.look.grey, "tokens": self.look.tokens}
-        arrays: dict[str, Any] = {"place": self.place, "evidence": self.belief.evidence}
+        arrays: dict[str, Any] = {
+            "grey": self.image.grey,
+            "tokens": self.image.tokens,
+            "fine_m": self.fine_m,
+            "place": self.place,
+            "evidence": self.belief.evidence,
+        }
         arrays |= {name: getattr(self.whole, name) for name in _OF_WHOLE}
         if self.key is not None:
             arrays["key_detail"], arrays["key_place"] = self.key
@@ -227,7 +239,7 @@ class Video:
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        arrays: dict[str, Any] = {name: as_cells(value) for name, value in state.items() if isinstance(value, Tensor)}
+        arrays: dict[str, Any] = {name: as_array(value) for name, value in state.items() if isinstance(value, Tensor)}
         (height, width), evidence = arrays["grey"].shape[1:], arrays["evidence"]
         grids = [arrays[name] for name in _OF_WHOLE]
         if any(grid.shape != (height, width) for grid in grids) or evidence.shape != (STEPS,):
@@ -236,15 +248,16 @@ class Video:
         belief.evidence, belief.offset, belief.pieces = evidence, float(state["offset"]), int(state["pieces"])
         return cls(
             **{name: state[name] for name in _PLAIN if name not in _MAY_LACK},
+            fine_m=arrays["fine_m"],
             place=arrays.get("place"),
             doubt=state.get("doubt"),
-            look=Look(state["grey"], state["tokens"]),
+            image=Image(arrays["grey"], arrays["tokens"]),
             whole=FusedDepth(*grids),
             belief=belief,
             key=(arrays["key_detail"], arrays["key_place"]) if "key_detail" in arrays else None,
         )
 
 
-_PLAIN = ("camera", "step", "fine_m", "frames", "carried", "doubt", "owed")
+_PLAIN = ("camera", "step", "frames", "carried", "doubt", "owed")
 _MAY_LACK = ("doubt",)
 _OF_WHOLE = ("log_depth", "variance", "known")

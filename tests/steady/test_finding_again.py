@@ -10,21 +10,23 @@ import pytest
 import torch
 from stand_ins.room_video import CAMERA, place, room
 
+from spaceclip_plugin.steady.following import Told
 from spaceclip_plugin.steady.fusion import FusedDepth
 from spaceclip_plugin.steady.grid import (
     Cells,
     all_nearby,
-    as_cells,
+    as_array,
     cell_centres,
     cell_means,
     grid_of,
-    linear_between,
     median,
     nearby_extremes,
     sampled,
+    spread,
     window_mean,
 )
-from spaceclip_plugin.steady.matching import agreement, matched_places
+from spaceclip_plugin.steady.likeness import Image, Pattern, agreement
+from spaceclip_plugin.steady.matching import matched_places
 from spaceclip_plugin.steady.motion import Motion, Rays, carried, places_before
 from spaceclip_plugin.steady.motion_seen import motion_seen
 
@@ -33,11 +35,11 @@ RAYS = Rays.of(CAMERA, GRID)
 
 
 def grid_of_depth(depth_m: torch.Tensor) -> Cells:
-    return as_cells(cell_means(depth_m[None], GRID)[0])
+    return as_array(cell_means(depth_m[None], GRID)[0])
 
 
 def motion(before: torch.Tensor, now: torch.Tensor) -> Motion:
-    return Motion.of((torch.linalg.inv(now) @ before).numpy())
+    return Told(before.numpy(), now.numpy()).onward
 
 
 def true_places(before: torch.Tensor, now: torch.Tensor) -> Cells:
@@ -81,11 +83,21 @@ def test_the_median_is_that_of_torch(count: int) -> None:
     assert median(values) == float(torch.from_numpy(values).median())
 
 
-@pytest.mark.parametrize(("count", "of"), [(56, 14), (42, 11), (3, 1)])
-def test_values_between_others_are_those_of_torch(count: int, of: int) -> None:
-    values = random(of)
-    wanted = torch.nn.functional.interpolate(torch.from_numpy(values)[None, None], size=count, mode="linear")[0, 0]
-    np.testing.assert_allclose(linear_between(count, of) @ values, wanted, rtol=0, atol=1e-5)
+@pytest.mark.parametrize(("of", "size"), [((14, 14), (56, 42)), ((56, 40), (14, 80)), ((1, 2), (3, 1))])
+def test_what_is_between_cells_is_that_of_torch(of: tuple[int, int], size: tuple[int, int]) -> None:
+    maps = random(2, *of)
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size=size, mode="bilinear")[0]
+    np.testing.assert_allclose(spread(maps, size), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (1, 4), (3, 1)])
+def test_what_is_read_between_cells_is_that_of_torch(size: tuple[int, int]) -> None:
+    maps, places = random(3, *size), np.abs(random(2, 40)) * 4 - 1
+    at = torch.from_numpy(places.T / np.array(size[::-1], dtype=np.float32) * 2 - 1)[None, None]
+    wanted = torch.nn.functional.grid_sample(
+        torch.from_numpy(maps)[None], at, padding_mode="border", align_corners=False
+    )
+    np.testing.assert_allclose(sampled(maps, places)[0], wanted[0, :, 0], rtol=0, atol=1e-5)
 
 
 def test_maps_are_read_between_cells_and_outside_is_told() -> None:
@@ -100,9 +112,9 @@ def test_maps_are_read_between_cells_and_outside_is_told() -> None:
 @pytest.mark.parametrize("now", [place(0.05), place(0.0, 0.06), place(pan=0.1), place(0.04, pan=-0.25)])
 def test_surfaces_are_found_again_to_a_part_of_a_cell(now: torch.Tensor) -> None:
     before = place()
-    old, new = room(before).look(), room(now).look()
+    [old], [new] = (Image.several(room(at).look()) for at in (before, now))
     truth = true_places(before, now)
-    inside = sampled(as_cells(old.grey), truth)[1]
+    inside = sampled(old.grey, truth)[1]
     off = np.linalg.norm(matched_places(new, old) - truth, axis=0)[inside]
     assert np.median(off) < 0.35  # of a cell of four pixels
     assert (off < 1.5).mean() > 0.8
@@ -110,17 +122,17 @@ def test_surfaces_are_found_again_to_a_part_of_a_cell(now: torch.Tensor) -> None
 
 def test_what_is_at_its_place_agrees_and_what_is_not_does_not() -> None:
     before, now = place(), place(0.04, pan=-0.1)
-    old, new = as_cells(room(before).look().grey), as_cells(room(now).look().grey)
+    old, new = as_array(room(before).look().grey), as_array(room(now).look().grey)
     truth = true_places(before, now)
-    alike, inside = agreement(new, old, truth)
-    elsewhere, _ = agreement(new, old, truth + 6.0)
+    (there, inside), (elsewhere, _) = (sampled(old, places) for places in (truth, truth + 6.0))
+    alike, unlike = (agreement(Pattern.of(new), Pattern.of(grey)) for grey in (there, elsewhere))
     assert np.median(alike[inside]) > 0.9
-    assert np.median(elsewhere[inside]) < 0.3
+    assert np.median(unlike[inside]) < 0.3
 
 
 def test_exposure_changes_no_agreement() -> None:
-    grey = as_cells(room(place()).look().grey)
-    alike, _ = agreement(grey, grey + np.float32(0.7), cell_centres(GRID))
+    grey = as_array(room(place()).look().grey)
+    alike = agreement(Pattern.of(grey), Pattern.of(grey + np.float32(0.7)))
     np.testing.assert_allclose(alike, 1.0, rtol=0, atol=1e-3)
 
 

@@ -9,7 +9,7 @@ import torch
 from stand_ins.room_video import CAMERA, place, room
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
-from spaceclip_plugin.steady.grid import as_cells, cell_means
+from spaceclip_plugin.steady.grid import as_array, cell_means
 from spaceclip_plugin.steady.motion import Rays
 from spaceclip_plugin.steady.parallax import Parallax, detail_of
 from spaceclip_plugin.steady.scale_belief import ScaleBelief
@@ -22,9 +22,9 @@ SCALES = ScaleBelief().log_scales
 def parallax(now: torch.Tensor, said_before: torch.Tensor, said_now: torch.Tensor, *, factor: float = 1.0) -> Parallax:
     """What is seen of a camera that went from `place()` to `now`, and is said to have gone elsewhere."""
     old, new = room(place()), room(now)
-    details = detail_of(as_cells(new.look().grey)), detail_of(as_cells(old.look().grey))
-    log_depth = as_cells(cell_means((new.depth_m * factor)[None], GRID)[0].log())
-    back = Told.by_places(said_now.numpy(), said_before.numpy())
+    details = detail_of(as_array(new.look().grey)), detail_of(as_array(old.look().grey))
+    log_depth = as_array(cell_means((new.depth_m * factor)[None], GRID)[0].log())
+    back = Told(said_now.numpy(), said_before.numpy())
     return Parallax.seen(details, RAYS, log_depth, back, SCALES)
 
 
