@@ -103,16 +103,19 @@ class CameraMappings:
         elif not _fits(mapping, depth):
             reason = f"its configuration says that its tower sees {mapping.tower_hw}, and it saw {depth.image_hw}"
         else:
-            reason = self._disagreement(mapping, declared, depth, decoded)
+            anchor = declared.anchor
+            reason = "" if anchor is None else self._disagreement(mapping, declared, anchor, depth, decoded)
         if not reason:
             return self._mapped(depth, mapping, decoded)
         return depth if decoded.blank else self._unmapped(declared, depth, decoded, reason)
 
-    def _disagreement(self, mapping: ImageMapping, declared: PolicyCameras, depth: DepthMap, decoded: Decoded) -> str:
+    def _disagreement(
+        self, mapping: ImageMapping, declared: PolicyCameras, anchor: Anchor, depth: DepthMap, decoded: Decoded
+    ) -> str:
         """Why the pixels do not bear out a mapping; empty where they do."""
         # A blank image is all border and says nothing.
         showing = [one for one in decoded.borders or () if one[0] < depth.image_hw[0]]
-        verdicts = {verdict(one, mapping, declared.anchor) for one in showing}
+        verdicts = {verdict(one, mapping, anchor) for one in showing}
         if verdicts == {"as declared"}:
             if depth.camera is None and len(depth) < len(declared.mappings):
                 return ""  # not all cameras in one call: the next that has no name may be another one
@@ -132,8 +135,7 @@ class CameraMappings:
         """Depth that says why it has no mapping, without what is of the padding's value."""
         message = (
             f"how {declared.policy} made the image of {_whose(depth.camera)} is not known: {reason}; give the size "
-            f"that the camera has: mapping={{{depth.camera or '…'!r}: ImageMapping.letterboxed((H, W), "
-            f"{tuple(depth.image_hw)}, anchor={declared.anchor!r})}}"
+            f"that the camera has: mapping={{{depth.camera or '…'!r}: {_constructor(declared, depth.image_hw)}}}"
         )
         if depth.camera not in self._warned:
             self._warned.add(depth.camera)
@@ -170,6 +172,12 @@ def _check_names(mappings: Mapping[str, ImageMapping], cameras: Sequence[str]) -
 
 def _fits(mapping: ImageMapping, depth: DepthMap) -> bool:
     return tuple(mapping.tower_hw) == tuple(depth.image_hw) and depth.image_sizes is None
+
+
+def _constructor(declared: PolicyCameras, tower_hw: tuple[int, int]) -> str:
+    if declared.anchor is None:
+        return f"ImageMapping.stretched((H, W), {tuple(tower_hw)})"
+    return f"ImageMapping.letterboxed((H, W), {tuple(tower_hw)}, anchor={declared.anchor!r})"
 
 
 def _whose(camera: str | None) -> str:

@@ -52,8 +52,10 @@ class PolicyCameras:
         order: in which it runs its tower.
         mappings: how it makes the tower's image out of each camera's, by camera name; empty where that is not said.
             What is measured of a camera later may take the place of what was configured.
-        anchor: where it puts the camera's image in the tower's.
+        anchor: where it puts the camera's image in the tower's, whose padding is compared with the mappings; None: it
+            pads none, and the mappings are believed wherever the tower's image is of their size.
         preparation: what makes its tower's images out of photos, such as a function of its own; None: not said.
+        lacking: why there is none, for a warning; empty: nobody knows.
 
     Example:
         A policy that centres 480x640 images in its tower's:
@@ -68,8 +70,9 @@ class PolicyCameras:
     policy: str
     order: CameraOrder = CameraOrder()
     mappings: dict[str, ImageMapping] = field(default_factory=dict)
-    anchor: Anchor = "centre"
+    anchor: Anchor | None = "centre"
     preparation: ImagePreparation | None = None
+    lacking: str = ""
 
 
 def declared_cameras(holders: Iterable[nn.Module]) -> PolicyCameras | None:

@@ -30,8 +30,8 @@ def preparation_of(host: nn.Module, spec: TowerSpec) -> ImagePreparation:
         return told
     if declared is not None:
         _logger.warning(
-            "how %s prepares photos is not known: they are stretched to its tower's image; say otherwise with "
-            "--preparation %s", declared.policy, WAYS,
+            "how %s prepares photos is not known%s: they are stretched to its tower's image; say otherwise with "
+            "--preparation %s", declared.policy, declared.lacking and f" ({declared.lacking})", WAYS,
         )  # fmt: skip
     return DeclaredPreparation(ImageGeometry.STRETCH, spec)
 

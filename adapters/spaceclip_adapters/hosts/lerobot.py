@@ -16,6 +16,7 @@ from torch import nn
 from spaceclip_adapters.hosts.absent_parts import check_unexpected, drop_absent
 from spaceclip_adapters.hosts.config_alone import Replacements, of_configs_alone
 from spaceclip_adapters.hosts.hub_files import NotInRepositoryError, fetch
+from spaceclip_adapters.hosts.lerobot_preprocessor import declare_preprocessor
 from spaceclip_adapters.hosts.lerobot_types import check_tower, no_such_type
 from spaceclip_adapters.hosts.weights import (
     Weights,
@@ -80,6 +81,7 @@ def load_lerobot(name: str, weights: Path | None = None, *, random: bool = False
     else:
         _load(policy, name, given, source=str(file))
         policy._commit_hash = commit if weights is None else None  # type: ignore[assignment]
+    declare_preprocessor(policy, name, config_file.parent, commit=commit)
     return frozen(policy)
 
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from spaceclip_plugin.attach.declared import CameraOrder, PolicyCameras, camera_name
-from spaceclip_plugin.bridges.lerobot.families import family_of, pair
+from spaceclip_plugin.bridges.lerobot.families.by_class import family_of
+from spaceclip_plugin.bridges.lerobot.families.family import camera_hw
 from spaceclip_plugin.bridges.lerobot.own_preparation import PLACEHOLDER, OwnPreparation
-from spaceclip_plugin.depth import ImageMapping
-from spaceclip_plugin.errors import ConfigError
-
-_CHANNELS = 3
+from spaceclip_plugin.errors import ConfigError, HostError
 
 
 def camera_names(policy: nn.Module) -> dict[str, str]:
@@ -35,24 +33,19 @@ def declared_cameras(policy: nn.Module) -> PolicyCameras:
     if family.camera_by_camera:
         leaves_out = family.leaves_out and getattr(config, "empty_cameras", None) == len(placeholders)
         order = CameraOrder(tuple(cameras), placeholders, leaves_out)
-    tower_hw = family.tower_hw(policy)
+    name, reason = type(policy).__name__, family.lacking(policy)
+    try:
+        own = OwnPreparation(policy, family)
+    except HostError as error:
+        return PolicyCameras(name, order, anchor=family.anchor, lacking=reason or str(error))
     mappings = {}
-    for name, feature in cameras.items():
-        camera_hw = _camera_hw(feature)
-        if tower_hw is None or camera_hw is None or name in placeholders:
+    for camera, feature in cameras.items():
+        hw = camera_hw(feature)
+        if not own.takes_photos or hw is None or camera in placeholders:
             continue
         try:
-            mappings[name] = ImageMapping.letterboxed(camera_hw, tower_hw, anchor=family.anchor)
+            mappings[camera] = own.of_camera(hw)
         except ConfigError:  # a size that no image can have: declared by mistake, and told by the policy itself
             continue
-    own = OwnPreparation.of(policy)
-    preparation = own if own is not None and own.takes_photos else None
-    return PolicyCameras(type(policy).__name__, order, mappings, family.anchor, preparation)
-
-
-def _camera_hw(feature: object) -> tuple[int, int] | None:
-    """Height and width in the shape of a camera's feature, channels first or last."""
-    shape = tuple(getattr(feature, "shape", None) or ())
-    if len(shape) != 3:
-        return None
-    return pair(shape[1:] if shape[0] == _CHANNELS else shape[:2] if shape[2] == _CHANNELS else None)
+    preparation = None if reason or not own.takes_photos else own
+    return PolicyCameras(name, order, mappings, family.anchor, preparation, reason)

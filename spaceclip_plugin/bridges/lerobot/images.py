@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spaceclip_plugin.attach.declared import PolicyCameras, declared_cameras
 from spaceclip_plugin.attach.preparations import told_preparation
-from spaceclip_plugin.bridges.lerobot.families import family_of
+from spaceclip_plugin.bridges.lerobot.families.by_class import family_of
 from spaceclip_plugin.bridges.lerobot.own_preparation import OwnPreparation
 from spaceclip_plugin.data.preparation import DeclaredPreparation, ImagePreparation
 from spaceclip_plugin.depth import ImageMapping
@@ -38,6 +38,7 @@ class CameraGeometry:
         config = getattr(policy, "config", None)
         unresized = getattr(config, "resize_imgs_with_padding", ()) is None
         self._as_they_are = unresized and family_of(policy) is not None
+        self._own = OwnPreparation.known(policy)
 
     def see(self, camera: str, camera_hw: tuple[int, int]) -> None:
         """Tell the size of a camera's images, (H, W) pixels; a warning where the configuration says another."""
@@ -60,10 +61,15 @@ class CameraGeometry:
             return None
         if self._as_they_are:
             return ImageMapping.stretched(camera_hw, camera_hw)
+        if self._own is not None and self._own.takes_photos:
+            return self._own.of_camera(camera_hw)
         sizes = {mapping.tower_hw for mapping in self._configured.values()}
         if self.declared is None or len(sizes) != 1:
             return None
-        return ImageMapping.letterboxed(camera_hw, sizes.pop(), anchor=self.declared.anchor)
+        tower_hw, anchor = sizes.pop(), self.declared.anchor
+        if anchor is None:
+            return ImageMapping.stretched(camera_hw, tower_hw)
+        return ImageMapping.letterboxed(camera_hw, tower_hw, anchor=anchor)
 
 
 class Preparation:

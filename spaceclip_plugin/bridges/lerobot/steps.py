@@ -67,9 +67,9 @@ class DepthProcessorStep(HeadStep, ObservationProcessorStep):  # type: ignore[mi
 
     With `fresh=False` it tells what the tower saw last, one step ago or more: a policy that queues actions looks once
     per chunk. With `fresh=True` it runs the tower alone on the present images, at every step, which costs one run of
-    it. They are prepared as `ImageGeometry.declare` says of the policy, else by the policy's own function where it has
-    one (SmolVLA, pi0 and its family, X-VLA) and takes its images without normalisation, so that the depth is bit for
-    bit that of the policy's own run, and a log names the function; elsewhere from images in [0, 1] as those were that
+    it. They are prepared as `ImageGeometry.declare` says of the policy, else by the policy's own means where these are
+    known (`README.md` beside this file lists them), so that the depth is bit for bit that of the policy's own run, and
+    a log names them; elsewhere from images in [0, 1] as those were that
     the head learnt on (`DepthHeadConfig.preparation`), stretched where it does not tell.
 
     With `steady=True` earlier frames of the episode have a say in the depth, robot by robot (`SteadyDepth`), for the

@@ -12,15 +12,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import lerobot
 import torch
 import transformers
 from packaging.version import Version
 from packed_policies import GROOT, MOLMOACT2, XVLA, groot_config, molmo_config, small_groot
+from processor_files import save_qwen, save_tokenizer
 from row_policies import MULTI_TASK_DIT, PI0, PI0_FAST, PI05, SMOLVLA, small_clip, small_pi, small_smolvla
 from safetensors.torch import save_file
 from tiny_policy import BLOCKS, CHUNK, STATE, WIDTH, TinyPolicy, features, policy_parts
@@ -111,38 +110,6 @@ _QWEN_VISION = {
 _TOKENS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
 
 
-class _Tokenizer:
-    """As many tokens as the small language models know; new ones have no room."""
-
-    pad_token_id = 0
-    padding_side = "left"
-
-    def __len__(self) -> int:
-        return _LANGUAGE["vocab_size"]
-
-    def get_vocab(self) -> dict[str, int]:
-        return {}
-
-    def add_tokens(self, *_: object, **__: object) -> None:
-        return
-
-    def convert_tokens_to_ids(self, _: object) -> int:
-        return 7
-
-
-@contextmanager
-def _without_text(module: str, *names: str) -> Iterator[None]:
-    """Tokenizers and processors, which are files of the Hub, replaced in a module of LeRobot's policies."""
-    tokenizer = _Tokenizer()
-    processor = SimpleNamespace(tokenizer=tokenizer)
-    found = {
-        name: SimpleNamespace(from_pretrained=lambda *_, of=tokenizer if "Token" in name else processor, **__: of)
-        for name in names
-    }
-    with mock.patch.multiple(importlib.import_module(f"lerobot.policies.{module}"), **found):
-        yield
-
-
 def _eo1(base: Path) -> nn.Module:
     _, policy_class, config_class = policy_parts("eo1", "EO1Policy", "EO1Config")
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1]}
@@ -150,6 +117,7 @@ def _eo1(base: Path) -> nn.Module:
         text_config={**_LANGUAGE, "rope_scaling": rope}, vision_config={**_QWEN_VISION, "patch_size": 14}, **_TOKENS
     )
     transformers.Qwen2_5_VLForConditionalGeneration(config).save_pretrained(base)
+    save_qwen(base, "Qwen2_5_VLProcessor", patch=14)
     return policy_class(config_class(**features(), chunk_size=CHUNK, vlm_base=str(base), dtype="float32"))
 
 
@@ -169,6 +137,7 @@ def _evo1(base: Path) -> nn.Module:
         image_seq_length=4,
     )
     transformers.InternVLModel(config).save_pretrained(base)
+    save_tokenizer(base, image_token="<IMG_CONTEXT>")
     settings = config_class(
         **features(),
         chunk_size=CHUNK,
@@ -204,6 +173,8 @@ def _vla_jepa(base: Path) -> nn.Module:
         frames_per_clip=4,
     )
     transformers.VJEPA2Model(jepa).save_pretrained(base / "jepa")
+    save_qwen(base / "qwen", "Qwen3VLProcessor", patch=16)
+    transformers.VJEPA2VideoProcessor().save_pretrained(base / "jepa")
     settings = config_class(
         **features(),
         chunk_size=CHUNK,
@@ -219,15 +190,6 @@ def _vla_jepa(base: Path) -> nn.Module:
     return policy_class(settings)
 
 
-@contextmanager
-def _small_vla_jepa() -> Iterator[None]:
-    with (
-        _without_text("vla_jepa.qwen_interface", "AutoProcessor"),
-        _without_text("vla_jepa.modeling_vla_jepa", "AutoVideoProcessor"),
-    ):
-        yield
-
-
 def _wall_x(base: Path) -> nn.Module:
     for needed in ("peft", "torchdiffeq", "qwen_vl_utils"):  # without them its module has no classes
         importlib.import_module(needed)
@@ -241,26 +203,19 @@ def _wall_x(base: Path) -> nn.Module:
     )
     config.save_pretrained(base)
     save_file({}, base / "model.safetensors")
-    return policy_class(config_class(**features(), chunk_size=CHUNK, pretrained_name_or_path=str(base)))
+    save_qwen(base, "Qwen2_5_VLProcessor", patch=14)
+    return policy_class(
+        config_class(
+            **features(), chunk_size=CHUNK, pretrained_name_or_path=str(base), max_action_dim=6, max_state_dim=STATE
+        )
+    )
 
 
 _NEW = (
     HostedPolicy("eo1", _eo1, "qwen-vl", "model.vlm_backbone.model.visual"),
-    HostedPolicy(
-        "evo1",
-        _evo1,
-        "internvl",
-        "model.embedder.model.vision_tower",
-        partial(_without_text, "evo1.internvl3_embedder", "AutoTokenizer"),
-    ),
-    HostedPolicy("vla_jepa", _vla_jepa, "qwen-vl", "model.qwen.model.model.visual", _small_vla_jepa),
-    HostedPolicy(
-        "wall_x",
-        _wall_x,
-        "qwen-vl",
-        "model.visual",
-        partial(_without_text, "wall_x.modeling_wall_x", "AutoProcessor"),
-    ),
+    HostedPolicy("evo1", _evo1, "internvl", "model.embedder.model.vision_tower"),
+    HostedPolicy("vla_jepa", _vla_jepa, "qwen-vl", "model.qwen.model.model.visual"),
+    HostedPolicy("wall_x", _wall_x, "qwen-vl", "model.visual"),
 )
 
 _EVERYWHERE = (_of(SMOLVLA, "smolvla", sizes=small_smolvla), _of(XVLA, "xvla"))

@@ -183,6 +183,14 @@ def _molmo_batch(robots: int) -> Batch:
     return {**seen, **molmo_inputs(images, robots, crop_mode="resize")}
 
 
+MOLMO_PROCESSOR = {
+    "size": {"height": _MOLMO_SIDE, "width": _MOLMO_SIDE},
+    "patch_size": _MOLMO_PATCH,
+    "crop_mode": "resize",
+}
+"""What a checkpoint's processor_config.json says, of one crop for each image."""
+
+
 def molmo_inputs(images: Sequence[Tensor], robots: int, **options: Any) -> Batch:
     """Images (3, H, W) of every robot in turn, cut by MolmoAct2's image processor, and a prompt that holds them."""
     side = {"height": _MOLMO_SIDE, "width": _MOLMO_SIDE}
@@ -256,7 +264,7 @@ _GROOT = {
     "hidden_size": 32,
     "input_embedding_dim": 32,
     "action_horizon": CHUNK,
-    "max_num_embodiments": 2,
+    "max_num_embodiments": 32,
     "num_inference_timesteps": 2,
     "diffusion_model_cfg": {**_DIT, "num_layers": 2, "output_dim": 32, "interleave_self_attention": True},
     "vl_self_attention_cfg": {**_DIT, "num_layers": 1},

@@ -7,6 +7,7 @@ that a user would run.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import logging
@@ -23,14 +24,14 @@ import lerobot
 import numpy as np
 import torch
 import transformers
+from acting_policies import batch_of, loaded, saved, tower_input
 from hosted_policies import HOSTED, HostedPolicy
 from recorded_sets import record, record_measured
-from step_world import act, head_for, shown
+from step_world import act, head_for
 from torch import nn
 
 from spaceclip_adapters.hosts.lerobot_types import NO_TOWER, RELEASES
 from spaceclip_plugin import attach_depth_head
-from spaceclip_plugin.bridges.lerobot.families import family_of
 from spaceclip_plugin.cli.outputs import Result
 from spaceclip_plugin.errors import HostError
 from spaceclip_plugin.towers import load_host
@@ -47,7 +48,7 @@ class LackingError(Exception):
     """What the package does not do for a policy, without any error of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tried:
     """A policy as LeRobot built it, the folder it was saved in, and where the data and the runs lie."""
 
@@ -55,6 +56,11 @@ class Tried:
     policy: nn.Module
     folder: Path
     place: Path
+
+    @functools.cached_property
+    def loaded(self) -> Any:
+        """The policy of that folder, able to act."""
+        return loaded(self.hosted, self.folder)
 
     @property
     def name(self) -> str:
@@ -76,28 +82,27 @@ def _host(tried: Tried) -> None:
 
 def _preparation(tried: Tried) -> None:
     """Photos reach the tower alone as the bits that the policy shows it when it acts on them."""
-    policy, tiny = tried.policy, tried.hosted.tiny
-    if family_of(policy) is None or tiny is None:
-        raise LackingError("how it prepares images is not known: photos are stretched, which a warning says")
     photo = np.random.default_rng(0).integers(0, 256, (*PHOTO_HW, 3), np.uint8)
-    head = head_for(policy)
-    with attach_depth_head(policy, head) as attachment:
-        act(policy, shown(tiny, photo))
-        acted_on = attachment.features()[0]
-        attachment.refresh(attachment.preparation([photo]))
-        alone = attachment.features()[-1]
-    for tap in head.taps:
-        torch.testing.assert_close(alone.hidden[tap][0], acted_on.hidden[tap][0], atol=1e-5, rtol=1e-5)
+    policy = tried.loaded
+    acted_on = tower_input(policy, lambda: act(policy, batch_of(tried.hosted, policy, photo)))
+    with attach_depth_head(policy, head_for(policy)) as attachment:
+        prepared = attachment.preparation([photo])
+        if not attachment.preparation.name.startswith(f"{type(policy).__name__}."):
+            raise LackingError("how it prepares images is not known: photos are stretched, which a warning says")
+        alone = tower_input(policy, lambda: attachment.refresh(prepared))
+    if not torch.equal(alone, acted_on[: len(alone)]):
+        raise LackingError("other pixels than those that it acts on")
 
 
 def _mapping(tried: Tried) -> None:
     """Depth that comes while the policy acts lies over its cameras' own images."""
-    policy, tiny = tried.policy, tried.hosted.tiny
-    if family_of(policy) is None or tiny is None:
-        raise LackingError("nor where its cameras' pixels lie in its tower's images")
+    policy = tried.loaded
+    photo = np.random.default_rng(1).integers(0, 256, (*PHOTO_HW, 3), np.uint8)
     with attach_depth_head(policy, head_for(policy)) as attachment:
-        act(policy, tiny.batch(1))
+        act(policy, batch_of(tried.hosted, policy, photo))
         for depth in attachment.read():
+            if depth.mapping is None:
+                raise LackingError("nor where its cameras' pixels lie in its tower's images")
             if depth.in_camera().image_hw != PHOTO_HW:
                 raise LackingError(f"depth over an image of {depth.in_camera().image_hw}")
 
@@ -142,7 +147,7 @@ def outcomes(hosted: HostedPolicy, place: Path) -> dict[str, Any]:
     """
     folder = place / hosted.kind
     folder.mkdir()
-    tried = Tried(hosted, hosted.saved(folder), folder, place)
+    tried = Tried(hosted, saved(hosted, folder), folder, place)
     return {name: _tried(check, tried) for name, check in CHECKS.items()}
 
 

@@ -81,11 +81,12 @@ def _pi0_fast(dtype: str, **options: Any) -> nn.Module:
     from_hub = SimpleNamespace(from_pretrained=lambda *_, **__: tokenizer)
     with mock.patch.multiple(modeling, AutoTokenizer=from_hub, AutoProcessor=from_hub):
         built = _pi("pi0_fast", "PI0FastPolicy", "PI0FastConfig", dtype, max_decoding_steps=CHUNK * ACTIONS, **options)
-    built.detokenize_actions = _token_ids
+    built.detokenize_actions = token_ids
     return built
 
 
-def _token_ids(tokens: Tensor, action_horizon: int, action_dim: int) -> Tensor:
+def token_ids(tokens: Tensor, action_horizon: int, action_dim: int) -> Tensor:
+    """Actions of the ids themselves."""
     return tokens[:, : action_horizon * action_dim].unflatten(1, (action_horizon, action_dim)).float()
 
 

@@ -20,7 +20,7 @@ from spaceclip_plugin.towers import ImageGeometry
 pytest.importorskip("lerobot.policies", reason="needs lerobot, in an environment of its own: make test-lerobot")
 
 from lerobot.configs.types import FeatureType, PolicyFeature
-from packed_policies import XVLA
+from packed_policies import MOLMOACT2, XVLA
 from row_policies import MULTI_TASK_DIT, PI0, SMOLVLA
 from step_world import TOP, WRIST, act, guard, head_for, images_of, known_m, padding_of
 from tiny_policies import POLICIES
@@ -45,6 +45,9 @@ def configured(tiny: TinyPolicy, hw: tuple[int, int]) -> Any:
 
 
 needs_dit = pytest.mark.skipif(MULTI_TASK_DIT not in POLICIES, reason="the installed lerobot has no such policy")
+
+
+needs_molmo = pytest.mark.skipif(MOLMOACT2 not in POLICIES, reason="the installed lerobot has no such policy")
 
 
 def batch_of(tiny: TinyPolicy, hw: tuple[int, int], robots: int = 1) -> dict[str, Any]:
@@ -228,14 +231,14 @@ class TestDepthStep:
         seen = step.observation(images_of(batch_of(SMOLVLA, (64, 64))))
         assert torch.equal(seen[f"{TOP}_depth"][0, 0], said)
 
-    @needs_dit
+    @needs_molmo
     def test_how_images_are_made_is_not_known(self, caplog: pytest.LogCaptureFixture) -> None:
-        policy = MULTI_TASK_DIT.seeded()
+        policy = MOLMOACT2.seeded()
         step = DepthGuardStep(head_for(policy), actions="velocity", guard=guard())
         step.connect(policy)
         for _ in range(3):
             policy.reset()
-            step.action(act(policy, MULTI_TASK_DIT.batch(1)))
+            step.action(act(policy, MOLMOACT2.batch(1)))
         assert sum("is not known" in record.getMessage() for record in caplog.records) == 1
         assert step.decisions[0].reaction == "pass"
 
