@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 import weakref
@@ -41,11 +42,14 @@ class DepthLink:
         spec = registry.find_tower(policy).spec
         self._geometry = CameraGeometry(policy, [*lineage(policy, spec.path)])
         # Attached below the policy, which an attachment would keep alive otherwise.
-        child, _, tower = spec.path.partition(".")
+        child, _, path = spec.path.partition(".")
         self._prepare = Preparation(policy, spec, head.config)
-        self._attachment = attach_depth_head(
-            policy.get_submodule(child), head, tower=tower, cameras=self._prepare.told(self._geometry.declared)
-        )
+        held, cameras = policy.get_submodule(child), self._prepare.told(self._geometry.declared)
+        tower = registry.find_tower(held, tower=path)
+        # The policy may declare the statistics, and nothing below it knows.
+        below = dataclasses.replace(tower.spec, image_mean=spec.image_mean, image_std=spec.image_std)
+        tower = dataclasses.replace(tower, spec=below)
+        self._attachment = attach_depth_head(held, head, tower=tower, cameras=cameras)
         weight = next((p for p in policy.get_submodule(spec.path).parameters() if not p.is_meta), None)
         if weight is not None:
             head.to(weight.device)

@@ -22,6 +22,7 @@ from tiny_policy import CAMERAS
 
 from spaceclip_plugin import attach_depth_head
 from spaceclip_plugin.attach import declared
+from spaceclip_plugin.bridges.lerobot import DepthProcessorStep
 from spaceclip_plugin.bridges.lerobot.images import CameraGeometry
 from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.towers import ImageStatistics
@@ -96,14 +97,17 @@ def test_what_is_lacking_is_said(case: str, tmp_path: Path, caplog: pytest.LogCa
     assert "--preparation" in caplog.text
 
 
-def test_statistics_that_a_user_declares_do(tmp_path: Path) -> None:
+def test_statistics_that_a_user_declares_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     policy = policy_of("multi_task_dit", tmp_path, without("policy_preprocessor.json"))
     ImageStatistics.IMAGENET.declare(policy)
     with attach_depth_head(policy, head_for(policy)) as attachment:
         assert attachment.preparation.name.startswith("MultiTaskDiTPolicy.")
+        step = DepthProcessorStep(attachment.head, fresh=True)
         grey = attachment.preparation([np.full((48, 64, 3), 128, np.uint8)])
     mean, std = (torch.tensor(values) for values in (ImageStatistics.IMAGENET.mean, ImageStatistics.IMAGENET.std))
     torch.testing.assert_close(grey[0, :, 0, 0], (128 / 255 - mean) / std)
+    step.connect(policy)  # which reads the tower below the policy
+    assert "was trained on images normalised with" not in caplog.text
 
 
 def test_where_pixels_lie_is_known_without_statistics(tmp_path: Path) -> None:
