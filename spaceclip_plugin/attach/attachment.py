@@ -16,8 +16,8 @@ from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach.camera_lenses import CameraGeometry
 from spaceclip_plugin.attach.cameras import CallNames, Given, LatestDepth
 from spaceclip_plugin.attach.declared import CameraOrder
-from spaceclip_plugin.attach.decoding import Decoded, decode, frame_features
-from spaceclip_plugin.attach.host_state import eval_twin, run_alone
+from spaceclip_plugin.attach.decoding import Decoded, decode, finite_features
+from spaceclip_plugin.attach.host_state import KeptTwin, run_alone
 from spaceclip_plugin.attach.preparation_match import match_preparation, warn_of_other_images
 from spaceclip_plugin.attach.preparations import preparation_of
 from spaceclip_plugin.attach.recorder import FrameRecorder
@@ -78,6 +78,7 @@ class DepthAttachment:
         self._latest = LatestDepth(order.names)
         self._steps = HostSteps()
         self._names = CallNames(order)
+        self._twin = KeptTwin()
         self._closed = False
         self._warned = False
         # A forgotten attachment takes its hooks along. At interpreter exit nothing is to be tidied.
@@ -303,7 +304,7 @@ class DepthAttachment:
         Raises:
             CaptureError: a tap did not fire or holds NaN or infinity. That frame is dropped, all others stay unread.
         """
-        return self._each(lambda frame: frame_features(self._recorder, frame).trainable())
+        return self._each(lambda frame: finite_features(self._recorder, frame).trainable())
 
     def verify(self, call: Callable[[], object]) -> VerifyReport:
         """Run `call`, which uses the host, without and with its taps, and compare what it returns bit for bit.
@@ -364,7 +365,7 @@ class DepthAttachment:
         if not self.head.trained and not self._warned:
             self._warned = True
             _logger.warning("the head on the %s has random weights: its depth means nothing until trained", self.tower)
-        head, reader, anchor = eval_twin(self.head), threading.get_ident(), self._geometry.mappings.anchor
+        head, reader, anchor = self._twin.of(self.head), threading.get_ident(), self._geometry.mappings.anchor
         tap = None if self._steadying is None else self._steadying.look_tap
         return lambda frame: decode(self._recorder, head, frame, output_hw, reader=reader, anchor=anchor, look_tap=tap)
 

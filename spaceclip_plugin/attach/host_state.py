@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any, Literal, TypeVar, cast
 
@@ -20,6 +22,8 @@ from spaceclip_plugin.towers import Tower
 from spaceclip_plugin.towers.module_state import in_eval_mode
 
 M = TypeVar("M", bound=nn.Module)
+
+_OF_ANY_MODULE = vars(nn.Module()).keys()
 
 
 def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
@@ -44,13 +48,33 @@ def eval_twin(module: M, twins: dict[nn.Module, nn.Module] | None = None) -> M:
             made[part] = made[cast(nn.Module, part._modules["_orig_mod"])]
     for part in parts:
         if not _is_wrapper_of_compiled(part):
-            state = {name: _rebound(value, made) for name, value in vars(part).items()}
+            state = vars(part).copy()
+            for name in state.keys() - _OF_ANY_MODULE:  # every read makes a twin: what no one replaces is not looked at
+                state[name] = _rebound(state[name], made)
             children = {name: None if child is None else made[child] for name, child in part._modules.items()}
             state.update(training=False, _modules=type(part._modules)(children))
             if _is_compiled(part):
                 state["_compiled_call_impl"] = None
             vars(made[part]).update(state)
     return cast(M, made[module])
+
+
+class KeptTwin:
+    """The `eval_twin` of what is read often, made again only where a part or an attribute of one is another by now.
+
+    Weights, buffers and hooks are the module's own, and followed as they change.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[nn.Module, dict[str, nn.Module], list[dict[str, Any]]] | None = None
+
+    def of(self, module: M) -> M:
+        """The twin of the module as it is now; HostError as of `eval_twin`."""
+        kept, parts = self._kept, dict(module.named_modules())
+        if kept is None or kept[1] != parts or not all(map(_is_same, map(vars, parts.values()), kept[2])):
+            states = [vars(part).copy() for part in parts.values()]  # first, for another thread may change them
+            self._kept = kept = (eval_twin(module), parts, states)
+        return cast(M, kept[0])
 
 
 def can_have_twin(module: nn.Module) -> bool:
@@ -119,6 +143,11 @@ def _eval_tower(tower: Tower) -> Tower:
         blocks=tuple(twins.get(block, block) for block in tower.blocks),
         context_source=None if tower.context_source is None else twins.get(tower.context_source, tower.context_source),
     )
+
+
+def _is_same(state: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a part has the very attributes it had; values are not compared, some are tensors."""
+    return state.keys() == before.keys() and all(map(operator.is_, state.values(), before.values()))
 
 
 def _rebound(value: Any, twins: dict[nn.Module, nn.Module]) -> Any:

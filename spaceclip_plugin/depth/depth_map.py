@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ class DepthMap(DepthExports):
         steady: what earlier frames did for the depth of each image (`SteadyDepth`); empty where it is the frame's own.
 
     Raises:
-        ConfigError: shapes, dtypes or devices disagree, a value is not finite, or a valid depth is negative.
+        ConfigError: shapes, dtypes or devices disagree; a value is not finite or valid depth negative (`known_sane`).
     """
 
     depth_m: Tensor
@@ -97,8 +97,9 @@ class DepthMap(DepthExports):
     familiarity: Tensor | None = None
     empty: Tensor | None = None
     steady: tuple[Steadiness, ...] = ()
+    known_sane: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known_sane: bool) -> None:
         shape = tuple(self.depth_m.shape)
         if len(shape) != 3 or min(shape[1:]) < 1:
             raise ConfigError(f"depth_m is (B, H, W) with H, W of at least 1, got shape {shape}")
@@ -123,8 +124,9 @@ class DepthMap(DepthExports):
             raise ConfigError(
                 f"metres of a lens {self.focal_length} are not those of {self.intrinsics}: with_intrinsics"
             )
-        others = [values for values in (self.uncertainty_m, self.empty) if values is not None]
-        check_values(self.depth_m, others, self.valid)
+        if not known_sane:
+            others = [values for values in (self.uncertainty_m, self.empty) if values is not None]
+            check_values(self.depth_m, others, self.valid)
         if self.mapping is not None:
             self._take(self.mapping)
 

@@ -16,6 +16,17 @@ def is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def extremes_of(maps: Sequence[Tensor]) -> Tensor:
+    """The smallest and the largest value of each float map that is not empty, on the device, which is asked nothing."""
+    found = [extreme for values in maps if len(values) for extreme in values.aminmax()]
+    return torch.stack(found) if found else maps[0].new_empty(0)
+
+
+def are_sane(extremes: Sequence[float]) -> bool:
+    """Whether maps with these extremes are finite and nowhere negative: NaN, too, is the extreme of what holds any."""
+    return all(0 <= extreme < math.inf for extreme in extremes)
+
+
 def check_values(depth_m: Tensor, others: Sequence[Tensor], valid: Tensor) -> None:
     """Raise ConfigError where a value is NaN, infinite or negative; depth may be negative where it is not valid.
 
@@ -26,9 +37,7 @@ def check_values(depth_m: Tensor, others: Sequence[Tensor], valid: Tensor) -> No
     """
     if is_captured(depth_m.device):
         return
-    # The smallest and largest value tell of any other, NaN included: one pass and one question to the device.
-    extremes = [extreme for values in (depth_m, *others) if len(values) for extreme in values.aminmax()]
-    if not extremes or bool(((found := torch.stack(extremes)) >= 0).logical_and_(found < math.inf).all()):
+    if are_sane(extremes_of([depth_m, *others]).tolist()):
         return
     sane = torch.isfinite(depth_m) & ((depth_m >= 0) | ~valid)
     for values in others:

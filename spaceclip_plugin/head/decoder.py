@@ -164,3 +164,8 @@ def predicts_uncertainty(decoder: object) -> bool:
 def predicts_empty(decoder: object) -> bool:
     """Whether a decoder's outputs have `empty`."""
     return bool(getattr(decoder, "predicts_empty", False))
+
+
+def shows_faults(decoder: object) -> bool:
+    """Whether NaN or infinity in a tap makes NaN of all depth that is made of it, so that depth alone tells."""
+    return bool(getattr(decoder, "shows_faults", False))

@@ -25,7 +25,12 @@ class Block(nn.Module):
         """(B, h, w, C) to the same shape."""
         mixed = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         change = self.narrow(gelu(self.widen(self.norm(mixed))))
-        return x + dropped(change, self.drop, self.training)
+        return added(x, dropped(change, self.drop, self.training))
+
+
+def added(x: Tensor, change: Tensor) -> Tensor:
+    """`x + change`, in the memory of the change: no layer that gives one needs it for its gradient."""
+    return change.add_(x) if x.dtype == change.dtype else x + change
 
 
 def dropped(change: Tensor, probability: float, training: bool) -> Tensor:

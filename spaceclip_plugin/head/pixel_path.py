@@ -5,10 +5,11 @@ What SPACE-CLIP's structural path stands for, from the source: two strided convo
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate
 
-from spaceclip_plugin.head.grid_layers import Block, doubled, kept, sized
+from spaceclip_plugin.head.grid_layers import Block, added, doubled, kept, sized
 
 STEM_CHANNELS = 16
 STRIDES = 2  # convolutions that halve the image
@@ -39,8 +40,9 @@ class PixelPath(nn.Module):
         x = doubled(self.climb(x))
         _, height, width, _ = x.shape
         image = _resized(pixels, (2**STRIDES * height, 2**STRIDES * width), mask)
+        image = image.contiguous(memory_format=torch.channels_last)  # as x lies; convolutions keep it
         edges = _kept(gelu(self.edges(image)), mask)
-        x = kept(x + self.shapes(edges).permute(0, 2, 3, 1), mask)
+        x = kept(added(x, self.shapes(edges).permute(0, 2, 3, 1)), mask)
         refined: Tensor = self.block(x)
         return refined
 

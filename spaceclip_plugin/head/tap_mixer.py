@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import interpolate, pad, pixel_shuffle, scaled_dot_product_attention
 from typing_extensions import Self
 
 from spaceclip_plugin import _checks
@@ -153,16 +153,17 @@ class TapMixerDecoder(nn.Module):
             mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
             x = self.pixels(x, cast(Tensor, features.pixels), mask)  # there, for the head has checked
         x = self.norm(x)
-        log_m, weights = self.out(x).tensor_split([1], dim=-1)
+        upsampled, log_sigma, logits = self._last(x)
+        log_m, weights = upsampled.tensor_split([1], dim=1)
         log_m = _convex(_filled(log_m, mask), weights)
         depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)[:, 0]
         own = self.out.weight.dtype  # not that of x, which autocast may have lowered
         uncertainty_m = empty = None
-        if self.spread is not None:  # detached: learning how wrong the depth is must not change the depth
-            sigma = self.spread(x.detach()).clamp(*LOG_SIGMA_LIMITS).exp()
-            uncertainty_m = (depth_m.detach() * sized(sigma.permute(0, 3, 1, 2), output_hw)[:, 0]).to(own)
-        if self.emptiness is not None:  # it ends where surfaces do: upsampled as they are
-            logits = _convex(_filled(self.emptiness(x), mask), weights)
+        if log_sigma is not None:
+            sigma = log_sigma.clamp(*LOG_SIGMA_LIMITS).exp()
+            uncertainty_m = (depth_m.detach() * sized(sigma, output_hw)[:, 0]).to(own)
+        if logits is not None:  # it ends where surfaces do: upsampled as they are
+            logits = _convex(_filled(logits, mask), weights)
             empty = sized(logits, output_hw)[:, 0].sigmoid().to(own)
         return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m, empty=empty)
 
@@ -176,11 +177,28 @@ class TapMixerDecoder(nn.Module):
         """Whether there is an `empty`."""
         return self.emptiness is not None
 
+    @property
+    def shows_faults(self) -> bool:
+        """True: the layer norms, which come first, leave no infinity that could pass for a large number."""
+        return True
+
     @torch.no_grad()
     def rescale_uncertainty(self, factor: float) -> None:
         """From now on the uncertainty is `factor` times what it was, within `LOG_SIGMA_LIMITS`."""
         if self.spread is not None:
             self.spread.bias.add_(math.log(factor))
+
+    def _last(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `out`, `spread` and `emptiness` say of x; in one product where no one learns from it."""
+        if torch.is_grad_enabled():
+            # Detached: learning how wrong the depth is must not change the depth.
+            log_sigma = None if self.spread is None else self.spread(x.detach())
+            return self.out(x), log_sigma, None if self.emptiness is None else self.emptiness(x)
+        layers = [layer for layer in (self.out, self.spread, self.emptiness) if layer is not None]
+        joined = _precise(x, torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+        maps = iter(torch.split(joined, [layer.out_features for layer in layers], dim=1))
+        upsampled, log_sigma = next(maps), None if self.spread is None else next(maps)
+        return upsampled, log_sigma, None if self.emptiness is None else next(maps)
 
     def _summed(self, features: TowerFeatures) -> Tensor:
         taps, hidden = self.options.taps, features.hidden
@@ -200,13 +218,20 @@ class TapMixerDecoder(nn.Module):
 
 class PreciseLinear(nn.Linear):
     """A linear layer that computes in float32 at least, under autocast and in a head of half precision too:
-    half precision holds log depth at nine metres to 1.6 %."""
+    half precision holds log depth at nine metres to 1.6 %. What it gives lies channels first, as it is upsampled."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) in any precision to (…, out) in float32 or float64."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            return linear(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+        """(B, h, w, in) in any precision to (B, out, h, w) in float32 or float64."""
+        return _precise(x, self.weight, self.bias)
+
+
+def _precise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    batch, h, w, _ = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    tokens = x.to(dtype).flatten(1, 2).transpose(1, 2)
+    with torch.autocast(x.device.type, enabled=False):
+        maps = torch.baddbmm(bias.to(dtype)[:, None], weight.to(dtype).expand(batch, -1, -1), tokens)
+    return maps.view(batch, -1, h, w)
 
 
 class _Attention(nn.Module):
@@ -237,10 +262,14 @@ def _attended(qkv: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, h, w, 1) with every value of padding that of a neighbour which is real: beside it, else above or below."""
+    """(B, 1, h, w) with every value of padding that of a neighbour which is real: beside it, else above or below.
+
+    The mask is (B, h, w, 1).
+    """
     if mask is None:
         return values
-    for dim in (2, 1):
+    mask = mask.permute(0, 3, 1, 2)
+    for dim in (3, 2):
         for forwards in (True, False):
             size = values.shape[dim] - 1
             own, other = (1, 0) if forwards else (0, 1)
@@ -255,14 +284,15 @@ def _filled(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _convex(values: Tensor, weights: Tensor) -> Tensor:
-    """(B, h, w, 1) to (B, 1, 4h, 4w): every pixel a mean of the nine values around it, its weights by softmax (Teed
+    """(B, 1, h, w) to (B, 1, 4h, 4w): every pixel a mean of the nine values around it, its weights by softmax (Teed
     and Deng, "RAFT", 2020, section 3.3)."""
-    batch, h, w, _ = values.shape
-    around = pad(values.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate")[:, 0]
-    neighbours = torch.stack([around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=-1)
-    shares = weights.reshape(batch, h, w, NEIGHBOURS, CONVEX**2).softmax(dim=3)
-    fine = (shares * neighbours[..., None]).sum(dim=3).view(batch, h, w, CONVEX, CONVEX)
-    return fine.transpose(2, 3).reshape(batch, 1, CONVEX * h, CONVEX * w)
+    batch, _, h, w = values.shape
+    around = pad(values, (1, 1, 1, 1), mode="replicate")[:, 0]
+    neighbours = torch.stack([around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=1)
+    shares = weights.reshape(batch, NEIGHBOURS, CONVEX**2, h, w).softmax(dim=1)
+    # In place where no gradient needs the shares: fresh memory of that size costs more than the product.
+    parts = torch.mul(shares, neighbours[:, :, None], out=None if torch.is_grad_enabled() else shares)
+    return pixel_shuffle(parts.sum(dim=1), CONVEX)
 
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from spaceclip_plugin.towers.adapter import Adapter, TowerParts, is_patch_embedding
@@ -67,12 +66,12 @@ class TokenReader(Adapter):
             CaptureError: an activation has no room for the patch grid, or the context is not a vector per image.
         """
         valid = self.valid(frame, tower)
-        (rows, _), image_hw = frame.call.sizes()
+        grid_hw, image_hw = frame.call.sizes()
         hidden = {}
         for index, raw in frame.hidden.items():
             tokens = self.batch_first(raw, frame, tower)
             patches = self._patches(tokens, f"hidden state {index}", frame, tower)
-            hidden[index] = rearrange(patches, "b (h w) c -> b c h w", h=rows)
+            hidden[index] = patches.reshape(patches.shape[0], *grid_hw, patches.shape[2]).permute(0, 3, 1, 2)
         context = None if frame.context is None else self._context(frame.context, frame, tower, valid)
         return TowerFeatures(hidden, context, image_hw, valid, seen=self.seen(tower, image_hw))
 

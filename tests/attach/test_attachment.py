@@ -24,6 +24,7 @@ from spaceclip_plugin.errors import (
     CaptureError,
     ConfigError,
 )
+from spaceclip_plugin.head import ARCHITECTURES
 
 __all__ = ["head", "host"]  # fixtures
 
@@ -248,6 +249,22 @@ class TestHost:
             pixels[0, 0, 3, 3] = bad
             host(pixels)
             with pytest.raises(CaptureError, match="hidden state 0 of image call 0 holds NaN or infinity"):
+                depth.read()
+            see(host, 2)
+            assert len(depth.read()) == 1
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("tap", [0, 1, 3])
+    def test_one_bad_value_of_one_tap_is_told_by_its_name(
+        self, host: nn.Module, architecture: str, bad: float, tap: int
+    ) -> None:
+        options = SMALL if architecture == "space-clip" else {"taps": (0, 1, 3), "channels": (8, 4)}
+        with attach_depth_head(host, fresh_head(host, **{**options, "architecture": architecture})) as depth:
+            see(host, 1)
+            hidden = depth._recorder.newest().hidden
+            hidden[tap] = hidden[tap].index_fill(1, torch.tensor([16]), bad)  # the last token
+            with pytest.raises(CaptureError, match=f"hidden state {tap} of image call 0 holds NaN or infinity"):
                 depth.read()
             see(host, 2)
             assert len(depth.read()) == 1

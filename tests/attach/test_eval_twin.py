@@ -14,7 +14,7 @@ from slow_head import SlowHead, truth
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
-from spaceclip_plugin.attach.host_state import can_have_twin, eval_twin
+from spaceclip_plugin.attach.host_state import KeptTwin, can_have_twin, eval_twin
 from spaceclip_plugin.errors import HostError
 
 SEEDS = (3, 4)
@@ -209,3 +209,36 @@ class TestRefresh:
         assert torch.equal(found.depth_m, wanted.depth_m)
         assert len(calls) == 2
         assert all(modes(host))
+
+
+class TestKeptTwin:
+    def test_it_stays_while_the_parts_are_the_same(self, head: DepthHead) -> None:
+        kept = KeptTwin()
+        twin = kept.of(head)
+        head.load_state_dict({name: value + 1 for name, value in head.state_dict().items()}, assign=True)
+        head.decoder.register_forward_hook(lambda *_: None)
+        assert kept.of(head) is twin
+        assert [id(each) for each in twin.parameters()] == [id(each) for each in head.parameters()]
+        assert not any(modes(twin))
+
+    @pytest.mark.parametrize("change", ["part", "name", "attribute", "method", "mode", "module"])
+    def test_another_one_is_made_of_what_has_changed(self, change: str) -> None:
+        module = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)).train()
+        kept = KeptTwin()
+        before = kept.of(module)
+        if change == "part":
+            module[1] = nn.Linear(2, 2)
+        elif change == "name":
+            module.add_module("last", module._modules.pop("1"))
+        elif change == "attribute":
+            module[0].p = 0.25
+        elif change == "method":
+            module.forward = functools.partial(lambda part, x: -part[1](x), module)
+        elif change == "mode":
+            module.eval()
+        else:
+            module = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)).train()
+        after = kept.of(module)
+        assert after is not before
+        assert torch.equal(after(torch.ones(1, 2)), eval_twin(module)(torch.ones(1, 2)))
+        assert kept.of(module) is after

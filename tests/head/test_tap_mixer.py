@@ -266,17 +266,19 @@ class TestPadding:
 class TestParts:
     def test_convex_upsampling_by_hand(self) -> None:
         random = torch.Generator().manual_seed(0)
-        values = torch.randn(2, 3, 4, 1, generator=random)
-        logits = torch.randn(2, 3, 4, 9 * CONVEX**2, generator=random)
+        values = torch.randn(2, 1, 3, 4, generator=random)
+        logits = torch.randn(2, 9 * CONVEX**2, 3, 4, generator=random)
         got = tap_mixer._convex(values, logits)
+        with torch.no_grad():
+            assert torch.equal(tap_mixer._convex(values, logits), got)
         assert got.shape == (2, 1, 3 * CONVEX, 4 * CONVEX)
         for b, y, x in ((0, 0, 0), (1, 11, 15), (0, 5, 6), (1, 4, 3)):
             i, j = y // CONVEX, x // CONVEX
             sub = (y % CONVEX) * CONVEX + x % CONVEX
             around = [
-                values[b, min(max(i + di, 0), 2), min(max(j + dj, 0), 3), 0] for di in (-1, 0, 1) for dj in (-1, 0, 1)
+                values[b, 0, min(max(i + di, 0), 2), min(max(j + dj, 0), 3)] for di in (-1, 0, 1) for dj in (-1, 0, 1)
             ]
-            shares = logits[b, i, j].view(9, CONVEX**2)[:, sub].softmax(0)
+            shares = logits[b, :, i, j].view(9, CONVEX**2)[:, sub].softmax(0)
             assert got[b, 0, y, x] == pytest.approx(
                 float(sum(s * v for s, v in zip(shares, around, strict=True))), abs=1e-6
             )
@@ -288,11 +290,9 @@ class TestParts:
             x = torch.randn(1, 2, 2, layer.in_features)
             cells = grid_layers.doubled(layer(x))
             assert torch.equal(cells[:, ::2, ::2], cells[:, 1::2, 1::2])
-        values = torch.randn(1, 5, 6, 1, generator=torch.Generator().manual_seed(0))
-        got = tap_mixer._convex(values, decoder.out.bias[1:].expand(1, 5, 6, -1))
-        expected = functional.interpolate(
-            values.permute(0, 3, 1, 2), scale_factor=4.0, mode="bilinear", align_corners=False
-        )
+        values = torch.randn(1, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+        got = tap_mixer._convex(values, decoder.out.bias[1:, None, None].expand(1, -1, 5, 6))
+        expected = functional.interpolate(values, scale_factor=4.0, mode="bilinear", align_corners=False)
         assert (got - expected).abs().max() < 0.1
 
     def test_doubling_is_a_pixel_shuffle(self) -> None:
