@@ -69,11 +69,12 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
-    sizes = {**written.inputs, "depth_m": written.output}
-    shapes = [f"  {name:<10} {' x '.join(map(str, shape))}" for name, shape in sizes.items()]
+    sizes = {**written.inputs, **written.outputs}
+    shapes = [f"  {name:<13} {' x '.join(map(str, shape))}" for name, shape in sizes.items()]
     compared = [
         f"  batch {case.batch}, grid {case.grid_hw[0]}x{case.grid_hw[1]}: ONNX Runtime and torch differ by at most "
         f"{case.difference_m:.2g} m, allowed {case.allowed_m:.2g} m"
+        + "".join(f"; {name} by {difference:.2g}" for name, difference in case.others.items())
         for case in written.comparisons
     ]
     camera = None

@@ -18,12 +18,23 @@ from torch.nn.functional import interpolate
 
 from spaceclip_plugin import DepthHead, __version__, _checks
 from spaceclip_plugin._files import atomic_path
-from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, Comparison, compare, named_inputs, random_features
+from spaceclip_plugin.bridges.onnx.comparison import (
+    CAMERA_SCALE,
+    FAMILIARITY,
+    OUTPUT,
+    UNCERTAINTY,
+    Comparison,
+    compare,
+    named_inputs,
+    outputs,
+    random_features,
+)
 from spaceclip_plugin.bridges.optional import imported
 from spaceclip_plugin.depth.camera import FocalLength, checked_focal_length
 from spaceclip_plugin.depth.depth_map import ASSUMED, KNOWN, UNKNOWN
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head import HeadOutput
+from spaceclip_plugin.head.decoder import predicts_uncertainty
 from spaceclip_plugin.head.depth_head import MAX_OUTPUT_SIDE, checked_size
 from spaceclip_plugin.towers import TowerFeatures
 
@@ -36,6 +47,12 @@ _FOCAL_LENGTH_MEANS = (
     "(fx / width, fy / height) of the image the tower sees, of the camera whose metres depth_m is in; for another "
     "camera, multiply depth_m by sqrt(fx' / fx * fy' / fy)"
 )
+_MEANINGS = {
+    OUTPUT: "depth in metres along the optical axis, of the part of the image that the patches cover",
+    UNCERTAINTY: "standard deviation of depth_m in metres; wider where an image is not familiar",
+    FAMILIARITY: "in [0, 1], near 0 for images unlike those the head was trained on: below 0.05 do not use their depth",
+    CAMERA_SCALE: "what the head's own metres were multiplied by, for the camera of focal_length",
+}
 _MAX_BYTES = 2**31 - 2**24  # protobuf ends at 2 GiB; the rest is room for the graph
 _TRACED_BATCH, _TRACED_GRID = 2, (5, 7)  # neither 1, which the exporter takes for a constant, nor two alike
 
@@ -48,7 +65,8 @@ class OnnxFile:
         path: where.
         inputs: shape by name, dynamic sizes as names: `hidden_N` (batch, C, h, w), then `context` (batch, C) and
             `pixels` (batch, 3, height, width) where the head reads them.
-        output: shape of `depth_m`, (batch, H, W).
+        outputs: shape by name, in the file's order: `depth_m` (batch, H, W), `uncertainty_m` alike and `familiarity`
+            (batch) where the head tells them, `camera_scale` (1).
         opset: version of the operator set.
         file_bytes: size of the file.
         comparisons: what ONNX Runtime was seen to give.
@@ -59,13 +77,14 @@ class OnnxFile:
     Example:
         >>> from pathlib import Path
         >>> shapes = {"hidden_5": ("batch", 768, "h", "w")}
-        >>> OnnxFile(Path("head.onnx"), shapes, ("batch", "14*h", "14*w"), 18, 4096, ()).inputs["hidden_5"]
+        >>> depth = {"depth_m": ("batch", "14*h", "14*w")}
+        >>> OnnxFile(Path("head.onnx"), shapes, depth, 18, 4096, ()).inputs["hidden_5"]
         ('batch', 768, 'h', 'w')
     """
 
     path: Path
     inputs: dict[str, tuple[int | str, ...]]
-    output: tuple[int | str, ...]
+    outputs: dict[str, tuple[int | str, ...]]
     opset: int
     file_bytes: int
     comparisons: tuple[Comparison, ...]
@@ -157,7 +176,7 @@ def export_onnx(
 
     Example:
         >>> head = DepthHead.from_pretrained("head")  # doctest: +SKIP
-        >>> export_onnx(head, "head.onnx", patch_size=14).output  # doctest: +SKIP
+        >>> export_onnx(head, "head.onnx", patch_size=14).outputs["depth_m"]  # doctest: +SKIP
         ('batch', '14*h', '14*w')
     """
     if head.fused:  # ONNX Runtime took 1.9 times as long for one as for the head it was made from
@@ -172,7 +191,7 @@ def export_onnx(
             f"writing ONNX needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}; update torch"
         )
     packages = ("onnx", "onnxscript", "onnxruntime")
-    *_, onnxruntime = imported(*packages, needed_for="writing ONNX", extra="export", error=ExportError)
+    onnx, _, onnxruntime = imported(*packages, needed_for="writing ONNX", extra="export", error=ExportError)
     plain = copy.deepcopy(head).to("cpu", torch.float32).eval().requires_grad_(False)
     if sum(4 * value.numel() for value in plain.state_dict().values()) > _MAX_BYTES:
         raise ExportError("the weights of the head are more than one ONNX file can hold (2 GiB)")
@@ -182,23 +201,26 @@ def export_onnx(
     ]
     with atomic_path(path) as temporary:
         model = _converted(plain, size, camera.scale)
+        _tell(camera.scale, model, onnx)
         _describe(model, plain, size, camera)
         temporary.write_bytes(model.SerializeToString())
         comparisons = compare(plain, temporary, cases, onnxruntime, scale=camera.scale)
         file_bytes = temporary.stat().st_size
     inputs = {value.name: _shape(value) for value in model.graph.input}
-    output = _shape(model.graph.output[0])
-    return OnnxFile(Path(path), inputs, output, OPSET, file_bytes, comparisons, camera.focal_length, camera.lens)
+    outputs = {value.name: _shape(value) for value in model.graph.output}
+    return OnnxFile(Path(path), inputs, outputs, OPSET, file_bytes, comparisons, camera.focal_length, camera.lens)
 
 
 class _Graph(nn.Module):
-    """A head's decoder from tensors to a tensor; the checks of `DepthHead.forward` need values, not symbols."""
+    """A head from tensors to those of `outputs`; the checks of `DepthHead.forward` need values, not symbols."""
 
     def __init__(self, head: DepthHead, size: OutputSize, scale: float) -> None:
         super().__init__()
         self.head, self.size, self.scale = head, size, scale
 
-    def forward(self, maps: tuple[Tensor, ...], context: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, maps: tuple[Tensor, ...], context: Tensor | None = None, pixels: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         output_hw = self.size.of((maps[-1].shape[-2], maps[-1].shape[-1]))
         if pixels is not None:  # to the size that the decoder takes them at: asking it there would fix the image's
             finest = self.head.config.options.pixels_per_patch
@@ -207,8 +229,7 @@ class _Graph(nn.Module):
             pixels = interpolate(pixels, size=size, mode="bilinear", align_corners=False)
         features = TowerFeatures(dict(zip(self.head.taps, maps, strict=True)), context, output_hw, pixels=pixels)
         output: HeadOutput = self.head.decoder(features, output_hw, auxiliary=False)
-        depth_m = output.present_m
-        return depth_m if self.scale == 1.0 else depth_m * self.scale
+        return tuple(outputs(self.head, output, features, self.scale).values())
 
 
 def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
@@ -235,7 +256,7 @@ def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
                 arguments,
                 kwargs=named,
                 input_names=list(named_inputs(example)),
-                output_names=[OUTPUT],
+                output_names=_output_names(head),
                 dynamic_shapes=dynamic,
                 opset_version=OPSET,
                 dynamo=True,
@@ -257,6 +278,17 @@ def _converted(head: DepthHead, size: OutputSize, scale: float) -> Any:
     return model
 
 
+def _output_names(head: DepthHead) -> list[str]:
+    told = {UNCERTAINTY: predicts_uncertainty(head.decoder), FAMILIARITY: head.familiarity is not None}
+    return [OUTPUT, *(name for name, there in told.items() if there)]
+
+
+def _tell(scale: float, model: Any, onnx: Any) -> None:
+    """Make that an output."""
+    model.graph.node.append(onnx.helper.make_node("Constant", [], [CAMERA_SCALE], value_floats=[scale]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(CAMERA_SCALE, onnx.TensorProto.FLOAT, [1]))
+
+
 def _describe(model: Any, head: DepthHead, size: OutputSize, camera: _Camera) -> None:
     """Say in the file what it is; take out where the Python files lie that it came from."""
     for node in model.graph.node:
@@ -274,7 +306,6 @@ def _describe(model: Any, head: DepthHead, size: OutputSize, camera: _Camera) ->
         "lens": camera.lens,
         "focal_length": json.dumps(camera.focal_length),
         "focal_length_means": _FOCAL_LENGTH_MEANS,
-        "familiarity": "not told by this file",
     }
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
@@ -284,8 +315,8 @@ def _describe(model: Any, head: DepthHead, size: OutputSize, camera: _Camera) ->
             given.doc_string = "the tower's images, normalised for it, of the part that the patches cover"
         if given.name == "context":
             given.doc_string = f"global vector of the tower: {head.config.context}"
-    [output] = model.graph.output
-    output.doc_string = "depth in metres along the optical axis, of the part of the image that the patches cover"
+    for given in model.graph.output:
+        given.doc_string = _MEANINGS[given.name]
 
 
 def _shape(value: Any) -> tuple[int | str, ...]:

@@ -20,9 +20,11 @@ from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.bridges.onnx import OnnxFile, export, export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import ROUNDING, TOLERANCE, named_inputs, random_features
 from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH, OPSET
+from spaceclip_plugin.depth.strangeness import widened
 from spaceclip_plugin.errors import ConfigError, ExportError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
-from spaceclip_plugin.head.decoder import HeadOutput
+from spaceclip_plugin.head.decoder import HeadOutput, predicts_uncertainty
+from spaceclip_plugin.head.familiarity import Familiarity
 from spaceclip_plugin.towers.spec import TowerFeatures
 
 if torch.__version__ < OLDEST_TORCH:
@@ -44,6 +46,13 @@ def half_empty(head: DepthHead) -> DepthHead:
     """The head, saying of about half of all pixels that nothing is there."""
     with torch.no_grad():
         head.decoder.emptiness.bias.zero_()
+    return head
+
+
+def knowing(head: DepthHead) -> DepthHead:
+    """The head, having learnt what is familiar from random tokens."""
+    tokens = torch.randn(200, 2, WIDTH, generator=torch.Generator().manual_seed(5))
+    head.familiarity = Familiarity.learnt(tokens, tap=3)
     return head
 
 
@@ -80,6 +89,7 @@ HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
         lambda: small_head("tap-mixer", **SMALL["tap-mixer"], config={"tap_widths": (4, 4, 8)}),
         {"patch_size": 8},
     ),
+    "tells familiar images": (lambda: knowing(small_head("tap-mixer", **SMALL["tap-mixer"])), {"patch_size": 8}),
     "tells where nothing is": (lambda: half_empty(small_head("tap-mixer", **EMPTY)), {"patch_size": 8}),
 }
 
@@ -97,9 +107,12 @@ class Exported:
         return random_features(self.head, batch, grid_hw, output_hw, seed=seed)
 
     def run(self, features: TowerFeatures) -> np.ndarray:
+        return self.all_of(features)["depth_m"]
+
+    def all_of(self, features: TowerFeatures) -> dict[str, np.ndarray]:
         session = onnxruntime.InferenceSession(str(self.written.path), providers=["CPUExecutionProvider"])
-        (depth_m,) = session.run(["depth_m"], {name: value.numpy() for name, value in named_inputs(features).items()})
-        return depth_m
+        found = session.run(None, {name: value.numpy() for name, value in named_inputs(features).items()})
+        return dict(zip((output.name for output in session.get_outputs()), found, strict=True))
 
 
 @pytest.fixture(scope="module", params=HEADS)
@@ -165,7 +178,7 @@ class TestTheFile:
         assert all(np.abs(depth - depths[0]).max() > least for depth in depths[1:])
 
     @pytest.mark.slow
-    def test_has_these_inputs_and_this_output(self, exported: Exported) -> None:
+    def test_has_these_inputs_and_outputs(self, exported: Exported) -> None:
         head, written = exported.head, exported.written
         several = head.config.tap_widths is not None
         grids = {tap: (f"h_{tap}", f"w_{tap}") if several else ("h", "w") for tap in head.taps}
@@ -177,10 +190,35 @@ class TestTheFile:
         assert written.inputs == expected
         patch = exported.output.get("patch_size")
         deepest = grids[head.taps[-1]]
-        assert written.output == ("batch", *(exported.output.get("output_hw") or (f"{patch}*{s}" for s in deepest)))
+        assert written.outputs["depth_m"] == (
+            "batch",
+            *(exported.output.get("output_hw") or (f"{patch}*{s}" for s in deepest)),
+        )
         session = onnxruntime.InferenceSession(str(written.path), providers=["CPUExecutionProvider"])
         assert [given.name for given in session.get_inputs()] == list(expected)
-        assert [given.name for given in session.get_outputs()] == ["depth_m"]
+        told = {"uncertainty_m": predicts_uncertainty(head.decoder), "familiarity": head.familiarity is not None}
+        names = ["depth_m", *(name for name, there in told.items() if there), "camera_scale"]
+        assert [given.name for given in session.get_outputs()] == names == list(written.outputs)
+        assert written.outputs["camera_scale"] == (1,)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("strange", [False, True])
+    def test_gives_what_a_read_gives_beside_the_depth(self, exported: Exported, strange: bool) -> None:
+        features, head = exported.features(3, (4, 5)), exported.head
+        if strange:
+            features = dataclasses.replace(features, hidden={tap: 9 + value for tap, value in features.hidden.items()})
+        found = exported.all_of(features)
+        assert found["camera_scale"].tolist() == [1.0]
+        with torch.no_grad():
+            output, familiarity = head(features), head.familiarity_of(features)
+        if familiarity is not None:
+            assert np.abs(found["familiarity"] - familiarity.numpy()).max() <= 2 / 200
+            assert found["familiarity"].max() < 0.05 if strange else found["familiarity"].max() > 0.05
+        if output.uncertainty_m is not None:
+            sd_m = output.uncertainty_m
+            if familiarity is not None:
+                sd_m = widened(sd_m, output.depth_m, torch.from_numpy(found["familiarity"]))
+            np.testing.assert_allclose(found["uncertainty_m"], sd_m.numpy(), rtol=1e-4)
 
     @pytest.mark.slow
     def test_says_what_it_is(self, exported: Exported) -> None:
@@ -262,7 +300,8 @@ class TestAWrongFile:
             export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
 
     def test_that_is_no_onnx_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(export, "_describe", lambda *_: None)
+        for named in ("_tell", "_describe"):
+            monkeypatch.setattr(export, named, lambda *_: None)
         broken = SimpleNamespace(SerializeToString=lambda: b"no protobuf")
         monkeypatch.setattr(export, "_converted", lambda *_: broken)
         with pytest.raises(ExportError, match=f"ONNX Runtime {onnxruntime.__version__}"):
@@ -287,7 +326,7 @@ class TestAWrongFile:
                 maps = {int(name[7:]): torch.from_numpy(value) for name, value in inputs.items() if name != "context"}
                 features = TowerFeatures(maps, torch.from_numpy(inputs["context"]), (8, 12))
                 with torch.no_grad():
-                    return [depth(instant[0](features).depth_m.numpy())]
+                    return [depth(instant[0](features).depth_m.numpy()), np.ones(1, np.float32)]
 
         monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
         with pytest.raises(ExportError, match=message):
@@ -298,7 +337,8 @@ class TestAWrongFile:
     ) -> None:
         dead = small_head(**SMALL["space-clip"])
         nn.init.constant_(dead.decoder.depth[-1].bias, -100.0)  # the ReLU after it gives zeros
-        session = SimpleNamespace(run=lambda _names, given: [np.zeros((len(given["context"]), 8, 12), np.float32)])
+        zeros, one = np.zeros((8, 12), np.float32), np.ones(1, np.float32)
+        session = SimpleNamespace(run=lambda _names, given: [np.stack([zeros] * len(given["context"])), one])
         monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: session)
         with pytest.raises(ExportError, match=r"one depth everywhere"):
             export_onnx(dead, tmp_path / "head.onnx", output_hw=(8, 12), grid_hw=(2, 3))

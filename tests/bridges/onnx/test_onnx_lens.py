@@ -15,7 +15,7 @@ from heads_that_tell import telling
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
 from spaceclip_plugin.bridges.onnx import OnnxFile, export, export_onnx
-from spaceclip_plugin.bridges.onnx.comparison import named_inputs, random_features
+from spaceclip_plugin.bridges.onnx.comparison import named_inputs, outputs, random_features
 from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH
 from spaceclip_plugin.cli import main
 from spaceclip_plugin.errors import ConfigError, ExportError
@@ -76,7 +76,6 @@ def test_the_file_says_whose_metres_they_are(
     said = metadata_of(written.path)
     assert (said["lens"], json.loads(said["focal_length"])) == (lens, focal_length and list(focal_length))
     assert "sqrt" in said["focal_length_means"]
-    assert "not told" in said["familiarity"]
     assert DepthHeadConfig.from_dict(json.loads(said["spaceclip_config"])) == head.config  # its own camera stays in it
 
 
@@ -103,7 +102,8 @@ def test_a_file_without_the_factor_is_refused(tmp_path: Path, monkeypatch: pytes
         features = random_features(head, *inputs["hidden_2"].shape[:1], (2, 3), (8, 12), seed=0)
         features = dataclasses.replace(features, hidden={2: torch.from_numpy(inputs["hidden_2"])})
         with torch.no_grad():
-            return [head(features).depth_m.numpy()]
+            found = [value.numpy() for value in outputs(head, head(features), features, 1.0).values()]
+        return [*found, np.ones(1, np.float32)]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: SimpleNamespace(run=run))
     with pytest.raises(ExportError, match="differs from torch's"):
@@ -127,7 +127,7 @@ def test_the_factor_is_in_the_graph(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(alike[0], plain[0])
     np.testing.assert_allclose(twice[0], 2 * plain[0], rtol=1e-6)
-    assert (alike[1] - plain[1], twice[1] - plain[1]) == (0, 1)
+    assert (alike[1] - plain[1], twice[1] - plain[1]) == (0, 2)  # of depth and of its uncertainty
 
 
 class TestCommand:
