@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx_heads import EMPTY, SMALL, WIDTH, half_empty, instant, knowing, small_head
 from torch import Tensor, nn
 
 from spaceclip_plugin import DepthHead, DepthHeadConfig
@@ -21,11 +21,12 @@ from spaceclip_plugin.bridges.onnx import OnnxFile, export, export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import ROUNDING, TOLERANCE, named_inputs, random_features
 from spaceclip_plugin.bridges.onnx.export import OLDEST_TORCH, OPSET
 from spaceclip_plugin.depth.strangeness import widened
-from spaceclip_plugin.errors import ConfigError, ExportError
+from spaceclip_plugin.errors import ExportError
 from spaceclip_plugin.head.architectures import ARCHITECTURES
 from spaceclip_plugin.head.decoder import HeadOutput, predicts_uncertainty
-from spaceclip_plugin.head.familiarity import Familiarity
 from spaceclip_plugin.towers.spec import TowerFeatures
+
+__all__ = ["instant"]  # a fixture
 
 if torch.__version__ < OLDEST_TORCH:
     pytest.skip(f"writing ONNX needs torch {OLDEST_TORCH}, this is {torch.__version__}", allow_module_level=True)
@@ -33,42 +34,7 @@ onnx = pytest.importorskip("onnx", reason="needs the packages of the extra `expo
 pytest.importorskip("onnxscript", reason="needs the packages of the extra `export`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the packages of the extra `export`")
 
-WIDTH = 8
-SMALL: dict[str, dict[str, Any]] = {  # other architectures: their defaults
-    "space-clip": {"channels": (6, 4), "semantic_taps": (5, 3), "structural_taps": (1, 0), "film_hidden": 7},
-    "tap-mixer": {"taps": (1, 3, 6), "channels": (48, 6), "convolutions": (1, 1), "attention": 1, "pixels": 4},
-}
-EMPTY: dict[str, Any] = {"taps": (1, 6), "channels": (6,), "convolutions": (1,), "empty": True}
 Output = dict[str, tuple[int, int]]
-
-
-def half_empty(head: DepthHead) -> DepthHead:
-    """The head, saying of about half of all pixels that nothing is there."""
-    with torch.no_grad():
-        head.decoder.emptiness.bias.zero_()
-    return head
-
-
-def knowing(head: DepthHead) -> DepthHead:
-    """The head, having learnt what is familiar from random tokens."""
-    tokens = torch.randn(200, 2, WIDTH, generator=torch.Generator().manual_seed(5))
-    head.familiarity = Familiarity.learnt(tokens, tap=3)
-    return head
-
-
-def small_head(architecture: str = "space-clip", *, seed: int = 0, config: Any = None, **options: Any) -> DepthHead:
-    """A head whose depth varies: batch norms as after training."""
-    kind = ARCHITECTURES[architecture].options
-    chosen = dataclasses.replace(kind.for_blocks(6), **options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = DepthHead(DepthHeadConfig(architecture, chosen, **{"width": WIDTH, "blocks": 6, **(config or {})}))
-        for module in head.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean = torch.randn_like(module.running_mean) / 4
-                module.running_var = torch.rand_like(module.running_var) / 8 + 0.01
-    return head.eval()
-
 
 # What makes other graphs; an export takes seconds, so each is made once.
 HEADS: dict[str, tuple[Callable[[], DepthHead], Output]] = {
@@ -132,20 +98,6 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "random state": torch.equal(torch.random.get_rng_state(), random),
     }
     return Exported(head.eval(), output, written, kept)
-
-
-@pytest.fixture
-def instant(monkeypatch: pytest.MonkeyPatch) -> list[DepthHead]:
-    """Without the conversion, for what happens around it: a file of one graph without nodes. Lists what came there."""
-    seen: list[DepthHead] = []
-
-    def empty(head: DepthHead, size: object, scale: float) -> Any:
-        seen.append(head)
-        value = onnx.helper.make_tensor_value_info("depth_m", onnx.TensorProto.FLOAT, ["batch", "h", "w"])
-        return onnx.helper.make_model(onnx.helper.make_graph([], "empty", [value], [value]))
-
-    monkeypatch.setattr(export, "_converted", empty)
-    return seen
 
 
 class TestTheFile:
@@ -372,51 +324,3 @@ class TestAWrongFile:
         monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=model))
         with pytest.raises(ExportError, match=r"'hidden_\d'.*\('batch', \d, 5, 'w"):
             export_onnx(exported.head, tmp_path / "head.onnx", **exported.output)
-
-
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({}, "patch_size.*output_hw"),
-            ({"patch_size": 16, "output_hw": (8, 8)}, "patch_size.*output_hw"),
-            ({"patch_size": 0}, "patch_size.*1024.* 0"),
-            ({"patch_size": 14.0}, "patch_size"),
-            ({"output_hw": (0, 8)}, "output_size"),
-            ({"patch_size": 16, "grid_hw": (4,)}, "grid_hw"),
-            ({"patch_size": 16, "grid_hw": (0, 4)}, r"grid_hw\[0\].*256"),
-        ],
-    )
-    def test_impossible_sizes(self, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-        with pytest.raises(ConfigError, match=message):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", **settings)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_path_that_cannot_be_written(self, tmp_path: Path, instant: list[DepthHead]) -> None:
-        (tmp_path / "file").write_text("")
-        with pytest.raises(ConfigError, match="folder"):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path, patch_size=4)
-        with pytest.raises(ConfigError, match="folder"):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "file" / "head.onnx", patch_size=4)
-        assert instant == []  # known before seconds were spent
-
-    @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-    def test_a_missing_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ExportError, match=rf"{package}.*; pip install 'spaceclip-plugin\[export\]'"):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_old_torch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.6.0+cpu"))
-        with pytest.raises(ExportError, match=r"2\.11.*2\.6\.0\+cpu"):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
-
-    def test_a_fused_head(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="fused"):
-            export_onnx(small_head(**SMALL["space-clip"]).fuse(), tmp_path / "head.onnx", patch_size=4)
-
-    def test_more_weights_than_a_file_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(export, "_MAX_BYTES", 1000)
-        with pytest.raises(ExportError, match="2 GiB"):
-            export_onnx(small_head(**SMALL["space-clip"]), tmp_path / "head.onnx", patch_size=4)
