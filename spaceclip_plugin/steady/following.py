@@ -39,7 +39,8 @@ _FEWEST = 0.08  # share of cells that must be found again for a video to go on
 _SURE, _FEWEST_SURE = 0.6, 0.35  # agreement, and the share of cells in view that reaches it; less is another image
 _FITS = 1.0  # cells that a surface may be off where the camera's motion brings it
 _AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
-_STILL = 0.1  # cells
+_NEARLY_AT_REST = 0.6  # likewise of what has contrast, for it not to have moved far
+_STILL, _FEWEST_STILL = 0.1, 0.05  # cells; share of them, for it to be of use to know
 
 Place = npt.NDArray[np.float64]
 """Where a camera was, (4, 4) camera to world."""
@@ -80,6 +81,11 @@ class Found:
     still: Mask
     agreeing: float
     doubt: str | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether more than a few cells are still."""
+        return bool(np.count_nonzero(self.still) >= _FEWEST_STILL * self.still.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +128,9 @@ class Pair:
         if np.count_nonzero(alike >= 1 - _LEAST_UNLIKE) >= _AT_REST * np.count_nonzero(self.frame.shown):
             known = self.whole.known & _same(alike)
             return _found(FusedDepth(self.whole.log_depth, self.whole.variance, known), at_rest, alike)
-        places = matched_places(self.new, self.old)
+        has_contrast = self.new.pattern.shows & self.frame.shown
+        nearly = np.count_nonzero(has_contrast & (alike > _SURE)) >= _NEARLY_AT_REST * np.count_nonzero(has_contrast)
+        places = matched_places(self.new, self.old, small=bool(nearly))
         # Distance, not depth, is what a camera that turns leaves as it is.
         longer = np.zeros_like(alike) if self.rays is None else self.rays.log_lengths
         whole = self.whole

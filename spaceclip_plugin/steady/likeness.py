@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from typing_extensions import Self
 
-from spaceclip_plugin.steady.grid import Cells, as_array, median, window_mean
+from spaceclip_plugin.steady.grid import Cells, Mask, as_array, median, window_mean
 from spaceclip_plugin.steady.look import Look
 
 _NOISE = 2e-3  # variance of grey within a window that is no contrast
@@ -33,6 +33,11 @@ class Pattern:
         """That of cells (1, h, w)."""
         mean, square = window_mean(np.concatenate([grey, grey * grey]), _WINDOW)
         return cls(grey, mean, np.maximum(square - mean * mean, 0) + _NOISE)
+
+    @cached_property
+    def shows(self) -> Mask:
+        """(h, w) bool, where there is more than noise."""
+        return self.variance > 2 * _NOISE
 
     @cached_property
     def contrast(self) -> float:

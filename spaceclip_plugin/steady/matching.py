@@ -28,12 +28,18 @@ _SHARPNESS = 25.0  # of the mean over the best match's neighbours
 _WINDOW = 9  # cells that move together, in the refinement
 _ROUNDS = 3
 _LONGEST_STEP = 1.5  # cells in a round
+_CONVERGED = 0.05  # cells, that a round moves cells by on the mean: another one is not worth it
 _FLAT = 1e-3  # square contrast a cell, of normalised pixels, below which nothing is refined
 
 
-def matched_places(new: Image, old: Image) -> Cells:
-    """Where each cell of the new image was in the old one, whatever moved: (2, h, w)."""
-    return cell_centres(new.grid_hw) + _refined(new.grey, old.grey, _coarse_motion(new, old))
+def matched_places(new: Image, old: Image, *, small: bool = False) -> Cells:
+    """Where each cell of the new image was in the old one, whatever moved: (2, h, w).
+
+    Of a motion that is small, a cell or two, the images alone tell; where it may be larger, tokens are asked first.
+    """
+    centres = cell_centres(new.grid_hw)
+    coarse = np.zeros_like(centres) if small else _coarse_motion(new, old)
+    return centres + _refined(new.grey, old.grey, coarse)
 
 
 def _coarse_motion(new: Image, old: Image) -> Cells:
@@ -140,5 +146,8 @@ def _refined(new_grey: Cells, old_grey: Cells, motion: Cells) -> Cells:
         x, y = window_mean(slopes * off, _WINDOW)
         step = np.stack([xy * y - yy * x, xy * x - xx * y])
         step /= determinant
+        done = float(np.abs(step).mean()) < _CONVERGED
         motion = window_mean(motion + np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP), 3)
+        if done:
+            break
     return motion

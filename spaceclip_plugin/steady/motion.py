@@ -55,7 +55,7 @@ class Rays:
         directions[1] = (places[1] - self.camera.cy_px) / self.camera.fy_px
         return directions
 
-    def places(self, points: Cells, nearest: npt.NDArray[np.floating] | float) -> Cells:
+    def places(self, points: npt.NDArray[np.floating], nearest: npt.NDArray[np.floating] | float) -> Cells:
         """(2, …) places of points (3, …) in the grid; those nearer than `nearest` are brought there."""
         places: Cells = points[:2] / np.maximum(points[2], nearest)
         for along, (focal_px, centre_px) in zip(
@@ -92,10 +92,10 @@ class Motion:
         return Motion(self.rotation.T, -self.rotation.T @ self.translation_m)
 
     def points(self, rays: Cells, depth_m: Cells) -> Cells:
-        """(3, …) points at depth (…) along rays (3, h, w), in the other frame."""
-        turned = (self.rotation @ rays.reshape(3, -1)).reshape(3, *[1] * (depth_m.ndim - 2), *rays.shape[1:])
-        points = turned * depth_m
-        points += self.translation_m.reshape(3, *[1] * depth_m.ndim)
+        """(3, h, w) points at depth (h, w) along rays (3, h, w), in the other frame."""
+        points = (self.rotation @ rays.reshape(3, -1)).reshape(rays.shape)
+        points *= depth_m
+        points += self.translation_m[:, None, None]
         return points
 
     def depths(self, rays: Cells, depth_m: Cells) -> Cells:
@@ -105,13 +105,24 @@ class Motion:
         return depths
 
 
-def places_before(rays: Rays, log_depth: Cells, back: Motion, *, every: int = 1) -> Cells:
-    """(2, …) where cells at depth (…, h, w), in ln metres, were in the earlier frame; `back` leads into it.
-
-    `log_depth` is of every so many of the rays' cells along each axis, from the first.
-    """
+def places_before(rays: Rays, log_depth: Cells, back: Motion) -> Cells:
+    """(2, h, w) where cells at depth (h, w), in ln metres, were in the earlier frame; `back` leads into it."""
     depth_m = np.exp(log_depth)
-    return rays.places(back.points(rays.rays[:, ::every, ::every], depth_m), _NEAREST * depth_m)
+    return rays.places(back.points(rays.rays, depth_m), _NEAREST * depth_m)
+
+
+def places_by_scale(rays: Rays, log_depth: Cells, back: Motion, log_scales: Cells, *, every: int) -> Cells:
+    """(2, S, …) where they were if their depth is too large by each of these factors (S,), in ln.
+
+    Only of every so many of the cells along each axis, from the first.
+    """
+    some, log_depth = rays.rays[:, ::every, ::every], log_depth[::every, ::every]
+    turned = (back.rotation @ some.reshape(3, -1)).reshape(some.shape)
+    shifted = back.translation_m[:, None, None] / np.exp(log_depth)
+    # All in units of the depth itself: larger depth is a shorter way of the camera.
+    points = np.exp(log_scales)[:, None, None] * shifted[:, None]
+    points += turned[:, None]
+    return rays.places(points, _NEAREST)
 
 
 def carried(rays: Rays, earlier: FusedDepth, onward: Motion) -> FusedDepth:

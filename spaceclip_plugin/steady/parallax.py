@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from spaceclip_plugin.steady.following import OTHER_WAY, OTHERWISE, Told
 from spaceclip_plugin.steady.grid import Cells, median, sampled, window_mean
-from spaceclip_plugin.steady.motion import Motion, Rays, places_before
+from spaceclip_plugin.steady.motion import Motion, Rays, places_by_scale
 
 _DETAIL = 5  # cells; what is smoother than that shows no parallax
 _LEAST_DETAIL = 1e-6  # of normalised pixels
@@ -72,10 +72,10 @@ def _mismatch(details: tuple[Cells, Cells], rays: Rays, log_depth: Cells, back: 
     If depth is right, what a cell shows is found in the earlier image where the motion brings it.
     """
     new_detail, old_detail = details
-    asked = log_depth[::_EVERY, ::_EVERY] - log_scales[:, None, None]
-    old, inside = sampled(old_detail, places_before(rays, asked, back, every=_EVERY))
-    off = np.abs(old[0] - new_detail[0, ::_EVERY, ::_EVERY])
+    [old], inside = sampled(old_detail, places_by_scale(rays, log_depth, back, log_scales, every=_EVERY))
+    off = np.abs(old - new_detail[0, ::_EVERY, ::_EVERY])
     off /= max(median(np.abs(new_detail)), _LEAST_DETAIL) + off  # what is far off, is not further off
+    off *= inside
     count = inside.sum(axis=(1, 2))
-    mean = (off * inside).sum(axis=(1, 2)) / np.maximum(count, 1)
+    mean = off.sum(axis=(1, 2)) / np.maximum(count, 1)
     return np.where(count >= _LEAST_IN_VIEW * inside[0].size, mean, 1.0).astype(np.float32)

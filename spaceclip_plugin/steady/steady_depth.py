@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import shown
 from spaceclip_plugin.depth import DepthMap
-from spaceclip_plugin.depth.pose import poses_of_images
+from spaceclip_plugin.depth.pose import matrices_of_images
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.steady.fusion import FusedDepth, offset_of, uncertainty_of
@@ -70,7 +70,7 @@ class SteadyDepth:
         if depth.image_sizes is not None or len(look.grey) != len(depth):
             sizes = "several sizes" if depth.image_sizes is not None else f"{len(depth)}, and {len(look.grey)} looks"
             raise ConfigError(f"steady depth is of images of one size with a look of each, got images of {sizes}")
-        given = [None] * len(depth) if place is None else poses_of_images(place, len(depth)).numpy()
+        given = [None] * len(depth) if place is None else matrices_of_images(place, len(depth))
         if len(depth) == 0:
             return depth
         with np.errstate(all="ignore"):  # what is not known may be infinite on the way

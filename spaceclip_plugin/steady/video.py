@@ -154,7 +154,7 @@ class Video:
         self.belief.shift(toward)
         self.whole, both = fused(found.earlier.scaled(toward), view.grid, offset - toward)
         self.carried = float(np.count_nonzero(both) / both.size)
-        before = (self.fine_m * math.exp(toward), found.still) if found.still.any() else None
+        before = (self.fine_m * math.exp(toward), found.still) if found.rests else None
         self.fine_m = refined(view.pixels, view.grid, self.whole, before)
         self.image, self.step, self.place = view.image, view.step, view.place
         seen = self._parallax(view, self.whole.log_depth)
