@@ -39,7 +39,7 @@ _FEWEST = 0.08  # share of cells that must be found again for a video to go on
 _SURE, _FEWEST_SURE = 0.6, 0.35  # agreement, and the share of cells in view that reaches it; less is another image
 _FITS = 1.0  # cells that a surface may be off where the camera's motion brings it
 _AT_REST = 0.6  # share of what is shown that must look the same in the same place, for the camera not to have moved
-_NEARLY_AT_REST = 0.6  # likewise of what has contrast, for it not to have moved far
+_NEARLY_AT_REST = 0.85  # likewise of what has contrast, for it not to have moved far
 _STILL, _FEWEST_STILL = 0.1, 0.05  # cells; share of them, for it to be of use to know
 
 Place = npt.NDArray[np.float64]

@@ -31,6 +31,9 @@ _LONGEST_STEP = 1.5  # cells in a round
 _CONVERGED = 0.05  # cells, that a round moves cells by on the mean: another one is not worth it
 _FLAT = 1e-3  # square contrast a cell, of normalised pixels, below which nothing is refined
 
+_BESIDE: Cells = np.array([(right, down) for down in (-1, 0, 1) for right in (-1, 0, 1)], dtype=np.float32)
+"""(9, 2) steps to the right and down from a token to itself and its neighbours."""
+
 
 def matched_places(new: Image, old: Image, *, small: bool = False) -> Cells:
     """Where each cell of the new image was in the old one, whatever moved: (2, h, w).
@@ -54,7 +57,7 @@ def _coarse_motion(new: Image, old: Image) -> Cells:
     likeness = alike.ravel()[near + grid.first_of_row] * _SHARPNESS
     weights = np.exp(likeness - likeness.max(axis=1, keepdims=True)) * there
     weights /= weights.sum(axis=1, keepdims=True)
-    motion = (weights * grid.places[:, near]).sum(axis=2) - grid.places
+    motion = grid.places[:, best] - grid.places + (weights @ _BESIDE).T
     motion = _median_of_neighbours(motion.reshape(2, rows, columns))
     motion *= np.array([width / columns, height / rows], dtype=np.float32)[:, None, None]
     return spread(motion, (height, width))
@@ -69,55 +72,63 @@ class _Tokens:
         neighbours: (n, 9) each and its neighbours; where there is none, the nearest that there is.
         has_neighbours: (n, 9) bool, where there is one.
         first_of_row: (n, 1) where each one's row begins in a matrix (n, n).
-        steps: down and to the right: how many tokens one step is; (n, n) float32, 1 where two tokens both have one a
-            step back; and how many pairs there are of them: here, a step back and a step on.
+        columns: how many a row has.
+        both_have_left: (n, n) float32, 1 where two tokens both have a neighbour to the left.
+        pairs: (n, n) float32, how many pairs of neighbours on the same side two tokens have, with themselves.
     """
 
     places: Cells
     neighbours: npt.NDArray[np.intp]
     has_neighbours: Mask
     first_of_row: npt.NDArray[np.intp]
-    steps: list[tuple[int, Cells, Cells]]
+    columns: int
+    both_have_left: Cells
+    pairs: Cells
 
     @classmethod
     @lru_cache(maxsize=4)
     def of(cls, rows: int, columns: int) -> _Tokens:
         """That grid."""
         row, column = (axis.ravel() for axis in np.indices((rows, columns)))
-        down, right = (axis.ravel() - 1 for axis in np.indices((3, 3)))
+        right, down = _BESIDE.T.astype(np.intp)
         beside = row[:, None] + down, column[:, None] + right
         inside = beside[0].clip(0, rows - 1), beside[1].clip(0, columns - 1)
-        steps = []
-        for step, axis in ((columns, row), (1, column)):
-            back, on = (np.outer(there, there).astype(np.float32) for there in (axis > 0, axis < axis.max()))
-            steps.append((step, back, 1 + back + on))
+        pairs = np.ones((rows * columns, rows * columns), dtype=np.float32)
+        for axis in (row, column):
+            pairs *= 1 + np.outer(axis > 0, axis > 0) + np.outer(axis < axis.max(), axis < axis.max())
         return cls(
             np.stack([column, row]).astype(np.float32),
             inside[0] * columns + inside[1],
             (inside[0] == beside[0]) & (inside[1] == beside[1]),
             np.arange(rows * columns)[:, None] * (rows * columns),
-            steps,
+            columns,
+            np.outer(column > 0, column > 0).astype(np.float32),
+            pairs,
         )
 
     def with_neighbours(self, alike: Cells) -> Cells:
         """(n, n) likeness of tokens, with a share of that of their neighbours to the neighbours of the other."""
-        for step, back, terms in self.steps:
-            both_back = back[step:, step:]
-            total = alike.copy()
-            total[step:, step:] += alike[:-step, :-step] * both_back
-            total[:-step, :-step] += alike[step:, step:] * both_back
-            alike = total / terms
-        return alike
+        total = alike.copy()
+        total[self.columns :, self.columns :] += alike[: -self.columns, : -self.columns]
+        total[: -self.columns, : -self.columns] += alike[self.columns :, self.columns :]
+        both_to_the_left = self.both_have_left[1:, 1:]
+        found: Cells = total.copy()
+        found[1:, 1:] += total[:-1, :-1] * both_to_the_left
+        found[:-1, :-1] += total[1:, 1:] * both_to_the_left
+        found /= self.pairs
+        return found
 
 
 def _median_of_neighbours(motion: Cells) -> Cells:
     """Motion (2, r, c) without what a single token alone says."""
     padded = _with_border(motion)
     rows, columns = motion.shape[1:]
-    shifted = [padded[:, down : down + rows, right : right + columns] for down in range(3) for right in range(3)]
-    middle = len(shifted) // 2
-    usual: Cells = np.partition(np.stack(shifted), middle, axis=0)[middle]
-    return usual
+    nearby: Cells = np.empty((*motion.shape, len(_BESIDE)), dtype=np.float32)
+    for at in range(len(_BESIDE)):
+        down, right = divmod(at, 3)
+        nearby[..., at] = padded[:, down : down + rows, right : right + columns]
+    nearby.sort(axis=-1)
+    return nearby[..., len(_BESIDE) // 2]
 
 
 def _with_border(maps: Cells) -> Cells:
