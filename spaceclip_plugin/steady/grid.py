@@ -21,6 +21,7 @@ ON_ONE_SURFACE = 0.99
 Cells = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
+_Values = TypeVar("_Values", Cells, Mask)
 
 
 def grid_of(image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -109,9 +110,6 @@ def nearby_extremes(values: Cells) -> tuple[Cells, Cells]:
 def all_nearby(there: Mask) -> Mask:
     """(h, w) bool, whether all of each cell and its eight neighbours are."""
     return _nearby(np.logical_and, there)
-
-
-_Values = TypeVar("_Values", Cells, Mask)
 
 
 def _nearby(both: np.ufunc, values: _Values) -> _Values:

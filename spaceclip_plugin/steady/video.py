@@ -64,7 +64,7 @@ class View:
     def several(cls, depth: DepthMap, look: Look, places: Iterable[Place | None]) -> Iterator[Self]:
         """Those of a map, a look and a place of each image."""
         grid_hw, lens = look.grid_hw, depth.intrinsics
-        camera = _in_words(depth.image_hw, tuple(depth.depth_m.shape[1:]), grid_hw, lens, depth.mapping)
+        camera = _in_words(depth.image_hw, (1, *depth.depth_m.shape[1:]), grid_hw, lens, depth.mapping)
         rays = None if lens is None else Rays.of(lens, grid_hw)
         for image, place, pixels in zip(Image.several(look), places, PixelDepth.several(depth), strict=True):
             yield cls(camera, depth.step, image, place, pixels, GridDepth.of(pixels, grid_hw), rays)

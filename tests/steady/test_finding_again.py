@@ -107,6 +107,8 @@ def test_maps_are_read_between_cells_and_outside_is_told() -> None:
     assert inside.all()
     _, inside = sampled(centres, np.array([[-0.1, 6.1, 3.0], [1.0, 1.0, 1.0]], dtype=np.float32))
     assert inside.tolist() == [False, False, True]
+    nowhere = np.array([[np.nan, 1.0, -np.inf, np.inf], [1.0, np.nan, 1.0, np.inf]], dtype=np.float32)
+    assert not sampled(centres, nowhere)[1].any()
 
 
 @pytest.mark.parametrize("now", [place(0.05), place(0.0, 0.06), place(pan=0.1), place(0.04, pan=-0.25)])
