@@ -131,11 +131,9 @@ class Pair:
         has_contrast = self.new.pattern.shows & self.frame.shown
         nearly = np.count_nonzero(has_contrast & (alike > _SURE)) >= _NEARLY_AT_REST * np.count_nonzero(has_contrast)
         places = matched_places(self.new, self.old, small=bool(nearly))
-        # Distance, not depth, is what a camera that turns leaves as it is.
-        longer = np.zeros_like(alike) if self.rays is None else self.rays.log_lengths
         whole = self.whole
-        maps = [self.old.grey[0], whole.log_depth, whole.log_depth + longer, whole.variance, whole.known]
-        (grey, log_depth, log_length, variance, known), inside = sampled(np.array(maps, dtype=np.float32), places)
+        maps = np.array([self.old.grey[0], whole.log_depth, whole.known], dtype=np.float32)
+        (grey, log_depth, known), inside = sampled(maps, places)
         alike = self._alike(grey, inside)
         same = inside & _same(alike) & (known > ON_ONE_SURFACE)
         count = np.count_nonzero(same)
@@ -147,6 +145,9 @@ class Pair:
                 found = self._moved(self.rays, onward, log_depth)
                 if found is not None:
                     return found
+        # Distance, not depth, is what a camera that turns leaves as it is.
+        longer = np.zeros_like(alike) if self.rays is None else self.rays.log_lengths
+        (log_length, variance), _ = sampled(np.stack([whole.log_depth + longer, whole.variance]), places)
         return _found(FusedDepth(log_length - longer, variance, same), places, alike)
 
     def _moved(self, rays: Rays, onward: Motion, log_depth: Cells) -> Found | None:
