@@ -71,6 +71,7 @@ HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
+    "light": Row("tap-mixer, preset light", ("--preset", "light", *BF16)),
     "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *BF16)),
     PUBLISHED: Row(
         "space-clip, recommended loss and views",

@@ -49,7 +49,7 @@ ARCHITECTURES = {
     "space-clip": Architecture(SpaceClipOptions, SpaceClipDecoder, FusedSpaceClipDecoder),
     # There is nothing to fold: most of its time goes into matrix products that no algebra saves. Measured and left out,
     # because beside a host none of it gained on every CPU: linear layers as 1x1 convolutions or as oneDNN's with GELU
-    # and sum inside.
+    # and sum inside, the taps as one product, statistics of the norms apart from their products.
     "tap-mixer": Architecture(TapMixerOptions, TapMixerDecoder, copy.deepcopy, PRESETS),
 }
 DEFAULT_ARCHITECTURE = "tap-mixer"

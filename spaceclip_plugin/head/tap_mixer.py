@@ -85,6 +85,8 @@ class TapMixerOptions:
 
 PRESETS: dict[str, dict[str, Any]] = {
     STANDARD: {},
+    # For scale alone, on the patch grid: outlines are a patch wide.
+    "light": {"taps": (6, 12), "channels": (128,), "convolutions": (2,)},
     # For hands and what they reach for: an early tap and the tower's own image, for outlines.
     "fine": {"taps": (1, 3, 6, 9, 12), "channels": (128, 64), "pixels": 32},
 }

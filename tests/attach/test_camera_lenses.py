@@ -79,6 +79,24 @@ def test_points_of_a_floor_that_a_perfect_head_reads(host: nn.Module, head: Dept
     torch.testing.assert_close(found.uncertainty_m, 0.1 * found.depth_m)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (16, 4), (64, 64)])
+def test_depth_of_another_size_is_of_the_same_camera_and_image(
+    host: nn.Module, head: DepthHead, size: tuple[int, int]
+) -> None:
+    camera, mapping = Intrinsics(60.0, 60.0, 31.0, 25.0, (48, 64)), ImageMapping.letterboxed((48, 64), (32, 32))
+    with attach_depth_head(host, head, cameras={"wrist": camera}, mapping=mapping) as depth:
+        see(host, 1)
+        [seen] = depth.read(size)
+    rows, columns = ((torch.arange(count) + 0.5) * 32 / count for count in size)
+    # 24 of the tower's 32 rows show the camera's image, at half its size.
+    x, y = (2 * columns - 31) / 60, (2 * (rows - 4) - 25) / 60
+    points = seen.points()[0]
+    torch.testing.assert_close(points[..., 0], x * points[..., 2])
+    torch.testing.assert_close(points[..., 1], y[:, None] * points[..., 2])
+    assert torch.equal(seen.valid[0], ((rows > 4) & (rows < 28))[:, None].expand(size))
+    assert seen.in_camera().depth_m.shape == (1, 48, 64)
+
+
 class TestWhichCamera:
     def test_two_cameras_in_order_and_their_newest_depth(self, host: nn.Module, head: DepthHead) -> None:
         mapping = {"top": SQUASHED, "wrist": PADDED}

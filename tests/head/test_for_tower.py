@@ -65,8 +65,9 @@ def test_presets_scale_with_the_tower_and_options_change_them(name: str, preset:
 
 
 def test_the_default_reads_hidden_states_alone() -> None:
-    heads = [DepthHead.for_tower(SPEC), *(DepthHead.for_tower(SPEC, preset=name) for name in ("standard", "fine"))]
-    assert [head.uses_pixels for head in heads] == [False, False, True]
+    presets = ("standard", "light", "fine")
+    heads = [DepthHead.for_tower(SPEC), *(DepthHead.for_tower(SPEC, preset=name) for name in presets)]
+    assert [head.uses_pixels for head in heads] == [False, False, False, True]
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest() -> None:

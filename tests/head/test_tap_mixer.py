@@ -65,6 +65,7 @@ class TestOptions:
         ("preset", "blocks", "taps"),
         [
             ("fine", 12, (1, 3, 6, 9, 12)),
+            ("light", 12, (6, 12)),
             ("standard", 12, (3, 6, 9, 12)),
             ("standard", 24, (6, 12, 18, 24)),
             ("standard", 27, (7, 14, 20, 27)),
@@ -322,7 +323,7 @@ class TestParts:
         assert grid_layers.dropped(change, 0.4, False) is change
 
 
-@pytest.mark.parametrize(("preset", "fraction"), [("standard", 60), ("fine", 60)])
+@pytest.mark.parametrize(("preset", "fraction"), [("standard", 60), ("fine", 60), ("light", 150)])
 def test_presets_are_fractions_of_the_published_decoder(preset: str, fraction: int) -> None:
     def products(options: Any) -> int:
         head = DepthHead(DepthHeadConfig(options=options)).eval()
