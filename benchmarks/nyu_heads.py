@@ -72,7 +72,7 @@ SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
     "light": Row("tap-mixer, preset light", ("--preset", "light", *BF16)),
-    "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *BF16)),
+    "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *BF16), (0, 1, 2)),
     PUBLISHED: Row(
         "space-clip, recommended loss and views",
         (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
