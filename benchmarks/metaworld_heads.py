@@ -36,10 +36,14 @@ SETTINGS = ("--protocol", "whole-image", "--depth-range", "0.1,6", "--views", "2
 VARIED, STANDARD = "varied", "standard"
 LOOKS = (VARIED, STANDARD)
 TRAIN = tuple(f"metaworld:{look}:1200" for look in LOOKS)
+FEW = tuple(f"metaworld:{look}:150" for look in LOOKS)
+"""For rows that are called so: what the published decoder can learn from in half an hour of a CPU."""
 VAL, TEST = "metaworld:validation:90", "metaworld:test:{look}:120"
 CONSTANT = "constant median of the training depth"
 METRICS = ("abs_rel", "rmse", "delta1")
 EDGES = ("boundary_f1", "edge_accuracy_px", "edge_completeness_px", "abs_rel_near", "abs_rel_away")
+EIGHT = ("--epochs", "8")
+DECODER = (*SPACE_CLIP, "--weight-decay", "0.01")
 FINE = ("--preset", "fine", "--loss", "sharp", "--set", "empty=true")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16),
@@ -49,9 +53,10 @@ ROWS = {
         "the same at three quarters of its width, 20 epochs",
         (*FINE, "--set", "channels=[96,48]", *BF16, "--epochs", "20"),
     ),
-    PUBLISHED: Row(
-        "space-clip, recommended loss and views", (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16)
-    ),
+    PUBLISHED: Row("space-clip, recommended loss and views", (*DECODER, *EIGHT, *BF16)),
+    "few-tap-mixer": Row("tap-mixer, recommended recipe, 300 pictures, 8 epochs", (*EIGHT, *BF16)),
+    "few-fine": Row("tap-mixer, preset fine, 300 pictures, 8 epochs", ("--preset", "fine", *EIGHT, *BF16)),
+    "few-space-clip": Row("space-clip, recommended loss and views, 300 pictures, 8 epochs", (*DECODER, *EIGHT, *BF16)),
 }
 
 
@@ -59,7 +64,8 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
     """Train unless there is a run, in its folder or in the record, then score it on both looks of the unseen tasks."""
     folder = args.runs / f"{name}_s{seed}"
     host = [*HOST, "--host-weights", str(args.weights)]
-    data = [word for source in TRAIN for word in ("--data", source)] + ["--val", VAL]
+    sources = FEW if name.startswith("few-") else TRAIN
+    data = [word for source in sources for word in ("--data", source)] + ["--val", VAL]
     words = [*host, *data, "--out", str(folder), *SETTINGS, *row.flags, "--seed", str(seed)]
     short = {str(args.weights): args.weights.name, str(folder): folder.name}
     command = " ".join(["spaceclip train", *(short.get(word, word) for word in words)])
