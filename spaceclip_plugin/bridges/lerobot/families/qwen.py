@@ -191,7 +191,11 @@ class Groot(QwenVL):
         """The step of its saved preprocessor."""
         settings = saved_step(policy, self.prepares)
         module = sys.modules[type(policy).__module__].__name__.replace("modeling_", "processor_")
-        return importlib.import_module(module).GrootN17VLMEncodeStep(**settings)
+        made = importlib.import_module(module).GrootN17VLMEncodeStep
+        try:
+            return made(**settings)
+        except TypeError as error:
+            raise HostError(f"the step {self.prepares!r} of its preprocessor is of another LeRobot: {error}") from error
 
 
 def _held(owner: nn.Module) -> Any:
