@@ -20,8 +20,8 @@ PACKAGES = {
 }
 # From the ground up: a room imports those before it.
 FLOORS = [
-    "ground", "hub", "depth", "steady", "towers", "head", "guard", "data", "attach", "evaluation", "training",
-    "teaching", "bridges", "spaceclip_worlds", "cli",
+    "ground", "hub", "depth", "steady", "towers", "head", "guard", "data", "attach", "graft", "evaluation",
+    "training", "teaching", "bridges", "spaceclip_worlds", "cli",
 ]  # fmt: skip
 GROUND = {"errors", "_checks", "_files", "_digest", "_tensor_files"}
 # Rooms that stand beside the tower of floors: the core finds them through entry points.

@@ -43,13 +43,14 @@ class Decoded:
 
 def finite_features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
     """The tapped hidden states of a frame as patch maps, its context and pixels; CaptureError where one is no good."""
-    features = _features(recorder, frame)
+    features = features_of(recorder, frame)
     if not is_captured(next(iter(features.hidden.values())).device):
         _check_finite(features, frame.index)
     return features
 
 
-def _features(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
+def features_of(recorder: FrameRecorder, frame: RawFrame) -> TowerFeatures:
+    """What `finite_features` gives, of a frame whose values are known to be sane or looked at later."""
     recorder.check_complete(frame)
     wait_for(frame)
     tower = recorder.tower
@@ -71,7 +72,7 @@ def decode(
 ) -> Decoded:
     """Run the head, in eval mode, on a frame."""
     device = next(head.parameters()).device
-    features = _features(recorder, frame)
+    features = features_of(recorder, frame)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
         output = head(features, output_size)
     if recorder.pixels:  # the host's thread may have gone on, and filled its buffer again meanwhile

@@ -1,0 +1,9 @@
+"""Depth into a frozen policy: blocks of its action expert read a bank of what its own tower sees, where and how far.
+
+No gain is shown yet: this is the machinery to look for one.
+"""
+
+from spaceclip_plugin.graft.config import GraftConfig
+from spaceclip_plugin.graft.depth_graft import DepthGraft
+
+__all__ = ["DepthGraft", "GraftConfig"]
