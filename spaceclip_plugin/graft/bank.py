@@ -24,7 +24,7 @@ _TINY = 1e-6
 
 @dataclass(eq=False)
 class Bank:
-    """The cells of all cameras, N of them, of one forward of the policy, free of gradients; float32.
+    """The cells of all cameras, N of them, of one forward of the policy, free of gradients.
 
     Attributes:
         look: (B, N, C) what the taps saw, each of unit root mean square.
@@ -44,9 +44,9 @@ class Bank:
         seen: list[tuple[DepthMap, TowerFeatures]],
         config: GraftConfig,
         places: Mapping[str, Tensor],
-        device: torch.device,
+        like: Tensor,
     ) -> Bank:
-        """Of the image calls of one forward; `places` are (B or 1, 4, 4) camera to frame.
+        """Of the image calls of one forward; `places` are (B or 1, 4, 4) camera to frame; as `like` is.
 
         Raises:
             CaptureError: a call whose camera, lens or place is not known, or calls of batches that differ.
@@ -68,8 +68,8 @@ class Bank:
             told.append(where)
             shares.append(share)
         camera = [config.cameras.index(name) for name in newest for _ in range(CELLS**2)]
-        look, place, share = (torch.cat([each.to(device) for each in one], dim=1) for one in (looks, told, shares))
-        return cls(look, place, torch.tensor(camera, device=device, dtype=torch.long), share > 0)
+        look, place, share = (torch.cat([each.to(like) for each in one], dim=1) for one in (looks, told, shares))
+        return cls(look, place, torch.tensor(camera, device=like.device, dtype=torch.long), share > 0)
 
 
 def _has_camera(depth: DepthMap, config: GraftConfig) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from spaceclip_plugin._checks import real
 from spaceclip_plugin._files import atomic_path, parse_json_object
@@ -19,6 +19,7 @@ from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.attach.featured_read import live_tower
 from spaceclip_plugin.attach.tower_match import OTHER, fingerprint_of, match_tower
 from spaceclip_plugin.errors import CheckpointError, ConfigError, HeadMismatchError, HostError
+from spaceclip_plugin.graft.bank import Bank
 from spaceclip_plugin.graft.blocks import chosen_blocks, modules_of, rounded_digest, widths_of
 from spaceclip_plugin.graft.config import CAMERA, GraftConfig
 from spaceclip_plugin.graft.layers import BankEncoder, GraftLayer
@@ -69,6 +70,11 @@ class DepthGraft(nn.Module):
     def layer(self, index: int) -> GraftLayer:
         """Of one block."""
         return cast(GraftLayer, self.layers[index])
+
+    def keys_and_values(self, bank: Bank) -> list[tuple[Tensor, Tensor]]:
+        """Of every block, as `GraftLayer.keys_and_values` gives them."""
+        tokens = self.encoder(bank)
+        return [self.layer(index).keys_and_values(tokens) for index in range(len(self.layers))]
 
     @classmethod
     def for_policy(

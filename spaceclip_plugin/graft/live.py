@@ -45,7 +45,8 @@ class LiveGraft:
         self._fixed = self._checked(places)
         self._places = self._fixed
         self._bank: Bank | None = None
-        self._read: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values, where no gradients are asked for
+        self._read: list[tuple[Tensor, Tensor]] = []  # of the bank, where no gradients are asked for
+        self._dropped = attachment.dropped
         self._unlearnt = 0  # forwards in training since the last backward
         self._learnt = False  # whether there was a backward since the newest
         # Drawn apart, and without a draw of the host's: the noise of its training stays what it is.
@@ -83,7 +84,7 @@ class LiveGraft:
             taps_left(self._modules, still_tapped=lambda module: has_taps(module) or _is_grafted(module))
         self._handles.clear()
         self._bank = None
-        self._read.clear()
+        self._read = []
 
     def __enter__(self) -> Self:
         return self
@@ -128,12 +129,11 @@ class LiveGraft:
                 "repeat their batch behind the tower, cannot be grafted"
             )
         with torch.autocast(stream.device.type, enabled=False):
-            # With gradients each block makes its own: gradient checkpointing must find the same work again.
-            read = None if torch.is_grad_enabled() else self._read.get(index)
-            if read is None:
+            if torch.is_grad_enabled():  # gradient checkpointing must find the same work again in each block
                 read = layer.keys_and_values(self._graft.encoder(bank))
-                if not torch.is_grad_enabled():
-                    self._read[index] = read
+            else:
+                self._read = self._read or self._graft.keys_and_values(bank)
+                read = self._read[index]
             added = layer(stream.to(read[0].dtype), *read, bank.valid)
         if added.requires_grad:
             added.register_hook(self._note_learnt)
@@ -158,21 +158,31 @@ class LiveGraft:
             )
         return self._bank
 
+    def _check_whole(self) -> None:
+        lost, self._dropped = self._attachment.dropped - self._dropped, self._attachment.dropped
+        if lost:
+            raise CaptureError(
+                f"{lost} image call(s) of this forward were dropped before they were read: more frames, or bytes of "
+                "them, than may wait. Attach with attach_depth_head(…, unread=UnreadFrames(max_frames=…, max_bytes=…)) "
+                "for all cameras of a batch"
+            )
+
     def _note_learnt(self, _gradient: Tensor) -> None:
         self._learnt = True
 
     def _renew(self) -> None:
         graft, places = self._graft, self._places
         self._bank = None  # if this fails, no block goes on with what was
-        self._read.clear()
+        self._read = []
         self._places = self._fixed
-        device = next(graft.parameters()).device
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        like = next(graft.parameters())
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(like.device.type, enabled=False):
             seen = read_with_features(self._attachment)
-            bank = Bank.of(seen, graft.config, places, device)
+            self._check_whole()
+            bank = Bank.of(seen, graft.config, places, like)
             if graft.training:
                 kept = torch.rand(len(bank.valid), 1, generator=self._random) >= graft.config.dropout
-                bank.valid = bank.valid & kept.to(device)
+                bank.valid = bank.valid & kept.to(like.device)
         self.depth = tuple(depth for depth, _ in seen)
         self._bank = bank
         self._unlearnt = graft.training + (0 if self._learnt else self._unlearnt)
@@ -186,7 +196,7 @@ class _Hook:
         self._index = index
         self.live = live
         # Compiled blocks leave their graph here; asked for now, since it takes the compiler a second to be imported.
-        self._run = None if live is None else torch.compiler.disable(live.after)
+        self._run = None if live is None else torch.compiler.disable(live.after)  # type: ignore[no-untyped-call]
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         given = args[0] if args else next(iter(kwargs.values()), None)

@@ -14,7 +14,7 @@ from small_world import tiny_mixer
 from tiny_vla import LENSES, TinyVla, attached, observation, opened, tiny_vla
 from torch import nn
 
-from spaceclip_plugin.attach import DepthAttachment
+from spaceclip_plugin.attach import DepthAttachment, UnreadFrames
 from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, HeadMismatchError, HostError
 from spaceclip_plugin.graft import DepthGraft, GraftConfig
 
@@ -171,6 +171,13 @@ def test_a_failed_forward_is_not_mixed_into_the_next(policy: TinyVla, depth: Dep
             policy(images, noise)
         policy(images, noise)
         assert len(live.depth) == 2
+
+
+def test_no_camera_is_lost_unseen(policy: TinyVla) -> None:
+    depth = attached(policy, unread=UnreadFrames(max_frames=1))
+    graft = DepthGraft.for_policy(policy, depth)
+    with graft.attach(policy, depth), pytest.raises(CaptureError, match=r"1 image call\(s\).*UnreadFrames"):
+        policy(*observation())
 
 
 def test_blocks_that_give_no_tensor(policy: TinyVla, depth: DepthAttachment) -> None:
