@@ -24,9 +24,9 @@ class BankEncoder(nn.Module):
         self.camera = nn.Parameter(torch.empty(len(config.cameras), config.width).normal_(std=0.02))
 
     def forward(self, bank: Bank) -> Tensor:
-        """(B, N, width), 0 where a cell has no depth."""
+        """(B, N, width); of cells without depth they mean nothing, and no layer reads them."""
         tokens = self.look(bank.look) + self.place(bank.place) + self.camera[bank.camera]
-        return _normed(tokens) * bank.valid[..., None]
+        return _normed(tokens)
 
 
 class GraftLayer(nn.Module):

@@ -19,6 +19,7 @@ from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.graft import DepthGraft
+from spaceclip_plugin.graft.bank import _pooled
 from spaceclip_plugin.graft.layers import add_exactly
 
 
@@ -106,6 +107,16 @@ def test_cells_without_depth_add_nothing(policy: TinyVla, depth: DepthAttachment
     keys, values = graft.layer(0).keys_and_values(graft.encoder(bank))
     assert torch.equal(graft.layer(0)(stream, keys, values, bank.valid), before)
     assert before.abs().max() > 0
+
+
+def test_a_cell_tells_of_its_pixels_with_depth_alone() -> None:
+    maps, known = torch.full((1, 2, 16, 16), 3.0), torch.ones(1, 1, 16, 16)
+    maps[..., ::2], known[..., ::2] = 100.0, 0.0
+    known[..., :2, :2] = 0.0  # and the first has none
+    cells, share = _pooled(maps, known)
+    assert cells[0, 0].tolist() == [0.0, 0.0]
+    assert share[0, :2].tolist() == [0.0, 0.5]
+    assert bool((cells[0, 1:] == 3.0).all())
 
 
 @pytest.mark.parametrize("checkpointing", [None, False, True])
