@@ -40,7 +40,7 @@ def table(record: dict[str, Any]) -> str:
         return [f"{part[name]['mean']:.3f}" if part else "–" for part, names in parts for name in names]
 
     def size(of: dict[str, float], ratio: float) -> list[str]:
-        return [f"{of['parameters'] / 1e6:.2f}", f"{of['gflop']:.2f}", f"{ratio:.2f}"]
+        return [f"{of['parameters'] / 1e6:.2f}", f"{of['gflop']:.2f}", f"{ratio:.3f}"]
 
     rows = [
         [title, *scores(row), *size(presets["sizes"][preset], reads[preset]["median"])]
