@@ -30,11 +30,14 @@ from spaceclip_plugin.towers import TowerFeatures, TowerSpec
 from spaceclip_plugin.training.cache.feature_cache import INDEX_NAME, FeatureCache, cache_index
 from spaceclip_plugin.training.cache.shards import CachedImage, CacheShard, Kept, packed, write_shard
 from spaceclip_plugin.training.cache.storage import STORAGES
+from spaceclip_plugin.training.estimate import duration
 from spaceclip_plugin.training.features import FeatureSettings
 from spaceclip_plugin.training.processes import Processes
 from spaceclip_plugin.training.reading_ahead import read_ahead
 
 TOWER_BATCH = 16  # images the tower sees at once
+LONG_S, FEW = 900, 2
+"""Seconds from which on a shorter way is told: fewer versions of an image, and how many."""
 SHARD_BYTES = 64 << 20  # about how large a shard is; as much is held in memory while it is made
 
 _logger = logging.getLogger(__name__)
@@ -111,11 +114,12 @@ class _Maker:
             there = sum(path.stat().st_size for path in self.folder.glob("shard-*.safetensors"))
             free = shutil.disk_usage(self.folder).free
         images, needed = len(self.source), size * len(self.source)
+        left_s = seconds * images / self.processes.count * max(0.0, 1 - there / max(1, needed))
         _logger.info(
-            "features of %d images in %d versions: %s on the disk, about %.0f s to make%s",
-            images, self.settings.versions, _size(needed),
-            seconds * images / self.processes.count * max(0.0, 1 - there / max(1, needed)),
+            "features of %d images in %d versions: %s on the disk, about %.0f s to make%s%s",
+            images, self.settings.versions, _size(needed), left_s,
             f" ({_size(there)} are there already)" if there else "",
+            _shorter(left_s, self.settings.versions),
         )  # fmt: skip
         if needed - there > free:
             raise TrainingError(
@@ -236,6 +240,13 @@ def _making(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(f"cannot make the feature cache {str(folder)!r}: {error}") from error
+
+
+def _shorter(seconds: float, versions: int) -> str:
+    """What makes it shorter, where it is long."""
+    if seconds < LONG_S or versions <= FEW:
+        return ""
+    return f"; --views {FEW} takes {duration(seconds * FEW / versions)}, and learns from fewer versions of an image"
 
 
 def _size(size: int) -> str:

@@ -126,6 +126,14 @@ class TestSize:
         [told] = [record.getMessage() for record in caplog.records if "to make" in record.getMessage()]
         assert float(told.split("about ")[1].split()[0]) == pytest.approx(now - trial, rel=0.1)
 
+    @pytest.mark.parametrize(
+        ("seconds", "versions", "said"),
+        [(900, 8, "; --views 2 takes 4 min"), (3600, 4, "; --views 2 takes 30 min"), (899, 8, ""), (9000, 2, "")],
+    )
+    def test_where_it_is_long_a_shorter_way_is_told(self, seconds: float, versions: int, said: str) -> None:
+        assert maker._shorter(seconds, versions).startswith(said)
+        assert bool(said) == bool(maker._shorter(seconds, versions))
+
     def test_a_full_disk_is_told_before_it_is_full(
         self, attachment: DepthAttachment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
