@@ -15,7 +15,11 @@ import preset_cost
 from depth_figures import HOST, PLAIN, find_ratio
 
 RECORD = nyu_heads.RECORD
-PRESETS = {"tap-mixer": ("`standard`, the default head", "standard"), "fine": ("`fine`, for outlines", "fine")}
+PRESETS = {
+    "tap-mixer": ("`standard`, the default head", "standard"),
+    "light": ("`light`, for scale alone", "light"),
+    "fine": ("`fine`, for outlines", "fine"),
+}
 PUBLISHED, TITLE = "space-clip-published", "`space-clip`, the published decoder and loss"
 BASELINE = "constant median of the training depth"
 
