@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
-    sizes = {**written.inputs, **written.outputs}
-    shapes = [f"  {name:<13} {' x '.join(map(str, shape))}" for name, shape in sizes.items()]
+    sizes = {**written.inputs, "depth_m": written.output}
+    shapes = [f"  {name:<10} {' x '.join(map(str, shape))}" for name, shape in sizes.items()]
     compared = [
         f"  batch {case.batch}, grid {case.grid_hw[0]}x{case.grid_hw[1]}: ONNX Runtime and torch differ by at most "
         f"{case.difference_m:.2g} m, allowed {case.allowed_m:.2g} m"
@@ -84,6 +84,7 @@ def _lines(written: OnnxFile, config: DepthHeadConfig) -> list[str]:
     return [
         f"{written.path}: {config.architecture}, {written.file_bytes / 1e6:.1f} MB, opset {written.opset}, float32",
         *shapes,
+        f"  beside it: {', '.join(written.beside)}",
         *([] if camera is None else [f"  metres of {camera}"]),
         f"  trained on {config.trained_on or 'nothing: random weights'}",
         *compared,

@@ -56,6 +56,8 @@ def test_json_has_all_of_it(
     assert data["path"] == str(out)
     assert data["inputs"] == {"hidden_2": ["batch", 8, "h", "w"], **others}
     assert data["output"] == ["batch", "14*h", "14*w"]
+    told = {"uncertainty_m": ["batch", "14*h", "14*w"]} if architecture == "tap-mixer" else {}
+    assert data["beside"] == {**told, "camera_scale": [1]}
     assert data["opset"] == 18
     assert data["file_bytes"] == out.stat().st_size
     assert data["trained_on"] == "a room"
@@ -75,6 +77,7 @@ def test_the_text(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "  hidden_2   batch x 8 x h x w",
         "  context    batch x 8",
         "  depth_m    batch x 30 x 40",
+        "  beside it: camera_scale",
         "  trained on a room",
         "  batch 1, grid 2x2: ONNX Runtime and torch differ by at most ",
         "  batch 3, grid 3x2: ONNX Runtime and torch differ by at most ",

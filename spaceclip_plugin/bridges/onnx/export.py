@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,31 +65,32 @@ class OnnxFile:
         path: where.
         inputs: shape by name, dynamic sizes as names: `hidden_N` (batch, C, h, w), then `context` (batch, C) and
             `pixels` (batch, 3, height, width) where the head reads them.
-        outputs: shape by name, in the file's order: `depth_m` (batch, H, W), `uncertainty_m` alike and `familiarity`
-            (batch) where the head tells them, `camera_scale` (1).
+        output: shape of `depth_m`, (batch, H, W).
         opset: version of the operator set.
         file_bytes: size of the file.
         comparisons: what ONNX Runtime was seen to give.
         focal_length: of the camera that the metres hold for, over the width and height of the image the tower sees;
             None where the head does not tell.
         lens: "known" where that camera was given, "assumed" where it is the head's own, else "unknown".
+        beside: shapes of the other outputs by name: `uncertainty_m` (batch, H, W) and `familiarity` (batch) where the
+            head tells them, `camera_scale` (1).
 
     Example:
         >>> from pathlib import Path
         >>> shapes = {"hidden_5": ("batch", 768, "h", "w")}
-        >>> depth = {"depth_m": ("batch", "14*h", "14*w")}
-        >>> OnnxFile(Path("head.onnx"), shapes, depth, 18, 4096, ()).inputs["hidden_5"]
+        >>> OnnxFile(Path("head.onnx"), shapes, ("batch", "14*h", "14*w"), 18, 4096, ()).inputs["hidden_5"]
         ('batch', 768, 'h', 'w')
     """
 
     path: Path
     inputs: dict[str, tuple[int | str, ...]]
-    outputs: dict[str, tuple[int | str, ...]]
+    output: tuple[int | str, ...]
     opset: int
     file_bytes: int
     comparisons: tuple[Comparison, ...]
     focal_length: FocalLength | None = None
     lens: str = UNKNOWN
+    beside: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def export_onnx(
 
     Example:
         >>> head = DepthHead.from_pretrained("head")  # doctest: +SKIP
-        >>> export_onnx(head, "head.onnx", patch_size=14).outputs["depth_m"]  # doctest: +SKIP
+        >>> export_onnx(head, "head.onnx", patch_size=14).output  # doctest: +SKIP
         ('batch', '14*h', '14*w')
     """
     if head.fused:  # ONNX Runtime took 1.9 times as long for one as for the head it was made from
@@ -207,8 +208,12 @@ def export_onnx(
         comparisons = compare(plain, temporary, cases, onnxruntime, scale=camera.scale)
         file_bytes = temporary.stat().st_size
     inputs = {value.name: _shape(value) for value in model.graph.input}
-    outputs = {value.name: _shape(value) for value in model.graph.output}
-    return OnnxFile(Path(path), inputs, outputs, OPSET, file_bytes, comparisons, camera.focal_length, camera.lens)
+    shapes = {value.name: _shape(value) for value in model.graph.output}
+    output = shapes.pop(OUTPUT)
+    lens = camera.lens
+    return OnnxFile(
+        Path(path), inputs, output, OPSET, file_bytes, comparisons, camera.focal_length, lens, beside=shapes
+    )
 
 
 class _Graph(nn.Module):

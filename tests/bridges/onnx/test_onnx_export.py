@@ -142,7 +142,7 @@ class TestTheFile:
         assert written.inputs == expected
         patch = exported.output.get("patch_size")
         deepest = grids[head.taps[-1]]
-        assert written.outputs["depth_m"] == (
+        assert written.output == (
             "batch",
             *(exported.output.get("output_hw") or (f"{patch}*{s}" for s in deepest)),
         )
@@ -150,8 +150,8 @@ class TestTheFile:
         assert [given.name for given in session.get_inputs()] == list(expected)
         told = {"uncertainty_m": predicts_uncertainty(head.decoder), "familiarity": head.familiarity is not None}
         names = ["depth_m", *(name for name, there in told.items() if there), "camera_scale"]
-        assert [given.name for given in session.get_outputs()] == names == list(written.outputs)
-        assert written.outputs["camera_scale"] == (1,)
+        assert [given.name for given in session.get_outputs()] == names == ["depth_m", *written.beside]
+        assert written.beside["camera_scale"] == (1,)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("strange", [False, True])
