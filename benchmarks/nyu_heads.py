@@ -84,6 +84,7 @@ ROWS = {
     "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
     "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
+    "four-views": Row("tap-mixer, four versions of a photo instead of eight", (*BF16, "--views", "4")),
     "attention": Row("tap-mixer with a self-attention block", (*BF16, *ATTENTION), (0, 1, 2)),
     "climbs-twice": Row(
         "that one climbing once more, to 56x56 with 64 channels", (*BF16, *ATTENTION, *TWICE), (0, 1, 2)
