@@ -12,7 +12,7 @@ import pytest
 import torch
 from heads_that_tell import telling
 from small_world import tiny_mixer
-from tiny_vla import LENSES, TinyVla, attached, observation, opened, tiny_vla
+from tiny_vla import LENSES, TinyVla, attached, observation, opened
 from torch import Tensor
 
 from spaceclip_plugin._digest import module_digest
@@ -21,16 +21,6 @@ from spaceclip_plugin.errors import CaptureError
 from spaceclip_plugin.graft import DepthGraft
 from spaceclip_plugin.graft.bank import _pooled
 from spaceclip_plugin.graft.layers import add_exactly
-
-
-@pytest.fixture
-def policy() -> TinyVla:
-    return tiny_vla()
-
-
-@pytest.fixture
-def depth(policy: TinyVla) -> DepthAttachment:
-    return attached(policy)
 
 
 def plain(policy: TinyVla, seed: int = 0) -> Tensor:

@@ -19,16 +19,6 @@ from spaceclip_plugin.errors import CaptureError, CheckpointError, ConfigError, 
 from spaceclip_plugin.graft import DepthGraft, GraftConfig
 
 
-@pytest.fixture
-def policy() -> TinyVla:
-    return tiny_vla()
-
-
-@pytest.fixture
-def depth(policy: TinyVla) -> DepthAttachment:
-    return attached(policy)
-
-
 def hooks_of(policy: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in policy.expert.modules())
 
