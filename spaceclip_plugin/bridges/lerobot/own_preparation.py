@@ -61,9 +61,13 @@ class OwnPreparation:
         family = family_of(policy)
         if family is None:
             return None
-        own, reason = cls.known(policy), family.lacking(policy)
-        if own is None or reason:
-            _logger.warning("images are not prepared as %s does it: %s", type(policy).__name__, reason or "it fails")
+        reason = family.lacking(policy)
+        try:
+            own = cls(policy, family)
+        except HostError as error:
+            reason = reason or str(error)
+        if reason:
+            _logger.warning("images are not prepared as %s does it: %s", type(policy).__name__, reason)
             return None
         return own
 
