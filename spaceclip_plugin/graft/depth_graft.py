@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,23 +16,24 @@ from torch import Tensor, nn
 
 from spaceclip_plugin._checks import real
 from spaceclip_plugin._files import atomic_path, parse_json_object
-from spaceclip_plugin._tensor_files import NotedTensors
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.attach.featured_read import live_tower
 from spaceclip_plugin.attach.tower_match import OTHER, fingerprint_of, match_tower
 from spaceclip_plugin.errors import CheckpointError, ConfigError, HeadMismatchError, HostError
+from spaceclip_plugin.graft import published
 from spaceclip_plugin.graft.bank import Bank
 from spaceclip_plugin.graft.blocks import chosen_blocks, modules_of, rounded_digest, widths_of
 from spaceclip_plugin.graft.config import CAMERA, GraftConfig
 from spaceclip_plugin.graft.layers import BankEncoder, GraftLayer
 from spaceclip_plugin.graft.live import LiveGraft
+from spaceclip_plugin.graft.published import FILE_NAME, GRAFT_FILE
+from spaceclip_plugin.head.model_card import CARD_NAME, CardDetails
 from spaceclip_plugin.head.weights import check_kinds, check_size, matched_state, writable
+from spaceclip_plugin.hub import HubOptions, PushOptions, push_files
+from spaceclip_plugin.hub.client import check_repository_id
 
-FILE_NAME = "graft.safetensors"
 OPENING = 10.0
 """How many times the learning rate of the rest the matrices have that start at zero, if nothing else is said."""
-
-_FILE = NotedTensors(entry="spaceclip-graft", keys=("sha256", "config"), max_header_bytes=1 << 20)
 
 
 class DepthGraft(nn.Module):
@@ -192,20 +195,97 @@ class DepthGraft(nn.Module):
         path = Path(folder, FILE_NAME)
         try:
             with atomic_path(path) as file:
-                _FILE.write(file, tensors, {"config": json.dumps(self.config.to_dict(), allow_nan=False)})
+                GRAFT_FILE.write(file, tensors, {"config": json.dumps(self.config.to_dict(), allow_nan=False)})
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"cannot write a graft to {str(path)!r}: {error}") from error
         return path
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DepthGraft:
-        """The graft that `save_pretrained` wrote, strictly: whole and as it was saved; on the CPU, in eval mode.
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        card: CardDetails | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        create_pr: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> str:
+        """Publish the graft with a card, in one commit; `from_pretrained(repo)` gives it back.
+
+        A graft that is there is replaced, and the card; earlier commits keep them. A head or another model is not,
+        except as a proposal (`create_pr`).
+
+        Args:
+            repo: "org/name"; made if absent.
+            card: licences and data sets; None: they are not said.
+            commit_message: None: says what is pushed.
+            private: whether a repository that is made now is private.
+            create_pr: propose the commit as a pull request.
+            revision: branch to commit to; None: main.
+            token: with the right to write; None: that of `hf auth login`.
+
+        Returns:
+            Address of the commit, or of the pull request.
 
         Raises:
-            CheckpointError: no such file, or one that is damaged, cut, or not of a graft.
+            ConfigError: not the id of a repository, or a card with what only a head has.
+            CheckpointError: a weight is not finite, the repository holds another model, or the Hub refuses or cannot be
+                reached.
         """
-        path = Path(folder, FILE_NAME)
-        header = _FILE.read_header(path)
+        check_repository_id(repo)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        page = published.card(repo, self.config, parameters, card or CardDetails())
+        options = PushOptions(
+            commit_message=commit_message or "Depth graft",
+            private=private,
+            create_pr=create_pr,
+            revision=revision,
+            token=token,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            files = {FILE_NAME: self.save_pretrained(folder), CARD_NAME: Path(folder, CARD_NAME)}
+            files[CARD_NAME].write_text(page, encoding="utf-8")
+            return push_files(repo, files, options, check=functools.partial(published.check_replaceable, repo))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> DepthGraft:
+        """The graft that `save_pretrained` or `push_to_hub` wrote, strictly: whole and as it was saved.
+
+        Args:
+            repo_or_folder: folder of a graft, or id of a Hub repository ("org/name").
+            revision: branch, tag or commit of the repository; None: main.
+            cache_dir: where downloads are kept; None: where huggingface_hub keeps all of them.
+            token: for private repositories; None: that of `hf auth login`.
+            local_files_only: ask nobody, read the cache.
+            force_download: even if it is in the cache.
+
+        Returns:
+            The graft on the CPU, in eval mode.
+
+        Raises:
+            CheckpointError: no such file, one that is damaged, cut, or not of a graft, or a repository that cannot be
+                read.
+            ConfigError: an empty name, or a revision of a folder.
+        """
+        options = HubOptions(
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        path = published.find_file(repo_or_folder, options)
+        header = GRAFT_FILE.read_header(path)
         source = repr(str(path))
         try:
             config = GraftConfig.from_dict(
@@ -218,7 +298,7 @@ class DepthGraft(nn.Module):
         expected = graft.state_dict()
         check_size(expected, source=source)
         check_kinds(header.kinds, expected, source=source)
-        graft.load_state_dict(matched_state(_FILE.read(path)[1], expected, source=source), assign=True)
+        graft.load_state_dict(matched_state(GRAFT_FILE.read(path)[1], expected, source=source), assign=True)
         return graft.eval()
 
 

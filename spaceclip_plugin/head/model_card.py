@@ -123,9 +123,9 @@ class ModelCard:
                 )
 
     def _opening(self) -> str:
-        base = f"`{_plain(self.config.base_model)}`" if self.config.base_model else "a frozen vision tower"
+        base = f"`{plain(self.config.base_model)}`" if self.config.base_model else "a frozen vision tower"
         parts = [
-            f"# {_plain(self.title or self.repo.split('/')[-1])}",
+            f"# {plain(self.title or self.repo.split('/')[-1])}",
             f"A metric depth head for {base}: it reads the hidden states that the frozen tower computes anyway, inside "
             "a vision-language-action model or alone, and gives dense depth in metres. The tower is not part of it. "
             f"Made with {LIBRARY_NAME}, after [SPACE-CLIP](https://arxiv.org/abs/2601.17657).",
@@ -152,13 +152,13 @@ for frame in depth.read():
 
     def _head(self) -> str:
         config = self.config
-        revision = f" at `{_plain(config.base_model_revision)}`" if config.base_model_revision else ""
+        revision = f" at `{plain(config.base_model_revision)}`" if config.base_model_revision else ""
         near, far = config.depth_range_m
         fractions = config.tap_fractions
         depths = "" if fractions is None else f" ({', '.join(f'{part:.2f}' for part in fractions)} of its depth)"
         rows = {
             "architecture": f"`{config.architecture}`, {self.parameters / 1e6:.2f} M parameters",
-            "tower": f"`{_plain(config.base_model or 'not said')}`{revision}",
+            "tower": f"`{plain(config.base_model or 'not said')}`{revision}",
             "width, blocks": f"{config.width}, {'not known' if config.blocks is None else config.blocks}",
             "hidden states read": f"{', '.join(map(str, config.options.taps))}{depths}",
             "context read": f"{config.context}" if config.options.uses_context else "none",
@@ -166,7 +166,7 @@ for frame in depth.read():
             "fingerprint of the tower": "not known" if config.tower_fingerprint is None else "carried",
             "made for depths": f"{near:g} to {far:g} m",
             "its camera": self._camera(),
-            "its images": f"prepared by `{_plain(config.preparation)}`" if config.preparation else "not known",
+            "its images": f"prepared by `{plain(config.preparation)}`" if config.preparation else "not known",
             "knows unfamiliar images": "no" if config.familiarity is None else "yes",
             "written by": f"{LIBRARY_NAME} {__version__}",
         }
@@ -185,7 +185,7 @@ for frame in depth.read():
         rows = [f"| data | images | {' | '.join(_METRICS.values())} |", f"|---|---|{'---|' * len(_METRICS)}"]
         for split, values in self._scores().items():
             numbers = " | ".join(f"{values[name]:.4f}" for name in _METRICS)
-            rows.append(f"| {_plain(self._data(split))} ({split}) | {self._record[f'{split}_images']} | {numbers} |")
+            rows.append(f"| {plain(self._data(split))} ({split}) | {self._record[f'{split}_images']} | {numbers} |")
         parts = [
             f"Protocol `{self._record['protocol']}`, {_FORWARDS}; means over images.",
             "\n".join(rows),
@@ -205,14 +205,14 @@ for frame in depth.read():
         return title + "\n\n".join(parts)
 
     def _training(self) -> str:
-        trained_on = _plain(self.config.trained_on or "nothing")
+        trained_on = plain(self.config.trained_on or "nothing")
         if not self._record:
             return f"## How it was trained\n\nOn {trained_on}."
         recipe = self._record["recipe"]
         prepared = self._record.get("preparation")
-        photos = f"\nPhotos were prepared for the tower by `{_plain(prepared)}`." if prepared else ""
+        photos = f"\nPhotos were prepared for the tower by `{plain(prepared)}`." if prepared else ""
         weights = self._record.get("details", {}).get("host_weights")
-        of_weights = f" (its weights: `{_plain(weights)}`)" if weights else ""
+        of_weights = f" (its weights: `{plain(weights)}`)" if weights else ""
         return f"""## How it was trained
 
 On {trained_on}, {recipe["epochs"]} epochs of batches of {recipe["batch_size"]}, loss `{recipe["loss"]}`, \
@@ -263,19 +263,13 @@ worse.
                 "It does not tell how its training images were prepared for the tower: other images give other metres."
             )
         return (
-            f"It learnt on images prepared by `{_plain(self.config.preparation)}`; others give other metres, and are "
+            f"It learnt on images prepared by `{plain(self.config.preparation)}`; others give other metres, and are "
             "warned of where the host tells how it prepares them."
         )
 
     def _licence(self) -> str:
-        weights, data = self.details.license, self.details.data_license
-        of_weights = "the publisher stated no licence." if weights is None else f"{_plain(weights)}."
-        own_terms = "its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
-        of_data = own_terms if data is None else _plain(data)
-        taught = "".join(
-            f" Teacher{_at(card.get('revision'))}: {_plain(str(card['terms']))}" for card in self._teachers
-        )
-        return f"## Licence\n\nWeights: {of_weights} Training data: {of_data}{taught}"
+        taught = "".join(f" Teacher{_at(card.get('revision'))}: {plain(str(card['terms']))}" for card in self._teachers)
+        return licence(self.details) + taught
 
     @property
     def _details(self) -> Mapping[str, Any]:
@@ -297,14 +291,22 @@ worse.
         return str(details.get({"validation": "val"}.get(split, split)) or f"{split} images")
 
 
+def licence(details: CardDetails) -> str:
+    """The section of a card on the terms of weights and data."""
+    weights, data = details.license, details.data_license
+    of_weights = "the publisher stated no licence." if weights is None else f"{plain(weights)}."
+    own_terms = "its own terms apply (NYU Depth V2 is for research, KITTI is CC BY-NC-SA 3.0)."
+    return f"## Licence\n\nWeights: {of_weights} Training data: {own_terms if data is None else plain(data)}"
+
+
 def _at(revision: object) -> str:
-    return f" at `{_plain(str(revision))}`" if revision else ""
+    return f" at `{plain(str(revision))}`" if revision else ""
 
 
 def _numbers(values: Iterable[float] | None) -> str:
     return "not known" if values is None else "(" + " ".join(f"{value:.4g}" for value in values) + ")"
 
 
-def _plain(line: str) -> str:
+def plain(line: str) -> str:
     """Text of others inside Markdown: no code, table cell or tag ends early."""
     return line.replace("`", "'").replace("|", "\\|").replace("<", "&lt;")
