@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spaceclip_plugin.bridges.optional import imported
 
@@ -36,12 +38,8 @@ class TaskStates:
         Raises:
             ConfigError: Meta-World is not installed.
         """
-        environments, policies = imported(
-            "metaworld.env_dict", "metaworld.policies", needed_for="the data source metaworld", extra="metaworld"
-        )
-        make = environments.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{task}-goal-observable"]
-        self.environment = make(seed=int(generator.integers(2**31)))
-        self._policy = policies.ENV_POLICY_MAP[task]()
+        self.environment = task_environment(task, int(generator.integers(2**31)))
+        self._wants = scripted_policy(task)
         self._generator = generator
         self._seen, _ = self.environment.reset()
         self._spread = generator.uniform(*errors)
@@ -52,11 +50,37 @@ class TaskStates:
         """Go on until so many steps have been made."""
         while self._step < step:
             self._error = _HELD * self._error + self._generator.normal(0.0, self._spread, 4)
-            action = np.clip(self._wanted() + self._error, -1.0, 1.0)
+            action = np.clip(self._wants(self._seen) + self._error, -1.0, 1.0)
             self._seen, *_ = self.environment.step(action.astype(np.float32))
             self._step += 1
 
-    def _wanted(self) -> Any:
+
+def task_environment(task: str, seed: int) -> Any:
+    """Meta-World's environment of a task, whose observations name the goal.
+
+    Raises:
+        ConfigError: Meta-World is not installed.
+    """
+    known = _metaworld("env_dict").ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
+    return known[f"{task}-goal-observable"](seed=seed)
+
+
+def scripted_policy(task: str) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """Meta-World's scripted policy of a task: (39,) observation to (4,) action, which may be more than the arm can do.
+
+    Raises:
+        ConfigError: Meta-World is not installed.
+    """
+    policy = _metaworld("policies").ENV_POLICY_MAP[task]()
+
+    def wanted(seen: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         with warnings.catch_warnings():  # the policies ask for more than the arm can do, and say so at every step
             warnings.simplefilter("ignore")
-            return self._policy.get_action(self._seen)
+            return np.asarray(policy.get_action(seen), dtype=np.float64)
+
+    return wanted
+
+
+def _metaworld(module: str) -> Any:
+    [found] = imported(f"metaworld.{module}", needed_for="Meta-World", extra="metaworld")
+    return found
