@@ -65,36 +65,38 @@ class Row:
 
 
 BF16 = ("--precision", "bf16")
+EIGHT = (*BF16, "--views", "8")  # versions of a photo, as was recommended when most rows were made
 ATTENTION = ("--set", "attention=1")
 TWICE = ("--set", "channels=[192,128,64]", "--set", "convolutions=[2,1,1]")
 HEAVIER = ("--set", "attention=2", "--set", "taps=[1,2,3,6,9,12]", *TWICE)
 SPACE_CLIP = ("--arch", PUBLISHED, "--lr", "3e-4")
 ROWS = {
     NEW: Row("tap-mixer, recommended recipe", BF16, (0, 1, 2)),
-    "light": Row("tap-mixer, preset light", ("--preset", "light", *BF16)),
-    "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *BF16), (0, 1, 2)),
+    "eight-views": Row("tap-mixer, eight versions of a photo instead of four", EIGHT, (0, 1, 2)),
+    "light": Row("tap-mixer, preset light", ("--preset", "light", *EIGHT)),
+    "fine": Row("tap-mixer, preset fine", ("--preset", "fine", *EIGHT), (0, 1, 2)),
     PUBLISHED: Row(
         "space-clip, recommended loss and views",
-        (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *BF16),
+        (*SPACE_CLIP, "--weight-decay", "0.01", "--epochs", "8", *EIGHT),
+        (0, 1, 2),
     ),
     "space-clip-published": Row(
         "space-clip, published loss",
         (*SPACE_CLIP, "--recipe", "published", "--epochs", "16", "--batch-size", "8", *BF16),
     ),
-    "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", BF16, image_size="192,256"),
-    "published-loss": Row("tap-mixer, published loss", (*BF16, "--loss", "published", "--set", "uncertainty=false")),
+    "aspect-kept": Row("tap-mixer, 192x256 images instead of 224x224", EIGHT, image_size="192,256"),
+    "published-loss": Row("tap-mixer, published loss", (*EIGHT, "--loss", "published", "--set", "uncertainty=false")),
     "two-views": Row("tap-mixer, photos and mirror images alone", (*BF16, "--views", "2")),
-    "four-views": Row("tap-mixer, four versions of a photo instead of eight", (*BF16, "--views", "4")),
-    "attention": Row("tap-mixer with a self-attention block", (*BF16, *ATTENTION), (0, 1, 2)),
+    "attention": Row("tap-mixer with a self-attention block", (*EIGHT, *ATTENTION), (0, 1, 2)),
     "climbs-twice": Row(
-        "that one climbing once more, to 56x56 with 64 channels", (*BF16, *ATTENTION, *TWICE), (0, 1, 2)
+        "that one climbing once more, to 56x56 with 64 channels", (*EIGHT, *ATTENTION, *TWICE), (0, 1, 2)
     ),
     "heavier": Row(
         "that one with two attention blocks, taps 1, 2, 3, 6, 9, 12",
-        (*BF16, *HEAVIER),
+        (*EIGHT, *HEAVIER),
         (0, 1, 2),
     ),
-    "random-tower": Row("that one on the same tower with random weights", (*BF16, *HEAVIER), pretrained=False),
+    "random-tower": Row("that one on the same tower with random weights", (*EIGHT, *HEAVIER), pretrained=False),
 }
 
 
@@ -135,14 +137,16 @@ def run(name: str, row: Row, seed: int, args: argparse.Namespace, recorded: dict
 
 
 def other_sizes(args: argparse.Namespace) -> list[dict[str, Any]] | None:
-    """The first run of the default head with the tower built for other image sizes; None where there is no such run."""
-    head = args.runs / f"{NEW}_s0" / "head"
-    if not head.is_dir():
+    """One default head with the tower built for other image sizes, the first there is; None where there is no run."""
+    heads = {seed: args.runs / f"{NEW}_s{seed}" / "head" for seed in ROWS[NEW].seeds}
+    seed = next((seed for seed, head in heads.items() if head.is_dir()), None)
+    if seed is None:
         return None
     host = [*HOST, "--host-weights", str(args.weights)]
-    rest = ["--head", str(head), "--data", str(args.nyu / VAL)]
+    rest = ["--head", str(heads[seed]), "--data", str(args.nyu / VAL)]
     return [
-        {"image_size": size, "one_forward": call("eval", *host, "--image-size", size, *rest)} for size in OTHER_SIZES
+        {"image_size": size, "seed": seed, "one_forward": call("eval", *host, "--image-size", size, *rest)}
+        for size in OTHER_SIZES
     ]
 
 

@@ -51,7 +51,7 @@ class Recipe(Config):
             "versions of an image, one of which is drawn in every epoch: 1 as photographed, 2 also mirrored, more also "
             "random ones; a cache grows with their number",
         ),
-    ] = 8
+    ] = 4
     cache: Annotated[
         str,
         choice(
