@@ -1,4 +1,4 @@
-"""What broken and hostile head files achieve: every attack of tests/attacks, in a process of its own.
+"""What broken and hostile files of heads and grafts achieve: every attack of tests/attacks, in a process of its own.
 
 python benchmarks/attacks.py             runs all of them and records what became of them
 python benchmarks/attacks.py --table     the table of benchmarks/README.md, from the record
@@ -25,6 +25,7 @@ TITLES = {
     "weights": "mutated weight files",
     "configs": "hostile configs",
     "repositories": "other hostile folders",
+    "grafts": "mutated graft files",
 }
 MB = 1e6
 
@@ -47,7 +48,7 @@ def table(record: dict[str, Any]) -> str:
         rows.append(f"| {title} | {' | '.join(f'{number:,}' for number in numbers)} |")
     rows.append("")
     rows.append(
-        f"All of them together: {found['extra_peak_bytes'] / MB:.0f} MB of memory above the loading of a good head. "
+        f"All of them together: {found['extra_peak_bytes'] / MB:.0f} MB of memory above the loading of a good one. "
         "A good head beside a pickle or a program is loaded; they are never opened."
     )
     return "\n".join(rows)

@@ -1,13 +1,13 @@
-"""Attacks `DepthHead.from_pretrained` with every broken and hostile head there is here: `python attack.py`.
+"""Attacks `from_pretrained` of heads and grafts with all that is broken and hostile here: `python attack.py`.
 
-Prints one JSON object. For `weights`, `configs` and `repositories` each:
+Prints one JSON object. For `weights`, `configs`, `repositories` and `grafts` each:
 
 - attacks: how many were tried, and in `kinds` of what sort;
 - refused: by an error of ours in one printable line that names the file or folder;
 - loaded_unharmed: a good head beside a hostile file, loaded with the right values;
 - loaded_wrong: anything else that was loaded;
 - refused_otherwise: by a foreign error, or one that does not name the file;
-- executed: attacks during which anything was run, imported, written, connected to, or read but the head's two files;
+- executed: attacks during which anything was run, imported, written, connected to, or read but what was asked for;
 - failures: the first few of the last three, in words.
 
 And for all: `extra_peak_bytes` of memory above what loading a good head takes, the longest message in characters, the
@@ -45,7 +45,10 @@ from watch import Watch
 from spaceclip_plugin import DepthHead
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.errors import SpaceClipError
+from spaceclip_plugin.graft import DepthGraft, GraftConfig
+from spaceclip_plugin.graft.published import FILE_NAME as GRAFT
 
+FILES = (CONFIG, WEIGHTS, GRAFT)
 SHOWN = 20
 
 
@@ -82,21 +85,23 @@ class Attacker:
         self._marker = marker
         self._watch = Watch()
 
-    def load(self, folder: Path, tally: Tally, name: str, *, good: DepthHead, is_good: bool = False) -> None:
-        """Load a hostile folder; `good` is the only head that may come of it, and only where the folder `is_good`."""
+    def load(
+        self, folder: Path, tally: Tally, name: str, *, good: DepthHead | DepthGraft, is_good: bool = False
+    ) -> None:
+        """Load a hostile folder; only `good` may come of it, and only where the folder `is_good`."""
         tally.attacks += 1
         self._watch.seen.clear()
         began = time.perf_counter()
         try:
-            with self._watch.on((str(folder / CONFIG), str(folder / WEIGHTS))):
-                loaded = DepthHead.from_pretrained(folder)
+            with self._watch.on(tuple(str(folder / name) for name in FILES)):
+                loaded = type(good).from_pretrained(folder)
         except SpaceClipError as error:
             self._judge_message(str(error), folder, tally, name, is_good)
         except BaseException as error:  # whatever an attack raises is a finding
             tally.refused_otherwise += 1
             tally.failed(name, f"{type(error).__name__}: {error}")
         else:
-            self._judge_head(loaded, good, tally, name, is_good)
+            self._judge_loaded(loaded, good, tally, name, is_good)
         self.slowest_s = max(self.slowest_s, time.perf_counter() - began)
         if self._watch.seen or self._marker.exists():
             tally.executed += 1
@@ -106,14 +111,16 @@ class Attacker:
     def _judge_message(self, message: str, folder: Path, tally: Tally, name: str, is_good: bool) -> None:
         self.longest = max(self.longest, len(message))
         reason = message.replace(str(folder), "")
-        is_told = len(reason) < len(message) and (CONFIG in reason or WEIGHTS in reason) and len(reason) > 40
+        is_told = len(reason) < len(message) and any(name in reason for name in FILES) and len(reason) > 40
         if is_told and message.isprintable() and not is_good:
             tally.refused += 1
         else:
             tally.refused_otherwise += 1
             tally.failed(name, f"refused with {message!r}")
 
-    def _judge_head(self, loaded: DepthHead, good: DepthHead, tally: Tally, name: str, is_good: bool) -> None:
+    def _judge_loaded(
+        self, loaded: DepthHead | DepthGraft, good: DepthHead | DepthGraft, tally: Tally, name: str, is_good: bool
+    ) -> None:
         if is_good and loaded.config == good.config and module_digest(loaded) == module_digest(good):
             tally.loaded_unharmed += 1
         else:
@@ -173,7 +180,20 @@ def attack_configs(attacker: Attacker, root: Path, tally: Tally) -> None:
             _forge(attacker, tally, folders[name] / CONFIG, forgery, name, head)
 
 
-def _forge(attacker: Attacker, tally: Tally, path: Path, forgery: Forgery, name: str, good: DepthHead) -> None:
+def attack_grafts(attacker: Attacker, root: Path, tally: Tally) -> None:
+    """Every mutated file of a graft: its config is in the same file, and its digest is of both."""
+    digests = {"head_digest": "0" * 64, "blocks_digest": "1" * 64}
+    graft = DepthGraft(
+        GraftConfig(blocks=("mlp",), widths=((2, 2),), cameras=("front",), look_width=2, width=32, **digests)
+    )
+    path = graft.save_pretrained(root / "graft")
+    for forgery in mutations(path.read_bytes()):
+        _forge(attacker, tally, path, forgery, "graft", graft)
+
+
+def _forge(
+    attacker: Attacker, tally: Tally, path: Path, forgery: Forgery, name: str, good: DepthHead | DepthGraft
+) -> None:
     path.unlink()  # some disks wait for the old content of what is overwritten
     path.write_bytes(forgery.raw)
     tally.kinds[forgery.kind] += 1
@@ -213,11 +233,12 @@ def main() -> None:
         for name, config in CONFIGS.items():  # the first time, torch imports what it needs
             DepthHead.from_pretrained(target(config).save_pretrained(root / f"{name}-warm"))
         baseline = peak_bytes()
-        tallies = {name: Tally() for name in ("weights", "configs", "repositories")}
+        tallies = {name: Tally() for name in ("weights", "configs", "repositories", "grafts")}
         with _modules_made_once():
             attack_weights(attacker, root, tallies["weights"])
         attack_configs(attacker, root, tallies["configs"])
         attack_repositories(attacker, root, tallies["repositories"], marker)
+        attack_grafts(attacker, root, tallies["grafts"])
     found = {name: vars(tally) for name, tally in tallies.items()}
     extra = {"extra_peak_bytes": peak_bytes() - baseline, "longest_message": attacker.longest}
     times = {"slowest_load_s": round(attacker.slowest_s, 3), "cpu_seconds": round(time.process_time() - began, 1)}
