@@ -42,6 +42,8 @@ class UnreadFrames:
         copy: keep copies of the activations, not references, for a host that overwrites them in place; and of the
             images, for a head that reads them. Those are copied anyway where torch does not count what is written to
             them (in inference mode), but not where others write behind its back: to a NumPy array of the same memory.
+        gradients: keep the graph that made the activations, for `DepthAttachment.features` of a tower that is trained;
+            see `AuxiliaryDepth`. It stays in memory until the frame is read.
 
     Raises:
         ConfigError: a bound that is no such number.
@@ -54,6 +56,7 @@ class UnreadFrames:
     max_frames: int = 16
     max_bytes: int = 256 * 2**20
     copy: bool = False
+    gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_frames", "max_bytes"):
@@ -259,7 +262,9 @@ class FrameRecorder:
         if frame is None:
             self._note_unseen()
             return
-        kept = first_tensor(value).detach()  # shares memory and version with what the host goes on with
+        kept = first_tensor(value)
+        if not self._bounds.gradients:
+            kept = kept.detach()  # shares memory and version with what the host goes on with
         if self._bounds.copy:
             kept = kept.clone()
         elif (version := _version(kept)) is not None:
