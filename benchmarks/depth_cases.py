@@ -267,19 +267,21 @@ def differences(cases: Sequence[Case], heads: Iterable[str], *, exact: bool) -> 
 
 def sizes(stage: Stage) -> dict[str, dict[str, float]]:
     """Parameters, operations and extra memory of everything that eager torch runs."""
-    found = {HOST: _size(stage.host, stage.pixels[0])}
+    found = {HOST: size_of(stage.host, stage.pixels[0])}
     for name, head in stage.heads.items():
         features = stage.features[name][0]
-        found[f"{name} {PLAIN}"] = _size(head, features)
+        found[f"{name} {PLAIN}"] = size_of(head, features)
         if name in stage.fused:
-            found[f"{name} {FUSED}"] = _size(stage.fused[name], features)
+            found[f"{name} {FUSED}"] = size_of(stage.fused[name], features)
     for side in stage.world.rival_sides:
-        found[f"{stage.world.rival_name} @{side}"] = _size(stage.rival, stage.images(side)[0])
+        found[f"{stage.world.rival_name} @{side}"] = size_of(stage.rival, stage.images(side)[0])
     return found
 
 
-def _size(model: nn.Module, given: Any) -> dict[str, float]:
-    """Operations are 2 per multiplication of convolutions, matrix products and attention; others are not counted."""
+def size_of(model: nn.Module, given: Any) -> dict[str, float]:
+    """Parameters, operations, extra memory. Operations are 2 per multiplication of convolutions, matrix products and
+    attention; others are not counted.
+    """
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             model(given)

@@ -28,8 +28,7 @@ import torch
 import transformers
 from depth_cases import Stage, World, all_cases, differences, sizes
 from depth_figures import figures, table
-from host_overhead import clip_vit_b16
-from torch import nn
+from step_hosts import clip_vit_b16, depth_anything, siglip_so400m
 from training_cost import Way, timed_steps, ways
 from turns import timed
 
@@ -42,32 +41,6 @@ TRAINING_NOTE = (
     "conservative. The default recipe learns from depth of at most its target_side. Steps alone are timed: before them "
     "the tower runs once over every view of every image (8 by default), features here come from 16 images, in memory"
 )
-
-
-def siglip_so400m() -> nn.Module:
-    """SigLIP So400m/14 at 224 pixels, random weights."""
-    sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
-    return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(patch_size=14, image_size=224, **sizes))
-
-
-def depth_anything(side: int = 518, **backbone: Any) -> nn.Module:
-    """Depth Anything V2 Small as published, random weights; `backbone` shrinks it for tests."""
-    chosen = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12, "out_indices": [3, 6, 9, 12]}
-    chosen.update(backbone)
-    tower = transformers.Dinov2Config(
-        patch_size=14, image_size=side, reshape_hidden_states=False, apply_layernorm=True, **chosen
-    )
-    config = transformers.DepthAnythingConfig(
-        backbone_config=tower,
-        reassemble_hidden_size=tower.hidden_size,
-        patch_size=14,
-        neck_hidden_sizes=[48, 96, 192, 384],
-        fusion_hidden_size=64,
-        head_in_index=-1,
-        reassemble_factors=[4, 2, 1, 0.5],
-        depth_estimation_type="relative",
-    )
-    return transformers.DepthAnythingForDepthEstimation(config)
 
 
 WORLDS = {

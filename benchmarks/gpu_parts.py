@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import transformers
 from depth_cases import Attached, graphed, peak_bytes, result
-from host_overhead import clip_vit_b16, small_clip
 from nyu_heads import HOST, TRAIN, VAL, call
+from step_hosts import clip_vit_b16, small_clip
 from torch import Tensor, nn
 from training_cost import NoiseSamples, from_cache, timed_steps, ways
 from turns import IMAGES, Case, spread, timed

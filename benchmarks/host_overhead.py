@@ -14,40 +14,19 @@ import gc
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from step_hosts import clip_vit_b16, small_clip
+from turns import seconds
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._files import write_json
 from spaceclip_plugin.attach import UnreadFrames
 
 RECORD = Path(__file__).parent / "results" / "host_overhead.json"
-
-
-def clip_vit_b16() -> nn.Module:
-    """CLIP ViT-B/16 at 224 pixels, random weights."""
-    return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(patch_size=16)).eval().requires_grad_(False)
-
-
-def small_clip() -> nn.Module:
-    """A tower so small that a thousand steps are quick."""
-    config = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=16
-    )
-    return transformers.CLIPVisionModel(config).eval().requires_grad_(False)
-
-
-def seconds(step: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def step_time(pairs: int, threads: int) -> dict[str, object]:

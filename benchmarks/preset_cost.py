@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 import transformers
-from host_overhead import clip_vit_b16, seconds
+from step_hosts import clip_vit_b16
 from torch.utils.flop_counter import FlopCounterMode
-from turns import PAUSE_S, spread
+from turns import PAUSE_S, seconds, spread
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._files import write_json

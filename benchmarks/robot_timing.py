@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from host_overhead import clip_vit_b16
+from step_hosts import clip_vit_b16
 from torch import Tensor, nn
 from turns import PAUSE_S, spread, turn_order
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from host_overhead import clip_vit_b16, seconds
-from turns import PAUSE_S, spread
+from step_hosts import clip_vit_b16
+from turns import PAUSE_S, seconds, spread
 
 from spaceclip_plugin import DepthMap
 from spaceclip_plugin.steady import Look, SteadyDepth

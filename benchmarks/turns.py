@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,13 @@ def turn_order(count: int, turn: int) -> list[int]:
     zigzag = [(i + 1) // 2 if i % 2 else -(i // 2) for i in range(count)]
     order = [(place + turn) % count for place in zigzag]
     return order[::-1] if turn // count % 2 else order
+
+
+def seconds(step: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def milliseconds(step: Step, which: int, device: torch.device) -> float:
@@ -76,3 +84,13 @@ def spread(values: Sequence[float], digits: int) -> dict[str, Any]:
     ordered = sorted(values)
     quartiles = [round(ordered[len(ordered) // 4], digits), round(ordered[3 * len(ordered) // 4], digits)]
     return {"median": round(statistics.median(ordered), digits), "quartiles": quartiles, "rounds": len(ordered)}
+
+
+def over(own: Sequence[float], base: Sequence[float], digits: int = 4) -> dict[str, Any]:
+    """The ratio of two medians, with a bootstrap interval of 95 %: both are drawn anew, 2,000 times."""
+    random = np.random.default_rng(0)
+    drawn = [np.median(random.choice(values, (2000, len(values))), axis=1) for values in (own, base)]
+    low, high = np.quantile(drawn[0] / drawn[1], (0.025, 0.975))
+    ratio = statistics.median(own) / statistics.median(base)
+    interval = [round(float(low), digits), round(float(high), digits)]
+    return {"ratio": round(ratio, digits), "interval": interval, "of": [len(own), len(base)]}

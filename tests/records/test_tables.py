@@ -25,6 +25,7 @@ TABLES = [
     ("metaworld-heads", "metaworld_heads", "table"),
     ("nyu-heads", "nyu_heads", "table"),
     ("policies", "policies", "table"),
+    ("policy-step", "policy_step", "table"),
     ("preset-cost", "preset_cost", "table"),
     ("robot-timing", "robot_timing", "table"),
     ("scale-filter", "scale_filter", "table"),

@@ -1,0 +1,160 @@
+"""What depth costs a policy's step: every part runs on tiny hosts, and its figures are what they are said to be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import policy_step as steps
+import pytest
+import step_instructions
+import step_tables as tables
+import torch
+from step_hosts import TINY, StandIn, TowerAlone, depth_anything, small_clip
+from turns import over
+
+TINY_RIVAL = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_threads_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(steps, "OTHER_THINGS", torch.zeros(8))
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def well_formed(markdown: str) -> bool:
+    """Every table of it has as many cells in each row."""
+    blocks = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
+    return bool(blocks) and all(len({line.count("|") for line in lines}) == 1 and len(lines) > 2 for lines in blocks)
+
+
+class TestRatios:
+    def test_are_of_medians_with_an_interval_around_them(self) -> None:
+        found = over([2.0, 2.0, 9.0], [10.0, 10.0, 10.0])
+        assert found["ratio"] == 0.2
+        assert found["interval"][0] <= 0.2 <= found["interval"][1] <= 0.9
+        assert found["of"] == [3, 3]
+
+    def test_narrow_with_more_samples(self) -> None:
+        noise = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
+        few, many = over(noise[:8], [1.0] * 8), over(noise, [1.0] * 200)
+        assert many["interval"][1] - many["interval"][0] < few["interval"][1] - few["interval"][0]
+
+    def test_on_top_of_a_step_and_beside_what_is_wanted(self) -> None:
+        one = {"ratio": 0.0119, "interval": [0.011, 0.013]}
+        assert tables.shown(one, 0.012) == "0.012 (0.011 to 0.013), wanted ≤ 0.012 ✓"
+        assert tables.shown({**one, "ratio": 0.0131}, 0.012).endswith("✗")
+        assert tables.shown(one, plus=1.0) == "1.012 (1.011 to 1.013)"
+
+
+class TestReads:
+    def test_each_runs_once_after_every_step_and_seldom_ones_every_fourth_time(self) -> None:
+        done: list[str] = []
+        reads = {"a": [lambda: done.append("a")] * 2, "b": [lambda: done.append("b")]}
+        times = steps.in_turns(lambda: done.append("host"), reads, 5, seldom=["b"])
+        assert {name: len(found) for name, found in times.items()} == {"host": 5, "a": 10, "b": 2}
+        assert done.count("host") == 7
+        assert done[0] == "host"
+
+    def test_of_three_sizes(self) -> None:
+        host = small_clip()
+        found = steps.sizes_read(host, torch.randn(1, 3, 64, 64), rounds=2, threads=1, repeats=2)
+        assert list(found["reads"]) == [tables.FULL, tables.SMALL, tables.GRID]
+        assert all(one["ratio"] > 0 and one["of"] == [4, 2] for one in found["reads"].values())
+        assert not any(module._forward_hooks for module in host.modules())
+
+
+class TestPolicies:
+    def test_a_stand_in_sees_with_its_tower_once_for_each_camera(self) -> None:
+        policy, calls = StandIn(TINY), []
+        policy.tower.register_forward_hook(lambda *_: calls.append(1))
+        with torch.no_grad():
+            actions = policy(policy.images(2))
+        assert actions.shape == (1, TINY.actions, TINY.expert["hidden_size"])
+        assert actions.isfinite().all()
+        assert len(calls) == 2
+
+    def test_its_actions_depend_on_what_it_sees(self) -> None:
+        torch.manual_seed(0)
+        policy = StandIn(TINY)
+        with torch.no_grad():
+            one, other = policy(policy.images(1)), policy(policy.images(1))
+        assert not torch.equal(one, other)
+
+    def test_every_way_of_reading(self) -> None:
+        [row] = steps.policy_rows(StandIn(TINY), threads=1, rounds=2, repeats=2, cameras=(2,))
+        assert row["cameras"] == 2
+        assert row["added"][tables.EVERY_STEP]["of"] == [2 * 2 * steps.STEPS, 2 * steps.STEPS]
+        assert row["added"][tables.EVERY_THIRD]["of"] == [2 * 2, 2 * steps.STEPS]
+        assert row["with"][tables.IN_BACKGROUND]["of"] == [2 * steps.STEPS, 2 * steps.STEPS]
+
+    def test_all_cameras_in_one_call(self) -> None:
+        policy, seen = TowerAlone(small_clip(), 64, together=True), []
+        policy.tower.register_forward_pre_hook(lambda _module, given: seen.append(given[0].shape[0]))
+        [row] = steps.policy_rows(policy, threads=1, rounds=1, cameras=(3,))
+        assert set(seen) == {3}
+        assert row["added"][tables.EVERY_STEP]["ratio"] > 0
+
+
+@pytest.mark.slow
+class TestWhole:
+    def test_parts_and_their_tables(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pixels, rival = torch.randn(1, 3, 64, 64), depth_anything(42, **TINY_RIVAL)
+        small = {
+            "vit-b": lambda: [steps.sizes_read(small_clip(), pixels, 1, 1)],
+            "heads": lambda: steps.heads_part(small_clip(), rival, (64, 28, 42), 1, threads=(1,)),
+            "taps": lambda: steps.taps_part(small_clip(), pixels, 2),
+            "smolvla": lambda: list(steps.policy_rows(StandIn(TINY), 1, 1)),
+            "training": lambda: steps.training_part(small_clip(), 64, 1, images=2, batch=1),
+        }
+        monkeypatch.setattr(steps, "PARTS", small)
+        record = tmp_path / "record.json"
+        steps.main(["--record", str(record), "taps"])
+        found = steps.read_json_object(record)
+        assert list(found) == ["taps"]
+        steps.main(["--record", str(record)])
+        whole = steps.read_json_object(record)
+        assert set(whole) == set(small)
+        assert whole["taps"] == found["taps"]
+        assert well_formed(steps.table(whole))
+        assert well_formed(tables.presets(whole))
+        assert "so400m-224 so400m-384 instructions`" in steps.table(whole)
+        for name in ("standard", "light", "fine", "space-clip", "space-clip, fused", tables.SMALL):
+            assert whole["heads"]["found"]["runs"][0]["reads"][name]["ratio"] > 0
+
+
+class TestInstructions:
+    def test_every_call_stands_between_marks_and_the_host_comes_first(self) -> None:
+        marked: list[str] = []
+        marks = SimpleNamespace(begin=lambda: marked.append("("), end=lambda name: marked.append(name.decode()))
+        step_instructions.main(marks, small_clip(), 64)
+        assert marked[::2] == ["("] * 6
+        assert marked[1::2] == [tables.HOST, tables.FULL, tables.SMALL, tables.GRID, "light", "fine"]
+
+    def test_what_callgrind_wrote(self, tmp_path: Path) -> None:
+        (tmp_path / "counts.1").write_text("desc: Trigger: Client Request: fine\nsummary: 12\ntotals: 12\n")
+        (tmp_path / "counts.2").write_text("desc: Trigger: Client Request: host\nsummary: 40\ntotals: 40\n")
+        (tmp_path / "counts").write_text("desc: Trigger: Program termination\ntotals: 1\n")
+        (tmp_path / "counts.3").write_text("desc: Trigger: Program termination\ntotals: 1\n")
+        assert list(step_instructions.totals(tmp_path).items()) == [("host", 40), ("fine", 12)]
+
+    def test_without_its_tools(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda _name: None)
+        with pytest.raises(RuntimeError, match="needs valgrind with its headers, and a C compiler"):
+            step_instructions.instructions()
+
+
+def test_tables_of_nothing_say_what_to_run() -> None:
+    said = tables.table({})
+    assert "Not measured yet: `python benchmarks/policy_step.py heads`." in said
+    assert "python benchmarks/policy_step.py vit-b so400m-224 so400m-384 instructions taps`" in said
+
+
+def test_a_part_that_there_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        steps.main(["vit", "--record", str(tmp_path / "none.json")])
+    assert "no part is called vit; there are vit-b, so400m-224" in capsys.readouterr().err
