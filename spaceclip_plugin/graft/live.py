@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -75,6 +76,32 @@ class LiveGraft:
             ConfigError: a place that is not rigid, a camera that is not there, or a graft of another frame.
         """
         self._places = {**self._fixed, **self._checked(places)}
+
+    def give(self, bank: Bank) -> None:
+        """Let the blocks read this bank, until another is given or the tower runs again.
+
+        The tower and the head are frozen: a bank that is kept of an image is what they would make of it again, so that
+        training may run from such banks, without either. An experiment gives others than the policy's own.
+
+        Args:
+            bank: of the images of the policy's next forwards, its look of the graft's `look_width`.
+
+        Raises:
+            ConfigError: frames of the tower wait for a read, which the blocks would read in its place; or a bank of
+                other channels.
+        """
+        if self._attachment.unread:
+            raise ConfigError(
+                f"{self._attachment.unread} frame(s) wait for a read, and the blocks would read those: read or skip "
+                "them before a bank is given"
+            )
+        if bank.look.shape[-1] != self._graft.config.look_width:
+            raise ConfigError(
+                f"the look of this bank has {bank.look.shape[-1]} channels, the graft reads "
+                f"{self._graft.config.look_width}: give one of the head that the graft was made for"
+            )
+        self.depth = ()
+        self._take(bank)
 
     def close(self) -> None:
         """Remove every hook. The policy is as it was; the attachment stays. May be called again."""
@@ -179,12 +206,17 @@ class LiveGraft:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(like.device.type, enabled=False):
             seen = read_with_features(self._attachment)
             self._check_whole()
-            bank = Bank.of(seen, graft.config, places, like)
-            if graft.training:
-                kept = torch.rand(len(bank.valid), 1, generator=self._random) >= graft.config.dropout
-                bank.valid = bank.valid & kept.to(like.device)
+            self._take(Bank.of(seen, graft.config, places, like))
         self.depth = tuple(depth for depth, _ in seen)
-        self._bank = bank
+
+    def _take(self, bank: Bank) -> None:
+        """What the blocks read from here on; in training a share of the images goes without."""
+        graft, valid = self._graft, bank.valid
+        if graft.training:
+            kept = torch.rand(len(valid), 1, generator=self._random) >= graft.config.dropout
+            valid = valid & kept.to(valid.device)
+        self._bank = dataclasses.replace(bank, valid=valid)
+        self._read = []
         self._unlearnt = graft.training + (0 if self._learnt else self._unlearnt)
         self._learnt = False
 
