@@ -29,7 +29,7 @@ from spaceclip_plugin.towers import TowerFeatures
 TASK, CAMERA = "coffee-button-v3", "corner2"
 PLACES_M = ((-0.15, 0.75, 0.0), (0.15, 0.9, 0.15))
 """Where the machine may stand, from and to; Meta-World's own is 20 cm across, 10 deep, and on the table."""
-MOST_STEPS = 150
+MOST_STEPS = 120
 EVERY = 4  # steps between pictures of a demonstration
 
 PREDICTED, TRUE, PLANE, RAW, SHUFFLED = "predicted", "true", "plane", "raw", "shuffled"

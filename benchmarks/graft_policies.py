@@ -1,12 +1,12 @@
 """Does a frozen policy act better when it reads its depth? Small policies of Meta-World with grafts, LoRA and controls.
 
-    cd DIR; for part in collect train roll record; do
+    for part in collect train roll record; do
         MUJOCO_GL=egl python benchmarks/graft_policies.py $part --weights deit_tiny_timm.safetensors --runs DIR; done
     python benchmarks/graft_policies.py --table    (the table of spaceclip_plugin/graft/README.md, from the record)
 
-Needs the extra `[metaworld]`. The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; its depth is that of the head
-`embedded:metaworld-deit-tiny`. What is in the folder of `--runs` is not done again, and `--share 0/2` does every other job,
-for two processes. Hosts, grafts and LoRA alike keep the step with the lowest error on other demonstrations.
+Needs the extra `[metaworld]`. The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP; its depth is that of the
+head `embedded:metaworld-deit-tiny`. What is in the folder of `--runs` is not done again, and `--share 0/2` does every
+other job, for two processes. Hosts, grafts and LoRA alike keep the step with the lowest error on other demonstrations.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HOST, HEAD = "timm:deit_tiny_patch16_224.fb_in1k", "embedded:metaworld-deit-tiny
 LENS = Intrinsics.from_fovy(np.radians(60.0), (224, 224))
 COUNTS, SEEDS, EPISODES = (50, 200, 20), (0, 1, 2), 100
 """Demonstrations, in the order of what is worth most; seeds of hosts and of what learns on them; and episodes."""
-LEARN, VALIDATE, TEST = range(240), range(10_000, 10_040), range(11_000, 11_040)
+LEARN, VALIDATE, TEST = range(220), range(10_000, 10_034), range(11_000, 11_034)
 HELD_OUT = 30  # demonstrations of each of the two others
 FIRST_EPISODE = 20_000
 NONE, LORA = "none", "lora"
@@ -321,8 +321,8 @@ def part_record(setup: Setup, args: argparse.Namespace) -> None:
                 rows[row] = runs
         counts[str(count)] = rows
     record = {
-        "what": "policies on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), cloned from Meta-World's scripted one: "
-        f"{TASK} with its machine at heights of 0 to 15 cm, camera {CAMERA} mounted anew for every episode",
+        "what": "policies on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), cloned from Meta-World's scripted "
+        f"one: {TASK} with its machine at heights of 0 to 15 cm, camera {CAMERA} mounted anew for every episode",
         "command": "python benchmarks/graft_policies.py record",
         "first_episode": FIRST_EPISODE,
         "most_steps": MOST_STEPS,

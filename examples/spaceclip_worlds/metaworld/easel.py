@@ -46,8 +46,13 @@ def draw_episode(episode: Episode, picture: Picture) -> Iterator[Frame]:
 class Easel:
     """Draws the state that an environment is in."""
 
-    def __init__(self, environment: Any, picture: Picture) -> None:
+    def __init__(self, environment: Any, picture: Picture, *, plain: bool = False) -> None:
         """Make a renderer for an environment's model, whose looks it must not change any more.
+
+        Args:
+            environment: Meta-World's.
+            picture: what is drawn.
+            plain: without shadows, reflections and smooth edges, which take most of the time where no GPU draws.
 
         Raises:
             ConfigError: there is no OpenGL to draw with.
@@ -62,8 +67,13 @@ class Easel:
         height, width = picture.image_hw
         offscreen = self._model.vis.global_
         offscreen.offheight, offscreen.offwidth = max(offscreen.offheight, height), max(offscreen.offwidth, width)
+        if plain:
+            self._model.vis.quality.offsamples = 0
         with able_to_draw():
             self._renderer = self._mujoco.Renderer(self._model, height, width)
+        if plain:
+            for flag in (self._mujoco.mjtRndFlag.mjRND_SHADOW, self._mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._renderer.scene.flags[flag] = 0
 
     def close(self) -> None:
         """Free the OpenGL context."""

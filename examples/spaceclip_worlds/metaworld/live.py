@@ -51,7 +51,13 @@ class LiveTask:
     steps: int
 
     def __init__(
-        self, task: str, seed: int = 0, *, camera: str = "corner2", image_hw: tuple[int, int] = (224, 224)
+        self,
+        task: str,
+        seed: int = 0,
+        *,
+        camera: str = "corner2",
+        image_hw: tuple[int, int] = (224, 224),
+        plain: bool = False,
     ) -> None:
         """Make and start a task.
 
@@ -60,6 +66,7 @@ class LiveTask:
             seed: see `start`.
             camera: one of `CAMERAS`.
             image_hw: size of pictures in pixels.
+            plain: whether they are without shadows, reflections and smooth edges, and so drawn much sooner by a CPU.
 
         Raises:
             ConfigError: an unknown task or camera, another value that cannot be, Meta-World or MuJoCo is not installed,
@@ -74,7 +81,7 @@ class LiveTask:
         _checked_seed(seed)
         self._mujoco = load_mujoco()
         self.environment = task_environment(task, seed)
-        self._easel = Easel(self.environment, Picture(self._image_hw, (camera,), STANDARD))
+        self._easel = Easel(self.environment, Picture(self._image_hw, (camera,), STANDARD), plain=plain)
         self.start(seed)
 
     def __enter__(self) -> Self:
@@ -147,6 +154,11 @@ class LiveTask:
         pose, fovy_rad = self._look(pose)
         intrinsics = Intrinsics.from_fovy(fovy_rad, self._image_hw)
         return Frame(self._easel.image(), self._easel.depth_m(), intrinsics, self.camera, pose)
+
+    def image(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) RGB of `render`, for who needs no depth."""
+        self._look(None)
+        return self._easel.image()
 
     def parts(self, pose: Pose | None = None) -> npt.NDArray[np.int32]:
         """(H, W, 2): number and kind (`mjtObj`) of what the depth of `render` is of, both -1 where nothing is."""
