@@ -28,7 +28,7 @@ _DRAWS = 10_000
 def table(record: dict[str, Any]) -> str:
     """Every row that was run, as Markdown."""
     lines = [
-        "| demonstrations | what the policy reads | error of actions ↓ | success, % ↑ | beyond the frozen policy (95 %) |",
+        "| demonstrations | what the policy reads | action error ↓ | success, % ↑ | beyond the frozen policy (95 %) |",
         "|---|---|---|---|---|",
     ]
     for count, rows in record["demonstrations"].items():

@@ -74,6 +74,18 @@ class TestLiveTask:
         assert parts.shape == (*HW, 2)
         assert ((parts[..., 0] < 0) == np.isinf(reach.render().depth_m)).all()
 
+    def test_a_plain_picture_lacks_shadows_and_no_truth(self, reach: LiveTask) -> None:
+        reach.start(2)
+        frame = reach.render()
+        np.testing.assert_array_equal(reach.image(), frame.image)
+        with LiveTask("reach-v3", 2, image_hw=HW, plain=True) as plain:
+            sooner = plain.render()
+        np.testing.assert_allclose(sooner.camera_to_world, frame.camera_to_world)
+        same = np.isclose(sooner.depth_m, frame.depth_m, atol=0.005)
+        assert same.mean() > 0.95  # all but edges
+        darker = sooner.image.astype(float).mean(axis=2) - frame.image.mean(axis=2) > 20
+        assert 0.005 < darker.mean() < 0.5
+
     def test_there_are_500_steps(self, reach: LiveTask) -> None:
         reach.start(2)
         for _ in range(500):
