@@ -56,7 +56,9 @@ HOST, HEAD = "timm:deit_tiny_patch16_224.fb_in1k", "embedded:metaworld-deit-tiny
 LENS = Intrinsics.from_fovy(np.radians(60.0), (224, 224))
 COUNTS, SEEDS, EPISODES = (50, 200, 20), (0, 1, 2), 100
 """Demonstrations, in the order of what is worth most; seeds of hosts and of what learns on them; and episodes."""
-LEARN, VALIDATE, TEST = range(220), range(10_000, 10_034), range(11_000, 11_034)
+LEARN, AGAIN, VALIDATE, TEST = range(220), range(1_000, 1_220), range(10_000, 10_034), range(11_000, 11_034)
+"""Seeds of demonstrations: hosts learn from the first. On those there is little left to learn, so what learns on a host
+learns from as many others, again."""
 HELD_OUT = 30  # demonstrations of each of the two others
 FIRST_EPISODE = 20_000
 NONE, LORA = "none", "lora"
@@ -103,7 +105,7 @@ def part_collect(setup: Setup, args: argparse.Namespace) -> None:
     policy = setup.policy()
     with live_task() as live, attached(policy) as attachment:
         config = graft_for(PREDICTED, policy, attachment).config
-        for seeds in (VALIDATE, TEST, LEARN):
+        for seeds in (VALIDATE, TEST, LEARN, AGAIN):
             collect(live, shared(args, seeds), setup.runs / "demonstrations", policy, attachment, config)
 
 
@@ -111,14 +113,16 @@ def part_train(setup: Setup, args: argparse.Namespace) -> None:
     """A host for each number of demonstrations and each seed, and what learns on it."""
     validate, test = (setup.lessons(seeds, HELD_OUT) for seeds in (VALIDATE, TEST))
     for count, seed in shared(args, [(count, seed) for count in args.counts for seed in args.seeds]):
-        folder, lessons = setup.folder(count, seed), setup.lessons(LEARN, count)
+        folder = setup.folder(count, seed)
         folder.mkdir(exist_ok=True)
+        own, others = setup.lessons(LEARN, count), setup.lessons(AGAIN, count)
         for row in ROWS:
             if not (folder / f"{row}.json").is_file():
                 torch.manual_seed(1000 * seed + count)
                 policy = setup.policy() if row == NONE else setup.host(count, seed)
                 steps = STEPS[count][row != NONE]
-                found = learn(row, policy, (lessons, validate, test), steps, folder)
+                learning = own if row == NONE else others
+                found = learn(row, policy, (learning, validate, test), steps, folder)
                 write_json(folder / f"{row}.json", found)
                 print(count, seed, row, found, flush=True)
 

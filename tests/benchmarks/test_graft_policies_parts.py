@@ -79,7 +79,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     monkeypatch.setattr(benchmark.Setup, "policy", tiny_policy)
     for name, value in {
         "attached": attached, "live_task": live_task, "COUNTS": (20,), "STEPS": {20: (3, 2)}, "CHECKED_EVERY": 1,
-        "LEARN": range(20), "VALIDATE": range(30, 31), "TEST": range(40, 41), "HELD_OUT": 1, "SEEDS": (0,), "BATCH": 4,
+        "LEARN": range(20),
+        "AGAIN": range(50, 70),
+        "VALIDATE": range(30, 31), "TEST": range(40, 41), "HELD_OUT": 1, "SEEDS": (0,), "BATCH": 4,
         "RECORD": tmp_path / "record.json",
     }.items():  # fmt: skip
         monkeypatch.setattr(benchmark, name, value)
