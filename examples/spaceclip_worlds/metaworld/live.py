@@ -58,6 +58,7 @@ class LiveTask:
         camera: str = "corner2",
         image_hw: tuple[int, int] = (224, 224),
         plain: bool = False,
+        higher: tuple[int, float] | None = None,
     ) -> None:
         """Make and start a task.
 
@@ -67,6 +68,8 @@ class LiveTask:
             camera: one of `CAMERAS`.
             image_hw: size of pictures in pixels.
             plain: whether they are without shadows, reflections and smooth edges, and so drawn much sooner by a CPU.
+            higher: which number of Meta-World's random start is a height, and by how many metres at most it may be more
+                than in Meta-World; None changes nothing.
 
         Raises:
             ConfigError: an unknown task or camera, another value that cannot be, Meta-World or MuJoCo is not installed,
@@ -81,6 +84,12 @@ class LiveTask:
         _checked_seed(seed)
         self._mujoco = load_mujoco()
         self.environment = task_environment(task, seed)
+        if higher is not None:
+            index, more_m = higher
+            space = self.environment._random_reset_space
+            high = space.high.copy()
+            high[index] += more_m
+            self.environment._random_reset_space = type(space)(space.low, high, dtype=np.float64)
         self._easel = Easel(self.environment, Picture(self._image_hw, (camera,), STANDARD), plain=plain)
         self.start(seed)
 
@@ -110,8 +119,10 @@ class LiveTask:
         """
         self.environment._freeze_rand_vec, self.environment.seeded_rand_vec = False, True
         self.environment.seed(_checked_seed(seed))
-        self.observation, _ = self.environment.reset()
-        self._mujoco.mj_forward(self.environment.model, self.environment.data)
+        self.environment.reset()
+        self._mujoco.mj_forward(self.environment.model, self.environment.data)  # what was set up, some tasks only now
+        self.observation = self.environment._get_obs()
+        self.observation[18:36] = self.observation[:18]
         generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(LIVE_TASKS.index(self.task),)))
         self._mount = moved(self.camera, np.eye(4), generator)
         self.success, self.steps = False, 0

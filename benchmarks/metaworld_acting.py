@@ -1,0 +1,252 @@
+"""Meta-World's scripted policies told by depth where things are: how many succeed, and how good the head's depth is.
+
+    MUJOCO_GL=egl python benchmarks/metaworld_acting.py acting --weights deit_tiny_timm.safetensors
+    MUJOCO_GL=egl python benchmarks/metaworld_acting.py unseen --weights deit_tiny_timm.safetensors
+    python benchmarks/metaworld_acting.py --table    (the tables of examples/README.md, from the record)
+
+Needs the extra `[metaworld]`. The tower is an ImageNet-supervised ViT (DeiT-Tiny), not CLIP. Every task is done from
+the same seeds with every source of depth; none of them was seen in training or tuning. `unseen` scores the head on
+pictures of tasks that it was not trained on, and from where no picture of its training was taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from metaworld_heads import HOST, LOOKS, TEST, opened, protocol
+
+from spaceclip_plugin import attach_depth_head
+from spaceclip_plugin._files import write_json
+from spaceclip_plugin.data import DepthSample
+from spaceclip_plugin.evaluation import Evaluation, evaluate
+from spaceclip_plugin.towers import load_host
+from spaceclip_worlds.metaworld.acting import DEPTH_TASKS, LOOKS_AT_START, DepthTask, attempt, looks_at
+from spaceclip_worlds.metaworld.belief import SLOTS
+from spaceclip_worlds.metaworld.cameras import Pose
+from spaceclip_worlds.metaworld.live import LiveTask
+from spaceclip_worlds.metaworld.tasks import TEST_TASKS, TRAINING_TASKS
+from spaceclip_worlds.metaworld.told import HEAD, SOURCES, Teller, alone_m, told
+
+RECORD = Path(__file__).parent / "results" / "metaworld_acting.json"
+FIRST_SEED, SEEDS = 5_000_000, 50
+STATE = "state"
+ROWS = (STATE, *SOURCES)
+COLUMNS = {"state": "state", "true": "true depth", "predicted": "predicted", "steady": "steady, 3 looks",
+         "table": "scale from the table", "several": "the same, 3 looks", "none": "none"}  # fmt: skip
+BEST_OF = ("predicted", "steady", "table", "several")
+WANTED_SHARE, WANTED_TASKS = 0.9, 6
+_TURN = math.radians(100.0)  # about the table's middle, to the other side of the robot
+_STEPS = 40
+UNSEEN = {
+    "standard": "ten unseen tasks, as policies see them",
+    "varied": "ten unseen tasks, other surfaces, lights, lenses and places",
+    "trained-elsewhere": "trained tasks from an unseen place",
+    "unseen-elsewhere": "unseen tasks from an unseen place",
+}
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share, after Wilson.
+
+    Raises:
+        ValueError: no trial.
+    """
+    if trials < 1:
+        raise ValueError("an interval needs at least one trial")
+    z, share = 1.959964, successes / trials
+    middle = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low, high = ((middle + sign * half) / (1 + z * z / trials) for sign in (-1.0, 1.0))
+    return max(0.0, low), min(1.0, high)
+
+
+def acting(weights: Path, seeds: Sequence[int], keep: Callable[[dict[str, Any]], object]) -> None:
+    """Do every task from all seeds with every source of depth, and keep what there is after each."""
+    found: dict[str, Any] = {}
+    with Teller(load_host(HOST[1], weights=weights)) as teller:
+        for name, task in DEPTH_TASKS.items():
+            found[name] = _done(name, task, seeds, teller)
+            rows = {row: found[name]["rows"][row]["successes"] for row in ROWS}
+            print(name, rows, f"{found[name]['wall_seconds']:.0f} s", flush=True)
+            keep({"seeds": len(seeds), "first_seed": seeds[0], "looks": LOOKS_AT_START, "tasks": found})
+
+
+def _done(name: str, task: DepthTask, seeds: Sequence[int], teller: Teller) -> dict[str, Any]:
+    started = time.perf_counter()
+    successes: dict[str, int] = dict.fromkeys(ROWS, 0)
+    off: dict[str, dict[str, list[float]]] = {source: {slot: [] for slot in task.parts} for source in SOURCES}
+    distances: dict[str, list[float]] = {slot: [] for slot in task.parts}
+    with LiveTask(name, higher=task.higher) as live:
+        for seed in seeds:
+            truth = {slot: live.start(seed)[SLOTS[slot]].copy() for slot in task.parts}
+            looks = looks_at(live, task)
+            depths = teller.depths(looks)
+            places = told(task, looks, depths)
+            for slot, seen in looks[0].sights.items():
+                further_m = seen.distance_m(alone_m(depths[0])) - seen.distance_m(looks[0].frame.depth_m)
+                distances[slot].append(further_m)
+            for row in ROWS:
+                successes[row] += attempt(live, seed, task, None if row == STATE else places[row])
+            for source in SOURCES:
+                for slot, true_m in truth.items():
+                    off[source][slot].append(float(np.linalg.norm(places[source][slot] - true_m)))
+    rows: dict[str, Any] = {}
+    for row in ROWS:
+        low, high = wilson(successes[row], len(seeds))
+        errors = {slot: float(np.median(values)) for slot, values in off[row].items()} if row in off else {}
+        rows[row] = {"successes": successes[row], "low": low, "high": high, "median_error_m": errors}
+    return {
+        "trained_on": name in TRAINING_TASKS,
+        "rows": rows,
+        "predicted_too_far_m": {slot: float(np.median(values)) for slot, values in distances.items()},
+        "wall_seconds": time.perf_counter() - started,
+    }
+
+
+class _Taken(list[DepthSample]):
+    """Samples whose depth is a renderer's."""
+
+    exact_depth = True
+
+
+def elsewhere(tasks: Sequence[str], each: int) -> _Taken:
+    """Pictures of tasks on their way, from the other side of the table."""
+    taken = _Taken()
+    for name in tasks:
+        with LiveTask(name) as live:
+            for seed in range(FIRST_SEED, FIRST_SEED + each):
+                live.start(seed)
+                expert = live.expert()
+                for _ in range(_STEPS):
+                    live.step(expert(live.observation))
+                frame = live.render(turned(live.pose()))
+                taken.append(DepthSample(frame.image, frame.depth_m, f"{name} seed {seed} elsewhere", frame.intrinsics))
+    return taken
+
+
+def turned(pose: Pose) -> Pose:
+    """A camera's pose after it was carried round an upright axis through what it looks at on the table."""
+    middle = pose[:3, 3] - pose[2, 3] / pose[2, 2] * pose[:3, 2]
+    cos, sin = math.cos(_TURN), math.sin(_TURN)
+    turn = np.eye(4)
+    turn[:2, :2] = [[cos, -sin], [sin, cos]]
+    turn[:3, 3] = middle - turn[:3, :3] @ middle
+    carried: Pose = turn @ pose
+    return carried
+
+
+def unseen(weights: Path) -> dict[str, Any]:
+    """Score the head on unseen tasks, and from an unseen place."""
+    sources: dict[str, Any] = {look: opened(TEST.format(look=look)) for look in LOOKS}
+    sources["trained-elsewhere"] = elsewhere(TRAINING_TASKS, 1)
+    sources["unseen-elsewhere"] = elsewhere(TEST_TASKS, 4)
+    with torch.inference_mode(), attach_depth_head(load_host(HOST[1], weights=weights), HEAD) as attachment:
+        return {name: _scores(evaluate(attachment, sources[name], protocol=protocol())) for name in UNSEEN}
+
+
+def _scores(found: Evaluation) -> dict[str, Any]:
+    if found.edges is None or found.coverage is None:
+        raise SystemExit("the pictures have no edge, or the head tells no uncertainty: is it another head?")
+    return {
+        "pictures": len(found.per_image),
+        "abs_rel": found.mean.abs_rel,
+        "boundary_f1": found.edges.boundary_f1,
+        "coverage": {str(level): share for level, share in found.coverage.items()},
+        "familiarity": found.familiarity,
+        "unfamiliar": found.unfamiliar,
+    }
+
+
+def best(task: dict[str, Any]) -> str:
+    """The row of predicted depth that succeeds most often."""
+    return max(BEST_OF, key=lambda row: int(task["rows"][row]["successes"]))
+
+
+def reached(record: dict[str, Any]) -> list[str]:
+    """The tasks in which the best row of predicted depth has 90 % of the successes of true depth."""
+    tasks = record["acting"]["tasks"]
+    return [
+        name
+        for name, task in tasks.items()
+        if task["rows"][best(task)]["successes"] >= WANTED_SHARE * task["rows"]["true"]["successes"]
+    ]
+
+
+def table(record: dict[str, Any]) -> str:
+    """Successes of every task and row, with 95 % intervals."""
+    lines = [
+        f"| task | {' | '.join(COLUMNS[row] for row in ROWS)} | predicted: off by |",
+        "|---" * (len(ROWS) + 2) + "|",
+    ]
+    for name, task in record["acting"]["tasks"].items():
+        cells = []
+        for row in ROWS:
+            found = task["rows"][row]
+            cells.append(f"{found['successes']} ({100 * found['low']:.0f}–{100 * found['high']:.0f} %)")
+        errors = task["rows"]["predicted"]["median_error_m"]
+        off = ", ".join(f"{slot} {100 * error_m:.0f} cm" for slot, error_m in errors.items())
+        kind = "" if task["trained_on"] else ", unseen"
+        lines.append(f"| {name.removesuffix('-v3')}{kind} | {' | '.join(cells)} | {off} |")
+    return "\n".join(lines)
+
+
+def unseen_table(record: dict[str, Any]) -> str:
+    """How good the head's depth is where it was not trained."""
+    lines = [
+        "| pictures | how many | AbsRel ↓ | boundary F1 ↑ | intervals of 50 and 90 % hold | familiarity | unfamiliar |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, title in UNSEEN.items():
+        row = record["unseen"]["pictures"][name]
+        held = " / ".join(f"{100 * row['coverage'][level]:.0f} %" for level in ("0.5", "0.9"))
+        lines.append(
+            f"| {title} | {row['pictures']} | {row['abs_rel']:.4f} | {row['boundary_f1']:.3f} | {held} | "
+            f"{row['familiarity']:.2f} | {100 * row['unfamiliar']:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Act or score and record, or print the record as tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=("acting", "unseen"))
+    parser.add_argument("--weights", type=Path, help="of the DeiT-Tiny")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    record: dict[str, Any] = json.loads(args.record.read_text()) if args.record.is_file() else {}
+    if args.part is not None:
+        if args.weights is None:
+            parser.error("--weights is needed: the file of the tower's weights")
+        torch.set_num_threads(1)
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+
+        def keep(found: dict[str, Any]) -> None:
+            command = f"python benchmarks/metaworld_acting.py {args.part} --weights {args.weights.name}"
+            machine = f"{platform.machine()}, CPU, one thread, torch {torch.__version__}"
+            record[args.part] = found | {"command": command, "machine": machine}
+            write_json(args.record, record)
+
+        if args.part == "acting":
+            acting(args.weights, seeds, keep)
+        else:
+            keep({"pictures": unseen(args.weights)})
+    if "acting" in record:
+        print(table(record), f"{len(reached(record))} of {len(record['acting']['tasks'])} tasks", sep="\n")
+    if "unseen" in record:
+        print(unseen_table(record))
+
+
+if __name__ == "__main__":
+    main()
