@@ -323,7 +323,8 @@ def part_record(setup: Setup, args: argparse.Namespace) -> None:
                     runs.append({"seed": seed, **json.loads(learnt.read_text()), **told})
             if runs:
                 rows[row] = runs
-        counts[str(count)] = rows
+        if rows:
+            counts[str(count)] = rows
     record = {
         "what": "policies on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), cloned from Meta-World's scripted "
         f"one: {TASK} with its machine at heights of 0 to 15 cm, camera {CAMERA} mounted anew for every episode",

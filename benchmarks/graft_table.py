@@ -28,19 +28,19 @@ _DRAWS = 10_000
 def table(record: dict[str, Any]) -> str:
     """Every row that was run, as Markdown."""
     lines = [
-        "| demonstrations | what the policy reads | action error ↓ | success, % ↑ | beyond the frozen policy (95 %) |",
-        "|---|---|---|---|---|",
+        "| demonstrations | what the policy reads | action error ↓ | success, % ↑ | beyond the frozen policy | "
+        "predicted depth beyond it |",
+        "|---|---|---|---|---|---|",
     ]
     for count, rows in record["demonstrations"].items():
         for row, title in TITLES.items():
             if row in rows:
                 runs = rows[row]
-                cells = [count, title, spread([run["error"] for run in runs], "{:.4f}"), "–", "–"]
+                cells = [count, title, spread([run["error"] for run in runs], "{:.4f}"), "–", "–", "–"]
                 if was_rolled(runs):
                     cells[3] = spread([100 * rate for rate in successes(runs).mean(axis=1)], "{:.0f}")
-                    if row != "none" and was_rolled(rows["none"]):
-                        mean, low, high = difference(runs, rows["none"])
-                        cells[4] = f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+                    cells[4] = "–" if row == "none" else beyond(runs, rows["none"])
+                    cells[5] = "–" if row == "predicted" else beyond(rows["predicted"], runs)
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -51,7 +51,7 @@ def gains(rows: dict[str, Any], *, by_success: bool) -> dict[str, bool]:
     def score(row: str) -> list[float]:
         return [*successes(rows[row]).mean(axis=1)] if by_success else [-run["error"] for run in rows[row]]
 
-    return {control: min(score("predicted")) > max(score(control)) for control in CONTROLS}
+    return {control: bool(min(score("predicted")) > max(score(control))) for control in CONTROLS}
 
 
 def successes(runs: Sequence[dict[str, Any]]) -> npt.NDArray[np.float64]:
@@ -70,6 +70,14 @@ def difference(runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]])
     drawn = np.random.default_rng(0).integers(len(each), size=(_DRAWS, len(each)))
     low, high = np.quantile(each[drawn].mean(axis=1), (0.025, 0.975))
     return float(each.mean()), float(low), float(high)
+
+
+def beyond(runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
+    """That difference, in points of a hundred."""
+    if not (was_rolled(runs) and was_rolled(others)):
+        return "–"
+    mean, low, high = (100 * each for each in difference(runs, others))
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -1,6 +1,6 @@
 """Depth into a frozen policy: blocks of its action expert read a bank of what its own tower sees, where and how far.
 
-No gain is shown yet: this is the machinery to look for one.
+No gain is shown beyond the spread of seeds: the guide tells what was measured.
 """
 
 from spaceclip_plugin.graft.config import GraftConfig

@@ -21,6 +21,7 @@ TABLES = [
     ("deployed", "deployed", "table"),
     ("depth-cost", "depth_cost", "table"),
     ("front-page", "front_page", "table"),
+    ("graft-policies", "graft_policies", "table"),
     ("host-overhead", "host_overhead", "table"),
     ("metaworld-heads", "metaworld_heads", "table"),
     ("nyu-heads", "nyu_heads", "table"),
