@@ -1,26 +1,23 @@
 """A depth safety filter: lets a policy drive while the way is free, else turns it to the clearest way, or stops it.
 
-Depth becomes points on the ground plane; a short memory, aligned by odometry, keeps what has left the picture. The
-rover is a disc: a heading is free as far as a disc of its size with a margin can go along it.
+Depth becomes evidence of obstacles in cells of the floor, which odometry keeps in place. The rover is a disc: a heading
+is free as far as a disc of its size with a margin can go along it.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-import numpy.typing as npt
 
 from spaceclip_plugin import DepthMap, Intrinsics
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds import checks
 from spaceclip_worlds.render.scene import Camera
+from spaceclip_worlds.rover.evidence import FloorEvidence, FloorPoints, Points
 from spaceclip_worlds.rover.pose import STOP, Action, Pose
-
-Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,10 @@ class SteeringOptions:
         margin_m: kept between the rover and what it passes.
         low_m, high_m: heights over the floor between which a point is an obstacle.
         reach_m: points farther away are left out.
-        cell_m: points are gathered in cells of this size.
-        min_points: fewer of them in a cell of one picture are taken for noise.
-        memory: pictures that are remembered.
+        cell_m, area_m2, memory: see `FloorEvidence`.
         oldest: host steps that a depth may be old; older depth stops the rover.
-        min_valid: share of pixels that must be valid, else the rover is stopped.
+        min_valid: share of pixels that must be valid and certain, else the rover is stopped.
+        max_uncertainty: standard deviation over depth of a pixel that is certain.
         look_ahead_s: the way must be free for the distance driven in this time.
         heading_s: the policy's turn rate times this is the heading it wants.
         max_turn_rps: turn rate at most.
@@ -49,10 +45,11 @@ class SteeringOptions:
     high_m: float = 0.6
     reach_m: float = 1.8
     cell_m: float = 0.05
-    min_points: int = 3
-    memory: int = 25
+    area_m2: float = 0.008
+    memory: int = 100
     oldest: int = 0
     min_valid: float = 0.9
+    max_uncertainty: float = 0.5
     look_ahead_s: float = 1.2
     heading_s: float = 0.5
     max_turn_rps: float = 1.2
@@ -63,8 +60,10 @@ class SteeringOptions:
             checks.real(name, getattr(self, name), 1e-3, 100.0)
         for name in ("margin_m", "low_m", "high_m"):
             checks.real(name, getattr(self, name), 0.0, 100.0)
+        checks.real("area_m2", self.area_m2, 1e-6, 1.0)
         checks.real("min_valid", self.min_valid, 0.0, 1.0)
-        for name, low in (("min_points", 1), ("memory", 1), ("oldest", 0)):
+        checks.real("max_uncertainty", self.max_uncertainty, 0.0, 100.0)
+        for name, low in (("memory", 1), ("oldest", 0)):
             checks.whole(name, getattr(self, name), low, 10_000)
         if self.low_m >= self.high_m:
             raise ConfigError(f"low_m must be below high_m, got {self.low_m} and {self.high_m}")
@@ -77,7 +76,7 @@ class Reason(Enum):
     DETOUR = "an obstacle is in the way: turned to a clearer heading, slowed down"
     BLOCKED = "no heading is free: stopped, turning"
     NO_DEPTH = "no depth: stopped"
-    NOT_VALID = "too few valid pixels: stopped"
+    NOT_VALID = "too few valid and certain pixels: stopped"
     STALE = "the depth is too old: stopped"
 
 
@@ -98,7 +97,10 @@ class DepthSafetyFilter:
 
     def reset(self) -> None:
         """Forget every obstacle: another episode begins."""
-        self._seen: deque[Points] = deque(maxlen=self.options.memory)
+        options = self.options
+        self._evidence = FloorEvidence(
+            reach_m=options.reach_m, cell_m=options.cell_m, area_m2=options.area_m2, memory=options.memory
+        )
         self._side = 0.0
 
     def __call__(
@@ -121,13 +123,13 @@ class DepthSafetyFilter:
             return Steered(STOP, Reason.NO_DEPTH)
         if len(depth) != 1:
             raise ConfigError(f"the filter takes the depth of one image, got {len(depth)}; pick one: depth[i]")
-        if float(depth.valid.float().mean()) < options.min_valid:
+        if _certain_share(depth, options.max_uncertainty) < options.min_valid:
             return Steered(STOP, Reason.NOT_VALID)
         if depth.age > options.oldest:
             return Steered(STOP, Reason.STALE)
-        self._seen.append(_obstacle_cells(depth, intrinsics, camera, options))
-        points = np.concatenate(self._seen) - pose.as_array()
-        return self._steer(action, points, pose.heading_rad)
+        points = FloorPoints.of(depth, intrinsics, camera, (options.low_m, options.high_m))
+        self._evidence.add(points, camera, pose)
+        return self._steer(action, self._evidence.obstacles_m() - pose.as_array(), pose.heading_rad)
 
     def _steer(self, action: Action, points: Points, heading_rad: float) -> Steered:
         options = self.options
@@ -170,12 +172,9 @@ class DepthSafetyFilter:
         return bool(np.all(distance > self.options.body_radius_m + 0.5 * self.options.margin_m))
 
 
-def _obstacle_cells(depth: DepthMap, intrinsics: Intrinsics, camera: Camera, options: SteeringOptions) -> Points:
-    """(N, 2) centres of the cells of the floor over which a picture shows an obstacle, metres."""
-    points = depth.points(intrinsics)[0][depth.valid[0]].cpu().numpy().astype(np.float64)
-    points = points @ camera.rotation.T + np.array(camera.position_m)
-    distance = np.hypot(points[:, 0] - camera.position_m[0], points[:, 1] - camera.position_m[1])
-    tall = (points[:, 2] > options.low_m) & (points[:, 2] < options.high_m) & (distance < options.reach_m)
-    cells, count = np.unique(np.floor(points[tall, :2] / options.cell_m), axis=0, return_counts=True)
-    centres: Points = (cells[count >= options.min_points] + 0.5) * options.cell_m
-    return centres
+def _certain_share(depth: DepthMap, max_uncertainty: float) -> float:
+    """Share of the pixels whose depth is valid, and certain where it says how certain it is."""
+    certain = depth.valid
+    if depth.uncertainty_m is not None:
+        certain = certain & (depth.uncertainty_m <= max_uncertainty * depth.depth_m)
+    return float(certain.float().mean())

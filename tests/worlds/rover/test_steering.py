@@ -32,6 +32,7 @@ def steer(
     scale: float = 1.0,
     age: int = 0,
     valid: object = True,
+    uncertainty: float | None = None,
 ) -> Steered:
     """The filter's word on the true depth of a large room with these obstacles."""
     camera = pose.camera()
@@ -39,7 +40,10 @@ def steer(
     depth = torch.from_numpy(rendering.depth_m)[None] * scale
     known = torch.zeros_like(depth, dtype=torch.bool)
     known[:] = torch.as_tensor(valid)
-    depth_map = DepthMap(depth, known, camera=None, frame=0, image_hw=(112, 112), trained=True, age=age)
+    told = None if uncertainty is None else uncertainty * depth
+    depth_map = DepthMap(
+        depth, known, camera=None, frame=0, image_hw=(112, 112), trained=True, age=age, uncertainty_m=told
+    )
     return guard(action, depth_map, intrinsics=rendering.intrinsics, camera=camera, pose=pose)
 
 
@@ -153,6 +157,13 @@ def test_depth_that_is_not_valid_stops() -> None:
     assert steer(DepthSafetyFilter(), AHEAD, valid=mostly) == Steered(STOP, Reason.NOT_VALID)
 
 
+def test_depth_that_is_uncertain_stops() -> None:
+    assert steer(DepthSafetyFilter(), AHEAD, uncertainty=0.1).reason is Reason.FREE
+    assert steer(DepthSafetyFilter(), AHEAD, uncertainty=0.6) == Steered(STOP, Reason.NOT_VALID)
+    bold = DepthSafetyFilter(SteeringOptions(max_uncertainty=1.0))
+    assert steer(bold, AHEAD, uncertainty=0.6).reason is Reason.FREE
+
+
 def test_pixels_that_are_not_valid_are_no_obstacles() -> None:
     half = torch.ones(112, 112, dtype=torch.bool)
     half[:, 28:84] = False  # where the obstacle is seen
@@ -191,7 +202,16 @@ def test_depth_of_a_wrong_scale_still_turns_it(scale: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("margin_m", -0.1), ("reach_m", math.inf), ("memory", 0), ("oldest", -1), ("min_valid", 1.5)]
+    ("field", "value"),
+    [
+        ("area_m2", 0.0),
+        ("max_uncertainty", -1.0),
+        ("margin_m", -0.1),
+        ("reach_m", math.inf),
+        ("memory", 0),
+        ("oldest", -1),
+        ("min_valid", 1.5),
+    ],
 )
 def test_options_are_bounded(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
