@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,6 @@ EPISODES = 50
 SOURCES = {
     "true": "ground truth",
     "predicted": "predicted",
-    "steady": "predicted, steady by the joints",
     "aligned": "predicted, aligned to the table",
     "none": "none",
     "table": "none: as if the block stood on the table",
@@ -45,10 +45,9 @@ def rover(seeds: range) -> list[Any]:
 
 def arm(seeds: range) -> list[Any]:
     """Reach, and lift, a block that stands on a stand of unknown height."""
-    from spaceclip_worlds.arm.episode import ALIGNED, MOST_LOOKS, PREDICTED, STEADY, TABLE, TRUE, score
+    from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE, score
 
-    twice = [score(seeds, depth) for depth in (TRUE, ALIGNED, PREDICTED, TABLE)]
-    return [*twice, *(score(seeds, depth, looks=MOST_LOOKS) for depth in (ALIGNED, PREDICTED, STEADY))]
+    return [score(seeds, depth) for depth in (TRUE, ALIGNED, PREDICTED, TABLE)]
 
 
 def two_cameras(seeds: range) -> list[Any]:
@@ -63,7 +62,7 @@ PARTS: dict[str, Callable[[range], list[Any]]] = {"rover": rover, "arm": arm, "t
 
 def table(record: dict[str, Any]) -> str:
     """The page's: one row for each loop and source of depth."""
-    lines = ["| loop | depth | seeds | success | collisions | wall time (s) |", "|---|---|---|---|---|---|"]
+    lines = ["| loop | depth | seeds | success | collisions | CPU time (s) |", "|---|---|---|---|---|---|"]
     for name, part in record.items():
         for row in part["rows"]:
             lines.append(f"| {_cells(name, row)} |")
@@ -71,20 +70,30 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _cells(name: str, row: dict[str, Any]) -> str:
-    depth, seeds, wall = SOURCES[row["depth"]], row["seeds"], f"{row['wall_seconds']:.0f}"
+    depth, seeds, cpu = SOURCES[row["depth"]], row["seeds"], f"{row['cpu_seconds']:.0f}"
     if name == "rover":
         late = f", {row['timeouts']} late" if row["timeouts"] else ""
-        loop, success, hits = "drive to what is named", f"{row['successes']} at the goal{late}", str(row["collisions"])
+        success = f"{_counted(row['successes'], seeds)} at the goal{late}"
+        loop, hits = "drive to what is named", _counted(row["collisions"], seeds)
     elif name == "arm":
         error = 100 * row["median_error_m"]
-        success = f"{row['reached']} reached, {row['lifted']} lifted (error {error:.1f} cm)"
-        loop, hits = f"reach and lift, MuJoCo, {row['looks']} looks", str(row["collisions"])
+        success = f"{_counted(row['reached'], seeds)} reached, {row['lifted']} lifted (error {error:.1f} cm)"
+        loop, hits = f"reach and lift, MuJoCo, {row['looks']} looks", _counted(row["collisions"], seeds)
     else:
         error_m = row["median_error_m"]
         error = "" if error_m is None else f" (error {100 * error_m:.1f} cm)"
         cameras = "both cameras" if row["cameras"] == "both" else f"{row['cameras']} camera"
-        loop, success, hits = f"find a hidden block, {cameras}", f"{row['found']} found{error}", "–"
-    return " | ".join((loop, depth, str(seeds), success, hits, wall))
+        loop, hits = f"find a hidden block, {cameras}", "–"
+        success = f"{_counted(row['found'], seeds)} found{error}"
+    return " | ".join((loop, depth, str(seeds), success, hits, cpu))
+
+
+def _counted(count: int, of: int) -> str:
+    """A count and the 95 % interval of its share (Wilson, 1927)."""
+    z = 1.96
+    middle, wide = count + z**2 / 2, z * math.sqrt(count * (of - count) / of + z**2 / 4)
+    low, high = (100 * max(end, 0.0) / (of + z**2) for end in (middle - wide, middle + wide))
+    return f"{count} ({low:.0f}–{high:.0f} %)"
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """An arm reaches for a block, and lifts it, through depth from its policy's own vision tower.
 
 The block stands on a stand of unknown height, so only depth tells where it is. A head on the policy's frozen tower
-predicts it; the table, whose place is known, sets its scale. A first look from beside the table brings the hand above
-the block, a second from the wrist says where to close it.
+predicts it, and how uncertain it is; the table, whose place is known, sets its scale. A first look from beside the
+table brings the hand above the block, two from the wrist are weighed against it by their uncertainty, and say where to
+close the hand. Where they leave that uncertain, it stays up.
 
     MUJOCO_GL=egl python examples/reach_in_mujoco.py 50     # episodes; needs pip install 'spaceclip-plugin[sim]'
 """

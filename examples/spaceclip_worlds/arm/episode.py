@@ -11,31 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spaceclip_plugin import DepthAttachment, DepthMap, Intrinsics, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
-from spaceclip_worlds.arm.known_table import aligned_to_table, table_depth
-from spaceclip_worlds.arm.observation import Observation, locate_block
+from spaceclip_worlds.arm.known_table import GUESSED, aligned_to_table, table_depth
+from spaceclip_worlds.arm.observation import Observation
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
-from spaceclip_worlds.arm.scene import BLOCK_HALF_M, FOVY_RAD
-from spaceclip_worlds.arm.world import IMAGE_HW, TABLE_CAMERA, WRIST_CAMERA, ArmWorld
+from spaceclip_worlds.arm.scene import BLOCK_HALF_M
+from spaceclip_worlds.arm.sighting import Sighting, fused
+from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 from spaceclip_worlds.render.scene import Vector
 
-TRUE, ALIGNED, PREDICTED, STEADY = "true", "aligned", "predicted", "steady"
-TABLE, CONSTANT = "table", "constant"
-DEPTHS = (TRUE, ALIGNED, PREDICTED, STEADY, TABLE, CONSTANT)
-"""Where depth comes from: the world; a head, with or without alignment to the table, or steadied by where the joints
-say that the wrist's camera was; the table as if nothing stood on it; or one number for each camera."""
+TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT = "true", "aligned", "predicted", "table", "constant"
+DEPTHS = (TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT)
+"""Where depth comes from: the world; a head, with or without alignment to the table; the table as if nothing stood on
+it; or one number for each camera."""
 REACHED_M = 0.03
 """The block is reached when its centre is no farther than this from the middle between the fingertips."""
 LIFTED_M = 0.08
 """The block is lifted when it is higher by this in the end."""
 _TYPICAL_M = {TABLE_CAMERA: 0.9, WRIST_CAMERA: 0.38}
-_LOOK_FROM_M, _APPROACH_M, _RAISE_M = 0.2, 0.12, 0.15
-# Where the wrist looks from on its way down to the last look, over the estimate and above it: parallax tells the scale.
-_ON_THE_WAY_M = ((0.06, 0.0, 0.28), (0.04, 0.05, 0.26), (-0.04, 0.05, 0.24), (-0.05, -0.03, 0.22))
-MOST_LOOKS = 2 + len(_ON_THE_WAY_M)
+_LOOK_FROM_M = (0.28, 0.2)  # how high above the estimate the wrist looks, the last time last
+MOST_LOOKS = 1 + len(_LOOK_FROM_M)
+_SEARCHED_SDS = (0.0, 1.5, -1.5)  # where it looks for a block that is not below, along what is most uncertain
+_SURE_M = 0.03  # standard deviation above which the hand stays up
+_APPROACH_M, _RAISE_M = 0.12, 0.15
 _BELOW_CENTRE_M = 0.005
 _LOWEST_TOOL_M = 0.012
 
@@ -70,11 +71,11 @@ class ArmScore:
 
     Attributes:
         depth: where depth came from, one of `DEPTHS`.
-        looks: 1 from beside the table, 2 with another from the wrist, more with others on its way there.
+        looks: 1 from beside the table, 2 with another from the wrist, 3 with one on its way there.
         seeds: number of episodes.
         reached, lifted, collisions, missed: how many; missed ones neither reached the block nor touched something else.
         median_error_m: of the block's centre; infinite where it mostly was not found.
-        wall_seconds: all of them took, pictures included.
+        cpu_seconds: all of them took, pictures included.
     """
 
     depth: str
@@ -85,35 +86,34 @@ class ArmScore:
     collisions: int
     missed: int
     median_error_m: float
-    wall_seconds: float
+    cpu_seconds: float
 
 
-def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
-    """Look, reach and lift once.
+def attempt(seed: int, see: See, *, looks: int = MOST_LOOKS) -> Attempt:
+    """Look, reach and lift once; where looks leave the block's place uncertain, the hand stays up.
 
     Args:
         seed: of the episode.
-        see: depth of a picture.
-        looks: 1: from beside the table; 2: then from the wrist above the first estimate, which is nearer; up to
-            `MOST_LOOKS`: with others on its way there, where depth may learn from them.
+        see: depth of a picture, with its uncertainty; depth that tells none is taken to be exact.
+        looks: 1: from beside the table; 2: then from the wrist above the first estimate, which is nearer; 3: with one
+            from higher up on its way there.
 
     Raises:
         ConfigError: another number of looks, or MuJoCo is missing or cannot draw.
     """
     checks.whole("looks", looks, 1, MOST_LOOKS)
     with ArmWorld(seed) as world:
-        first = world.observe(TABLE_CAMERA)
-        place = locate_block(first, see(first, TABLE_CAMERA), half_m=BLOCK_HALF_M)
-        if place is None:
+        first = _sighted(world, see, TABLE_CAMERA)
+        if first is None:
             return Attempt(seed, False, math.inf, False, False, False)
-        above = (*_ON_THE_WAY_M[MOST_LOOKS - looks :], (0.0, 0.0, _LOOK_FROM_M)) if looks > 1 else ()
-        for x_m, y_m, up_m in above:
-            x, y, z = _above(place, up_m)
-            if world.move_to((x + x_m, y + y_m, z)):
-                return Attempt(seed, True, math.dist(place, world.block_m), False, False, True)
-            seen = world.observe(WRIST_CAMERA)
-            place = locate_block(seen, see(seen, WRIST_CAMERA), half_m=BLOCK_HALF_M) or place
-        error_m = math.dist(place, world.block_m)
+        sightings = [first]
+        for up_m in _LOOK_FROM_M[MOST_LOOKS - looks :]:
+            if _looked_from_above(world, see, sightings, up_m):
+                return Attempt(seed, True, math.dist(fused(sightings).place, world.block_m), False, False, True)
+        found = fused(sightings)
+        place, error_m = found.place, math.dist(found.place, world.block_m)
+        if float(np.linalg.norm(found.widest_m())) > _SURE_M:
+            return Attempt(seed, True, error_m, False, False, False)
         collided = world.move_to(_above(place, _APPROACH_M)) or world.move_to(_above(place, -_BELOW_CENTRE_M))
         if collided:
             return Attempt(seed, True, error_m, False, False, True)
@@ -124,13 +124,31 @@ def attempt(seed: int, see: See, *, looks: int = 2) -> Attempt:
         return Attempt(seed, True, error_m, reached, world.block_m[2] - before_m >= LIFTED_M, False)
 
 
+def _looked_from_above(world: ArmWorld, see: See, sightings: list[Sighting], up_m: float) -> bool:
+    """Look down from above the estimate, and beside it where nothing is seen; whether the hand touched something."""
+    found = fused(sightings)
+    for sds in _SEARCHED_SDS:
+        x, y, z = (found.place_m + sds * found.widest_m()).tolist()
+        if world.move_to(_above((x, y, z), up_m)):
+            return True
+        seen = _sighted(world, see, WRIST_CAMERA)
+        if seen is not None:
+            sightings.append(seen)
+            break
+    return False
+
+
+def _sighted(world: ArmWorld, see: See, camera: str) -> Sighting | None:
+    seen = world.observe(camera)
+    return Sighting.of(seen, see(seen, camera), half_m=BLOCK_HALF_M)
+
+
 def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAttachment | None = None) -> See:
     """What `attempt` takes as `see` for one of `DEPTHS`.
 
     Args:
         depth: one of `DEPTHS`.
-        policy, attachment: for "predicted", "aligned" and "steady": a host, and the head attached to it, for "steady"
-            as `attached` does it.
+        policy, attachment: for "predicted" and "aligned": a host, and the head attached to it.
 
     Raises:
         ConfigError: another word, or a predicted depth without policy and attachment.
@@ -141,35 +159,19 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
     if depth == TABLE:
         return lambda seen, camera: table_depth(seen)
     if depth == CONSTANT:
-        return lambda seen, camera: seen.depth_map(np.full_like(seen.depth_m, _TYPICAL_M[camera]))
+        return lambda seen, camera: seen.depth_map(np.full_like(seen.depth_m, _TYPICAL_M[camera]), uncertainty=GUESSED)
     if policy is None or attachment is None:
         raise ConfigError(f"{depth} depth comes from a head: give the policy, and the attachment that reads it")
-
-    def steadied(seen: Observation, camera: str) -> DepthMap:
-        if camera == TABLE_CAMERA and attachment.steady is not None:
-            attachment.steady.reset()  # with a look from there an attempt begins
-        attachment.given([camera])
-        attachment.place({camera: seen.camera.pose()})
-        policy.select_action([seen.image])
-        return attachment.read()[-1]
 
     def predicted(seen: Observation, camera: str) -> DepthMap:
         policy.select_action([seen.image])
         frame = attachment.read()[-1]
         return aligned_to_table(frame, seen) if depth == ALIGNED else frame
 
-    return steadied if depth == STEADY else predicted
+    return predicted
 
 
-def attached(policy: ArmPolicy, depth: str) -> DepthAttachment:
-    """The embedded head on a policy, for one of the sources of depth that come from it."""
-    if depth != STEADY:
-        return attach_depth_head(policy, load_arm_head())
-    lens = Intrinsics.from_fovy(FOVY_RAD, IMAGE_HW)
-    return attach_depth_head(policy, load_arm_head(), cameras={TABLE_CAMERA: lens, WRIST_CAMERA: lens}).keep_steady()
-
-
-def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmScore:
+def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = MOST_LOOKS) -> ArmScore:
     """Try many episodes, with the embedded head where depth is predicted.
 
     Args:
@@ -180,12 +182,12 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmS
     Raises:
         ConfigError: no seed, another word for `depth`, or MuJoCo is missing or cannot draw.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     with ExitStack() as stack:
         policy = attachment = None
-        if depth in (PREDICTED, ALIGNED, STEADY):
+        if depth in (PREDICTED, ALIGNED):
             policy = load_arm_policy()
-            attachment = stack.enter_context(attached(policy, depth))
+            attachment = stack.enter_context(attach_depth_head(policy, load_arm_head()))
         see = source_of(depth, policy, attachment)
         attempts = [attempt(seed, see, looks=looks) for seed in seeds]
     if not attempts:
@@ -199,7 +201,7 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = 2) -> ArmS
         collisions=sum(each.collided for each in attempts),
         missed=sum(not each.reached and not each.collided for each in attempts),
         median_error_m=statistics.median(each.error_m for each in attempts),
-        wall_seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - started,
     )
 
 

@@ -10,6 +10,8 @@ from spaceclip_plugin.errors import DataError
 from spaceclip_worlds.arm.observation import Observation
 
 _GRAZING = 0.1
+GUESSED = 0.2
+"""Standard deviation over depth of what is guessed."""
 
 
 def aligned_to_table(depth: DepthMap, observation: Observation) -> DepthMap:
@@ -27,4 +29,4 @@ def table_depth(observation: Observation) -> DepthMap:
     plane = observation.table
     along = rays @ np.array(plane.normal) / plane.distance_m
     # Rays that look over the horizon meet it nowhere: far away is as good as any place.
-    return observation.depth_map((1.0 / np.maximum(along, _GRAZING)).astype(np.float32))
+    return observation.depth_map((1.0 / np.maximum(along, _GRAZING)).astype(np.float32), uncertainty=GUESSED)

@@ -42,12 +42,26 @@ class Observation:
         x, y, z = self.camera.rotation[2].tolist()
         return Plane((x, y, z), -self.camera.position_m[2])
 
-    def depth_map(self, depth_m: npt.NDArray[np.float32] | None = None) -> DepthMap:
-        """The truth, or other depth of the same size, as a head would give it."""
+    def depth_map(
+        self, depth_m: npt.NDArray[np.float32] | None = None, *, uncertainty: float | None = None
+    ) -> DepthMap:
+        """The truth, or other depth of the same size, as a head would give it.
+
+        Args:
+            depth_m: (112, 112) metres; the truth if not given.
+            uncertainty: standard deviation over depth, everywhere; None: it tells none.
+        """
         values = torch.from_numpy(np.array(self.depth_m if depth_m is None else depth_m, dtype=np.float32))[None]
-        valid = torch.ones_like(values, dtype=torch.bool)
         height, width = self.image.shape[:2]
-        return DepthMap(values, valid, camera=None, frame=0, image_hw=(height, width), trained=True)
+        return DepthMap(
+            values,
+            torch.ones_like(values, dtype=torch.bool),
+            camera=None,
+            frame=0,
+            image_hw=(height, width),
+            trained=True,
+            uncertainty_m=None if uncertainty is None else uncertainty * values,
+        )
 
     def sample(self, name: str) -> DepthSample:
         """For training and scoring depth."""
@@ -78,10 +92,20 @@ def locate_block(observation: Observation, depth: DepthMap, *, half_m: float) ->
     Returns:
         x, y, z in metres, or None where too few red pixels are in sight.
     """
+    seen = block_seen(observation, depth, half_m=half_m)
+    if seen is None:
+        return None
+    x, y, z = seen[0].tolist()
+    return (x, y, z)
+
+
+def block_seen(
+    observation: Observation, depth: DepthMap, *, half_m: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None:
+    """The centre of the red cube, (3,) metres in the world, and its pixels (H, W); see `locate_block`."""
     mask = red_pixels(observation.image) & depth.valid[0].cpu().numpy()
     if mask.sum() < _MIN_PIXELS:
         return None
     seen_m = np.median(observation.world_points(depth)[mask], axis=0)
     ray = seen_m - np.array(observation.camera.position_m)
-    x, y, z = (seen_m + _IN_FRONT * half_m * ray / np.linalg.norm(ray)).tolist()
-    return (x, y, z)
+    return seen_m + _IN_FRONT * half_m * ray / np.linalg.norm(ray), mask

@@ -10,22 +10,10 @@ import pytest
 
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_worlds.arm.episode import (
-    ALIGNED,
-    CONSTANT,
-    MOST_LOOKS,
-    STEADY,
-    TABLE,
-    TRUE,
-    attached,
-    attempt,
-    score,
-    source_of,
-)
+from spaceclip_worlds.arm.episode import ALIGNED, CONSTANT, MOST_LOOKS, TABLE, TRUE, attempt, score, source_of
 from spaceclip_worlds.arm.known_table import aligned_to_table
 from spaceclip_worlds.arm.observation import Observation
-from spaceclip_worlds.arm.policy import load_arm_policy
-from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA
+from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 drawn = pytest.mark.usefixtures("drawing")
@@ -35,12 +23,12 @@ drawn = pytest.mark.usefixtures("drawing")
 @drawn
 def test_true_depth_lifts_the_block() -> None:
     result = score(range(10), TRUE)
-    assert (result.depth, result.looks, result.seeds) == (TRUE, 2, 10)
+    assert (result.depth, result.looks, result.seeds) == (TRUE, MOST_LOOKS, 10)
     assert result.reached >= 9
     assert result.lifted >= 9
     assert result.collisions + result.missed + result.reached == 10
     assert result.median_error_m < 0.005
-    assert result.wall_seconds > 0.0
+    assert result.cpu_seconds > 0.0
 
 
 @pytest.mark.slow
@@ -63,12 +51,35 @@ def test_alignment_to_the_table_makes_up_for_a_wrong_scale(factor: float) -> Non
 
 @pytest.mark.slow
 @drawn
-def test_no_depth_does_not_do() -> None:
+def test_where_a_look_leaves_the_place_uncertain_the_hand_stays_up() -> None:
     for depth in (TABLE, CONSTANT):
-        result = score(range(3), depth)
-        assert result.lifted <= 1
-        assert result.collisions + result.missed >= 2
+        result = score(range(3), depth, looks=1)
+        assert (result.reached, result.lifted, result.collisions, result.missed) == (0, 0, 0, 3)
         assert result.median_error_m > 0.05
+
+
+@pytest.mark.slow
+@drawn
+def test_a_block_that_is_not_below_is_looked_for_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    places: list[tuple[float, float, float]] = []
+    move_to = ArmWorld.move_to
+
+    def moved(world: ArmWorld, tool_m: tuple[float, float, float], **how: float) -> bool:
+        places.append(tool_m)
+        return move_to(world, tool_m, **how)
+
+    def see(seen: Observation, camera: str) -> DepthMap:
+        asked.append(camera)
+        depth = seen.depth_map(uncertainty=0.2)
+        if asked == [TABLE_CAMERA, WRIST_CAMERA]:
+            depth.valid[:] = False  # as if it were out of the picture
+        return depth
+
+    monkeypatch.setattr(ArmWorld, "move_to", moved)
+    assert attempt(0, see).lifted
+    assert asked == [TABLE_CAMERA, *3 * [WRIST_CAMERA]]
+    assert math.dist(places[0], places[1]) > 0.1
 
 
 @pytest.mark.slow
@@ -93,34 +104,15 @@ def test_a_block_that_is_not_seen_is_missed() -> None:
 
 @pytest.mark.slow
 @drawn
-def test_predicted_depth_reaches_what_none_does_not() -> None:
+def test_predicted_depth_reaches() -> None:
     seeds = range(100, 106)
-    predicted, none = score(seeds, ALIGNED), score(seeds, TABLE)
-    assert predicted.reached >= 1
-    assert none.reached <= 1
-    assert predicted.median_error_m < 0.06 < none.median_error_m
-
-
-@pytest.mark.slow
-@drawn
-def test_looks_on_the_way_tell_the_scale_where_the_joints_say_from_where() -> None:
-    policy = load_arm_policy()
-    with attached(policy, STEADY) as attachment:
-        see, told = source_of(STEADY, policy, attachment), []
-
-        def noting(seen: Observation, camera: str) -> DepthMap:
-            depth = see(seen, camera)
-            told.append((camera, depth.steady[0]))
-            return depth
-
-        for seed in (10_008, 10_009):
-            attempt(seed, noting, looks=MOST_LOOKS)
-    frames = [steady.frames for camera, steady in told if camera == WRIST_CAMERA]
-    assert frames == 2 * [*range(1, MOST_LOOKS)]
-    assert [steady.reset for camera, steady in told if camera == TABLE_CAMERA] == 2 * ["the first frame"]
-    sure = [steady.log_scale_sd for _, steady in told]
-    assert sure[MOST_LOOKS - 1] < 0.8 * sure[0]
-    assert not any(steady.doubt for _, steady in told)
+    reached = score(seeds, ALIGNED)
+    assert reached.reached >= 5
+    assert reached.collisions == 0
+    assert reached.median_error_m < 0.02
+    # Where rays cross, none would do, too; what one look alone says is the depth's.
+    predicted, none = (score(seeds, depth, looks=1) for depth in (ALIGNED, TABLE))
+    assert predicted.median_error_m < none.median_error_m
 
 
 def test_wrong_words_are_refused() -> None:
@@ -128,8 +120,6 @@ def test_wrong_words_are_refused() -> None:
         source_of("tru")
     with pytest.raises(ConfigError, match="give the policy"):
         source_of(ALIGNED)
-    with pytest.raises(ConfigError, match="give the policy"):
-        source_of(STEADY)
     with pytest.raises(ConfigError, match="looks"):
         attempt(0, source_of(TRUE), looks=MOST_LOOKS + 1)
     with pytest.raises(ConfigError, match="at least one seed"):
