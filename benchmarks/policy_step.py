@@ -16,6 +16,7 @@ import gc
 import importlib.util
 import json
 import logging
+import os
 import platform
 import tempfile
 import time
@@ -305,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     record = read_json_object(args.record) if args.record.is_file() else {}
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler tells standard error of every start and stop
     logging.getLogger("spaceclip_plugin").setLevel(logging.ERROR)  # that heads have random weights is known here
     for part in () if args.table else args.parts or [name for name in PARTS if name not in record]:
         torch.manual_seed(0)
