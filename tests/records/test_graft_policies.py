@@ -14,12 +14,12 @@ GUIDE = Path(__file__).resolve().parents[2] / "spaceclip_plugin" / "graft" / "RE
 ROLLED = [rows for rows in COUNTS.values() if all(was_rolled(runs) for runs in rows.values())]
 
 
-def test_every_row_learnt_with_every_seed() -> None:
-    assert "50" in COUNTS
-    for rows in COUNTS.values():
+def test_every_row_learnt_with_the_same_seeds() -> None:
+    assert [*COUNTS] == ["20", "50", "200"]
+    for count, rows in COUNTS.items():
         assert [*rows] == [*benchmark.ROWS]
-        for runs in rows.values():
-            assert [run["seed"] for run in runs] == [*benchmark.SEEDS]
+        seeds = [0] if count == "200" else [*benchmark.SEEDS]  # as the guide says
+        assert all([run["seed"] for run in runs] == seeds for runs in rows.values())
 
 
 def test_episodes_are_those_of_all_rows_and_of_no_demonstration() -> None:
@@ -42,5 +42,6 @@ def test_what_is_compared_is_of_one_size() -> None:
 
 
 def test_the_guide_says_that_no_gain_is_shown_unless_one_is() -> None:
-    shown = any(all(gains(rows, by_success=True).values()) for rows in ROLLED)
+    several = [rows for rows in ROLLED if len(rows["predicted"]) > 1]
+    shown = any(all(gains(rows, by_success=True).values()) for rows in several)
     assert ("No gain is shown" in GUIDE.read_text()) == (not shown)
