@@ -25,9 +25,9 @@ from spaceclip_worlds.metaworld.told import NONE, PREDICTED, Teller, alone_m, to
 
 HOST = "timm:deit_tiny_patch16_224.fb_in1k"
 DEPTH_RANGE_M = (0.6, 2.0)
-EPISODES = ("drawer-open-v3:5000000", "button-press-topdown-wall-v3:5000000", "reach-v3:5000000")
-_EVERY = 5  # steps
-_FRAME_S = 0.1
+EPISODES = ("drawer-open-v3:5000000", "button-press-topdown-wall-v3:5000001")
+_EVERY = 8  # steps
+_FRAME_S = 0.15
 
 
 def episode(name: str, seed: int, teller: Teller) -> list[np.ndarray]:

@@ -23,6 +23,7 @@ TABLES = [
     ("front-page", "front_page", "table"),
     ("graft-policies", "graft_policies", "table"),
     ("host-overhead", "host_overhead", "table"),
+    ("metaworld-acting", "metaworld_acting", "table"),
     ("metaworld-heads", "metaworld_heads", "table"),
     ("nyu-heads", "nyu_heads", "table"),
     ("policies", "policies", "table"),
