@@ -6,7 +6,8 @@
 
 All weights are random. What is timed is the read itself, after a step of the host, not the difference of two steps; and
 before every read the caches are filled with other things, so that none finds what the one before left there. Ratios are
-of medians, with a bootstrap interval of 95 %. Run it on an idle machine; `instructions` alone does not need one.
+of medians, with a bootstrap interval of 95 %. Run it on an idle machine. The last part, `instructions`, is slow
+and does not need one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from spaceclip_plugin import DepthHead, DepthReader, attach_depth_head
 from spaceclip_plugin._files import read_json_object, write_json
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.bridges.onnx import export_onnx
-from spaceclip_plugin.bridges.onnx.comparison import named_inputs
+from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, named_inputs
 from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 
 RECORD = Path(__file__).parent / "results" / "policy_step.json"
@@ -49,7 +50,7 @@ OTHER_THINGS = torch.zeros(1 << 24)
 STEPS = 3
 """Of a policy, in one round; every third is read."""
 
-Read = Callable[[], object]
+Read = Callable[[], Any]
 
 
 def cold(step: Read) -> float:
@@ -130,7 +131,7 @@ def exported(attached: Callable[[], DepthAttachment], folder: Path, image_hw: tu
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found[f"standard, ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run(None, inputs(depth))
+    found[f"standard, ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run([OUTPUT], inputs(depth))[0]
     if importlib.util.find_spec("openvino") is not None:
         import openvino
 
@@ -138,8 +139,16 @@ def exported(attached: Callable[[], DepthAttachment], folder: Path, image_hw: tu
         asked = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         request = openvino.Core().compile_model(str(path), "CPU", asked).create_infer_request()
         version = openvino.__version__.partition("-")[0]
-        found[f"standard, OpenVINO {version}"] = lambda: request.infer(inputs(other))
+        found[f"standard, OpenVINO {version}"] = lambda: request.infer(inputs(other))[OUTPUT]
     return found
+
+
+def check_alike(expected_m: Tensor, found_m: Mapping[str, Any]) -> None:
+    """That runtimes give torch's depth: RuntimeError where one is off by a thousandth of its standard deviation."""
+    for name, depth_m in found_m.items():
+        off = (torch.as_tensor(depth_m) - expected_m).abs().max() / expected_m.std()
+        if not off <= 1e-3:
+            raise RuntimeError(f"{name}: depth is off by {off:.2g} of its standard deviation")
 
 
 def size_beside(host: nn.Module, head: DepthHead, pixels: Tensor) -> dict[str, float]:
@@ -177,6 +186,9 @@ def heads_part(
             runtimes = exported(partial(attached, heads["standard"]), Path(folder), (sides[0], sides[0]))
             reads |= {name: [run] for name, run in runtimes.items()}
             reads |= {name: [partial(rival, image)] for name, image in rivals.items()}
+            with torch.no_grad():
+                host(pixels)
+                check_alike(reads["standard"][0]()[0].depth_m, {name: run() for name, run in runtimes.items()})
             times = in_turns(partial(host, pixels), reads, rounds, seldom=[largest])
         pairs = {
             "standard / published": ("standard", PUBLISHED),
@@ -291,8 +303,8 @@ PARTS: dict[str, Callable[[], Any]] = {
     "one-call": lambda: alone_part(together=True),
     "smolvla": lambda: list(policy_rows(StandIn(SMOLVLA), 2, 2, repeats=3)),
     "pi0": lambda: list(policy_rows(StandIn(PI0), 2, 1, repeats=3)),
-    "instructions": instructions,
     "training": lambda: training_part(clip_vit_b16(), 224, 3),
+    "instructions": instructions,
 }
 
 

@@ -67,6 +67,12 @@ class TestReads:
         assert all(one["ratio"] > 0 and one["of"] == [4, 2] for one in found["reads"].values())
         assert not any(module._forward_hooks for module in host.modules())
 
+    def test_a_runtime_that_gives_another_depth_is_refused(self) -> None:
+        depth_m = torch.linspace(1, 2, 12).reshape(1, 3, 4)
+        steps.check_alike(depth_m, {"one": (depth_m + 1e-6).numpy()})
+        with pytest.raises(RuntimeError, match="other: depth is off by"):
+            steps.check_alike(depth_m, {"other": depth_m.flip(-1).numpy()})
+
 
 class TestPolicies:
     def test_a_stand_in_sees_with_its_tower_once_for_each_camera(self) -> None:
@@ -131,7 +137,7 @@ class TestInstructions:
     def test_every_call_stands_between_marks_and_the_host_comes_first(self) -> None:
         marked: list[str] = []
         marks = SimpleNamespace(begin=lambda: marked.append("("), end=lambda name: marked.append(name.decode()))
-        step_instructions.main(marks, small_clip(), 64)
+        step_instructions.main(marks, *step_instructions.models_of(small_clip()), 64)
         assert marked[::2] == ["("] * 6
         assert marked[1::2] == [tables.HOST, tables.FULL, tables.SMALL, tables.GRID, "light", "fine"]
 
