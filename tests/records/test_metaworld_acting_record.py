@@ -37,6 +37,13 @@ def test_a_task_shows_something(record: dict[str, Any]) -> None:
         assert rows["none"] <= 0.1 * benchmark.SEEDS
 
 
+def test_all_kinds_of_unseen_pictures_were_scored(record: dict[str, Any]) -> None:
+    pictures = record["unseen"]["pictures"]
+    assert set(pictures) == set(benchmark.UNSEEN)
+    assert pictures["standard"]["pictures"] == pictures["varied"]["pictures"] == 120
+    assert pictures["trained-elsewhere"]["pictures"] == pictures["unseen-elsewhere"]["pictures"] == 40
+
+
 @pytest.mark.parametrize(
     ("successes", "low", "high"), [(0, 0.0, 0.0713), (25, 0.3664, 0.6336), (47, 0.8378, 0.9794), (50, 0.9287, 1.0)]
 )

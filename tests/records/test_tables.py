@@ -25,6 +25,7 @@ TABLES = [
     ("host-overhead", "host_overhead", "table"),
     ("metaworld-acting", "metaworld_acting", "table"),
     ("metaworld-heads", "metaworld_heads", "table"),
+    ("metaworld-unseen", "metaworld_acting", "unseen_table"),
     ("nyu-heads", "nyu_heads", "table"),
     ("policies", "policies", "table"),
     ("policy-step", "policy_step", "table"),
