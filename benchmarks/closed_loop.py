@@ -30,6 +30,7 @@ EPISODES = 50
 SOURCES = {
     "true": "ground truth",
     "predicted": "predicted",
+    "steady": "predicted, steady by the joints",
     "aligned": "predicted, aligned to the table",
     "none": "none",
     "table": "none: as if the block stood on the table",
@@ -45,9 +46,10 @@ def rover(seeds: range) -> list[Any]:
 
 def arm(seeds: range) -> list[Any]:
     """Reach, and lift, a block that stands on a stand of unknown height."""
-    from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, TABLE, TRUE, score
+    from spaceclip_worlds.arm.episode import ALIGNED, PREDICTED, STEADY, TABLE, TRUE, score
 
-    return [score(seeds, depth) for depth in (TRUE, ALIGNED, PREDICTED, TABLE)]
+    three = [score(seeds, depth) for depth in (TRUE, ALIGNED, PREDICTED, STEADY, TABLE)]
+    return [*three, *(score(seeds, depth, looks=1) for depth in (TRUE, ALIGNED, PREDICTED, TABLE))]
 
 
 def two_cameras(seeds: range) -> list[Any]:
@@ -78,7 +80,8 @@ def _cells(name: str, row: dict[str, Any]) -> str:
     elif name == "arm":
         error = 100 * row["median_error_m"]
         success = f"{_counted(row['reached'], seeds)} reached, {row['lifted']} lifted (error {error:.1f} cm)"
-        loop, hits = f"reach and lift, MuJoCo, {row['looks']} looks", _counted(row["collisions"], seeds)
+        looks = "1 look" if row["looks"] == 1 else f"{row['looks']} looks"
+        loop, hits = f"reach and lift, MuJoCo, {looks}", _counted(row["collisions"], seeds)
     else:
         error_m = row["median_error_m"]
         error = "" if error_m is None else f" (error {100 * error_m:.1f} cm)"

@@ -11,22 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spaceclip_plugin import DepthAttachment, DepthMap, attach_depth_head
+from spaceclip_plugin import DepthAttachment, DepthMap, Intrinsics, attach_depth_head
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.known_table import GUESSED, aligned_to_table, table_depth
 from spaceclip_worlds.arm.observation import Observation
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
-from spaceclip_worlds.arm.scene import BLOCK_HALF_M
+from spaceclip_worlds.arm.scene import BLOCK_HALF_M, FOVY_RAD
 from spaceclip_worlds.arm.sighting import Sighting, fused
-from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
+from spaceclip_worlds.arm.world import IMAGE_HW, TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 from spaceclip_worlds.render.scene import Vector
 
-TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT = "true", "aligned", "predicted", "table", "constant"
-DEPTHS = (TRUE, ALIGNED, PREDICTED, TABLE, CONSTANT)
-"""Where depth comes from: the world; a head, with or without alignment to the table; the table as if nothing stood on
-it; or one number for each camera."""
+TRUE, ALIGNED, PREDICTED, STEADY = "true", "aligned", "predicted", "steady"
+TABLE, CONSTANT = "table", "constant"
+DEPTHS = (TRUE, ALIGNED, PREDICTED, STEADY, TABLE, CONSTANT)
+"""Where depth comes from: the world; a head, with or without alignment to the table, or steadied by where the joints
+say that the cameras are; the table as if nothing stood on it; or one number for each camera."""
 REACHED_M = 0.03
 """The block is reached when its centre is no farther than this from the middle between the fingertips."""
 LIFTED_M = 0.08
@@ -148,7 +149,8 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
 
     Args:
         depth: one of `DEPTHS`.
-        policy, attachment: for "predicted" and "aligned": a host, and the head attached to it.
+        policy, attachment: for "predicted", "aligned" and "steady": a host, and the head attached to it, for "steady"
+            as `attached` does it.
 
     Raises:
         ConfigError: another word, or a predicted depth without policy and attachment.
@@ -163,12 +165,28 @@ def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAtta
     if policy is None or attachment is None:
         raise ConfigError(f"{depth} depth comes from a head: give the policy, and the attachment that reads it")
 
+    def steadied(seen: Observation, camera: str) -> DepthMap:
+        if camera == TABLE_CAMERA and attachment.steady is not None:
+            attachment.steady.reset()  # with a look from there an attempt begins
+        attachment.given([camera])
+        attachment.place({camera: seen.camera.pose()})
+        policy.select_action([seen.image])
+        return attachment.read()[-1]
+
     def predicted(seen: Observation, camera: str) -> DepthMap:
         policy.select_action([seen.image])
         frame = attachment.read()[-1]
         return aligned_to_table(frame, seen) if depth == ALIGNED else frame
 
-    return predicted
+    return steadied if depth == STEADY else predicted
+
+
+def attached(policy: ArmPolicy, depth: str) -> DepthAttachment:
+    """The embedded head on a policy, for one of the sources of depth that come from it."""
+    if depth != STEADY:
+        return attach_depth_head(policy, load_arm_head())
+    lens = Intrinsics.from_fovy(FOVY_RAD, IMAGE_HW)
+    return attach_depth_head(policy, load_arm_head(), cameras={TABLE_CAMERA: lens, WRIST_CAMERA: lens}).keep_steady()
 
 
 def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = MOST_LOOKS) -> ArmScore:
@@ -185,9 +203,9 @@ def score(seeds: Iterable[int], depth: str = ALIGNED, *, looks: int = MOST_LOOKS
     started = time.process_time()
     with ExitStack() as stack:
         policy = attachment = None
-        if depth in (PREDICTED, ALIGNED):
+        if depth in (PREDICTED, ALIGNED, STEADY):
             policy = load_arm_policy()
-            attachment = stack.enter_context(attach_depth_head(policy, load_arm_head()))
+            attachment = stack.enter_context(attached(policy, depth))
         see = source_of(depth, policy, attachment)
         attempts = [attempt(seed, see, looks=looks) for seed in seeds]
     if not attempts:

@@ -10,9 +10,21 @@ import pytest
 
 from spaceclip_plugin.depth.depth_map import DepthMap
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_worlds.arm.episode import ALIGNED, CONSTANT, MOST_LOOKS, TABLE, TRUE, attempt, score, source_of
+from spaceclip_worlds.arm.episode import (
+    ALIGNED,
+    CONSTANT,
+    MOST_LOOKS,
+    STEADY,
+    TABLE,
+    TRUE,
+    attached,
+    attempt,
+    score,
+    source_of,
+)
 from spaceclip_worlds.arm.known_table import aligned_to_table
 from spaceclip_worlds.arm.observation import Observation
+from spaceclip_worlds.arm.policy import load_arm_policy
 from spaceclip_worlds.arm.world import TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -113,6 +125,25 @@ def test_predicted_depth_reaches() -> None:
     # Where rays cross, none would do, too; what one look alone says is the depth's.
     predicted, none = (score(seeds, depth, looks=1) for depth in (ALIGNED, TABLE))
     assert predicted.median_error_m < none.median_error_m
+
+
+@drawn
+def test_looks_are_steadied_where_the_joints_say_from_where() -> None:
+    policy = load_arm_policy()
+    with attached(policy, STEADY) as attachment:
+        see, told = source_of(STEADY, policy, attachment), []
+
+        def noting(seen: Observation, camera: str) -> DepthMap:
+            depth = see(seen, camera)
+            told.append((camera, depth.steady[0]))
+            return depth
+
+        for seed in (10_008, 10_009):
+            attempt(seed, noting)
+    assert [steady.reset for camera, steady in told if camera == TABLE_CAMERA] == 2 * ["the first frame"]
+    frames = [steady.frames for camera, steady in told if camera == WRIST_CAMERA]
+    assert frames == 2 * [*range(1, MOST_LOOKS)]
+    assert not any(steady.doubt for _, steady in told)
 
 
 def test_wrong_words_are_refused() -> None:
