@@ -24,9 +24,11 @@ def test_the_safety_filter_keeps_what_true_depth_achieves() -> None:
 
 
 def test_the_arm_reaches_through_predicted_depth() -> None:
-    rows = {row["depth"]: row for row in record("closed_loop")["arm"]["rows"]}
-    assert rows["predicted"]["reached"] >= 40
-    assert max(rows[depth]["collisions"] for depth in ("predicted", "aligned")) <= 2
+    rows = {(row["looks"], row["depth"]): row for row in record("closed_loop")["arm"]["rows"]}
+    assert min(rows[3, depth]["reached"] for depth in ("predicted", "steady")) >= 40
+    assert max(rows[3, depth]["collisions"] for depth in ("predicted", "steady", "aligned")) <= 2
+    assert rows[1, "true"]["reached"] >= 40
+    assert rows[1, "predicted"]["collisions"] == 0  # it is unsure, and the hand stays up
 
 
 def test_every_loop_was_run_over_fifty_seeds() -> None:
