@@ -91,11 +91,24 @@ def _cells(name: str, row: dict[str, Any]) -> str:
     return " | ".join((loop, depth, str(seeds), success, hits, cpu))
 
 
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share, after Wilson (1927).
+
+    Raises:
+        ValueError: no trial.
+    """
+    if trials < 1:
+        raise ValueError("an interval needs at least one trial")
+    z, share = 1.959964, successes / trials
+    middle = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    low, high = ((middle + sign * half) / (1 + z * z / trials) for sign in (-1.0, 1.0))
+    return max(0.0, low), min(1.0, high)
+
+
 def _counted(count: int, of: int) -> str:
-    """A count and the 95 % interval of its share (Wilson, 1927)."""
-    z = 1.96
-    middle, wide = count + z**2 / 2, z * math.sqrt(count * (of - count) / of + z**2 / 4)
-    low, high = (100 * max(end, 0.0) / (of + z**2) for end in (middle - wide, middle + wide))
+    """A count and the interval of its share."""
+    low, high = (100 * end for end in wilson(count, of))
     return f"{count} ({low:.0f}–{high:.0f} %)"
 
 

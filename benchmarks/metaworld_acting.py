@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from closed_loop import wilson
 from metaworld_heads import HOST, LOOKS, TEST, opened, protocol
 
 from spaceclip_plugin import attach_depth_head
@@ -52,21 +53,6 @@ UNSEEN = {
     "trained-elsewhere": "trained tasks from an unseen place",
     "unseen-elsewhere": "unseen tasks from an unseen place",
 }
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share, after Wilson.
-
-    Raises:
-        ValueError: no trial.
-    """
-    if trials < 1:
-        raise ValueError("an interval needs at least one trial")
-    z, share = 1.959964, successes / trials
-    middle = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low, high = ((middle + sign * half) / (1 + z * z / trials) for sign in (-1.0, 1.0))
-    return max(0.0, low), min(1.0, high)
 
 
 def acting(weights: Path, seeds: Sequence[int], keep: Callable[[dict[str, Any]], object]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import metaworld_acting as benchmark
 import numpy as np
 import pytest
+from closed_loop import wilson
 
 from spaceclip_plugin._files import read_json_object
 from spaceclip_worlds.metaworld.acting import DEPTH_TASKS
@@ -26,7 +27,7 @@ def test_every_task_was_done_with_every_source_from_all_seeds(record: dict[str, 
         assert task["trained_on"] == (name in TRAINING_TASKS)
         assert set(task["rows"]) == set(benchmark.ROWS)
         for row in task["rows"].values():
-            assert (row["low"], row["high"]) == pytest.approx(benchmark.wilson(row["successes"], benchmark.SEEDS))
+            assert (row["low"], row["high"]) == pytest.approx(wilson(row["successes"], benchmark.SEEDS))
 
 
 def test_a_task_shows_something(record: dict[str, Any]) -> None:
@@ -48,12 +49,12 @@ def test_all_kinds_of_unseen_pictures_were_scored(record: dict[str, Any]) -> Non
     ("successes", "low", "high"), [(0, 0.0, 0.0713), (25, 0.3664, 0.6336), (47, 0.8378, 0.9794), (50, 0.9287, 1.0)]
 )
 def test_intervals_are_wilsons(successes: int, low: float, high: float) -> None:
-    assert benchmark.wilson(successes, 50) == pytest.approx((low, high), abs=1e-4)
+    assert wilson(successes, 50) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_an_interval_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
-        benchmark.wilson(0, 0)
+        wilson(0, 0)
 
 
 def test_a_camera_elsewhere_looks_at_the_same_middle_from_the_same_height() -> None:
