@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spaceclip_plugin.attach.attachment import DepthAttachment
 from spaceclip_plugin.attach.decoding import features_of
-from spaceclip_plugin.depth import DepthMap
+from spaceclip_plugin.depth import DepthMap, ImageMapping
 from spaceclip_plugin.towers import Tower, TowerFeatures
 
 
@@ -12,6 +12,11 @@ def live_tower(attachment: DepthAttachment) -> Tower:
     """The tower that is read; ConfigError where the attachment is closed."""
     attachment._check_open("read depth with its features")
     return attachment._recorder.tower
+
+
+def said_mappings(attachment: DepthAttachment) -> tuple[ImageMapping, ...]:
+    """What a user told when attaching of how the tower's images are made; empty where nothing was."""
+    return attachment._geometry.mappings.said
 
 
 def read_with_features(attachment: DepthAttachment) -> list[tuple[DepthMap, TowerFeatures]]:

@@ -17,9 +17,8 @@ from spaceclip_plugin.hub.push import HeldFiles
 FILE_NAME = "graft.safetensors"
 GRAFT_FILE = NotedTensors(entry="spaceclip-graft", keys=("sha256", "config"), max_header_bytes=1 << 20)
 
-_MAX_BYTES = (
-    1 << 30
-)  # a graft of the widest policies has some hundred megabytes; more is not downloaded to be looked at
+# The widest policies' grafts have some hundred megabytes; more is not downloaded to be looked at.
+_MAX_BYTES = 1 << 30
 _OTHER_MODELS = ("config.json", "model.safetensors")
 
 
@@ -84,8 +83,7 @@ def card(repo: str, config: GraftConfig, parameters: int, details: CardDetails) 
 # {plain(repo.split("/")[-1])}
 
 A depth graft of {LIBRARY_NAME} {__version__}: blocks of a frozen policy's action expert read the depth that a \
-head takes from the
-policy's own vision tower. Neither policy nor head is part of it.
+head takes from the policy's own vision tower. Neither policy nor head is part of it.
 
 **How the policy acts with it and without it is not told here.** Compare both in your own world before you use it.
 

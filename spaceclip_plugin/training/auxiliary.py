@@ -9,8 +9,9 @@ from torch import Tensor
 
 from spaceclip_plugin._checks import choice
 from spaceclip_plugin.attach import DepthAttachment
+from spaceclip_plugin.attach.featured_read import said_mappings
 from spaceclip_plugin.depth import ImageMapping, Intrinsics
-from spaceclip_plugin.depth.camera import lens_scale
+from spaceclip_plugin.depth.camera import lens_scale, same_aspect
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.head import HeadOutput
 from spaceclip_plugin.towers import TowerFeatures
@@ -47,11 +48,17 @@ class AuxiliaryDepth:
             loss: a name of `LOSSES`.
 
         Raises:
-            ConfigError: an unknown loss, or a fused head.
+            ConfigError: an unknown loss, a fused head, or an attachment that was told a mapping: depth is brought to
+                the tower's image as the host's preparation is known or declared.
             HostError: the host says how it prepares its images, in a way that is not understood.
         """
         if attachment.head.fused:
             raise ConfigError("a fused head gives no gradients; attach the head that it was made from")
+        if said_mappings(attachment):
+            raise ConfigError(
+                "this attachment was told mapping=, and depth is brought to the tower's image by the host's "
+                "preparation: declare it (ImageGeometry.parse(…).declare(host)), and attach without mapping="
+            )
         self._loss = LOSSES[choice("loss", loss, LOSSES)]()
         self._preparation = attachment.preparation
         self._attachment = attachment
@@ -84,7 +91,9 @@ class AuxiliaryDepth:
         calls = self._calls(maps)
         losses = [self._of(*one) for one in zip(calls, maps, cameras, strict=True)]
         known = [loss for loss in losses if loss is not None]
-        return torch.stack(known).mean() if known else maps[0].new_zeros(())
+        if known:
+            return torch.stack(known).mean()
+        return torch.zeros((), device=next(iter(calls[0].hidden.values())).device)
 
     def _calls(self, maps: Sequence[Tensor]) -> list[TowerFeatures]:
         """The features of the forward, as they were captured."""
@@ -99,7 +108,7 @@ class AuxiliaryDepth:
                 f"{lost} image call(s) were dropped before their loss was asked for: ask after every forward, or "
                 "attach with more room, unread=UnreadFrames(max_frames=…, max_bytes=…, gradients=True)"
             )
-        if len(calls) != len(maps):
+        if len(calls) != len(maps) or not maps:
             raise CaptureError(
                 f"the tower ran {len(calls)} time(s) since the last loss, and there are {len(maps)} depth map(s): give "
                 "one of each image call, of zeros where nothing is known, and skip() forwards without a loss"
@@ -143,5 +152,10 @@ class AuxiliaryDepth:
                 f"the metres of this head are those of a camera of focal length {config.focal_length[0]:.4g} x "
                 f"{config.focal_length[1]:.4g} of the image's sides: give intrinsics= of the cameras of this policy"
             )
-        resized = camera if camera.image_hw == mapping.camera_hw else camera.resized(mapping.camera_hw)
+        if not same_aspect(camera.image_hw, mapping.camera_hw):
+            raise ConfigError(
+                f"the intrinsics are of images of {camera.image_hw} pixels, and the depth map, {mapping.camera_hw}, is "
+                "no such image at any resolution; give those of the depth map"
+            )
+        resized = camera.resized(mapping.camera_hw)
         return lens_scale(to=config.focal_length, of=mapping.to_tower(resized).focal_length)

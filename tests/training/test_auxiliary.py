@@ -14,6 +14,7 @@ from torch import Tensor
 from spaceclip_plugin import DepthHead, Intrinsics, attach_depth_head
 from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.attach import DepthAttachment, UnreadFrames
+from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.errors import CaptureError, ConfigError
 from spaceclip_plugin.head import HeadOutput
 from spaceclip_plugin.towers import ImageGeometry
@@ -112,14 +113,18 @@ def test_metres_are_brought_to_the_lens_of_the_head() -> None:
     host(images())
     with pytest.raises(ConfigError, match="give intrinsics= of the cameras"):
         auxiliary(depth_m())
+    host(images())
+    with pytest.raises(ConfigError, match="no such image at any resolution"):
+        auxiliary(depth_m(), intrinsics=Intrinsics(32.0, 32.0, 16.0, 12.0, (24, 32)))
 
 
 def test_a_batch_without_depth_adds_nothing() -> None:
     host = tiny_host()
     auxiliary = AuxiliaryDepth(attached(host))
     host(images())
-    loss = auxiliary(torch.zeros(2, 32, 32))
+    loss = auxiliary(torch.zeros(2, 32, 32, dtype=torch.int32))
     assert float(loss) == 0.0
+    assert loss.dtype == torch.float32
     (host(images()).sum() + loss).backward()
 
 
@@ -164,6 +169,16 @@ class TestRefused:
             host(images())
             with pytest.raises(CaptureError, match="nothing would learn"):
                 auxiliary(depth_m())
+
+    def test_no_forward_and_no_map(self) -> None:
+        with pytest.raises(CaptureError, match=r"ran 0 time\(s\)"):
+            AuxiliaryDepth(attached(tiny_host()))([])
+
+    def test_a_mapping_that_it_would_not_obey(self) -> None:
+        mapping = ImageMapping.letterboxed((24, 32), (32, 32))
+        depth = attach_depth_head(tiny_host(), mapping=mapping, unread=UnreadFrames(gradients=True))
+        with pytest.raises(ConfigError, match="attach without mapping="):
+            AuxiliaryDepth(depth)
 
     def test_frames_that_were_dropped(self) -> None:
         policy: TinyVla = tiny_vla().requires_grad_(True)
