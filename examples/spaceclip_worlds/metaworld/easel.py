@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from spaceclip_plugin import Intrinsics
 from spaceclip_worlds.metaworld.cameras import Pose, moved, other_fovy_rad, upright
-from spaceclip_worlds.metaworld.episode import FRAMES, VARIED, Episode, Picture
+from spaceclip_worlds.metaworld.episode import FRAMES, MOVED, VARIED, Episode, Picture
 from spaceclip_worlds.metaworld.frame import Frame
 from spaceclip_worlds.metaworld.looks import vary
+from spaceclip_worlds.metaworld.placement import Mark, Placement, looked_from
 from spaceclip_worlds.metaworld.states import LAST_STEP, TaskStates
 from spaceclip_worlds.opengl import able_to_draw, load_mujoco
 
@@ -80,13 +81,17 @@ class Easel:
         self._renderer.close()
 
     def draw(self, generator: np.random.Generator) -> Frame:
-        """What one of the cameras sees now; the generator chooses which, and where it stands."""
+        """What one of the cameras sees now; the generator chooses which, where it stands, and what is elsewhere."""
         name = self._picture.cameras[generator.integers(len(self._picture.cameras))]
         pose, fovy_rad = self.place(name)
         if self._picture.look == VARIED:
             pose, fovy_rad = moved(name, pose, generator), other_fovy_rad(fovy_rad, generator)
-        self.point(pose, fovy_rad)
-        return Frame(self.image(), self.depth_m(), Intrinsics.from_fovy(fovy_rad, self._picture.image_hw), name, pose)
+        if self._picture.look == MOVED:
+            pose = looked_from(name, pose, generator)
+            placement = Placement.drawn(generator)
+            with placement.shown_in(self._model, self._data):
+                return self._frame(name, pose, fovy_rad, placement.marks)
+        return self._frame(name, pose, fovy_rad)
 
     def place(self, name: str) -> tuple[Pose, float]:
         """Where the camera of that name stands, upright, and its vertical field of view."""
@@ -105,14 +110,16 @@ class Easel:
         self._data.cam_xmat[self._lens] = (pose[:3, :3] * [1.0, -1.0, -1.0]).ravel()
         self._model.cam_fovy[self._lens] = math.degrees(fovy_rad)
 
-    def image(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) RGB through the lens."""
+    def image(self, marks: Sequence[Mark] = ()) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) RGB through the lens, with marks in the air that are not the task's."""
         self._renderer.update_scene(self._data, self._lens, self._all)
+        self._add(marks)
         return np.array(self._renderer.render(), dtype=np.uint8)
 
-    def depth_m(self) -> npt.NDArray[np.float32]:
+    def depth_m(self, marks: Sequence[Mark] = ()) -> npt.NDArray[np.float32]:
         """(H, W) metres along the optical axis, infinite where nothing is."""
         self._renderer.update_scene(self._data, self._lens, self._solid)
+        self._add(marks)
         self._renderer.enable_depth_rendering()
         depth_m = np.array(self._renderer.render(), dtype=np.float32)
         self._renderer.disable_depth_rendering()
@@ -128,6 +135,20 @@ class Easel:
         parts = np.array(self._renderer.render(), dtype=np.int32)
         self._renderer.disable_segmentation_rendering()
         return parts
+
+    def _frame(self, name: str, pose: Pose, fovy_rad: float, marks: Sequence[Mark] = ()) -> Frame:
+        self.point(pose, fovy_rad)
+        intrinsics = Intrinsics.from_fovy(fovy_rad, self._picture.image_hw)
+        return Frame(self.image(marks), self.depth_m(marks), intrinsics, name, pose)
+
+    def _add(self, marks: Sequence[Mark]) -> None:
+        mujoco, scene = self._mujoco, self._renderer.scene
+        for mark in marks:
+            ball, size = scene.geoms[scene.ngeom], np.array([mark.radius_m, 0.0, 0.0])
+            rgba = np.array([*mark.colour, 1.0], dtype=np.float32)
+            mujoco.mjv_initGeom(ball, mujoco.mjtGeom.mjGEOM_SPHERE, size, mark.place_m, np.eye(3).ravel(), rgba)
+            ball.category = mujoco.mjtCatBit.mjCAT_STATIC  # as the task's own marks are
+            scene.ngeom += 1
 
     def _panes(self) -> npt.NDArray[np.bool_]:
         """(geoms,): those that are drawn, and seen through."""

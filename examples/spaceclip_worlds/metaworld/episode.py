@@ -16,8 +16,8 @@ from spaceclip_worlds.metaworld.tasks import SPLITS
 FRAMES = 4
 """Pictures of one episode: setting up a task takes as long as drawing several."""
 
-VARIED, STANDARD = "varied", "standard"
-LOOKS = (VARIED, STANDARD)
+VARIED, STANDARD, MOVED = "varied", "standard", "moved"
+LOOKS = (VARIED, STANDARD, MOVED)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Picture:
     Attributes:
         image_hw: size in pixels.
         cameras: names, of which every picture has one.
-        look: `VARIED`, or `STANDARD` for Meta-World's own colours, lights and camera poses.
+        look: `VARIED`; `STANDARD` for Meta-World's own colours, lights and camera poses; or `MOVED`, in the same
+            colours and lights, for things, marks and a camera that are elsewhere.
     """
 
     image_hw: tuple[int, int]

@@ -12,7 +12,10 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds.metaworld.episode import Picture
 
 # Files here that can change without a picture's changing, and those of them that are for clips.
-_DRAW_NOTHING = ("source.py", "spec.py", "order.py", "studio.py", "kept.py", "key.py", "clip.py", "clip_order.py")
+_DRAW_NOTHING = (
+    *("source.py", "spec.py", "order.py", "studio.py", "kept.py", "key.py", "clip.py", "clip_order.py"),
+    *("live.py", "acting.py", "belief.py", "told.py"),
+)
 _OF_CLIPS = ("film.py", "clip_file.py")
 _WORLDS = Path(__file__).parents[1]
 

@@ -39,8 +39,9 @@ class MetaWorldData:
         split: "train" and "validation" show 40 tasks, each in episodes of its own; "test" shows the 10 others.
         tasks: some of the split's, as "door-open-v3, drawer-open-v3"; None is all of them.
         cameras: one or several of Meta-World's, as "corner2, corner"; every picture has one of them.
-        look: "varied" (surfaces, colours, lights, and where the camera stands and its lens), or "standard", which is
-            what a policy sees.
+        look: "varied" (surfaces, colours, lights, and where the camera stands and its lens); "standard", which is what
+            a policy sees; or "moved", the same with the camera mounted anew and often nearer, things beside their
+            places and above the table, and more marks in the air.
         height_px, width_px: size of image and depth.
         cache: folder that drawn pictures are kept in; None is spaceclip/metaworld in XDG_CACHE_HOME, or in ~/.cache.
 
