@@ -148,6 +148,8 @@ class Easel:
             rgba = np.array([*mark.colour, 1.0], dtype=np.float32)
             mujoco.mjv_initGeom(ball, mujoco.mjtGeom.mjGEOM_SPHERE, size, mark.place_m, np.eye(3).ravel(), rgba)
             ball.category = mujoco.mjtCatBit.mjCAT_STATIC  # as the task's own marks are
+            ball.objtype, ball.objid = mujoco.mjtObj.mjOBJ_UNKNOWN, -1
+            ball.segid = scene.ngeom  # MuJoCo leaves it as it finds it, and gives no depth to what has a negative one
             scene.ngeom += 1
 
     def _panes(self) -> npt.NDArray[np.bool_]:

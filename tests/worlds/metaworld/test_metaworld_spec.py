@@ -26,6 +26,7 @@ from spaceclip_worlds.metaworld.tasks import TEST_TASKS, TRAINING_TASKS
         ("standard:90", MetaWorldData(90, look="standard")),
         ("test:varied:90", MetaWorldData(90, split="test")),
         ("test:standard:90:3", MetaWorldData(90, split="test", look="standard", seed=3)),
+        ("moved:1200", MetaWorldData(1200, look="moved")),
     ],
 )
 def test_text_names_pictures(text: str, named: MetaWorldData) -> None:
