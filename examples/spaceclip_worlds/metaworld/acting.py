@@ -21,6 +21,7 @@ _APART = 6  # frames of the orbit from one look to the next: some 6 cm and 4 deg
 _TABLE_M = 0.0
 _GRAZING = 0.1
 _SITE = "site "
+_STILL = 10  # steps after which things lie on the table: Meta-World begins with some of them a little within it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ _UP_TO_10_CM = (2, 0.1)
 DEPTH_TASKS = {
     "reach-v3": DepthTask({GOAL: _GOAL}),
     "pick-place-v3": DepthTask({OBJECT: Part(("obj",), 0.013), GOAL: _GOAL}),
-    "pick-place-wall-v3": DepthTask({OBJECT: Part(("obj",), 0.014), GOAL: _GOAL}),
+    "pick-place-wall-v3": DepthTask({OBJECT: Part(("obj",), 0.013), GOAL: _GOAL}),
     "drawer-open-v3": DepthTask({OBJECT: Part(("drawer_link",), -0.049)}, (0.0, -0.02, 0.0), _UP_TO_10_CM),
     "button-press-topdown-wall-v3": DepthTask(
         {OBJECT: Part(("button", _SITE + "buttonStart"), 0.009)}, (0.0, -0.05, 0.034), _UP_TO_10_CM
@@ -89,13 +90,15 @@ def looks_at(live: LiveTask, task: DepthTask, count: int = LOOKS_AT_START) -> li
     """Looks from where the camera is mounted, and from places it is then carried to while nothing moves.
 
     Args:
-        live: as it starts.
+        live: as it starts. It is left where things lie still.
         task: what is looked for.
         count: of looks.
 
     Raises:
         DataError: a place is not in a picture.
     """
+    for _ in range(_STILL):
+        live.step(np.zeros(4))
     truth = {slot: live.observation[SLOTS[slot]].copy() for slot in task.parts}
     start = live.pose()
     orbit = Orbit.over(start, _TABLE_M, generator=np.random.default_rng(0))

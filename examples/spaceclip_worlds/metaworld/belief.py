@@ -104,6 +104,7 @@ class Belief:
         self._places = {name: np.array(place, dtype=np.float64) for name, place in places.items()}
         self._touch_m = None if touch_m is None else np.array(touch_m)
         self._from_hand: Array | None = None
+        self._lies_at_m = float(self._places[OBJECT][2]) if OBJECT in self._places else 0.0
 
     def told(self, observation: Array, effort: float) -> Array:
         """(39,) what a policy sees: the hand as it is, places as they are believed, and nothing else.
@@ -129,6 +130,9 @@ class Belief:
             if effort <= 0.0:
                 self._from_hand = None
         if self._from_hand is not None:
-            self._places[OBJECT] = hand_m + self._from_hand
+            place_m = hand_m + self._from_hand
+            if self._touch_m is None:  # fingers close while the hand still sinks, and what lies on something does not
+                place_m[2] = max(place_m[2], self._lies_at_m)
+            self._places[OBJECT] = place_m
         elif begins:
             self._from_hand = to_object_m
