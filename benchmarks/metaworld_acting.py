@@ -42,8 +42,9 @@ FIRST_SEED, SEEDS = 5_000_000, 50
 STATE = "state"
 ROWS = (STATE, *SOURCES)
 COLUMNS = {"state": "state", "true": "true depth", "predicted": "predicted", "steady": "steady, 3 looks",
-         "table": "scale from the table", "several": "the same, 3 looks", "none": "none"}  # fmt: skip
-BEST_OF = ("predicted", "steady", "table", "several")
+         "table": "scale from the table", "fused": "the same, 3 looks weighed", "rays": "3 looks, no depth",
+         "none": "none"}  # fmt: skip
+BEST_OF = ("predicted", "steady", "table", "fused")
 WANTED_SHARE, WANTED_TASKS = 0.9, 6
 _TURN = math.radians(100.0)  # about the table's middle, to the other side of the robot
 _STEPS = 40
@@ -73,8 +74,9 @@ def _done(name: str, task: DepthTask, seeds: Sequence[int], teller: Teller) -> d
     distances: dict[str, list[float]] = {slot: [] for slot in task.parts}
     with LiveTask(name, higher=task.higher) as live:
         for seed in seeds:
-            truth = {slot: live.start(seed)[SLOTS[slot]].copy() for slot in task.parts}
-            looks = looks_at(live, task)
+            live.start(seed)
+            looks = looks_at(live, task, seed=seed)
+            truth = {slot: live.observation[SLOTS[slot]].copy() for slot in task.parts}
             depths = teller.depths(looks)
             places = told(task, looks, depths)
             for slot, seen in looks[0].sights.items():

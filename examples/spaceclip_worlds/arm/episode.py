@@ -16,12 +16,12 @@ from spaceclip_plugin.errors import ConfigError
 from spaceclip_worlds import checks
 from spaceclip_worlds.arm.embedded import load_arm_head
 from spaceclip_worlds.arm.known_table import GUESSED, aligned_to_table, table_depth
-from spaceclip_worlds.arm.observation import Observation
+from spaceclip_worlds.arm.observation import Observation, block_sighted
 from spaceclip_worlds.arm.policy import ArmPolicy, load_arm_policy
 from spaceclip_worlds.arm.scene import BLOCK_HALF_M, FOVY_RAD
-from spaceclip_worlds.arm.sighting import Sighting, fused
 from spaceclip_worlds.arm.world import IMAGE_HW, TABLE_CAMERA, WRIST_CAMERA, ArmWorld
 from spaceclip_worlds.render.scene import Vector
+from spaceclip_worlds.sighting import Sighting, fused
 
 TRUE, ALIGNED, PREDICTED, STEADY = "true", "aligned", "predicted", "steady"
 TABLE, CONSTANT = "table", "constant"
@@ -141,7 +141,7 @@ def _looked_from_above(world: ArmWorld, see: See, sightings: list[Sighting], up_
 
 def _sighted(world: ArmWorld, see: See, camera: str) -> Sighting | None:
     seen = world.observe(camera)
-    return Sighting.of(seen, see(seen, camera), half_m=BLOCK_HALF_M)
+    return block_sighted(seen, see(seen, camera), half_m=BLOCK_HALF_M)
 
 
 def source_of(depth: str, policy: ArmPolicy | None = None, attachment: DepthAttachment | None = None) -> See:

@@ -12,12 +12,14 @@ from spaceclip_plugin import DepthMap, Intrinsics
 from spaceclip_plugin.data import DepthSample
 from spaceclip_plugin.depth import Plane
 from spaceclip_worlds.render.scene import Camera, Vector
+from spaceclip_worlds.sighting import Sighting
 
 _MIN_PIXELS = 5
 _MIN_RED, _REDDER = 50, 2.0
 # Where the median of the visible points of a cube lies in front of its centre, in half sides: over scenes of
 # `ArmWorld` and `TwoCameraTable` it is 0.9 to 1.0.
 _IN_FRONT = 0.95
+_LEAST_SHARE = 0.01  # standard deviation over depth: of depth that says it is exact, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,3 +111,27 @@ def block_seen(
     seen_m = np.median(observation.world_points(depth)[mask], axis=0)
     ray = seen_m - np.array(observation.camera.position_m)
     return seen_m + _IN_FRONT * half_m * ray / np.linalg.norm(ray), mask
+
+
+def block_sighted(observation: Observation, depth: DepthMap, *, half_m: float) -> Sighting | None:
+    """What one picture and its depth say of where the cube's centre is; see `locate_block`.
+
+    Args:
+        observation: the picture with its camera.
+        depth: of that picture, at its size; exact where it tells no uncertainty.
+        half_m: half a side of the cube.
+
+    Returns:
+        None where too few red pixels are in sight.
+    """
+    seen = block_seen(observation, depth, half_m=half_m)
+    if seen is None:
+        return None
+    place_m, mask = seen
+    camera_m, along, across = np.array(observation.camera.position_m), _LEAST_SHARE, 1.0 / observation.intrinsics.fy_px
+    if depth.uncertainty_m is not None:
+        shares = (depth.uncertainty_m / depth.depth_m)[0].cpu().numpy()[mask]
+        along = max(float(np.median(shares)), _LEAST_SHARE)
+    if mask[[0, -1]].any() or mask[:, [0, -1]].any():  # the picture's edge cuts the block
+        across += half_m / float(np.linalg.norm(place_m - camera_m))
+    return Sighting.of_look(camera_m, place_m, along=along, across=across)

@@ -21,6 +21,7 @@ _APART = 6  # frames of the orbit from one look to the next: some 6 cm and 4 deg
 _TABLE_M = 0.0
 _GRAZING = 0.1
 _SITE = "site "
+_OFF_PX = 0.5
 _STILL = 10  # steps after which things lie on the table: Meta-World begins with some of them a little within it
 
 
@@ -86,13 +87,15 @@ class LookAt:
     sights: Mapping[str, Sight]
 
 
-def looks_at(live: LiveTask, task: DepthTask, count: int = LOOKS_AT_START) -> list[LookAt]:
+def looks_at(live: LiveTask, task: DepthTask, count: int = LOOKS_AT_START, *, seed: int | None = None) -> list[LookAt]:
     """Looks from where the camera is mounted, and from places it is then carried to while nothing moves.
 
     Args:
         live: as it starts. It is left where things lie still.
         task: what is looked for.
         count: of looks.
+        seed: of where in the pictures things are taken to be: half a pixel off, as a segmentation may be; None: exactly
+            where they are.
 
     Raises:
         DataError: a place is not in a picture.
@@ -103,14 +106,16 @@ def looks_at(live: LiveTask, task: DepthTask, count: int = LOOKS_AT_START) -> li
     start = live.pose()
     orbit = Orbit.over(start, _TABLE_M, generator=np.random.default_rng(0))
     back = np.linalg.inv(orbit.pose(0)) @ start
-    found = []
+    found, generator = [], None if seed is None else np.random.default_rng(seed)
     for number in range(count):
         frame = live.render(orbit.pose(_APART * number) @ back)
-        shown = live.parts(frame.camera_to_world)
-        sights = {
-            slot: sight(truth[slot], _seen(live, shown, part.names), frame.intrinsics, frame.camera_to_world)
-            for slot, part in task.parts.items()
-        }
+        shown, sights = live.parts(frame.camera_to_world), {}
+        for slot, part in task.parts.items():
+            right, down = (0.0, 0.0) if generator is None else generator.normal(0.0, _OFF_PX, 2).tolist()
+            where = _seen(live, shown, part.names)
+            sights[slot] = sight(
+                truth[slot], where, frame.intrinsics, frame.camera_to_world, misjudged_px=(right, down)
+            )
         found.append(LookAt(frame, sights))
     return found
 

@@ -62,7 +62,14 @@ class Sight:
         return self.camera_m + distance_m * self.ray
 
 
-def sight(place_m: Array, part: npt.NDArray[np.bool_], intrinsics: Intrinsics, pose: Pose) -> Sight:
+def sight(
+    place_m: Array,
+    part: npt.NDArray[np.bool_],
+    intrinsics: Intrinsics,
+    pose: Pose,
+    *,
+    misjudged_px: tuple[float, float] = (0.0, 0.0),
+) -> Sight:
     """Where a place is in a picture, and which pixels near it show its part; the pixel of the place if none does.
 
     Args:
@@ -70,6 +77,7 @@ def sight(place_m: Array, part: npt.NDArray[np.bool_], intrinsics: Intrinsics, p
         part: (H, W) bool, where the part is seen.
         intrinsics: of the picture.
         pose: (4, 4) camera to world.
+        misjudged_px: by how many pixels to the right and down the direction is taken wrongly.
 
     Raises:
         DataError: the place is not in the picture.
@@ -87,7 +95,8 @@ def sight(place_m: Array, part: npt.NDArray[np.bool_], intrinsics: Intrinsics, p
     pixels = part & (off_px <= near_px)
     if not pixels.any():
         pixels[int(row), int(column)] = True
-    return Sight(pixels, (place_m - pose[:3, 3]) / z, pose[:3, 3].copy())
+    off = np.array([misjudged_px[0] / intrinsics.fx_px, misjudged_px[1] / intrinsics.fy_px, 0.0])
+    return Sight(pixels, (place_m - pose[:3, 3]) / z + pose[:3, :3] @ off, pose[:3, 3].copy())
 
 
 class Belief:

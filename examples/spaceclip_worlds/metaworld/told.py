@@ -19,12 +19,17 @@ from spaceclip_plugin.evaluation import predict
 from spaceclip_worlds.metaworld.acting import DepthTask, LookAt, place_of, table_m
 from spaceclip_worlds.metaworld.belief import Array
 from spaceclip_worlds.metaworld.frame import Frame
+from spaceclip_worlds.sighting import Sighting, fused
 
-TRUE, PREDICTED, STEADY, TABLE, SEVERAL, NONE = "true", "predicted", "steady", "table", "several", "none"
-SOURCES = (TRUE, PREDICTED, STEADY, TABLE, SEVERAL, NONE)
-"""Depth of the first look: exact; by the head; by the head, steadied over all looks, of the last one; scaled by where
-the table is known to be; the median of the places that all looks say so scaled; and of an empty table."""
+TRUE, PREDICTED, STEADY, TABLE, FUSED, RAYS, NONE = "true", "predicted", "steady", "table", "fused", "rays", "none"
+SOURCES = (TRUE, PREDICTED, STEADY, TABLE, FUSED, RAYS, NONE)
+"""Depth of the first look: exact; by the head; by the head, steadied over all looks, of the last one; and scaled by
+where the table is known to be. What all looks together say with that depth, weighed by how far off each may be and in
+which direction; what they say without depth, where their rays cross; and depth of an empty table."""
 HEAD = "embedded:metaworld-deit-tiny"
+
+_ALONG, _UNKNOWN = 0.05, 100.0  # standard deviation of distance as a share of it: the head's for small things, and none
+_ACROSS_PX = 0.5
 
 Places = dict[str, Array]
 
@@ -88,7 +93,8 @@ def told(task: DepthTask, looks: Sequence[LookAt], depths: Sequence[DepthMap]) -
         PREDICTED: _places(task, first, alone[0]),
         STEADY: _places(task, last, steady_m),
         TABLE: each[0],
-        SEVERAL: {slot: np.median([places[slot] for places in each], axis=0) for slot in task.parts},
+        FUSED: {slot: _together(looks, each, slot, _ALONG) for slot in task.parts},
+        RAYS: {slot: _together(looks, each, slot, _UNKNOWN) for slot in task.parts},
         NONE: _places(task, first, table_m(first.frame)),
     }
 
@@ -115,3 +121,12 @@ def scaled_by_table(depth_m: npt.NDArray[np.float32], frame: Frame) -> npt.NDArr
 
 def _places(task: DepthTask, look: LookAt, depth_m: npt.NDArray[np.floating]) -> Places:
     return {slot: place_of(slot, task, look.sights[slot], depth_m) for slot in task.parts}
+
+
+def _together(looks: Sequence[LookAt], each: Sequence[Places], slot: str, along: float) -> Array:
+    """(3,) where all looks together put a place, whose distance each says to within a share `along`."""
+    sightings = []
+    for look, places in zip(looks, each, strict=True):
+        camera_m, across = look.sights[slot].camera_m, _ACROSS_PX / look.frame.intrinsics.fy_px
+        sightings.append(Sighting.of_look(camera_m, places[slot], along=along, across=across))
+    return fused(sightings).place_m

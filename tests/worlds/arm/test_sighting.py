@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from spaceclip_worlds.arm.observation import Observation, red_pixels
-from spaceclip_worlds.arm.sighting import Sighting, fused
+from spaceclip_worlds.arm.observation import Observation, block_sighted, red_pixels
 from spaceclip_worlds.arm.two_cameras import BLOCK_HALF_M, SIDES, TwoCameraTable
+from spaceclip_worlds.sighting import Sighting, fused
 
 
 def table_and_looks() -> tuple[TwoCameraTable, list[Observation]]:
@@ -22,7 +22,7 @@ def table_and_looks() -> tuple[TwoCameraTable, list[Observation]]:
 
 
 def sighting(seen: Observation, *, factor: float = 1.0, uncertainty: float | None = None) -> Sighting:
-    found = Sighting.of(
+    found = block_sighted(
         seen, seen.depth_map(seen.depth_m * np.float32(factor), uncertainty=uncertainty), half_m=BLOCK_HALF_M
     )
     assert found is not None
@@ -72,4 +72,4 @@ def test_a_block_that_the_edge_cuts_is_less_sure_of_its_direction() -> None:
 def test_no_block_is_no_sighting() -> None:
     _, (seen, _) = table_and_looks()
     grey = dataclasses.replace(seen, image=np.full_like(seen.image, 128))
-    assert Sighting.of(grey, grey.depth_map(), half_m=BLOCK_HALF_M) is None
+    assert block_sighted(grey, grey.depth_map(), half_m=BLOCK_HALF_M) is None

@@ -29,6 +29,10 @@ class TestSight:
         np.testing.assert_allclose(seen.place(1.2)[2], 0.8)
         assert seen.pixels.sum() == 6
 
+    def test_a_direction_may_be_some_pixels_off(self) -> None:
+        seen = sight(PLACE, part((26, 56)), CAMERA, POSE, misjudged_px=(2.0, -1.0))
+        np.testing.assert_allclose(seen.place(1.5), PLACE + np.array([0.03, 0.015, 0.0]))  # rows are along -y here
+
     def test_the_distance_is_the_median_of_what_has_depth(self) -> None:
         seen = sight(PLACE, part(*[(26, 54 + x) for x in range(6)]), CAMERA, POSE)
         depth_m = np.full((80, 100), 9.0)
@@ -77,6 +81,13 @@ class TestBelief:
         np.testing.assert_allclose(told[4:7], [0.1, 0.6, 0.22])
         told = belief.told(seen_by_hand((0.1, 0.6, 0.36), 0.9), -1.0)
         np.testing.assert_allclose(told[4:7], [0.1, 0.6, 0.22])
+
+    def test_what_lies_on_something_does_not_sink_into_it_while_fingers_close(self) -> None:
+        belief = Belief({OBJECT: np.array([0.0, 0.6, 0.02])})
+        for z, opening in ((0.06, 0.5), (0.05, 0.45)):
+            told = belief.told(seen_by_hand((0.0, 0.6, z), opening), 1.0)
+        np.testing.assert_allclose(told[4:7], [0.0, 0.6, 0.02])
+        np.testing.assert_allclose(belief.told(seen_by_hand((0.0, 0.6, 0.26), 0.45), 1.0)[4:7], [0.0, 0.6, 0.22])
 
     def test_fingers_that_close_far_away_hold_nothing(self) -> None:
         belief = Belief({OBJECT: np.array([0.0, 0.6, 0.02])})
