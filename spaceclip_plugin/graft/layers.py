@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,10 +48,17 @@ class GraftLayer(nn.Module):
 
     def forward(self, stream: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
         """What is added, (B, S, out), to the output for a stream (B, S, in)."""
-        mask = pad(valid, (1, 0), value=True)[:, None, None]
-        read = scaled_dot_product_attention(_split(self.query(_normed(stream))), keys, values, attn_mask=mask)
+        read = scaled_dot_product_attention(self._queries(stream), keys, values, attn_mask=_mask(valid))
         added: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return added
+
+    def shares(self, stream: Tensor, keys: Tensor, valid: Tensor) -> Tensor:
+        """(B, 1 + N) of its attention that the null token and each cell draw, over all positions and heads."""
+        scores = self._queries(stream) @ keys.mT / math.sqrt(HEAD_WIDTH)
+        return scores.masked_fill(~_mask(valid), -math.inf).softmax(dim=-1).mean(dim=(1, 2))
+
+    def _queries(self, stream: Tensor) -> Tensor:
+        return _split(self.query(_normed(stream)))
 
 
 def add_exactly(output: Tensor, added: Tensor) -> Tensor:
@@ -67,6 +75,11 @@ class _AddExactly(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, *gradients: Any) -> Any:
         return gradients[0], gradients[0]  # of the sum: a matrix of zeros could not learn through `where`
+
+
+def _mask(valid: Tensor) -> Tensor:
+    """(B, 1, 1, 1 + N): the null token is read by all."""
+    return pad(valid, (1, 0), value=True)[:, None, None]
 
 
 def _normed(values: Tensor) -> Tensor:

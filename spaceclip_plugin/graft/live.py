@@ -17,6 +17,7 @@ from spaceclip_plugin.attach.taps import has_taps
 from spaceclip_plugin.depth import DepthMap
 from spaceclip_plugin.depth.pose import checked_poses
 from spaceclip_plugin.errors import CaptureError, ConfigError, HostError, nearest
+from spaceclip_plugin.graft.attention import Attention
 from spaceclip_plugin.graft.bank import Bank
 from spaceclip_plugin.graft.config import PLACED
 from spaceclip_plugin.graft.layers import add_exactly
@@ -30,6 +31,7 @@ class LiveGraft:
 
     Attributes:
         depth: depth maps of the policy's newest forward, one of each image call; empty before the first.
+        watching: whether `attention` is kept; that costs each block its attention once more. False until it is set.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class LiveGraft:
     ) -> None:
         """Put the hooks on; if one cannot be, none stays. See `DepthGraft.attach`."""
         self.depth: tuple[DepthMap, ...] = ()
+        self.watching = False
         self._graft = graft
         self._attachment = attachment
         self._fixed = self._checked(places)
         self._places = self._fixed
         self._bank: Bank | None = None
         self._read: list[tuple[Tensor, Tensor]] = []  # of the bank, where no gradients are asked for
+        self._shares: list[Tensor] = []  # of attention, of every call of a block since the bank was taken
         self._dropped = attachment.dropped
         self._unlearnt = 0  # forwards in training since the last backward
         self._learnt = False  # whether there was a backward since the newest
@@ -103,6 +107,14 @@ class LiveGraft:
         self.depth = ()
         self._take(bank)
 
+    @property
+    def attention(self) -> Attention | None:
+        """Where the blocks looked in the policy's newest forward; None where none has run since `watching` was set."""
+        if self._bank is None or not self._shares:
+            return None
+        shares = torch.stack(self._shares).mean(dim=0)
+        return Attention.of(shares, self._bank, self._graft.config.cameras)
+
     def close(self) -> None:
         """Remove every hook. The policy is as it was; the attachment stays. May be called again."""
         for handle in self._handles:
@@ -111,7 +123,7 @@ class LiveGraft:
             taps_left(self._modules, still_tapped=lambda module: has_taps(module) or _is_grafted(module))
         self._handles.clear()
         self._bank = None
-        self._read = []
+        self._read, self._shares = [], []
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +173,11 @@ class LiveGraft:
             else:
                 self._read = self._read or self._graft.keys_and_values(bank)
                 read = self._read[index]
-            added = layer(stream.to(read[0].dtype), *read, bank.valid)
+            stream = stream.to(read[0].dtype)
+            added = layer(stream, *read, bank.valid)
+            if self.watching:
+                with torch.no_grad():
+                    self._shares.append(layer.shares(stream, read[0], bank.valid).float())
         if added.requires_grad:
             added.register_hook(self._note_learnt)
         return add_exactly(output, added.to(output.dtype))
@@ -216,7 +232,7 @@ class LiveGraft:
             kept = torch.rand(len(valid), 1, generator=self._random) >= graft.config.dropout
             valid = valid & kept.to(valid.device)
         self._bank = dataclasses.replace(bank, valid=valid)
-        self._read = []
+        self._read, self._shares = [], []
         self._unlearnt = graft.training + (0 if self._learnt else self._unlearnt)
         self._learnt = False
 

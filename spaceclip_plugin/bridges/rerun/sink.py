@@ -19,6 +19,7 @@ from spaceclip_plugin.depth.depth_map import UNFAMILIAR
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.graft.attention import spotlit
 
 PoseLike = Tensor | npt.NDArray[np.floating[Any]]
 """(4, 4) matrix that takes points in metres from the camera's frame to the world's."""
@@ -33,8 +34,9 @@ class RerunSink:
     ones, in colours of the image, or else of their depth), `age` (host steps), `familiarity` (0 to 1, where the head
     tells it) and `notes`, of an untrained head and of images unlike those of the training. Steady depth has
     `depth_alone` too (metres that the frame alone says), `steady/frames` and `steady/carried` (see `Steadiness`), and
-    notes of what began anew and of places that were not believed. They lie on the timelines "step" (host steps) and
-    "frame" (image calls). Rerun's pixels are this package's: the first one's corner is (0, 0).
+    notes of what began anew and of places that were not believed. `attention` is the image, bright where the blocks of
+    a grafted policy looked. They lie on the timelines "step" (host steps) and "frame" (image calls). Rerun's pixels are
+    this package's: the first one's corner is (0, 0).
 
     Example:
         >>> import tempfile, torch
@@ -87,6 +89,7 @@ class RerunSink:
         *,
         image: ImageLike | None = None,
         pose: PoseLike | None = None,
+        attention: Tensor | npt.NDArray[np.floating] | None = None,
     ) -> None:
         """Log what one image call of the host says.
 
@@ -97,6 +100,8 @@ class RerunSink:
             image: (H', W', 3) uint8 RGB of the same camera, at any resolution.
             pose: (4, 4) rotation and translation from the camera's frame to the world's, in metres; None: the camera
                 stays where it was, at first in the origin.
+            attention: (r, c) shares of a graft's cells, `live.attention.cells[camera][0]`, of a tower that was shown
+                the whole image; needs `image`.
 
         Raises:
             ConfigError: the sink is closed, or an argument is not as above.
@@ -104,6 +109,7 @@ class RerunSink:
         if self._closed:
             raise ConfigError("this RerunSink is closed; make another one, with another path")
         shown = DepthArrays.of(depth_map, intrinsics, image=image)
+        lit = None if attention is None else spotlit(_photo_of(shown), attention)
         world_from_camera = None if pose is None else _rigid(pose)
         rr, recording, camera = self._rerun, self._recording, shown.camera
         recording.set_time("step", sequence=depth_map.step)
@@ -114,6 +120,8 @@ class RerunSink:
             recording.log([camera], rr.Transform3D(translation=translation, mat3x3=rotation))
         if shown.photo is not None:
             recording.log([camera, "image"], rr.Image(shown.photo), *self._pinhole(shown.photo_intrinsics))
+        if lit is not None:
+            recording.log([camera, "attention"], rr.Image(lit))
         recording.log([camera, "depth"], rr.DepthImage(shown.depth_m, meter=1.0), *self._pinhole(shown.intrinsics))
         if shown.uncertainty_m is not None:
             recording.log([camera, "uncertainty"], rr.DepthImage(shown.uncertainty_m, meter=1.0))
@@ -162,6 +170,12 @@ class RerunSink:
             return ()
         height, width = camera.image_hw
         return (self._rerun.Pinhole(image_from_camera=camera.matrix().numpy(), resolution=[width, height]),)
+
+
+def _photo_of(shown: DepthArrays) -> npt.NDArray[np.uint8]:
+    if shown.photo is None:
+        raise ConfigError("attention is shown on the camera's image; give that too: log(…, image=…, attention=…)")
+    return shown.photo
 
 
 def import_rerun() -> Any:

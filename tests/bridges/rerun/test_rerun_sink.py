@@ -112,6 +112,18 @@ class TestRoundTrip:
         np.testing.assert_array_equal(recording.depth("/camera/uncertainty")[1:], 0.1 * depth.depth_m[0, 1:])
         assert recording.entities == {"/camera/depth", "/camera/uncertainty", "/camera/age"}  # no camera, no points
 
+    def test_attention_is_the_image_bright_where_blocks_looked(self, file: Path) -> None:
+        with RerunSink(file) as sink:
+            sink.log(depth_map(), image=photo(), attention=torch.tensor([[0.0, 0.5], [0.25, 0.1]]))
+        [values] = Recording(file).one("/camera/attention", "Image:buffer").reshape(-1, 8 * 12 * 3)
+        lit = values.astype(np.uint8).reshape(8, 12, 3)
+        np.testing.assert_array_equal(lit[:4, 6:], photo()[:4, 6:])
+        assert (lit[:4, :6] <= photo()[:4, :6] * 0.2 + 0.5).all()
+
+    def test_attention_without_an_image_is_refused(self, file: Path) -> None:
+        with RerunSink(file) as sink, pytest.raises(ConfigError, match="give that too"):
+            sink.log(depth_map(), attention=np.ones((8, 8)))
+
     def test_intrinsics_for_the_depth_and_for_the_photo(self, file: Path) -> None:
         with RerunSink(file) as sink:
             sink.log(depth_map(), CAMERA.resized((40, 60)), image=photo())
