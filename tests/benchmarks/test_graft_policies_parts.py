@@ -12,6 +12,7 @@ from typing import Any
 
 import graft_policies as benchmark
 import graft_table
+import graft_watch
 import numpy as np
 import pytest
 import timm
@@ -106,6 +107,14 @@ def test_every_part_of_the_experiment(tiny: Callable[..., None], tmp_path: Path)
     assert (tmp_path / "20-0" / "host.safetensors").stat().st_mtime_ns == before
     tiny("roll", "--share", "0/2")
     tiny("roll", "--share", "1/2")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("attached", "live_task", "Setup"):
+            patch.setattr(graft_watch, name, getattr(benchmark, name))
+        setup = benchmark.Setup(tmp_path, Path("none"))
+        panels = graft_watch.watch(setup, 20, 0, 3, None)
+        assert graft_watch.watch(setup, 20, 0, 70, None) == []  # done before it began
+    assert [panel.shape for panel in panels] == [(32, 3 * 32, 3)] * len(panels)
+    assert len(panels) > 1
     tiny("record")
     record = json.loads((tmp_path / "record.json").read_text())
     for runs in record["demonstrations"]["20"].values():
