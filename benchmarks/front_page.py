@@ -1,4 +1,4 @@
-"""The short table of the README, from the records of accuracy and of cost; measures nothing.
+"""The short table of the README and the line below it, from the records of accuracy and of cost; measures nothing.
 
 python benchmarks/front_page.py
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import depth_cost
 import metaworld_heads
 import nyu_heads
-import preset_cost
-from depth_figures import HOST, PLAIN, find_ratio
+import step_tables
+from step_tables import HOST, read_of
 
 RECORD = nyu_heads.RECORD
 PRESETS = {
@@ -27,13 +26,13 @@ BASELINE = "constant median of the training depth"
 def table(record: dict[str, Any]) -> str:
     """Accuracy of heads and of a constant on both kinds of data; cost beside a tower of ViT-B/16's size, one thread."""
     exact = json.loads(metaworld_heads.RECORD.read_text())
-    cost, presets = json.loads(depth_cost.RECORD.read_text()), json.loads(preset_cost.RECORD.read_text())
-    [run] = [run for run in cost["runs"] if (run["device"], run["threads"]) == ("cpu", 1)]
-    [reads] = [run["read_over_host"] for run in presets["runs"] if run["threads"] == 1]
-    tower = f"{cost['sizes'][HOST]['gflop']:.1f}"
+    cost = json.loads(step_tables.RECORD.read_text())
+    sizes = cost["heads"]["found"]["sizes"]
+    runs = [*cost["heads"]["found"]["runs"], *cost["vit-b"]["found"]]
+    reads = {name: read for run in runs if run["threads"] == 1 for name, read in run["reads"].items()}
     lines = [
         "| What predicts depth | NYU: AbsRel ↓ | δ1 ↑ | unseen Meta-World tasks: AbsRel ↓ | boundary F1 ↑ | "
-        f"parameters (M) | GFLOP (the tower: {tower}) | time / the tower's |",
+        f"parameters (M) | GFLOP (the tower: {sizes[HOST]['gflop']:.1f}) | time / the tower's |",
         "|---" * 8 + "|",
     ]
 
@@ -43,20 +42,16 @@ def table(record: dict[str, Any]) -> str:
         parts = ((nyu, ("abs_rel", "delta1")), (drawn, ("abs_rel", "boundary_f1")))
         return [f"{part[name]['mean']:.3f}" if part else "–" for part, names in parts for name in names]
 
-    def size(of: dict[str, float], ratio: float) -> list[str]:
-        return [f"{of['parameters'] / 1e6:.2f}", f"{of['gflop']:.2f}", f"{ratio:.3f}"]
+    def costs(head: str, read: dict[str, float]) -> list[str]:
+        size = sizes[head]
+        return [f"{size['parameters'] / 1e6:.2f}", f"{size['gflop']:.2f}", f"{read['ratio']:.3f}"]
 
-    rows = [
-        [title, *scores(row), *size(presets["sizes"][preset], reads[preset]["median"])]
-        for row, (title, preset) in PRESETS.items()
-    ]
-    published = cost["sizes"][f"space-clip {PLAIN}"]
-    ratio = find_ratio(run["ratios"], f"space-clip {PLAIN}", HOST)["median"]
-    rows.append([TITLE, *scores(PUBLISHED), *size(published, ratio)])
+    rows = [[title, *scores(row), *costs(preset, reads[read_of(preset)])] for row, (title, preset) in PRESETS.items()]
+    rows.append([TITLE, *scores(PUBLISHED), *costs("space-clip", reads["space-clip"])])
     constant, drawn = record["baselines"][BASELINE], exact["baselines"][BASELINE][metaworld_heads.STANDARD]
     guessed = (constant["abs_rel"], constant["delta1"], drawn["abs_rel"])
     rows.append([BASELINE, *(f"{value:.3f}" for value in guessed), *"––––"])
-    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows), "", step_tables.in_short(cost)])
 
 
 if __name__ == "__main__":

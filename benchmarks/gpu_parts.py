@@ -9,16 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from depth_cases import Attached, graphed, peak_bytes, result
+from attached import Attached
+from model_size import peak_bytes
 from nyu_heads import HOST, TRAIN, VAL, call
-from step_hosts import clip_vit_b16, small_clip
+from sized_hosts import SMOLVLA, TINY, PolicySize, StandIn, clip_vit_b16, small_clip
 from torch import Tensor, nn
 from training_cost import NoiseSamples, from_cache, timed_steps, ways
 from turns import IMAGES, Case, spread, timed
@@ -45,7 +45,7 @@ class Scale:
         device, dtype: of hosts.
         host: builds the tower that everything is measured on.
         side: of its images, in pixels.
-        policy: builds a vision-language model that has read one image, and its inputs; see `smolvla_prefix`.
+        policy: of what sizes a whole policy is.
         rounds: in which all cases take turns.
         images: that are cached and trained on.
     """
@@ -54,7 +54,7 @@ class Scale:
     dtype: torch.dtype
     host: Callable[[], nn.Module]
     side: int
-    policy: dict[str, Any]
+    policy: PolicySize
     rounds: int
     images: int
 
@@ -77,23 +77,6 @@ class Scale:
     def head(self, host: nn.Module) -> DepthHead:
         """The default head with random weights, on the device, in the host's precision."""
         return self.placed(DepthHead.for_tower(host, trained_on="nothing: random weights, for timing"))  # type: ignore[return-value]
-
-
-# A policy of SmolVLA's size: the tower, sixteen layers of the language model, 64 tokens an image; SmolVLA's own action
-# expert and its ten denoising steps come on top, so that what depth adds to a step is less than what is measured here.
-SMOLVLA: dict[str, Any] = {
-    "vision": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "text": {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 16, "num_attention_heads": 15},
-    "heads": {"num_key_value_heads": 5, "head_dim": 64},
-    "side": 512,
-}
-TINY: dict[str, Any] = {
-    "vision": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4},
-    "text": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "heads": {"num_key_value_heads": 2, "head_dim": 8},
-    "side": 128,
-}
-PATCH, SHUFFLE, IMAGE_TOKEN, WORDS = 16, 4, 5, 48
 
 
 def tests(_scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
@@ -129,24 +112,46 @@ def graphs(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
     outputs: dict[str, Tensor] = {}
 
     def step(pixels: Tensor) -> Tensor:
-        outputs["host"] = result(with_depth.host(pixels))
+        outputs["host"] = with_depth.host(pixels).last_hidden_state
         return with_depth.depth.read()[0].depth_m
 
     cases = [
-        Case("host", lambda which: result(host(inputs[which]))),
+        Case("host", lambda which: host(inputs[which]).last_hidden_state),
         Case("host + read", lambda which: with_depth.read(inputs[which])),
-        graphed("host, graph", host, inputs),
+        graphed("host, graph", lambda pixels: host(pixels).last_hidden_state, inputs),
         graphed("host + read, graph", step, inputs),
     ]
     with torch.no_grad():
         depth = cases[3].step(1).clone()
         captured = outputs["host"].clone()
-        plain, expected = result(host(inputs[1])), with_depth.read(inputs[1])
+        plain, expected = host(inputs[1]).last_hidden_state, with_depth.read(inputs[1])
     return {
         "host_bits": same_bits(captured, plain),
         "depth_differs_by": float(((depth - expected).abs() / expected).max()),
         "ms": _ms(timed(cases, scale.rounds, scale.device)),
     }
+
+
+@torch.no_grad()
+def graphed(name: str, model: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> Case:
+    """The model as a CUDA graph; copying an input to where the graph reads is part of a run."""
+    static = inputs[0].clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = model(static)
+
+    def step(which: int) -> Tensor:
+        static.copy_(inputs[which])
+        graph.replay()
+        return output
+
+    return Case(name, step)
 
 
 def compiled(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
@@ -159,12 +164,12 @@ def compiled(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
         inputs = [scale.pixels() for _ in range(IMAGES)]
         with torch.no_grad():
             host.compile(mode=mode)
-            alone = [result(host(each)).clone() for each in inputs]
+            alone = [host(each).last_hidden_state.clone() for each in inputs]
             attached = Attached(host, scale.head(host))
             attached.host.compile(mode=mode)
             bits = [same_bits(attached.unread(each).clone(), right) for each, right in zip(inputs, alone, strict=True)]
             attached.depth.skip()
-            plain = Case("host", lambda which, host=host, inputs=inputs: result(host(inputs[which])))
+            plain = Case("host", lambda which, host=host, inputs=inputs: host(inputs[which]).last_hidden_state)
             read = Case("host + read", lambda which, one=attached, inputs=inputs: one.read(inputs[which]))
             for case in (plain, read):
                 case.step(0)
@@ -174,7 +179,7 @@ def compiled(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
 
 
 def latency(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
-    """What a read adds to its tower, by batch and cameras, eager; and to the prefix of a policy of SmolVLA's size."""
+    """What a read adds to its tower, by batch and cameras, eager; and to a step of a policy of SmolVLA's size."""
     host = scale.placed(scale.host())
     attached = Attached(host, scale.head(host))
     rows = []
@@ -189,7 +194,7 @@ def latency(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
 
 def _camera_cases(host: nn.Module, attached: Attached, inputs: list[list[Tensor]]) -> list[Case]:
     def alone(which: int) -> Tensor:
-        return [result(host(pixels)) for pixels in inputs[which]][-1]
+        return [host(pixels).last_hidden_state for pixels in inputs[which]][-1]
 
     def read(which: int) -> Tensor:
         for pixels in inputs[which]:
@@ -204,41 +209,25 @@ def _camera_cases(host: nn.Module, attached: Attached, inputs: list[list[Tensor]
 
 
 def policy_latency(scale: Scale) -> dict[str, Any]:
-    """One image and some words through tower and language model, with and without a read."""
-    policy, given = smolvla_prefix(scale)
-    head = scale.head(policy)
-    with torch.no_grad(), attach_depth_head(policy, head) as depth:
+    """A whole step of a policy with one camera, with and without a read."""
+    policy = scale.placed(StandIn(scale.policy))
+    inputs = [policy.images(1) for _ in range(IMAGES)]
+    with torch.no_grad(), attach_depth_head(policy, scale.head(policy)) as depth:
 
-        def read(_which: int) -> Tensor:
-            policy(**given)
+        def read(which: int) -> Tensor:
+            policy(inputs[which])
             return depth.read()[-1].depth_m
 
-        def alone(_which: int) -> Tensor:
-            output = policy(**given)
+        def alone(which: int) -> Tensor:
+            actions = policy(inputs[which])
             depth.skip()
-            return output[0]
+            return actions
 
         cases = [Case("policy", alone), Case("policy + read", read)]
         for case in cases:
             case.step(0)
         times = timed(cases, scale.rounds, scale.device)
     return {"ms": _ms(times), "ratio": _ratio(times, "policy + read", "policy")}
-
-
-def smolvla_prefix(scale: Scale) -> tuple[nn.Module, dict[str, Tensor]]:
-    """SmolVLM, random weights, and one image with words for it."""
-    sizes, side = scale.policy, scale.policy["side"]
-    config = transformers.SmolVLMConfig(
-        vision_config={**sizes["vision"], "image_size": side, "patch_size": PATCH},
-        text_config={"model_type": "llama", **sizes["text"], **sizes["heads"], "vocab_size": 512, "pad_token_id": 0},
-        scale_factor=SHUFFLE,
-        image_token_id=IMAGE_TOKEN,
-        pad_token_id=0,
-    )
-    policy = scale.placed(transformers.SmolVLMModel(config))
-    seen = [IMAGE_TOKEN] * (side // PATCH // SHUFFLE) ** 2
-    tokens = torch.tensor([[*seen, *range(10, 10 + WORDS)]], device=scale.device)
-    return policy, {"input_ids": tokens, "pixel_values": scale.pixels(1, side)[None]}
 
 
 def training(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
@@ -252,7 +241,7 @@ def training(scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:
         cached = scale.images * recipe.views / (time.perf_counter() - began)
         chosen = ways(host, scale.side, Path(name), images=scale.images, batch=8, repeats=8)
         times = timed_steps(chosen, max(2, scale.rounds // 8), scale.device)
-    per_second = {way: 1e3 / statistics.median(turns.values()) for way, turns in times.items()}
+    per_second = {way: 1e3 / statistics.median(turns) for way, turns in times.items()}
     return {"views_cached_per_second": round(cached, 1), "steps_per_second": _rounded(per_second, 2)}
 
 
@@ -288,13 +277,13 @@ def nyu(scale: Scale, args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), "recipe": " ".join(short) or "recommended", "scores": scored}
 
 
-def _ms(times: dict[str, dict[int, float]]) -> dict[str, Any]:
-    return {name: spread(list(turns.values()), 3) for name, turns in times.items()}
+def _ms(times: dict[str, list[float]]) -> dict[str, Any]:
+    return {name: spread(turns, 3) for name, turns in times.items()}
 
 
-def _ratio(times: dict[str, dict[int, float]], above: str, below: str) -> dict[str, Any]:
+def _ratio(times: dict[str, list[float]], above: str, below: str) -> dict[str, Any]:
     """Median and quartiles of the ratios of single rounds."""
-    return spread([times[above][turn] / times[below][turn] for turn in times[below]], 4)
+    return spread([one / other for one, other in zip(times[above], times[below], strict=True)], 4)
 
 
 def _rounded(values: dict[str, float], digits: int) -> dict[str, float]:

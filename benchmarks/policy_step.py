@@ -2,7 +2,7 @@
 
     python benchmarks/policy_step.py              every part that the record lacks; each is written when it is done
     python benchmarks/policy_step.py heads        that part, again
-    python benchmarks/policy_step.py --table      the tables of benchmarks/README.md, from the record
+    python benchmarks/policy_step.py --table      the tables of the guides, from the record, each between its marks
 
 All weights are random. What is timed is the read itself, after a step of the host, not the difference of two steps; and
 before every read the caches are filled with other things, so that none finds what the one before left there. Ratios are
@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 import transformers
-from depth_cases import Attached, size_of
-from step_hosts import PI0, SMOLVLA, StandIn, TowerAlone, clip_vit_b16, depth_anything, siglip_so400m
+from attached import Attached
+from model_size import size_of
+from sized_hosts import PI0, SMOLVLA, StandIn, TowerAlone, clip_vit_b16, depth_anything, siglip_so400m
 from step_instructions import instructions
-from step_tables import EVERY_STEP, EVERY_THIRD, FULL, GRID, HOST, IN_BACKGROUND, RIVAL, SMALL, SMALL_HW, table
+from step_tables import EVERY_STEP, EVERY_THIRD, FULL, GRID, HOST, IN_BACKGROUND, RECORD, RIVAL, SMALL, SMALL_HW, TABLES
 from torch import Tensor, nn
 from training_cost import CACHED_NEW, CACHED_PUBLISHED, PUBLISHED, RECOMPUTED, timed_steps, ways
 from turns import PAUSE_S, over, seconds, turn_order
@@ -42,9 +43,9 @@ from spaceclip_plugin._files import read_json_object, write_json
 from spaceclip_plugin.attach import DepthAttachment
 from spaceclip_plugin.bridges.onnx import export_onnx
 from spaceclip_plugin.bridges.onnx.comparison import OUTPUT, named_inputs
-from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from spaceclip_plugin.head.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE, STANDARD
 
-RECORD = Path(__file__).parent / "results" / "policy_step.json"
+PRESETS = tuple(ARCHITECTURES[DEFAULT_ARCHITECTURE].presets)
 OTHER_THINGS = torch.zeros(1 << 24)
 """64 MB, more than a core's own caches hold."""
 STEPS = 3
@@ -92,27 +93,34 @@ def median_ms(times: Sequence[float]) -> float:
     return round(sorted(times)[len(times) // 2], 1)
 
 
-def sizes_read(host: nn.Module, pixels: Tensor, rounds: int, threads: int, repeats: int = 1) -> dict[str, Any]:
-    """The default head on a tower, read at the size of the image, at 56x56, and at that of the patch grid."""
+def reads_of(
+    host: nn.Module, pixels: Tensor, rounds: int, threads: int, repeats: int = 1, presets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The default head on a tower, read at the size of the image, at 56x56, and at that of the patch grid; and other
+    presets, at the size of the image.
+    """
     torch.set_num_threads(threads)
     head = DepthHead.for_tower(host).eval()
     with torch.no_grad(), attach_depth_head(host, head) as depth:
         host(pixels)
         rows, columns = depth.features()[0].hidden[head.taps[-1]].shape[-2:]
-    wanted = {FULL: None, SMALL: SMALL_HW, GRID: (rows, columns)}
+    wanted = {FULL: (head, None), SMALL: (head, SMALL_HW), GRID: (head, (rows, columns))}
+    wanted |= {name: (DepthHead.for_tower(host, preset=name).eval(), None) for name in presets}
     with ExitStack() as stack:
         reads = {
-            name: [partial(_attached(stack, host, head).read, size) for _ in range(repeats)]
-            for name, size in wanted.items()
+            name: [partial(_attached(stack, host, one).read, size) for _ in range(repeats)]
+            for name, (one, size) in wanted.items()
         }
         times = in_turns(partial(host, pixels), reads, rounds)
     return {"threads": threads, "host_ms": median_ms(times[HOST]), "reads": ratios(times)}
 
 
-def tower_part(build: Callable[[], nn.Module], side: int, rounds: int, repeats: int = 1) -> list[dict[str, Any]]:
+def tower_part(
+    build: Callable[[], nn.Module], side: int, rounds: int, repeats: int = 1, presets: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """On one and on two threads."""
     host = build()
-    return [sizes_read(host, torch.randn(1, 3, side, side), rounds, threads, repeats) for threads in (1, 2)]
+    return [reads_of(host, torch.randn(1, 3, side, side), rounds, threads, repeats, presets) for threads in (1, 2)]
 
 
 def exported(attached: Callable[[], DepthAttachment], folder: Path, image_hw: tuple[int, int]) -> dict[str, Read]:
@@ -131,7 +139,7 @@ def exported(attached: Callable[[], DepthAttachment], folder: Path, image_hw: tu
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    found[f"standard, ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run([OUTPUT], inputs(depth))[0]
+    found[f"{STANDARD}, ONNX Runtime {onnxruntime.__version__}"] = lambda: session.run([OUTPUT], inputs(depth))[0]
     if importlib.util.find_spec("openvino") is not None:
         import openvino
 
@@ -139,7 +147,7 @@ def exported(attached: Callable[[], DepthAttachment], folder: Path, image_hw: tu
         asked = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
         request = openvino.Core().compile_model(str(path), "CPU", asked).create_infer_request()
         version = openvino.__version__.partition("-")[0]
-        found[f"standard, OpenVINO {version}"] = lambda: request.infer(inputs(other))[OUTPUT]
+        found[f"{STANDARD}, OpenVINO {version}"] = lambda: request.infer(inputs(other))[OUTPUT]
     return found
 
 
@@ -162,19 +170,19 @@ def size_beside(host: nn.Module, head: DepthHead, pixels: Tensor) -> dict[str, f
 def heads_part(
     host: nn.Module, rival: nn.Module, sides: tuple[int, int, int], rounds: int, threads: Sequence[int] = (1, 2)
 ) -> dict[str, Any]:
-    """Every preset, the published decoder, runtimes and another depth model beside one tower; and their sizes.
+    """The default head, the published decoder, runtimes and another depth model beside one tower; and all sizes.
 
     `sides` are those of the host's image and of the other model's, which is timed at two.
     """
-    presets = ARCHITECTURES[DEFAULT_ARCHITECTURE].presets
-    heads = {name: DepthHead.for_tower(host, preset=name).eval() for name in presets}
+    presets = {name: DepthHead.for_tower(host, preset=name).eval() for name in PRESETS}
+    heads = {STANDARD: presets[STANDARD]}
     heads[PUBLISHED] = DepthHead.for_tower(host, architecture=PUBLISHED).eval()
     heads[f"{PUBLISHED}, fused"] = heads[PUBLISHED].fuse()
     pixels, *images = (torch.randn(1, 3, side, side) for side in sides)
     rivals = {f"{RIVAL} @{side}": image for side, image in zip(sides[1:], images, strict=True)}
     largest = list(rivals)[-1]
     sizes = {HOST: size_of(host, pixels)}
-    sizes |= {name: size_beside(host, head, pixels) for name, head in heads.items()}
+    sizes |= {name: size_beside(host, head, pixels) for name, head in (presets | heads).items()}
     sizes |= {name: size_of(rival, image) for name, image in rivals.items()}
     runs = []
     for count in threads:
@@ -182,18 +190,17 @@ def heads_part(
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
             attached = partial(_attached, stack, host)
             reads: dict[str, list[Read]] = {name: [attached(head).read] for name, head in heads.items()}
-            reads[SMALL] = [partial(attached(heads["standard"]).read, SMALL_HW)]
-            runtimes = exported(partial(attached, heads["standard"]), Path(folder), (sides[0], sides[0]))
+            runtimes = exported(partial(attached, heads[STANDARD]), Path(folder), (sides[0], sides[0]))
             reads |= {name: [run] for name, run in runtimes.items()}
             reads |= {name: [partial(rival, image)] for name, image in rivals.items()}
             with torch.no_grad():
                 host(pixels)
-                check_alike(reads["standard"][0]()[0].depth_m, {name: run() for name, run in runtimes.items()})
+                check_alike(reads[STANDARD][0]()[0].depth_m, {name: run() for name, run in runtimes.items()})
             times = in_turns(partial(host, pixels), reads, rounds, seldom=[largest])
         pairs = {
-            "standard / published": ("standard", PUBLISHED),
+            "standard / published": (STANDARD, PUBLISHED),
             "published, fused / as it is": (f"{PUBLISHED}, fused", PUBLISHED),
-            "standard / Depth Anything": ("standard", largest),
+            "standard / Depth Anything": (STANDARD, largest),
         }
         more = {name: over(times[own], times[base]) for name, (own, base) in pairs.items()}
         runs.append({"threads": count, "host_ms": median_ms(times[HOST]), "reads": ratios(times), "more": more})
@@ -289,12 +296,12 @@ def training_part(host: nn.Module, side: int, rounds: int, images: int = 16, bat
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as folder:
         chosen = ways(host, side, Path(folder), images=images, batch=batch, repeats=8)
-        times = {name: list(turns.values()) for name, turns in timed_steps(chosen, rounds, torch.device("cpu")).items()}
+        times = timed_steps(chosen, rounds, torch.device("cpu"))
     return {"threads": 2, **{name: over(times[RECOMPUTED], times[name]) for name in (CACHED_PUBLISHED, CACHED_NEW)}}
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    "vit-b": lambda: tower_part(clip_vit_b16, 224, 40),
+    "vit-b": lambda: tower_part(clip_vit_b16, 224, 40, presets=[name for name in PRESETS if name != STANDARD]),
     "so400m-224": lambda: tower_part(siglip_so400m, 224, 10, repeats=2),
     "so400m-384": lambda: tower_part(partial(siglip_so400m, 384), 384, 5, repeats=3),
     "heads": lambda: heads_part(clip_vit_b16(), depth_anything(), (224, 224, 518), 24),
@@ -329,7 +336,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         record[part] = {"found": found, "seconds": round(time.perf_counter() - began), **about}
         write_json(args.record, record)
         print(json.dumps({part: record[part]}), flush=True)
-    print(table(record))
+    for mark, make in TABLES.items():
+        print(f"\n<!-- {mark} -->\n{make(record)}\n<!-- /{mark} -->")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from step_hosts import clip_vit_b16
+from sized_hosts import clip_vit_b16
 from turns import PAUSE_S, seconds, spread
 
 from spaceclip_plugin import DepthMap

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_hosts import clip_vit_b16
+from sized_hosts import clip_vit_b16
 from step_tables import FULL, GRID, HOST, SMALL, SMALL_HW
 from torch import nn
 

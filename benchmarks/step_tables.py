@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+RECORD = Path(__file__).parent / "results" / "policy_step.json"
 HOST = "host"
 SMALL_HW = (56, 56)
 FULL, SMALL, GRID = "read()", f"read({SMALL_HW})", "read(patch grid)"
@@ -44,11 +46,6 @@ def shown(one: Found, wanted: float | None = None, plus: float = 0.0) -> str:
     return f"{ratio:.3f} ({low:.3f} to {high:.3f}){met}"
 
 
-def table(record: Found) -> str:
-    """All of benchmarks/README.md."""
-    return "\n\n".join((towers(record), policies(record), heads(record), training(record)))
-
-
 def towers(record: Found) -> str:
     """Reads of three sizes over a step of their tower; taps that nobody reads; instructions."""
     rows = []
@@ -80,7 +77,7 @@ def policies(record: Found) -> str:
 
 
 def heads(record: Found) -> str:
-    """Everything that gives depth beside a tower of ViT-B/16's size, and targets."""
+    """What else gives depth beside a tower of ViT-B/16's size, and targets."""
     found = _found(record, "heads", default=None)
     if found is None:
         return "\n\n".join(_lacking(record, ["heads"]))
@@ -93,7 +90,7 @@ def heads(record: Found) -> str:
         if size is not None:
             known = [f"{size['parameters'] / 1e6:.2f}", f"{size['gflop']:.2f}", f"{size['peak_mb']:.1f}"]
         times = [f"1 ({run['host_ms']:.0f} ms)" if name == HOST else shown(run["reads"][name]) for run in runs]
-        rows.append([f"standard, {SMALL}" if name == SMALL else name, *known, *times])
+        rows.append([name, *known, *times])
     wanted = [
         [text, f"≤ {bound}", *(f"{shown(run['more'][key])} {_mark(run['more'][key], bound)}" for run in runs)]
         for key, text, bound in TARGETS
@@ -104,20 +101,22 @@ def heads(record: Found) -> str:
 
 
 def presets(record: Found) -> str:
-    """The training guide's: what each preset is for, its size and time; of the default also depth of another size."""
-    found = _found(record, "heads", default=None)
-    if found is None:
-        return "\n\n".join(_lacking(record, ["heads"]))
+    """The training guide's: what each preset is for, its size and time."""
+    if lacking := _lacking(record, ["vit-b", "heads"]):
+        return lacking[0]
+    sizes, runs = record["heads"]["found"]["sizes"], record["vit-b"]["found"]
     rows = []
     for name, (purpose, wanted) in PRESETS.items():
-        size = found["sizes"][name]
-        sizes = [f"{size['parameters'] / 1e6:.2f}", f"{size['gflop']:.2f}"]
-        rows.append([f"`{name}`", purpose, *sizes, *(shown(run["reads"][name], wanted) for run in found["runs"])])
-    small = [shown(run["reads"][SMALL], SMALL_WANTED) for run in found["runs"]]
-    rows.append([f"`standard`, `{SMALL}`", "the same, of that size", "–", "–", *small])
-    columns = [f"read() / host step, {_threads(run)}" for run in found["runs"]]
+        size = [f"{sizes[name]['parameters'] / 1e6:.2f}", f"{sizes[name]['gflop']:.2f}"]
+        rows.append([f"`{name}`", purpose, *size, *(shown(run["reads"][read_of(name)], wanted) for run in runs)])
+    columns = [f"{FULL} / host step, {_threads(run)}" for run in runs]
     [one] = _table(["`--preset`", "for", "parameters (M)", "GFLOP", *columns], rows)
     return one
+
+
+def read_of(preset: str) -> str:
+    """What the record calls a read of that preset beside a ViT-B/16."""
+    return FULL if preset == "standard" else preset
 
 
 def training(record: Found) -> str:
@@ -132,6 +131,34 @@ def training(record: Found) -> str:
     ]
     [one] = _table(["training", "steps per second / the tower in every step, published decoder and loss"], rows)
     return one
+
+
+def in_short(record: Found) -> str:
+    """The front page's: what a read of the default head adds to a step, of a tower alone and of policies."""
+    alone = [f"{_percent([run['reads'][FULL]])} on {_threads(run)}" for run in record["vit-b"]["found"]]
+    small, large = (
+        _percent([row["added"][EVERY_STEP] for row in record[part]["found"]]) for part in ("smolvla", "pi0")
+    )
+    return (
+        f"Depth in every step adds {' and '.join(alone)} to such a tower alone, {small} to a policy of SmolVLA's size "
+        f"and {large} to one of π0's (one to three cameras, two threads, random weights)."
+    )
+
+
+TABLES: dict[str, Callable[[Found], str]] = {
+    "cost-towers": towers,
+    "cost-policies": policies,
+    "cost-heads": heads,
+    "cost-training": training,
+    "presets": presets,
+}
+"""By the mark of its place in a guide."""
+
+
+def _percent(several: list[Found]) -> str:
+    """The lowest and the highest ratio."""
+    least, most = (f"{100 * end(one['ratio'] for one in several):.1f}" for end in (min, max))
+    return f"{least} %" if least == most else f"{least} to {most} %"
 
 
 def _found(record: Found, part: str, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Training steps for `depth_cost.py`: the published way, which runs the tower in every step, and the package's.
+"""Training steps: the published way, which runs the tower in every step, and the package's, from cached features.
 
 The published way has this package's SSIM, several times as fast as the published code's: ratios to it say too little
 rather than too much. Neither way reads image files.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from depth_cases import Attached
+from attached import Attached
 from torch import nn
 from turns import turn_order
 
@@ -151,9 +151,9 @@ def from_cache(
     return lambda: next(endless)
 
 
-def timed_steps(chosen: list[Way], rounds: int, device: torch.device) -> dict[str, dict[int, float]]:
-    """Milliseconds per step, by way and round."""
-    times: dict[str, dict[int, float]] = {way.name: {} for way in chosen}
+def timed_steps(chosen: list[Way], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds per step in every round, by way."""
+    times: dict[str, list[float]] = {way.name: [] for way in chosen}
     for way in chosen:
         way.step()
     for turn in range(rounds):
@@ -165,7 +165,7 @@ def timed_steps(chosen: list[Way], rounds: int, device: torch.device) -> dict[st
             for _ in range(way.repeats):
                 way.step()
             _finish(device)
-            times[way.name][turn] = 1e3 * (time.perf_counter() - began) / way.repeats
+            times[way.name].append(1e3 * (time.perf_counter() - began) / way.repeats)
     return times
 
 

@@ -25,11 +25,10 @@ Step = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is timed, in one round of `every`."""
+    """Something that is timed."""
 
     name: str
     step: Step
-    every: int = 1
 
 
 def turn_order(count: int, turn: int) -> list[int]:
@@ -64,9 +63,9 @@ def milliseconds(step: Step, which: int, device: torch.device) -> float:
     return 1e3 * (time.perf_counter() - began)
 
 
-def timed(cases: Sequence[Case], rounds: int, device: torch.device) -> dict[str, dict[int, float]]:
-    """Milliseconds by case and round; all cases of a round see the same image."""
-    times: dict[str, dict[int, float]] = {case.name: {} for case in cases}
+def timed(cases: Sequence[Case], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Milliseconds of every round, by case; all cases of a round see the same image."""
+    times: dict[str, list[float]] = {case.name: [] for case in cases}
     images = random.Random(0)
     with torch.no_grad():
         for turn in range(rounds):
@@ -74,8 +73,7 @@ def timed(cases: Sequence[Case], rounds: int, device: torch.device) -> dict[str,
             gc.collect()
             for place in turn_order(len(cases), turn):
                 case = cases[place]
-                if turn % case.every == 0:
-                    times[case.name][turn] = milliseconds(case.step, which, device)
+                times[case.name].append(milliseconds(case.step, which, device))
     return times
 
 

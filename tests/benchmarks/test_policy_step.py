@@ -12,8 +12,7 @@ import pytest
 import step_instructions
 import step_tables as tables
 import torch
-from step_hosts import TINY, StandIn, TowerAlone, depth_anything, small_clip
-from turns import over
+from sized_hosts import TINY, StandIn, TowerAlone, depth_anything, small_clip
 
 TINY_RIVAL = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
 
@@ -32,23 +31,11 @@ def well_formed(markdown: str) -> bool:
     return bool(blocks) and all(len({line.count("|") for line in lines}) == 1 and len(lines) > 2 for lines in blocks)
 
 
-class TestRatios:
-    def test_are_of_medians_with_an_interval_around_them(self) -> None:
-        found = over([2.0, 2.0, 9.0], [10.0, 10.0, 10.0])
-        assert found["ratio"] == 0.2
-        assert found["interval"][0] <= 0.2 <= found["interval"][1] <= 0.9
-        assert found["of"] == [3, 3]
-
-    def test_narrow_with_more_samples(self) -> None:
-        noise = torch.rand(200, generator=torch.Generator().manual_seed(0)).tolist()
-        few, many = over(noise[:8], [1.0] * 8), over(noise, [1.0] * 200)
-        assert many["interval"][1] - many["interval"][0] < few["interval"][1] - few["interval"][0]
-
-    def test_on_top_of_a_step_and_beside_what_is_wanted(self) -> None:
-        one = {"ratio": 0.0119, "interval": [0.011, 0.013]}
-        assert tables.shown(one, 0.012) == "0.012 (0.011 to 0.013), wanted ≤ 0.012 ✓"
-        assert tables.shown({**one, "ratio": 0.0131}, 0.012).endswith("✗")
-        assert tables.shown(one, plus=1.0) == "1.012 (1.011 to 1.013)"
+def test_a_ratio_on_top_of_a_step_and_beside_what_is_wanted() -> None:
+    one = {"ratio": 0.0119, "interval": [0.011, 0.013]}
+    assert tables.shown(one, 0.012) == "0.012 (0.011 to 0.013), wanted ≤ 0.012 ✓"
+    assert tables.shown({**one, "ratio": 0.0131}, 0.012).endswith("✗")
+    assert tables.shown(one, plus=1.0) == "1.012 (1.011 to 1.013)"
 
 
 class TestReads:
@@ -60,10 +47,10 @@ class TestReads:
         assert done.count("host") == 7
         assert done[0] == "host"
 
-    def test_of_three_sizes(self) -> None:
+    def test_of_three_sizes_and_another_preset(self) -> None:
         host = small_clip()
-        found = steps.sizes_read(host, torch.randn(1, 3, 64, 64), rounds=2, threads=1, repeats=2)
-        assert list(found["reads"]) == [tables.FULL, tables.SMALL, tables.GRID]
+        found = steps.reads_of(host, torch.randn(1, 3, 64, 64), rounds=2, threads=1, repeats=2, presets=["light"])
+        assert list(found["reads"]) == [tables.FULL, tables.SMALL, tables.GRID, "light"]
         assert all(one["ratio"] > 0 and one["of"] == [4, 2] for one in found["reads"].values())
         assert not any(module._forward_hooks for module in host.modules())
 
@@ -111,7 +98,7 @@ class TestWhole:
     def test_parts_and_their_tables(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pixels, rival = torch.randn(1, 3, 64, 64), depth_anything(42, **TINY_RIVAL)
         small = {
-            "vit-b": lambda: [steps.sizes_read(small_clip(), pixels, 1, 1)],
+            "vit-b": lambda: [steps.reads_of(small_clip(), pixels, 1, 1, presets=["light", "fine"])],
             "heads": lambda: steps.heads_part(small_clip(), rival, (64, 28, 42), 1, threads=(1,)),
             "taps": lambda: steps.taps_part(small_clip(), pixels, 2),
             "smolvla": lambda: list(steps.policy_rows(StandIn(TINY), 1, 1)),
@@ -126,10 +113,9 @@ class TestWhole:
         whole = steps.read_json_object(record)
         assert set(whole) == set(small)
         assert whole["taps"] == found["taps"]
-        assert well_formed(steps.table(whole))
-        assert well_formed(tables.presets(whole))
-        assert "so400m-224 so400m-384 instructions`" in steps.table(whole)
-        for name in ("standard", "light", "fine", "space-clip", "space-clip, fused", tables.SMALL):
+        assert all(well_formed(make(whole)) for make in tables.TABLES.values())
+        assert "so400m-224 so400m-384 instructions`" in tables.towers(whole)
+        for name in ("standard", "space-clip", "space-clip, fused"):
             assert whole["heads"]["found"]["runs"][0]["reads"][name]["ratio"] > 0
 
 
@@ -154,10 +140,30 @@ class TestInstructions:
             step_instructions.instructions()
 
 
-def test_tables_of_nothing_say_what_to_run() -> None:
-    said = tables.table({})
-    assert "Not measured yet: `python benchmarks/policy_step.py heads`." in said
-    assert "python benchmarks/policy_step.py vit-b so400m-224 so400m-384 instructions taps`" in said
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        ("cost-towers", "vit-b so400m-224 so400m-384 instructions taps"),
+        ("cost-policies", "tower-alone one-call smolvla pi0"),
+        ("cost-heads", "heads"),
+        ("cost-training", "training"),
+        ("presets", "vit-b heads"),
+    ],
+)
+def test_a_table_of_nothing_says_what_to_run(table: str, parts: str) -> None:
+    assert tables.TABLES[table]({}) == f"Not measured yet: `python benchmarks/policy_step.py {parts}`."
+
+
+def test_the_front_page_tells_the_least_and_the_most_of_any_number_of_cameras() -> None:
+    towers = [{"threads": count, "reads": {tables.FULL: {"ratio": 0.031 * count}}} for count in (1, 2)]
+    small, large = (
+        [{"added": {tables.EVERY_STEP: {"ratio": ratio}}} for ratio in ratios]
+        for ratios in ((0.0149, 0.0217, 0.02), (0.0041, 0.004))
+    )
+    found = {"vit-b": towers, "smolvla": small, "pi0": large}
+    said = tables.in_short({part: {"found": rows} for part, rows in found.items()})
+    assert "adds 3.1 % on 1 thread and 6.2 % on 2 threads" in said
+    assert "1.5 to 2.2 % to a policy of SmolVLA's size and 0.4 % to one of π0's" in said
 
 
 def test_a_part_that_there_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

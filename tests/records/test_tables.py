@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import step_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", ".matrix", "runs"} & set(path.relative_to(ROOT).parts)]
@@ -19,18 +20,14 @@ TABLES = [
     ("closed-loop", "closed_loop", "table"),
     ("contracts", "version_matrix", "contract_table"),
     ("deployed", "deployed", "table"),
-    ("depth-cost", "depth_cost", "table"),
+    *((mark, "step_tables", make.__name__) for mark, make in step_tables.TABLES.items()),
     ("front-page", "front_page", "table"),
     ("graft-policies", "graft_policies", "table"),
-    ("host-overhead", "host_overhead", "table"),
     ("metaworld-acting", "metaworld_acting", "table"),
     ("metaworld-heads", "metaworld_heads", "table"),
     ("metaworld-unseen", "metaworld_acting", "unseen_table"),
     ("nyu-heads", "nyu_heads", "table"),
     ("policies", "policies", "table"),
-    ("policy-step", "policy_step", "table"),
-    ("preset-cost", "preset_cost", "table"),
-    ("robot-timing", "robot_timing", "table"),
     ("scale-filter", "scale_filter", "table"),
     ("steady", "steady", "table"),
     ("trusted-training", "trusted_training", "table"),
@@ -54,7 +51,7 @@ def shown(marker: str) -> str:
 def test_a_table_is_that_of_its_record(marker: str, benchmark: str, function: str) -> None:
     module: Any = importlib.import_module(benchmark)
     record = json.loads(module.RECORD.read_text())
-    assert shown(marker) == getattr(module, function)(record), f"python benchmarks/{benchmark}.py --table"
+    assert shown(marker) == getattr(module, function)(record), f"{benchmark}.{function}({module.RECORD.name})"
 
 
 def test_every_table_of_a_page_is_checked() -> None:

@@ -139,16 +139,16 @@ class StandIn(nn.Module):
     def images(self, count: int) -> list[Tensor]:
         """Normal noise, one image for each camera."""
         side = self.size.tower["image_size"]
-        return [torch.randn(1, 3, side, side).to(self.size.dtype) for _ in range(count)]
+        return [torch.randn(1, 3, side, side).to(self.projector.weight) for _ in range(count)]
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Actions (1, actions, width) from (1, 3, H, W) of every camera."""
-        size, made = self.size, {"dtype": self.size.dtype}
+        size, weight = self.size, self.projector.weight
         prefix = [self._seen(self.tower(pixels).last_hidden_state) for pixels in images]
-        prefix.append(torch.zeros(1, size.words, size.text["hidden_size"], **made))
+        prefix.append(weight.new_zeros(1, size.words, size.text["hidden_size"]))
         cache = {self._cache_key: transformers.DynamicCache()}
         self.text(inputs_embeds=torch.cat(prefix, dim=1), use_cache=True, **cache)
-        actions = torch.ones(1, size.actions, size.expert["hidden_size"], **made)
+        actions = weight.new_ones(1, size.actions, size.expert["hidden_size"])
         for _ in range(size.denoising):
             velocity = self.expert(inputs_embeds=actions, use_cache=True, **cache).last_hidden_state
             actions = actions - velocity / size.denoising
