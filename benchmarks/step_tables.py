@@ -140,8 +140,8 @@ def in_short(record: Found) -> str:
         _percent([row["added"][EVERY_STEP] for row in record[part]["found"]]) for part in ("smolvla", "pi0")
     )
     return (
-        f"Depth in every step adds {' and '.join(alone)} to such a tower alone, {small} to a policy of SmolVLA's size "
-        f"and {large} to one of π0's (one to three cameras, two threads, random weights)."
+        f"Read in every step, depth adds {' and '.join(alone)} to a ViT-B/16 alone; to a policy of one to three "
+        f"cameras it adds {small} where it is of SmolVLA's size, {large} where of π0's (2 threads, random weights)."
     )
 
 

@@ -36,6 +36,16 @@ def test_every_interval_holds_its_ratio(record: dict[str, Any]) -> None:
         assert 0 < one["interval"][0] <= one["ratio"] <= one["interval"][1]
 
 
+def test_every_policy_has_one_two_and_three_cameras(record: dict[str, Any]) -> None:
+    for part in ("tower-alone", "smolvla", "pi0"):
+        rows = record[part]["found"]
+        threads = {row["threads"] for row in rows}
+        assert {(row["threads"], row["cameras"]) for row in rows} == {
+            (count, n) for count in threads for n in (1, 2, 3)
+        }
+        assert all(row["added"][tables.EVERY_THIRD]["ratio"] < row["added"][tables.EVERY_STEP]["ratio"] for row in rows)
+
+
 def test_a_read_is_a_small_part_of_its_towers_instructions(record: dict[str, Any]) -> None:
     if "instructions" not in record:
         pytest.skip("instructions were not counted yet: python benchmarks/policy_step.py instructions")
