@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping
+from itertools import chain
 from types import MethodType
 from typing import Any, Literal, TypeVar, cast
 
@@ -66,15 +66,32 @@ class KeptTwin:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[nn.Module, dict[str, nn.Module], list[dict[str, Any]]] | None = None
+        self._kept: tuple[nn.Module, nn.Module, _Attributes] | None = None
 
     def of(self, module: M) -> M:
         """The twin of the module as it is now; HostError as of `eval_twin`."""
-        kept, parts = self._kept, dict(module.named_modules())
-        if kept is None or kept[1] != parts or not all(map(_is_same, map(vars, parts.values()), kept[2])):
-            states = [vars(part).copy() for part in parts.values()]  # first, for another thread may change them
-            self._kept = kept = (eval_twin(module), parts, states)
-        return cast(M, kept[0])
+        kept = self._kept
+        if kept is None or kept[0] is not module or not kept[2].are_as_they_were():
+            attributes = _Attributes(module)  # first, for another thread may change them
+            self._kept = kept = (module, eval_twin(module), attributes)
+        return cast(M, kept[1])
+
+
+class _Attributes:
+    """Those of all parts of a module, and the parts themselves, as they are now.
+
+    Every read asks whether they still are: that walks no tree and calls nothing of Python's for each part.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._own = [own for part in module.modules() for own in (vars(part), part._modules)]
+        self._names = [*chain.from_iterable(self._own)]
+        self._values = [*chain.from_iterable(map(dict.values, self._own))]
+
+    def are_as_they_were(self) -> bool:
+        """Whether all are the very same objects; they are not compared, for some are tensors."""
+        values = chain.from_iterable(map(dict.values, self._own))
+        return [*chain.from_iterable(self._own)] == self._names and all(map(operator.is_, values, self._values))
 
 
 def can_have_twin(module: nn.Module) -> bool:
@@ -143,11 +160,6 @@ def _eval_tower(tower: Tower) -> Tower:
         blocks=tuple(twins.get(block, block) for block in tower.blocks),
         context_source=None if tower.context_source is None else twins.get(tower.context_source, tower.context_source),
     )
-
-
-def _is_same(state: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a part has the very attributes it had; values are not compared, some are tensors."""
-    return state.keys() == before.keys() and all(map(operator.is_, state.values(), before.values()))
 
 
 def _rebound(value: Any, twins: dict[nn.Module, nn.Module]) -> Any:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, pixel_shuffle, scaled_dot_product_attention
+from torch.nn.functional import interpolate, pad, pixel_shuffle, scaled_dot_product_attention, unfold
 from typing_extensions import Self
 
 from spaceclip_plugin import _checks
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.head.decoder import STANDARD, DecoderOptions, HeadOutput, since
-from spaceclip_plugin.head.grid_layers import Block, doubled, dropped, kept, patch_mask, sized
+from spaceclip_plugin.head.grid_layers import Block, added, doubled, dropped, kept, patch_mask, sized
 from spaceclip_plugin.head.pixel_path import STRIDES, PixelPath
 from spaceclip_plugin.towers import TowerFeatures
 
@@ -158,11 +158,11 @@ class TapMixerDecoder(nn.Module):
         upsampled, log_sigma, logits = self._last(x)
         log_m, weights = upsampled.tensor_split([1], dim=1)
         log_m = _convex(_filled(log_m, mask), weights)
-        depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp(), output_hw)[:, 0]
+        depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp_(), output_hw)[:, 0]
         own = self.out.weight.dtype  # not that of x, which autocast may have lowered
         uncertainty_m = empty = None
         if log_sigma is not None:
-            sigma = log_sigma.clamp(*LOG_SIGMA_LIMITS).exp()
+            sigma = log_sigma.clamp(*LOG_SIGMA_LIMITS).exp_()
             uncertainty_m = (depth_m.detach() * sized(sigma, output_hw)[:, 0]).to(own)
         if logits is not None:  # it ends where surfaces do: upsampled as they are
             logits = _convex(_filled(logits, mask), weights)
@@ -215,7 +215,7 @@ class TapMixerDecoder(nn.Module):
                 part = interpolate(part.permute(0, 3, 1, 2), size=grid_hw, mode="bilinear", align_corners=False)
                 part = part.permute(0, 2, 3, 1)
             parts.append(part)
-        return functools.reduce(torch.add, parts)
+        return functools.reduce(added, parts)
 
 
 class PreciseLinear(nn.Linear):
@@ -231,9 +231,9 @@ def _precise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, h, w, _ = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     tokens = x.to(dtype).flatten(1, 2).transpose(1, 2)
-    with torch.autocast(x.device.type, enabled=False):
-        maps = torch.baddbmm(bias.to(dtype)[:, None], weight.to(dtype).expand(batch, -1, -1), tokens)
-    return maps.view(batch, -1, h, w)
+    maps = bias.to(dtype)[:, None].expand(batch, -1, h * w).clone(memory_format=torch.contiguous_format)
+    # Autocast leaves what is done in place alone; switching it off around this would take half as long as the product.
+    return maps.baddbmm_(weight.to(dtype).expand(batch, -1, -1), tokens).view(batch, -1, h, w)
 
 
 class _Attention(nn.Module):
@@ -289,8 +289,7 @@ def _convex(values: Tensor, weights: Tensor) -> Tensor:
     """(B, 1, h, w) to (B, 1, 4h, 4w): every pixel a mean of the nine values around it, its weights by softmax (Teed
     and Deng, "RAFT", 2020, section 3.3)."""
     batch, _, h, w = values.shape
-    around = pad(values, (1, 1, 1, 1), mode="replicate")[:, 0]
-    neighbours = torch.stack([around[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=1)
+    neighbours = unfold(pad(values, (1, 1, 1, 1), mode="replicate"), 3).view(batch, NEIGHBOURS, h, w)
     shares = weights.reshape(batch, NEIGHBOURS, CONVEX**2, h, w).softmax(dim=1)
     # In place where no gradient needs the shares: fresh memory of that size costs more than the product.
     parts = torch.mul(shares, neighbours[:, :, None], out=None if torch.is_grad_enabled() else shares)

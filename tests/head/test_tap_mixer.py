@@ -195,6 +195,14 @@ class TestPrecision:
         assert depth_m.dtype == torch.float32
         assert depth_m.unique().numel() > 5000  # in bfloat16, a step of log depth is 1.6 % here
 
+    def test_a_grid_of_one_cell_leaves_the_weights_alone(self) -> None:
+        layer = tap_mixer.PreciseLinear(4, 3)
+        before = layer.bias.detach().clone()
+        with torch.no_grad():  # what is computed in place is no view of the bias
+            found = layer(torch.ones(1, 1, 1, 4))
+        assert torch.equal(layer.bias, before)
+        torch.testing.assert_close(found[0, :, 0, 0], layer.weight.sum(dim=1) + before)
+
 
 class TestUncertainty:
     def test_its_gradient_stays_in_its_own_layer(self) -> None:
