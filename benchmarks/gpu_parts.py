@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from attached import Attached
@@ -28,6 +28,7 @@ from spaceclip_plugin.attach.verification import same_bits
 from spaceclip_plugin.head.architectures import DEFAULT_ARCHITECTURE
 from spaceclip_plugin.training import Recipe
 
+Model = TypeVar("Model", bound=nn.Module)
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 CAMERAS = (1, 2, 3)
 BATCHES = (1, 8)
@@ -65,7 +66,7 @@ class Scale:
             return cls(torch.device(device), torch.bfloat16, clip_vit_b16, 224, SMOLVLA, rounds=40, images=64)
         return cls(torch.device(device), torch.float32, small_clip, 64, TINY, rounds=2, images=8)
 
-    def placed(self, model: nn.Module) -> nn.Module:
+    def placed(self, model: Model) -> Model:
         """In eval mode, frozen, on the device and in the precision."""
         return model.eval().requires_grad_(False).to(self.device, self.dtype)
 
@@ -76,7 +77,7 @@ class Scale:
 
     def head(self, host: nn.Module) -> DepthHead:
         """The default head with random weights, on the device, in the host's precision."""
-        return self.placed(DepthHead.for_tower(host, trained_on="nothing: random weights, for timing"))  # type: ignore[return-value]
+        return self.placed(DepthHead.for_tower(host, trained_on="nothing: random weights, for timing"))
 
 
 def tests(_scale: Scale, _args: argparse.Namespace) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def policy_rows(
                 spent = [0.0] * repeats
                 for _ in range(STEPS):
                     time.sleep(PAUSE_S)
-                    times[HOST].append(1e3 * seconds(lambda images=images: policy(images)))  # type: ignore[misc]
+                    times[HOST].append(1e3 * seconds(partial(policy, images)))
                     for number in range(repeats):
                         times[EVERY_STEP].append(cold(each[number].step))
                         spent[number] += cold(third[number].step)

@@ -19,7 +19,7 @@ def clip_vit_b16() -> nn.Module:
 
 
 def small_clip() -> nn.Module:
-    """A tower so small that a thousand steps are quick."""
+    """A tower so small that tests are quick, random weights."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
     return _frozen(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(image_size=64, patch_size=16, **sizes)))
 
