@@ -175,7 +175,7 @@ def heads_part(
     `sides` are those of the host's image and of the other model's, which is timed at two.
     """
     presets = {name: DepthHead.for_tower(host, preset=name).eval() for name in PRESETS}
-    heads = {STANDARD: presets[STANDARD]}
+    heads = {STANDARD: presets[STANDARD], f"{STANDARD}, fused": presets[STANDARD].fuse()}
     heads[PUBLISHED] = DepthHead.for_tower(host, architecture=PUBLISHED).eval()
     heads[f"{PUBLISHED}, fused"] = heads[PUBLISHED].fuse()
     pixels, *images = (torch.randn(1, 3, side, side) for side in sides)

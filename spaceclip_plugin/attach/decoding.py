@@ -73,8 +73,11 @@ def decode(
     """Run the head, in eval mode, on a frame."""
     device = next(head.parameters()).device
     features = features_of(recorder, frame)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
+    if head.fused:  # it sees to what follows by itself
         output = head(features, output_size)
+    else:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # the host's autocast is not the head's
+            output = head(features, output_size)
     if recorder.pixels:  # the host's thread may have gone on, and filled its buffer again meanwhile
         recorder.tower.adapter.taken(frame, recorder.tower)
     maps = output.changed(Tensor.float)

@@ -26,8 +26,11 @@ REFERENCE_BLOCKS = 12
 HEAD_CHANNELS = 48  # of one attention head
 CONVEX = 4  # factor of the convex upsampling
 NEIGHBOURS = 9
+UPSAMPLED = 1 + NEIGHBOURS * CONVEX**2  # channels of what the last layer says: log depth, and how it is upsampled
 LOG_DEPTH_LIMIT = 7.0  # depth stays between a millimetre and a kilometre, and finite, whatever the weights
 LOG_SIGMA_LIMITS = (-7.0, 2.0)
+LastMaps = tuple[Tensor, Tensor | None, Tensor | None]
+"""Of `out` (B, UPSAMPLED, h, w), of `spread` log sigma (B, 1, h, w), of `emptiness` logits, where there are these."""
 # A fresh head says two metres, give or take a fifth, and that something is there.
 _START_LOG_M, _START_LOG_SIGMA, _START_EMPTY = 0.7, -1.5, -3.0
 
@@ -115,7 +118,7 @@ class TapMixerDecoder(nn.Module):
         self.pixels = PixelPath(channels[-1], options.pixels, options.dropout) if options.pixels else None
         last = options.pixels or channels[-1]
         self.norm = nn.LayerNorm(last)
-        self.out = PreciseLinear(last, 1 + NEIGHBOURS * CONVEX**2)  # log depth, and how it is upsampled
+        self.out = PreciseLinear(last, UPSAMPLED)
         self.spread = PreciseLinear(last, 1) if options.uncertainty else None
         self.emptiness = PreciseLinear(last, 1) if options.empty else None  # logit
         self._start_smooth()
@@ -154,20 +157,7 @@ class TapMixerDecoder(nn.Module):
         if self.pixels is not None:
             mask = None if mask is None else doubled(mask.expand(-1, -1, -1, 4))
             x = self.pixels(x, cast(Tensor, features.pixels), mask)  # there, for the head has checked
-        x = self.norm(x)
-        upsampled, log_sigma, logits = self._last(x)
-        log_m, weights = upsampled.tensor_split([1], dim=1)
-        log_m = _convex(_filled(log_m, mask), weights)
-        depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp_(), output_hw)[:, 0]
-        own = self.out.weight.dtype  # not that of x, which autocast may have lowered
-        uncertainty_m = empty = None
-        if log_sigma is not None:
-            sigma = log_sigma.clamp(*LOG_SIGMA_LIMITS).exp_()
-            uncertainty_m = (depth_m.detach() * sized(sigma, output_hw)[:, 0]).to(own)
-        if logits is not None:  # it ends where surfaces do: upsampled as they are
-            logits = _convex(_filled(logits, mask), weights)
-            empty = sized(logits, output_hw)[:, 0].sigmoid().to(own)
-        return HeadOutput(depth_m.to(own), uncertainty_m=uncertainty_m, empty=empty)
+        return output_of(*self._last(self.norm(x)), mask, output_hw, self.out.weight.dtype)
 
     @property
     def predicts_uncertainty(self) -> bool:
@@ -190,17 +180,15 @@ class TapMixerDecoder(nn.Module):
         if self.spread is not None:
             self.spread.bias.add_(math.log(factor))
 
-    def _last(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _last(self, x: Tensor) -> LastMaps:
         """What `out`, `spread` and `emptiness` say of x; in one product where no one learns from it."""
         if torch.is_grad_enabled():
             # Detached: learning how wrong the depth is must not change the depth.
             log_sigma = None if self.spread is None else self.spread(x.detach())
             return self.out(x), log_sigma, None if self.emptiness is None else self.emptiness(x)
         layers = [layer for layer in (self.out, self.spread, self.emptiness) if layer is not None]
-        joined = _precise(x, torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
-        maps = iter(torch.split(joined, [layer.out_features for layer in layers], dim=1))
-        upsampled, log_sigma = next(maps), None if self.spread is None else next(maps)
-        return upsampled, log_sigma, None if self.emptiness is None else next(maps)
+        joined = precise(x, torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers]))
+        return split_maps(joined, self.options)
 
     def _summed(self, features: TowerFeatures) -> Tensor:
         taps, hidden = self.options.taps, features.hidden
@@ -224,16 +212,46 @@ class PreciseLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, in) in any precision to (B, out, h, w) in float32 or float64."""
-        return _precise(x, self.weight, self.bias)
+        return precise(x, self.weight, self.bias)
 
 
-def _precise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def precise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What a `PreciseLinear` of these weights gives."""
     batch, h, w, _ = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
     tokens = x.to(dtype).flatten(1, 2).transpose(1, 2)
     maps = bias.to(dtype)[:, None].expand(batch, -1, h * w).clone(memory_format=torch.contiguous_format)
     # Autocast leaves what is done in place alone; switching it off around this would take half as long as the product.
     return maps.baddbmm_(weight.to(dtype).expand(batch, -1, -1), tokens).view(batch, -1, h, w)
+
+
+def split_maps(maps: Tensor, options: TapMixerOptions) -> LastMaps:
+    """What `out`, `spread` and `emptiness` say, out of one product of all of them."""
+    parts = iter(torch.split(maps, [UPSAMPLED] + [1] * (options.uncertainty + options.empty), dim=1))
+    upsampled, log_sigma = next(parts), next(parts) if options.uncertainty else None
+    return upsampled, log_sigma, next(parts) if options.empty else None
+
+
+def output_of(
+    upsampled: Tensor,
+    log_sigma: Tensor | None,
+    logits: Tensor | None,
+    mask: Tensor | None,
+    output_hw: tuple[int, int],
+    dtype: torch.dtype,  # of the weights, not of what autocast may have lowered
+) -> HeadOutput:
+    """Depth, and what else is told, of what the last layers say of the finest grid; the mask is (B, h, w, 1)."""
+    log_m, weights = upsampled.tensor_split([1], dim=1)
+    log_m = _convex(_filled(log_m, mask), weights)
+    depth_m = sized(log_m.clamp(-LOG_DEPTH_LIMIT, LOG_DEPTH_LIMIT).exp_(), output_hw)[:, 0]
+    uncertainty_m = empty = None
+    if log_sigma is not None:
+        sigma = log_sigma.clamp(*LOG_SIGMA_LIMITS).exp_()
+        uncertainty_m = (depth_m.detach() * sized(sigma, output_hw)[:, 0]).to(dtype)
+    if logits is not None:  # it ends where surfaces do: upsampled as they are
+        logits = _convex(_filled(logits, mask), weights)
+        empty = sized(logits, output_hw)[:, 0].sigmoid().to(dtype)
+    return HeadOutput(depth_m.to(dtype), uncertainty_m=uncertainty_m, empty=empty)
 
 
 class _Attention(nn.Module):

@@ -115,8 +115,10 @@ class TestWhole:
         assert whole["taps"] == found["taps"]
         assert all(well_formed(make(whole)) for make in tables.TABLES.values())
         assert "so400m-224 so400m-384 instructions`" in tables.towers(whole)
-        for name in ("standard", "space-clip", "space-clip, fused"):
+        for name in ("standard", "standard, fused", "space-clip", "space-clip, fused"):
             assert whole["heads"]["found"]["runs"][0]["reads"][name]["ratio"] > 0
+        sizes = whole["heads"]["found"]["sizes"]
+        assert sizes["standard"]["gflop"] == sizes["standard, fused"]["gflop"] > 0  # what is done in place counts too
 
 
 class TestInstructions:
