@@ -56,15 +56,16 @@ UNSEEN = {
 }
 
 
-def acting(weights: Path, seeds: Sequence[int], keep: Callable[[dict[str, Any]], object]) -> None:
-    """Do every task from all seeds with every source of depth, and keep what there is after each."""
+def acting(weights: Path, seeds: Sequence[int], names: Sequence[str], keep: Callable[[dict[str, Any]], object]) -> None:
+    """Do tasks from all seeds with every source of depth, and keep what there is after each."""
     found: dict[str, Any] = {}
     with Teller(load_host(HOST[1], weights=weights)) as teller:
-        for name, task in DEPTH_TASKS.items():
-            found[name] = _done(name, task, seeds, teller)
+        for name in names:
+            found[name] = _done(name, DEPTH_TASKS[name], seeds, teller)
             rows = {row: found[name]["rows"][row]["successes"] for row in ROWS}
             print(name, rows, f"{found[name]['wall_seconds']:.0f} s", flush=True)
-            keep({"seeds": len(seeds), "first_seed": seeds[0], "looks": LOOKS_AT_START, "tasks": found})
+            head = {"head": HEAD, "head_digest": teller.head_digest}
+            keep({"seeds": len(seeds), "first_seed": seeds[0], "looks": LOOKS_AT_START, **head, "tasks": found})
 
 
 def _done(name: str, task: DepthTask, seeds: Sequence[int], teller: Teller) -> dict[str, Any]:
@@ -210,6 +211,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of the DeiT-Tiny")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    tasks = "do these again, and keep the others of the record where head and seeds are the same"
+    parser.add_argument("--tasks", nargs="+", choices=DEPTH_TASKS, default=[*DEPTH_TASKS], metavar="TASK", help=tasks)
     parser.add_argument("--record", type=Path, default=RECORD)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -226,8 +229,14 @@ def main() -> None:
             record[args.part] = found | {"command": command, "machine": machine}
             write_json(args.record, record)
 
+        def keep_with_others(found: dict[str, Any]) -> None:
+            before = record.get("acting", {})
+            same = all(before.get(key) == found[key] for key in found if key != "tasks")
+            tasks = (before["tasks"] if same else {}) | found["tasks"]
+            keep(found | {"tasks": {name: tasks[name] for name in DEPTH_TASKS if name in tasks}})
+
         if args.part == "acting":
-            acting(args.weights, seeds, keep)
+            acting(args.weights, seeds, args.tasks, keep_with_others)
         else:
             keep({"pictures": unseen(args.weights)})
     if "acting" in record:

@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import Self
 
 from spaceclip_plugin import DepthHead, DepthMap, attach_depth_head
+from spaceclip_plugin._digest import module_digest
 from spaceclip_plugin.depth import Plane, align_to_plane
 from spaceclip_plugin.errors import DataError
 from spaceclip_plugin.evaluation import predict
@@ -35,7 +36,11 @@ Places = dict[str, Array]
 
 
 class Teller(AbstractContextManager["Teller"]):
-    """A head on a frozen tower that looks at the beginnings of episodes."""
+    """A head on a frozen tower that looks at the beginnings of episodes.
+
+    Attributes:
+        head_digest: SHA-256 (hex) of the head's weights.
+    """
 
     def __init__(self, host: nn.Module, head: str | DepthHead = HEAD) -> None:
         """Attach the head.
@@ -48,6 +53,7 @@ class Teller(AbstractContextManager["Teller"]):
             SpaceClipError: as `attach_depth_head`.
         """
         self._attachment = attach_depth_head(host, head).keep_steady()
+        self.head_digest = module_digest(self._attachment.head)
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from spaceclip_plugin.depth.depth_map import UNFAMILIAR
 from spaceclip_plugin.depth.photo import ImageLike
 from spaceclip_plugin.depth.steadiness import Steadiness
 from spaceclip_plugin.errors import ConfigError
-from spaceclip_plugin.graft.attention import spotlit
+from spaceclip_plugin.graft import spotlit
 
 PoseLike = Tensor | npt.NDArray[np.floating[Any]]
 """(4, 4) matrix that takes points in metres from the camera's frame to the world's."""
