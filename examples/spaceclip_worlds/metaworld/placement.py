@@ -21,6 +21,7 @@ _RADII_M, _LARGE = (0.01, 0.02), 0.7  # of Meta-World's marks, and the share of 
 _OWN_COLOUR = 0.5  # share of marks that have a colour of Meta-World's
 _COLOURS = np.array([[0.8, 0.0, 0.0], [0.0, 0.8, 0.0], [0.0, 0.0, 0.8]])
 _NEARER, _NEARER_M = 0.5, 0.4  # share of the pictures that are taken from nearer, and from how much at most
+_WAY = 0.5  # share of the way to the table that a camera comes at most: one on a wrist has little room
 
 Array = npt.NDArray[np.float64]
 
@@ -75,10 +76,11 @@ class Placement:
 
 
 def looked_from(name: str, pose: Pose, generator: np.random.Generator) -> Pose:
-    """The pose of a camera that was mounted again, or carried towards what it looks at."""
+    """The pose of a camera that was mounted again, and in some pictures carried towards the table that it looks at."""
     pose = moved(name, pose, generator)
     if generator.random() < _NEARER:
-        pose[:3, 3] += generator.uniform(0.0, _NEARER_M) * pose[:3, 2]
+        to_table_m = pose[2, 3] / -pose[2, 2] if pose[2, 2] < 0.0 else 0.0
+        pose[:3, 3] += min(generator.uniform(0.0, _NEARER_M), _WAY * max(to_table_m, 0.0)) * pose[:3, 2]
     return pose
 
 

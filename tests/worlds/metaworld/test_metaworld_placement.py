@@ -52,13 +52,26 @@ def test_the_same_generator_gives_the_same_placement() -> None:
         np.testing.assert_array_equal([*mark.place_m, *mark.colour], [*again.place_m, *again.colour])
 
 
+def down(height_m: float) -> npt.NDArray[np.float64]:
+    """A camera that looks straight down at the table."""
+    pose = np.diag([1.0, -1.0, -1.0, 1.0])
+    pose[2, 3] = height_m
+    return pose
+
+
 def test_cameras_come_nearer_in_half_of_the_pictures() -> None:
-    generator, nearer_m = np.random.default_rng(0), []
-    for _ in range(400):
-        nearer_m.append(looked_from("corner2", np.eye(4), generator)[2, 3])
-    come = np.array(nearer_m) > 4 * CAMERAS["corner2"].play_m  # what mounting alone never does
-    assert 0.15 < come.mean() < 0.3
-    assert max(nearer_m) < 0.4 + 5 * CAMERAS["corner2"].play_m
+    generator, play_m = np.random.default_rng(0), CAMERAS["topview"].play_m
+    come_m = 1.5 - np.array([looked_from("topview", down(1.5), generator)[2, 3] for _ in range(400)])
+    assert 0.15 < (come_m > 4 * play_m).mean() < 0.3  # what mounting alone never does
+    assert come_m.max() < 0.4 + 5 * play_m
+
+
+def test_a_camera_on_a_wrist_stays_above_the_table_and_one_that_looks_up_where_it_is() -> None:
+    generator = np.random.default_rng(0)
+    heights_m = [looked_from("gripperPOV", down(0.1), generator)[2, 3] for _ in range(300)]
+    assert 0.03 < min(heights_m) < 0.07
+    up = [looked_from("gripperPOV", np.eye(4), generator)[2, 3] for _ in range(300)]
+    assert np.abs(up).max() < 5 * CAMERAS["gripperPOV"].play_m
 
 
 @pytest.mark.slow
