@@ -63,6 +63,14 @@ def test_each_says_what_it_is_and_nothing_of_the_machine(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
+def test_each_tells_of_which_camera_and_images_its_metres_are(name: str) -> None:
+    config = DepthHead.from_pretrained(f"embedded:{name}").config
+    assert config.focal_length is not None
+    assert not config.focal_length_assumed
+    assert config.preparation == "stretch"
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_each_knows_that_random_weights_are_not_its_tower(name: str, caplog: pytest.LogCaptureFixture) -> None:
     base = DepthHead.from_pretrained(f"embedded:{name}").config.base_model
     assert base is not None
