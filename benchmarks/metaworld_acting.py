@@ -46,13 +46,14 @@ COLUMNS = {"state": "state", "true": "true depth", "predicted": "predicted", "st
          "none": "none"}  # fmt: skip
 BEST_OF = ("predicted", "steady", "table", "fused")
 WANTED_SHARE, WANTED_TASKS = 0.9, 6
-_TURN = math.radians(100.0)  # about the table's middle, to the other side of the robot
 _STEPS = 40
 UNSEEN = {
     "standard": "ten unseen tasks, as policies see them",
     "varied": "ten unseen tasks, other surfaces, lights, lenses and places",
-    "trained-elsewhere": "trained tasks from an unseen place",
-    "unseen-elsewhere": "unseen tasks from an unseen place",
+    "trained-elsewhere": "trained tasks from an unseen place, 100 degrees round the table",
+    "unseen-elsewhere": "unseen tasks from there",
+    "unseen-20": "unseen tasks from 20 degrees round the table",
+    "unseen-45": "unseen tasks from 45 degrees",
 }
 
 
@@ -107,8 +108,9 @@ class _Taken(list[DepthSample]):
     exact_depth = True
 
 
-def elsewhere(tasks: Sequence[str], each: int) -> _Taken:
-    """Pictures of tasks on their way, from the other side of the table."""
+def elsewhere(tasks: Sequence[str], each: int, turn_deg: float = 100.0) -> _Taken:
+    """Pictures of tasks on their way, from where the camera was carried round the table; 100 degrees are beyond the
+    robot."""
     taken = _Taken()
     for name in tasks:
         with LiveTask(name) as live:
@@ -117,15 +119,15 @@ def elsewhere(tasks: Sequence[str], each: int) -> _Taken:
                 expert = live.expert()
                 for _ in range(_STEPS):
                     live.step(expert(live.observation))
-                frame = live.render(turned(live.pose()))
+                frame = live.render(turned(live.pose(), turn_deg))
                 taken.append(DepthSample(frame.image, frame.depth_m, f"{name} seed {seed} elsewhere", frame.intrinsics))
     return taken
 
 
-def turned(pose: Pose) -> Pose:
+def turned(pose: Pose, turn_deg: float) -> Pose:
     """A camera's pose after it was carried round an upright axis through what it looks at on the table."""
     middle = pose[:3, 3] - pose[2, 3] / pose[2, 2] * pose[:3, 2]
-    cos, sin = math.cos(_TURN), math.sin(_TURN)
+    cos, sin = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
     turn = np.eye(4)
     turn[:2, :2] = [[cos, -sin], [sin, cos]]
     turn[:3, 3] = middle - turn[:3, :3] @ middle
@@ -138,6 +140,8 @@ def unseen(weights: Path) -> dict[str, Any]:
     sources: dict[str, Any] = {look: opened(TEST.format(look=look)) for look in LOOKS}
     sources["trained-elsewhere"] = elsewhere(TRAINING_TASKS, 1)
     sources["unseen-elsewhere"] = elsewhere(TEST_TASKS, 4)
+    for turn_deg in (20, 45):
+        sources[f"unseen-{turn_deg}"] = elsewhere(TEST_TASKS, 4, turn_deg)
     with torch.inference_mode(), attach_depth_head(load_host(HOST[1], weights=weights), HEAD) as attachment:
         return {name: _scores(evaluate(attachment, sources[name], protocol=protocol())) for name in UNSEEN}
 

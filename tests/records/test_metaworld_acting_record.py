@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import metaworld_acting as benchmark
@@ -42,7 +43,7 @@ def test_all_kinds_of_unseen_pictures_were_scored(record: dict[str, Any]) -> Non
     pictures = record["unseen"]["pictures"]
     assert set(pictures) == set(benchmark.UNSEEN)
     assert pictures["standard"]["pictures"] == pictures["varied"]["pictures"] == 120
-    assert pictures["trained-elsewhere"]["pictures"] == pictures["unseen-elsewhere"]["pictures"] == 40
+    assert all(row["pictures"] == 40 for name, row in pictures.items() if name not in ("standard", "varied"))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,10 @@ def test_a_camera_elsewhere_looks_at_the_same_middle_from_the_same_height() -> N
     pose = np.eye(4)
     pose[:3, :3] = [[1.0, 0.0, 0.0], [0.0, -0.6, 0.8], [0.0, -0.8, -0.6]]
     pose[:3, 3] = (0.1, -0.4, 0.6)
-    carried = benchmark.turned(pose)
+    carried = benchmark.turned(pose, 100.0)
+    assert np.linalg.norm(benchmark.turned(pose, 20.0)[:3, 3] - pose[:3, 3]) == pytest.approx(
+        1.6 * math.sin(math.radians(10))
+    )
     np.testing.assert_allclose(carried[:3, :3] @ carried[:3, :3].T, np.eye(3), atol=1e-12)
     assert carried[2, 3] == pytest.approx(0.6)
     for one in (pose, carried):
