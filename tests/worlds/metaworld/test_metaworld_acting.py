@@ -14,7 +14,7 @@ from spaceclip_worlds.metaworld.acting import DEPTH_TASKS, attempt, looks_at, ta
 from spaceclip_worlds.metaworld.belief import GOAL, OBJECT, SLOTS
 from spaceclip_worlds.metaworld.frame import Frame
 from spaceclip_worlds.metaworld.live import LIVE_TASKS, LiveTask
-from spaceclip_worlds.metaworld.told import NONE, SOURCES, TRUE, scaled_by_table, told
+from spaceclip_worlds.metaworld.told import FUSED, NONE, RAYS, SOURCES, TRUE, scaled_by_table, told
 
 SEED = 900_300
 
@@ -66,9 +66,26 @@ def test_true_depth_does_what_the_state_does_and_a_bare_table_does_not(draw: Cal
         assert set(places) == set(SOURCES)
         for slot, place_m in truth.items():
             assert np.linalg.norm(places[TRUE][slot] - place_m) < 0.015
+            assert np.linalg.norm(places[FUSED][slot] - place_m) < 0.02
+            assert np.linalg.norm(places[RAYS][slot] - place_m) < 0.02  # directions are exact here
         assert attempt(live, SEED, task, None)
         assert attempt(live, SEED, task, places[TRUE])
         assert not attempt(live, SEED, task, places[NONE])
+
+
+@pytest.mark.slow
+def test_looks_are_half_a_pixel_off_where_that_is_asked_for(draw: Callable[..., object]) -> None:
+    task = DEPTH_TASKS["reach-v3"]
+    with LiveTask("reach-v3", SEED) as live:
+        rays = []
+        for seed in (None, 1, 1, 2):
+            live.start(SEED)
+            [look] = looks_at(live, task, count=1, seed=seed)
+            rays.append(look.sights[GOAL].ray * look.frame.intrinsics.fx_px)
+    exact_px, one, again, other = rays
+    np.testing.assert_array_equal(one, again)
+    assert 0.05 < np.linalg.norm(one - exact_px) < 2.0
+    assert 0.05 < np.linalg.norm(other - one) < 3.0
 
 
 @pytest.mark.slow
