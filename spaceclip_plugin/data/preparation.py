@@ -139,7 +139,7 @@ def check_photos(images: Sequence[npt.NDArray[np.uint8]]) -> None:
 def normalised(values: Tensor, spec: TowerSpec) -> Tensor:
     """(…, 3, h, w) uint8 as float32 of the tower's statistics."""
     mean, std = _statistics(spec, values)
-    return (values.to(torch.float32) / 255 - mean) / std
+    return values.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
 
 def as_bytes(pixels: Tensor, spec: TowerSpec) -> Tensor:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageStat
 
 from spaceclip_plugin.depth import ImageMapping, Intrinsics
 from spaceclip_plugin.errors import ConfigError
 
 _SQUARE_WITHIN = 0.01
+_LEVELS = Image.frombytes("L", (256, 1), bytes(range(256)))
+"""Every value of a pixel once: what is made of it says what is made of any image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +239,25 @@ class Version:
         if (self.gamma, self.brightness, self.contrast, self.saturation, *self.gains) == (1.0,) * 7:
             return image
         photo = Image.fromarray(image)
+        # All but the saturation changes each value by itself: a table of 256 is looked up instead of doing sums.
         if self.gamma != 1.0:
             photo = photo.point([round(255.0 * (level / 255.0) ** self.gamma) for level in range(256)] * 3)
-        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-        for enhancer, factor in zip(enhancers, (self.brightness, self.contrast, self.saturation), strict=True):
-            if factor != 1.0:
-                photo = enhancer(photo).enhance(factor)
-        pixels = np.asarray(photo, dtype=np.float32) * np.asarray(self.gains, dtype=np.float32)
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        if self.brightness != 1.0:
+            photo = photo.point(_blended(0, self.brightness) * 3)
+        if self.contrast != 1.0:
+            mean = int(ImageStat.Stat(photo.convert("L")).mean[0] + 0.5)
+            photo = photo.point(_blended(mean, self.contrast) * 3)
+        if self.saturation != 1.0:
+            photo = ImageEnhance.Color(photo).enhance(self.saturation)
+        if self.gains != (1.0, 1.0, 1.0):
+            gained = np.outer(np.asarray(self.gains, dtype=np.float32), np.arange(256, dtype=np.float32))
+            photo = photo.point(np.clip(np.rint(gained), 0, 255).astype(int).ravel().tolist())
+        return np.array(photo)
+
+
+def _blended(level: int, factor: float) -> list[int]:
+    """What Pillow makes of every level between it and one level, at 0, and it alone, at 1."""
+    return list(Image.blend(Image.new("L", _LEVELS.size, level), _LEVELS, factor).tobytes())
 
 
 def _nearest(start: float, extent: float, count: int, size: int, place: float) -> npt.NDArray[np.intp]:

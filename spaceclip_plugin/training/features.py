@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from spaceclip_plugin.depth import ImageMapping
 from spaceclip_plugin.evaluation import Protocol
 from spaceclip_plugin.towers import ImageGeometry, SeenPart, TowerFeatures, TowerSpec
 from spaceclip_plugin.training.data_camera import DataCamera
+from spaceclip_plugin.training.tower_precision import OWN, arithmetic
 
 Loaded = dict[str, Tensor]
 """A batch as a worker process reads it: tensors on the CPU by name, their first dimension the images."""
@@ -38,6 +40,7 @@ class FeatureSettings:
     camera: DataCamera | None = None  # whose metres the depth is brought to; None: they stay as they are
     target_side: int | None = None  # longest side of a batch's targets in pixels; None: as the depth is
     preparation: ImagePreparation | None = None  # what makes the tower's images; None: photos are stretched to them
+    tower_precision: str = OWN  # of the tower's arithmetic, see `training.tower_precision`
 
     @property
     def preparation_name(self) -> str:
@@ -48,6 +51,10 @@ class FeatureSettings:
     def portable(self) -> bool:
         """Whether processes that read data ahead may make the tower's images, too."""
         return self.preparation is None or self.preparation.portable
+
+    def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """What the tower is to run in, on that device."""
+        return arithmetic(self.tower_precision, device)
 
     def pixels(self, photos: Sequence[npt.NDArray[np.uint8]], tower: TowerSpec) -> Tensor:
         """(B, 3, h, w) float32: the tower's images of some photos, whole or versions of them."""

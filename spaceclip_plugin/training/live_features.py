@@ -66,7 +66,8 @@ class LiveFeatures:
         if self._attachment is None:
             raise RuntimeError("a worker process has no tower; decode in the training process")
         try:
-            self._attachment.refresh(self._pixels(loaded))
+            with self._settings.arithmetic(device):
+                self._attachment.refresh(self._pixels(loaded))
             features = self._attachment.features()[-1].to(device)
         except CaptureError as error:
             names = ", ".join(self.name(index) for index in loaded[_INDEX].tolist())

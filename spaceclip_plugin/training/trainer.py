@@ -48,6 +48,7 @@ from spaceclip_plugin.training.run.folder import RunFolder
 from spaceclip_plugin.training.run.options import RunOptions
 from spaceclip_plugin.training.run.record import MUST_MATCH, comparable
 from spaceclip_plugin.training.source_checks import CheckedSources, check_tells_of_nothing, checked_sources
+from spaceclip_plugin.training.tower_precision import OWN, check_tower_precision
 from spaceclip_plugin.training.validation_set import ValidationSet
 
 PICTURES = 4
@@ -100,8 +101,8 @@ class DepthTrainer:
                 height). None: not known, and data with and without intrinsics cannot be mixed.
 
         Raises:
-            ConfigError: the head predicts uncertainty and the recipe's loss does not teach it; or a focal length that
-                no camera has.
+            ConfigError: the head predicts uncertainty and the recipe's loss does not teach it; a focal length that no
+                camera has; or a precision of the tower that is not its own, and that its device is not made for.
         """
         self._untold = None if focal_length is None else checked_focal_length(focal_length)
         self._host = host
@@ -119,6 +120,7 @@ class DepthTrainer:
                 "random. Make the head with uncertainty=False, or take the loss 'relative' or 'sharp'"
             )
         self.head = head
+        check_tower_precision(recipe.tower_precision, self._tower.module)
         self._preparation = preparation_of(host, self._tower.spec)
 
     def fit(
@@ -279,6 +281,7 @@ class DepthTrainer:
             camera=run.checked.camera if training else None,
             target_side=recipe.target_side,
             preparation=self._preparation,
+            tower_precision=recipe.tower_precision if training else OWN,
         )
         if recipe.cache == LIVE:
             return LiveFeatures(attachment, source, settings=settings)

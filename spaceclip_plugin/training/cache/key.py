@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from spaceclip_plugin._digest import sha256_of
 from spaceclip_plugin.towers import TowerSpec
 from spaceclip_plugin.training.features import FeatureSettings
+from spaceclip_plugin.training.tower_precision import OWN
 
 FORMAT = 1
 _FIXED_VERSIONS = 2
@@ -43,6 +44,8 @@ def cache_key(
         "storage": settings.storage,
         "targets": settings.targets,
     }
+    if settings.tower_precision != OWN:
+        parts["tower_precision"] = settings.tower_precision
     if pixels:
         parts["pixels"] = "uint8"
     if settings.camera is not None and not settings.camera.assumed:  # the depth that is kept is of that camera

@@ -208,7 +208,8 @@ class _Maker:
     def _features(self, pixels: Tensor, images: Sequence[_Prepared]) -> TowerFeatures:
         """Features of some versions of these images; an error names the image it is about."""
         try:
-            self.attachment.refresh(pixels)
+            with self.settings.arithmetic(self.processes.device):
+                self.attachment.refresh(pixels)
             return self.attachment.features()[-1]
         except CaptureError as error:
             if len(images) > 1:  # which one?

@@ -9,6 +9,7 @@ from spaceclip_plugin.data.augmentation import AUGMENTATIONS
 from spaceclip_plugin.errors import ConfigError
 from spaceclip_plugin.training.config.settings import Config, choice, real, whole
 from spaceclip_plugin.training.losses import LOSSES
+from spaceclip_plugin.training.tower_precision import OWN, TOWER_PRECISIONS
 
 LIVE = "none"  # features that are not kept: the tower runs at every step
 
@@ -65,6 +66,14 @@ class Recipe(Config):
     ] = 320
     loss: Annotated[str, choice(LOSSES, "what is minimised")] = "relative"
     precision: Annotated[str, choice(("fp32", "bf16"), "of the head's arithmetic")] = "fp32"
+    tower_precision: Annotated[
+        str,
+        choice(
+            TOWER_PRECISIONS,
+            "of the tower's arithmetic where it makes training features; bf16: faster on CPUs with AMX or AVX512-BF16, "
+            "and on GPUs; validation keeps the tower's own",
+        ),
+    ] = OWN
     seed: Annotated[int, whole(0, 2**31 - 1, "of weights, order, versions and dropout")] = 0
 
     def __post_init__(self) -> None:

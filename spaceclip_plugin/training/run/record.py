@@ -10,6 +10,7 @@ from typing import Any
 
 from spaceclip_plugin.errors import TrainingError
 from spaceclip_plugin.towers import ImageGeometry
+from spaceclip_plugin.training.tower_precision import OWN
 
 MUST_MATCH = (
     "recipe", "protocol", "protocol_settings", "camera", "preparation", "head", "tower", "host_digest_before", "data",
@@ -34,8 +35,11 @@ def code_of(record: Mapping[str, object]) -> str:
 def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what says the same in two ways: the fingerprint in the head's config is of the host, whose
     digest is compared, and its last digits may hang on the device; a format only says how the config is written; the
-    config's preparation is the record's, and older runs lack it. Runs that name none at all stretched their photos."""
+    config's preparation is the record's, and older runs lack it. Runs that name none at all stretched their photos, and
+    ran their tower in its own precision."""
     record = {"preparation": ImageGeometry.STRETCH.name, **record}
+    if isinstance(record.get("recipe"), Mapping):
+        record["recipe"] = {"tower_precision": OWN, **record["recipe"]}
     head = record.get("head")
     if not isinstance(head, Mapping):
         return record
