@@ -136,6 +136,17 @@ class TestEveryHost:
         moved = ((after - before).abs().amax(dim=1) > 1e-4).nonzero()
         assert moved.tolist() == [[image, row, column] for image in range(BATCH)]
 
+    def test_in_bfloat16_the_tower_alone_sees_about_the_same(self, seen: Seen) -> None:
+        """As training features are made where a recipe says so."""
+        tower, maps = seen.tower, []
+        pixels = torch.randn(BATCH, 3, *tower.spec.image_hw, generator=torch.Generator().manual_seed(3))
+        for faster in (False, True):
+            with torch.no_grad(), captured(tower) as frames, torch.autocast("cpu", torch.bfloat16, enabled=faster):
+                tower.adapter.run(tower, pixels)
+            maps.append(tower.adapter.features(frames[0], tower).hidden)
+        for index, own in maps[0].items():
+            assert float((maps[1][index].float() - own).norm() / own.norm()) < 0.05, index
+
     def test_structure_alone_gives_the_same_maps(self, seen: Seen) -> None:
         if seen.tiny.packed:
             assert StructuralAdapter().find(seen.host) == []

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 from torch.nn import functional
 
 from spaceclip_plugin.data.sample import DepthSample
@@ -264,6 +265,19 @@ class TestColours:
         flat = Version(contrast=0.5).image(striped)
         assert abs(float(np.ptp(flat[..., 0])) - 40) <= 1
         assert np.array_equal(Version().image(striped), striped)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_all_together_are_pillows_one_after_the_other_to_the_bit(self, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        photo = generator.integers(0, 256, (*HW, 3), dtype=np.uint8)
+        brightness, contrast, saturation, gamma, *gains = (float(factor) for factor in generator.uniform(0.4, 1.7, 7))
+        expected = Image.fromarray(photo).point([round(255 * (level / 255) ** gamma) for level in range(256)] * 3)
+        expected = ImageEnhance.Brightness(expected).enhance(brightness)
+        expected = ImageEnhance.Contrast(expected).enhance(contrast)
+        expected = ImageEnhance.Color(expected).enhance(saturation)
+        gained = np.clip(np.rint(np.asarray(expected, np.float32) * np.asarray(gains, np.float32)), 0, 255)
+        version = Version(gamma=gamma, brightness=brightness, contrast=contrast, saturation=saturation, gains=(*gains,))
+        assert np.array_equal(version.image(photo), gained.astype(np.uint8))
 
     def test_gamma_is_an_exponent_between_black_and_white(self) -> None:
         grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=-1)

@@ -16,6 +16,7 @@ PAGES = [path for path in ROOT.rglob("*.md") if not {".venv", ".matrix", "runs"}
 TABLES = [
     ("alignment", "alignment", "table"),
     ("attacks", "attacks", "table"),
+    ("caching", "caching", "table"),
     ("closed-loop", "closed_loop", "table"),
     ("contracts", "version_matrix", "contract_table"),
     ("cost-heads", "step_tables", "heads"),

@@ -37,6 +37,7 @@ RECIPE_FLAGS = [
     ("--features", "cache", "none"),
     ("--target-side", "target_side", 200),
     ("--precision", "precision", "bf16"),
+    ("--tower-precision", "tower_precision", "bf16"),
     ("--seed", "seed", 9),
 ]
 RUN_FLAGS = [

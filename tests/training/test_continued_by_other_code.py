@@ -14,7 +14,7 @@ from train_flags import arguments_of
 import spaceclip_plugin
 from spaceclip_plugin._digest import code_digest
 from spaceclip_plugin.cli.train_config import resumed_run
-from spaceclip_plugin.errors import ConfigError
+from spaceclip_plugin.errors import ConfigError, TrainingError
 
 
 @pytest.fixture
@@ -64,6 +64,20 @@ def test_another_torch_is_a_warning_too(stopped: Path, caplog: pytest.LogCapture
     rewrite(stopped, torch="1.0")
     [told] = warnings_of(stopped, caplog)
     assert told.startswith(f"the run was begun with torch 1.0 and goes on with {torch.__version__}: its last bits")
+
+
+def test_a_run_from_before_towers_had_a_precision_goes_on(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = json.loads((stopped / "run.json").read_text())["recipe"]
+    assert recipe.pop("tower_precision") == "own"
+    rewrite(stopped, recipe=recipe)
+    assert warnings_of(stopped, caplog) == []
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_with_alone(stopped: Path) -> None:
+    recipe = json.loads((stopped / "run.json").read_text())["recipe"]
+    rewrite(stopped, recipe={**recipe, "tower_precision": "bf16"})
+    with pytest.raises(TrainingError, match=r'its recipe.tower_precision was "bf16", now it is "own"'):
+        fit(stopped, resume=True)
 
 
 class TestTheDigest:

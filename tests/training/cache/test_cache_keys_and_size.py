@@ -42,6 +42,7 @@ class TestStale:
             {"versions": 3, "seed": 1},
             {"versions": 3, "augmentation": Augmentation.named("published-nyu")},
             {"storage": "int8"},
+            {"tower_precision": "bf16"},
             {"targets": False},
             {"protocol": dataclasses.replace(PROTOCOL, max_depth_m=5.0)},
         ]

@@ -28,6 +28,7 @@ def test_the_published_settings() -> None:
         "target_side": None,
         "loss": "published",
         "precision": "fp32",
+        "tower_precision": "own",
         "seed": 0,
     }
 
