@@ -21,7 +21,7 @@ from spaceclip_plugin.depth import PanelRow, depth_panel
 from spaceclip_plugin.towers import load_host
 from spaceclip_worlds.metaworld.acting import DEPTH_TASKS, DepthTask, LookAt, attempt, looks_at
 from spaceclip_worlds.metaworld.live import LiveTask
-from spaceclip_worlds.metaworld.told import NONE, PREDICTED, Teller, alone_m, told
+from spaceclip_worlds.metaworld.told import FUSED, NONE, Teller, told
 
 HOST = "timm:deit_tiny_patch16_224.fb_in1k"
 DEPTH_RANGE_M = (0.6, 2.0)
@@ -36,16 +36,16 @@ def episode(name: str, seed: int, teller: Teller) -> list[np.ndarray]:
     with LiveTask(name, seed, higher=task.higher) as live:
         looks = looks_at(live, task)
         places = told(task, looks, teller.depths(looks))
-        runs = {source: _run(live, seed, task, places[source], teller) for source in (PREDICTED, NONE)}
+        runs = {source: _run(live, seed, task, places[source], teller) for source in (FUSED, NONE)}
     pictures = []
     for number in range(max(len(rows) for rows, _ in runs.values())):
         rows = [rows[min(number, len(rows) - 1)] for rows, _ in runs.values()]
         ended = [word if number >= len(rows) - 1 else "…" for rows, word in runs.values()]
-        notes = [name, f"told by predicted depth: {ended[0]}", f"without depth: {ended[1]}"]
+        notes = [name, f"told by predicted depth of five looks: {ended[0]}", f"without depth: {ended[1]}"]
         pictures.append(
             depth_panel(rows, depth_range_m=DEPTH_RANGE_M, tile_width_px=TILE_WIDTH_PX, show_error=False, notes=notes)
         )
-    print(f"{name} seed {seed}: predicted {runs[PREDICTED][1]}, none {runs[NONE][1]}")
+    print(f"{name} seed {seed}: predicted {runs[FUSED][1]}, none {runs[NONE][1]}")
     return pictures + pictures[-1:] * 6
 
 
@@ -58,11 +58,11 @@ def _run(
         if live.steps % _EVERY and not live.success:
             return
         frame = live.render()
-        [depth] = teller.depths([LookAt(frame, {})])
+        [depth] = teller.depths([LookAt(frame, {})]).alone
         rows.append(
             PanelRow(
                 frame.image,
-                alone_m(depth),
+                depth.depth_m[0].numpy(),
                 np.where(np.isinf(frame.depth_m), 0.0, frame.depth_m),
                 depth.valid[0].numpy(),
             )

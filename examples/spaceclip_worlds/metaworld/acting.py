@@ -16,7 +16,7 @@ from spaceclip_worlds.orbit import Orbit
 
 MOST_STEPS = 125
 """Every scripted policy is done by then, or will not be."""
-LOOKS_AT_START = 3
+LOOKS_AT_START = 5
 _APART = 6  # frames of the orbit from one look to the next: some 6 cm and 4 degrees
 _TABLE_M = 0.0
 _GRAZING = 0.1

@@ -14,7 +14,7 @@ from spaceclip_worlds.metaworld.acting import DEPTH_TASKS, attempt, looks_at, ta
 from spaceclip_worlds.metaworld.belief import GOAL, OBJECT, SLOTS
 from spaceclip_worlds.metaworld.frame import Frame
 from spaceclip_worlds.metaworld.live import LIVE_TASKS, LiveTask
-from spaceclip_worlds.metaworld.told import FUSED, NONE, RAYS, SOURCES, TRUE, scaled_by_table, told
+from spaceclip_worlds.metaworld.told import FUSED, NONE, RAYS, SOURCES, TRUE, Depths, scaled_by_table, told
 
 SEED = 900_300
 
@@ -62,7 +62,8 @@ def test_true_depth_does_what_the_state_does_and_a_bare_table_does_not(draw: Cal
         looks = looks_at(live, task, count=2)
         np.testing.assert_allclose(looks[0].frame.camera_to_world, live.pose(), atol=1e-9)
         assert np.linalg.norm((looks[1].frame.camera_to_world - live.pose())[:3, 3]) > 0.02
-        places = told(task, looks, [exact(look.frame.depth_m) for look in looks])
+        depths = [exact(look.frame.depth_m) for look in looks]
+        places = told(task, looks, Depths(depths, depths))
         assert set(places) == set(SOURCES)
         for slot, place_m in truth.items():
             assert np.linalg.norm(places[TRUE][slot] - place_m) < 0.015
