@@ -188,9 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {"rows": {}}
     if not args.table:
         record = {
-            "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), 1,200 pictures of each of two looks of "
-            "40 tasks of Meta-World or as many as a row says, 90 of other episodes for the choice of the epoch, 120 of "
-            "each look of ten unseen tasks for the scores",
+            "what": "heads on a frozen DeiT-Tiny (ImageNet-supervised, not CLIP), 1,200 pictures of each of two looks "
+            "of 40 tasks of Meta-World or as many as a row says, 90 of other episodes for the choice of the epoch, 120 "
+            "of each look of ten unseen tasks for the scores",
             "machine": f"{platform.machine()}, torch {torch.__version__}",
             "rows": rerun(record, args, ROWS, run, looks),
             "baselines": {CONSTANT: baseline()},

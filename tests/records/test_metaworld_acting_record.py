@@ -12,7 +12,7 @@ from closed_loop import wilson
 
 from spaceclip_plugin._files import read_json_object
 from spaceclip_worlds.metaworld.acting import DEPTH_TASKS
-from spaceclip_worlds.metaworld.tasks import TRAINING_TASKS
+from spaceclip_worlds.metaworld.tasks import TEST_TASKS, TRAINING_TASKS
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,10 @@ def test_all_kinds_of_unseen_pictures_were_scored(record: dict[str, Any]) -> Non
     pictures = record["unseen"]["pictures"]
     assert set(pictures) == set(benchmark.UNSEEN)
     assert pictures["standard"]["pictures"] == pictures["varied"]["pictures"] == 120
+    assert set(pictures["standard"]["abs_rel_of_tasks"]) == set(TEST_TASKS)
+    assert np.mean([*pictures["standard"]["abs_rel_of_tasks"].values()]) == pytest.approx(
+        pictures["standard"]["abs_rel"]
+    )
     assert all(row["pictures"] == 40 for name, row in pictures.items() if name not in ("standard", "varied"))
 
 
