@@ -134,8 +134,13 @@ def training(record: Found) -> str:
 
 
 def in_short(record: Found) -> str:
-    """The front page's: what a read of the default head adds to a step, of a tower alone and of policies."""
-    alone = [f"{_percent([run['reads'][FULL]])} on {_threads(run)}" for run in record["vit-b"]["found"]]
+    """The front page's: what a read of the default head adds to a step, of a tower alone, measured twice, and of
+    policies."""
+    alone = []
+    for run in record["vit-b"]["found"]:
+        steps = [row for row in record["tower-alone"]["found"] if row["threads"] == run["threads"]]
+        added = [run["reads"][FULL], *(row["added"][EVERY_STEP] for row in steps if row["cameras"] == 1)]
+        alone.append(f"{_percent(added)} on {_threads(run)}")
     small, large = (
         _percent([row["added"][EVERY_STEP] for row in record[part]["found"]]) for part in ("smolvla", "pi0")
     )
