@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from nyu_heads import HOST, TRAIN, VAL, call
 from torch import nn
-from trusted_training import FirstOf
+from trusted_training import FirstOf, parser_of
 
 from spaceclip_plugin import DepthHead, attach_depth_head
 from spaceclip_plugin._files import read_json_object, write_json
@@ -279,12 +279,7 @@ PARTS = {"time": measured, "before": measured_before, "heads": heads}
 
 def main() -> None:
     """Measure one part and put it into the record, or print the record as a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=tuple(PARTS))
-    parser.add_argument("--nyu", type=Path)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--runs", type=Path)
-    parser.add_argument("--table", action="store_true")
+    parser = parser_of(__doc__, PARTS)
     args = parser.parse_args()
     if args.table:
         print(table(read_json_object(RECORD)))

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,25 +259,31 @@ def table(record: dict[str, Any]) -> str:
 MEASURES = {"kills": kills, "memory": memory, "cached": cached, "speed": speed}
 
 
-def main() -> None:
-    """Measure one thing and put it into the record, or print the record as a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", nargs="?", choices=tuple(MEASURES))
+def parser_of(description: str | None, parts: Collection[str]) -> argparse.ArgumentParser:
+    """What benchmarks of training on NYU take: the part to measure and what that needs, or --table."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=tuple(parts))
     parser.add_argument("--nyu", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--table", action="store_true")
+    return parser
+
+
+def main() -> None:
+    """Measure one thing and put it into the record, or print the record as a table."""
+    parser = parser_of(__doc__, MEASURES)
     args = parser.parse_args()
     if args.table:
         print(table(read_json_object(RECORD)))
         return
     needed = {"cached": (args.nyu, args.weights, args.runs), "speed": (args.nyu, args.weights)}
-    if args.measure is None or None in needed.get(args.measure, ()):
+    if args.part is None or None in needed.get(args.part, ()):
         parser.error("say what to measure; cached needs --nyu, --weights and --runs, speed --nyu and --weights")
-    found = MEASURES[args.measure](args)
+    found = MEASURES[args.part](args)
     machine = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     record = read_json_object(RECORD) if RECORD.is_file() else {}
-    write_json(RECORD, {**record, args.measure: {"found": found, **machine}})
+    write_json(RECORD, {**record, args.part: {"found": found, **machine}})
 
 
 if __name__ == "__main__":

@@ -140,8 +140,10 @@ class Belief:
                 self._from_hand = None
         if self._from_hand is not None:
             place_m = hand_m + self._from_hand
-            if self._touch_m is None:  # fingers close while the hand still sinks, and what lies on something does not
-                place_m[2] = max(place_m[2], self._lies_at_m)
+            if self._touch_m is None and place_m[2] < self._lies_at_m:
+                # Fingers close while the hand still sinks: what lies on something stays there, nearer to the hand.
+                place_m[2] = self._lies_at_m
+                self._from_hand = place_m - hand_m
             self._places[OBJECT] = place_m
         elif begins:
             self._from_hand = to_object_m

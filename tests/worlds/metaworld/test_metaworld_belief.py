@@ -87,7 +87,7 @@ class TestBelief:
         for z, opening in ((0.06, 0.5), (0.05, 0.45)):
             told = belief.told(seen_by_hand((0.0, 0.6, z), opening), 1.0)
         np.testing.assert_allclose(told[4:7], [0.0, 0.6, 0.02])
-        np.testing.assert_allclose(belief.told(seen_by_hand((0.0, 0.6, 0.26), 0.45), 1.0)[4:7], [0.0, 0.6, 0.22])
+        np.testing.assert_allclose(belief.told(seen_by_hand((0.0, 0.6, 0.26), 0.45), 1.0)[4:7], [0.0, 0.6, 0.23])
 
     def test_fingers_that_close_far_away_hold_nothing(self) -> None:
         belief = Belief({OBJECT: np.array([0.0, 0.6, 0.02])})
